@@ -1,0 +1,88 @@
+"""Measure a bundle on this machine and write the figures into it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from export.latency import POOL, measure, onnxruntime_engine
+from toolkit.errors import ToolkitError
+from toolkit.files import write_json
+from toolkit.reporting.describe import describe
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.machine import describe_machine
+from toolkit.runtime.preprocess import Float32
+
+
+def benchmark(
+    bundle: Bundle,
+    *,
+    provider: str,
+    batch_sizes: Sequence[int],
+    compare: Sequence[str],
+    runs: int,
+    seconds: float,
+    run_folder: Path | None = None,
+    threads: int | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Measure ONNX Runtime, and torch beside it where asked; see :func:`export.latency.measure`.
+
+    Returns:
+        The content of ``latency.json``, which is written into the bundle with a plot.
+    """
+    bundle.check_files()
+    engine = onnxruntime_engine(bundle, provider=provider, threads=threads)
+    engines = [engine]
+    versions: dict[str, str] = {"onnxruntime": ort.__version__}
+    pool, source = _golden_pool(bundle), "the bundle's golden images"
+    if compare:
+        import torch
+
+        from export.bundle import run_of
+        from export.engines import torch_engine
+
+        reference = run_of(bundle, run_folder)
+        pool = bundle.preprocess.batch([example.path for example in reference.held_out(POOL)])
+        source = "held-out images of the run's data set"
+        for name in compare:
+            engines.append(torch_engine(name, reference.classifier, provider=provider, threads=engine.threads))
+        versions["torch"] = torch.__version__
+    rows = measure(engines, pool, batch_sizes, runs=runs, seconds=seconds, advance=advance)
+    latency = {
+        "rows": rows,
+        "machine": describe_machine() | {"versions": versions},
+        "inputs": {
+            "images": len(pool),
+            "from": source,
+            "what": "the network alone: pixel_values in host memory to probabilities in host memory",
+        },
+        "graph_sha256": bundle.manifest.files[bundle.graph_name()].sha256,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    _write(bundle, latency)
+    return latency
+
+
+def _write(bundle: Bundle, latency: dict[str, Any]) -> None:
+    write_json(bundle.path / "latency.json", latency)
+    if find_spec("matplotlib"):
+        from toolkit.reporting.plots import plot_latency
+
+        (bundle.path / "plots").mkdir(exist_ok=True)
+        plot_latency(latency["rows"], bundle.path / "plots" / "latency.png")
+    describe(bundle.path, bundle.manifest)
+    bundle.update_manifest()
+
+
+def _golden_pool(bundle: Bundle) -> Float32:
+    golden = bundle.golden()
+    if not len(golden.pixel_values):
+        raise ToolkitError("the bundle holds no golden images", where=bundle.path, fix="export it again")
+    return np.ascontiguousarray(golden.pixel_values)

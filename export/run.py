@@ -1,0 +1,100 @@
+"""What the export needs to know of a finished run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toolkit.config import Recipe
+from toolkit.data.source import DataSource, Example, open_data
+from toolkit.errors import ToolkitError
+from toolkit.files import sha256_of
+from toolkit.models.build import WEIGHTS, load_classifier
+from toolkit.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read: its recipe, its best classifier, its data."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not (self.path / "recipe.yaml").is_file():
+            what = "no run folder: recipe.yaml is missing" if self.path.is_dir() else "there is no such run folder"
+            raise ToolkitError(what, where=self.path, fix="give a folder that recipes/finetune.py wrote")
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return Recipe.model_validate(yaml.safe_load((self.path / "recipe.yaml").read_text()))
+
+    @cached_property
+    def _loaded(self) -> tuple[Classifier, Any]:
+        return load_classifier(self.path / "best")
+
+    @property
+    def classifier(self) -> Classifier:
+        """The best classifier, in evaluation form."""
+        return self._loaded[0]
+
+    @property
+    def processor(self) -> Any:
+        """The training-time image processor."""
+        return self._loaded[1]
+
+    @cached_property
+    def data(self) -> DataSource:
+        """The data set the run was trained on, opened again.
+
+        Raises:
+            ToolkitError: it is gone, or no longer what it was.
+        """
+        data = open_data(self.recipe.data)
+        trained_on = self.summary.get("data_fingerprint")
+        if trained_on and data.fingerprint != trained_on:
+            fix = "restore the data, or train again"
+            raise ToolkitError("the data changed since the run was trained", where=self.recipe.data.path, fix=fix)
+        return data
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Final figures of the run.
+
+        Raises:
+            ToolkitError: the run did not finish.
+        """
+        path = self.path / "summary.json"
+        if not path.is_file():
+            raise ToolkitError(
+                "the run did not finish: summary.json is missing", where=self.path, fix="resume it with --resume"
+            )
+        return json.loads(path.read_text())
+
+    def held_out(self, count: int) -> list[Example]:
+        """Up to ``count`` images that were not trained on: the test split's, then validation's; spread over classes."""
+        examples: list[Example] = []
+        for split in ("test", "validation"):
+            members = self.data.splits[split]
+            wanted = min(len(members), count - len(examples))
+            examples += [members[index * len(members) // wanted] for index in range(wanted)]
+        return examples
+
+    def provenance(self) -> dict[str, Any]:
+        """Where a bundle of this run comes from."""
+        environment = json.loads((self.path / "environment.json").read_text())
+        return {
+            "run": str(self.path.absolute()),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "checkpoint_sha256": sha256_of(self.path / "best" / WEIGHTS),
+            "data_fingerprint": self.summary["data_fingerprint"],
+            "data": self.summary["data"],
+            "figures": {split: self.summary[split] for split in ("test", "validation", "train")},
+            "temperature": self.summary["temperature"],
+            "training_libraries": environment["libraries"],
+        }

@@ -1,0 +1,1 @@
+"""Scripts that read as a story; the library holds the loops."""

@@ -1,0 +1,68 @@
+"""Fine-tune the last layers of a CLIP-family encoder and a head.
+
+accelerate launch recipes/finetune.py --config recipes/configs/digits.yaml --out runs/digits
+accelerate launch recipes/finetune.py --config ... --out ... training.epochs=5 model.unfreeze_last=0
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from toolkit.config import Recipe, load_recipe
+from toolkit.errors import ToolkitError
+
+
+def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
+    """Run a recipe from its data to the run folder ``out``; return the summary."""
+    from toolkit.data.source import open_data
+    from toolkit.models.build import build_classifier
+    from toolkit.reporting.plots import plot_run
+    from toolkit.training.processes import on_main_process
+    from toolkit.training.progress import counting
+    from toolkit.training.run_folder import RunFolder
+    from toolkit.training.setup import announce, build_accelerator
+    from toolkit.training.trainer import Trainer
+
+    accelerator = build_accelerator(recipe, out)
+    run = RunFolder(out)
+    if not resume:
+        on_main_process(accelerator, lambda: run.refuse_if_taken(force=force))
+    with counting("reading images", accelerator.is_main_process) as progress:
+        data = on_main_process(
+            accelerator, lambda: open_data(recipe.data, lambda: progress.advance(progress.task_ids[0]))
+        )
+    classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed)
+    trainer = Trainer(classifier, processor, data, recipe, run, accelerator)
+    announce(accelerator, data, recipe, trainer.steps_per_epoch)
+    run.prepare(recipe, accelerator, resume=resume)
+    summary = trainer.fit(resume=resume)
+    if accelerator.is_main_process:
+        plot_run(run.path)
+    accelerator.end_training()
+    return summary
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="Recipe, such as recipes/configs/digits.yaml.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value ...]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that is in OUT already.")] = False,
+) -> None:
+    """Fine-tune, and print where the run lies and what to type next."""
+    from toolkit.training.setup import print_summary
+
+    try:
+        summary = finetune(load_recipe(config, overrides or ()), out, resume=resume, force=force)
+    except ToolkitError as error:
+        print(f"error: {error.as_line()}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    print_summary(summary, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

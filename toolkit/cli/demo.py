@@ -1,0 +1,117 @@
+"""``toolkit demo``: the main job on embedded data and the embedded model, offline."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from toolkit.cli.output import JsonFlag, messages, print_json, print_table
+
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo"),
+    json: JsonFlag = False,
+) -> None:
+    """Fine-tune on handwritten digits, export, prove, time, predict; ends with one table.
+
+    Example: toolkit demo
+    """
+    from export.benchmark import benchmark
+    from export.bundle import export_bundle
+    from export.run import Run
+    from recipes.finetune import finetune
+    from toolkit.cli.bench_latency import print_latency
+    from toolkit.cli.parity import print_parity
+    from toolkit.cli.recipes import shipped
+    from toolkit.config import load_recipe
+    from toolkit.data.digits import write_digits
+    from toolkit.runtime.bundle import Bundle
+    from toolkit.runtime.predict import Predictor
+
+    started = time.perf_counter()
+    say = messages().print
+    data, run, head_run, bundle = out / "digits", out / "run", out / "run-head-only", out / "bundle"
+    say("[bold]1/6[/] write scikit-learn's handwritten digits as image folders")
+    write_digits(data, force=True)
+    say("[bold]2/6[/] ask the embedded tiny CLIP without training, by text alone")
+    zero_shot = _zero_shot_accuracy(data)
+    say("[bold]3/6[/] train a head on the frozen encoder, for comparison")
+    path = shipped()["digits"]
+    head_only = finetune(load_recipe(path, [f"data.path={data}", "model.unfreeze_last=0"]), head_run, force=True)
+    say("[bold]4/6[/] fine-tune the last two layers and the head")
+    summary = finetune(load_recipe(path, [f"data.path={data}"]), run, force=True)
+    say("[bold]5/6[/] fuse encoder and head into one ONNX graph and prove it against PyTorch")
+    parity = export_bundle(Run(run), bundle, force=True)
+    say("[bold]6/6[/] measure its latency beside torch, and predict three test images")
+    latency = benchmark(
+        Bundle(bundle), provider="cpu", batch_sizes=[1, 8, 32], compare=["torch-eager"], runs=50, seconds=1.0
+    )
+    opened = Bundle(bundle)
+    images = [sorted((data / "test" / digit).iterdir())[0] for digit in ("3", "5", "8")]
+    predictions = list(Predictor(opened, opened.session())(images))
+    outcome = {
+        "accuracy": {
+            "zero_shot": zero_shot,
+            "head_only": head_only["test"]["accuracy"],
+            "two_layers_and_head": summary["test"]["accuracy"],
+        },
+        "parity": parity["results"]["fp32"]["cpu"],
+        "latency": latency["rows"],
+        "predictions": predictions,
+        "seconds": time.perf_counter() - started,
+        "paths": {"data": str(data), "run": str(run), "head_only_run": str(head_run), "bundle": str(bundle)},
+    }
+    if json:
+        print_json(outcome)
+        return
+    print_parity(parity)
+    print_latency(latency)
+    _print_outcome(outcome, summary["test"]["images"])
+
+
+def _zero_shot_accuracy(data: Path) -> float:
+    """Accuracy on the test split of the embedded model's text embeddings of ten sentences."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from toolkit.config import DataConfig
+    from toolkit.data.dataset import ImageDataset, build_loader
+    from toolkit.data.source import open_data
+    from toolkit.models.clip import Clip
+    from toolkit.models.families import EMBEDDED, load_processor, quiet_transformers, resolve
+    from toolkit.models.processing import preprocess_from
+    from toolkit.models.zero_shot import text_embeddings, zero_shot_accuracy
+
+    folder = resolve(EMBEDDED)
+    with quiet_transformers():
+        model, tokenizer = CLIPModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder)
+    embeddings = text_embeddings(model, tokenizer, [f"a digit {word}" for word in DIGIT_WORDS])
+    test = open_data(DataConfig(path=data)).splits["test"]
+    loader = build_loader(ImageDataset(test, preprocess_from(load_processor(EMBEDDED, Clip()))), 64)
+    return zero_shot_accuracy(model, embeddings, ((batch["pixel_values"], batch["labels"]) for batch in loader))
+
+
+def _print_outcome(outcome: dict[str, Any], test_images: int) -> None:
+    accuracy, parity, paths = outcome["accuracy"], outcome["parity"], outcome["paths"]
+    first = {row["engine"]: row for row in reversed(outcome["latency"])}
+    rows = [
+        [f"accuracy, zero-shot ({test_images} test images)", f"{accuracy['zero_shot']:.1%}"],
+        ["accuracy, head alone", f"{accuracy['head_only']:.1%}"],
+        ["accuracy, two layers and head", f"{accuracy['two_layers_and_head']:.1%}"],
+        ["parity: max |logit difference| to PyTorch", f"{parity['max_abs_logit']:.1e} on {parity['images']} images"],
+        ["parity: top-1 agreement", f"{parity['top1_agreement']:.0%}"],
+        ["p50 of one image, ONNX Runtime", f"{first['onnxruntime']['p50_ms']:.2f} ms"],
+        ["p50 of one image, torch", f"{first['torch-eager']['p50_ms']:.2f} ms"],
+    ]
+    rows += [
+        [f"predicted for {entry['path']}", f"{entry['label']} ({entry['probabilities'][entry['label']]:.1%})"]
+        for entry in outcome["predictions"]
+    ]
+    rows += [[name.replace("_", " "), path] for name, path in paths.items()]
+    rows.append(["time", f"{outcome['seconds']:.0f} s"])
+    print_table("the demo", ["what", "figure"], rows, left=2)
+    messages().print(f"next: toolkit verify {paths['bundle']}")

@@ -1,0 +1,48 @@
+"""``toolkit predict``: labels and probabilities, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.output import JsonFlag, ProviderOption, ThreadsOption, messages, print_json, print_table
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, or folders of images.")],
+    provider: ProviderOption = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a run.")] = 32,
+    threads: ThreadsOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Print label and probabilities of images; exit 2 if one can't be read, after the others.
+
+    Example: toolkit predict bundles/digits photo.png
+    """
+    from toolkit.runtime.bundle import Bundle
+    from toolkit.runtime.predict import Predictor, expand
+
+    files = expand(paths)
+    opened = Bundle(bundle)
+    predictor = Predictor(opened, opened.session(provider=provider, threads=threads))
+    predictions = list(predictor(files, batch_size))
+    if json:
+        print_json({"predictions": predictions})
+    else:
+        rows = []
+        for entry in predictions:
+            ranked = sorted(entry.get("probabilities", {}).items(), key=lambda pair: -pair[1])[:3]
+            best = [ranked[0][0], f"{ranked[0][1]:.1%}"] if ranked else ["-", ""]
+            others = ", ".join(f"{label} {probability:.1%}" for label, probability in ranked[1:])
+            rows.append([entry["path"], *best, others or entry.get("error", "")])
+        print_table(f"predictions of {bundle}", ["image", "label", "probability", "next"], rows, left=2)
+    failed = [entry for entry in predictions if "error" in entry]
+    if failed:
+        messages().print(
+            f"error: {len(failed)} of {len(predictions)} images can't be read, such as {failed[0]['path']}",
+            soft_wrap=True,
+        )
+        raise typer.Exit(2)

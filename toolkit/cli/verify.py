@@ -1,0 +1,36 @@
+"""``toolkit verify``: is this bundle whole, and does it give the same here? Without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.output import JsonFlag, ProviderOption, ThreadsOption, console, print_json
+from toolkit.errors import CheckFailed
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    provider: ProviderOption = "cpu",
+    threads: ThreadsOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Compare every file with its hash, then run the golden images; exit 1 if something differs.
+
+    Example: toolkit verify bundles/digits
+    """
+    from toolkit.runtime.verify import verify as check
+
+    report = check(bundle, provider=provider, threads=threads)
+    if json:
+        print_json(report)
+    if not report["passed"]:
+        raise CheckFailed(f"{bundle}: {'; '.join(report['problems'])}")
+    if not json:
+        console().print(
+            f"verified: {report['files']} files whole; {report['images']} golden images on {provider}: max |logit "
+            f"difference| {report['max_abs_logit']:.2e}, same labels, same pixels; {report['seconds']:.2f} s",
+            soft_wrap=True,
+        )

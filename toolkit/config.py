@@ -1,0 +1,201 @@
+"""The recipe schema: one model a section, unknown keys refused, every problem named at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from toolkit.errors import ToolkitError
+
+Augmentation = Literal["crop", "flip_horizontal", "flip_vertical"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe; immutable, without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Where the images come from."""
+
+    path: Path = Field(description="Folder with train/ val/ test/ of one folder a class, or with class folders alone.")
+    format: Literal["folder"] = Field("folder", description="How the images are stored.")
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error", description="What an unreadable image does: stop before training, or be left out and counted."
+    )
+    augment: list[Augmentation] = Field(
+        [],
+        description="Random changes of training images: crop (80-100 % of the sides), flip_horizontal, flip_vertical.",
+    )
+    validation_share: Share = Field(0.15, gt=0, description="Share for validation where the folder holds no val/.")
+    test_share: Share = Field(0.2, gt=0, description="Share for the test where the folder holds no test/.")
+    split_seed: int = Field(0, description="Seed of the splits made where the folder holds none.")
+
+
+class HeadConfig(Section):
+    """What turns an embedding into logits."""
+
+    type: Literal["mlp", "linear"] = Field("mlp", description="One hidden layer with GELU, or a single linear layer.")
+    hidden_size: int = Field(256, ge=1, description="Width of the hidden layer of an mlp head.")
+    dropout: Share = Field(0.1, description="Dropout in the head, while training.")
+
+
+class ModelConfig(Section):
+    """Encoder, what of it learns, and the head."""
+
+    encoder: str = Field("tiny-clip", description="tiny-clip, a folder, or a hub identifier of a CLIP or SigLIP model.")
+    unfreeze_last: int | None = Field(
+        None, ge=0, description="Train the last K layers, the post norm and the head; 0 trains the head alone."
+    )
+    unfreeze: list[str] | None = Field(
+        None, min_length=1, description="Instead of unfreeze_last: names or patterns of groups, or [all]."
+    )
+    head: HeadConfig = HeadConfig()
+
+    @model_validator(mode="after")
+    def _one_selection(self) -> ModelConfig:
+        if (self.unfreeze_last is None) == (self.unfreeze is None):
+            raise ValueError("give exactly one of unfreeze_last and unfreeze")
+        return self
+
+
+class TrainingConfig(Section):
+    """The optimisation."""
+
+    epochs: int = Field(ge=1, description="Passes over the training split.")
+    batch_size: int = Field(32, ge=1, description="Images a step in each process.")
+    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of the encoder's trainable groups.")
+    head_learning_rate: float | None = Field(
+        None, gt=0, description="Peak learning rate of the head; learning_rate if left out."
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor on the learning rate a group further from the head."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices; vectors never decay.")
+    scheduler: Literal["cosine", "step", "constant"] = Field(
+        "cosine", description="Course of the learning rate after warm-up."
+    )
+    warmup_share: Share = Field(0.1, description="Share of the optimiser steps in which the rate rises linearly.")
+    step_epochs: int = Field(10, ge=1, description="With scheduler: step, epochs between two reductions.")
+    step_factor: float = Field(
+        0.1, gt=0, lt=1, description="With scheduler: step, what a reduction multiplies the rate by."
+    )
+    max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    gradient_accumulation: int = Field(1, ge=1, description="Batches that make one optimiser step.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
+        "no", description="Precision of the forward pass; weights stay fp32."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the head's weights, the order of the images and the dropout.")
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _yaml_reads_no_as_false(cls, value: Any) -> Any:
+        return "no" if value is False else value
+
+
+class TrackingConfig(Section):
+    """What is written down on the way."""
+
+    tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder.")
+    log_every: int = Field(10, ge=1, description="Optimiser steps between two logged steps.")
+
+
+class Recipe(Section):
+    """Everything that determines a run."""
+
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    tracking: TrackingConfig = TrackingConfig()
+
+    def as_yaml(self) -> str:
+        """The resolved recipe, every key written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``section.key=value`` overrides; values are read as YAML.
+
+    Raises:
+        ToolkitError: no such file, no YAML, or any number of problems in it, all in one message.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ToolkitError(
+            f"can't read the recipe: {error.strerror}", where=path, fix="toolkit recipes list shows what ships"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ToolkitError(
+            f"the recipe is no YAML: {_one_line(error)}", where=path, fix="mend the line that is named"
+        ) from error
+    if not isinstance(content, dict):
+        raise ToolkitError("the recipe holds no sections", where=path, fix=f"give it {', '.join(Recipe.model_fields)}")
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise ToolkitError("; ".join(problems), where=path, fix="mend the keys that are named") from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    name, separator, value = override.partition("=")
+    *sections, key = name.split(".")
+    if not separator or not sections or not all([*sections, key]):
+        raise ToolkitError(
+            f"{override!r} is no override",
+            where="command line",
+            fix="write section.key=value, such as training.epochs=3",
+        )
+    node = content
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ToolkitError(f"{section!r} holds no keys", where=override, fix="write section.key=value")
+    try:
+        node[key] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ToolkitError(f"the value is no YAML: {_one_line(error)}", where=override, fix="quote it") from error
+    if key == "unfreeze":
+        node.pop("unfreeze_last", None)
+    if key == "unfreeze_last":
+        node.pop("unfreeze", None)
+
+
+def _describe(problem: Any) -> str:
+    """One problem in words: where it is, what is wrong and, for an unknown key, the nearest valid one."""
+    path = [part for part in problem["loc"] if isinstance(part, str)]
+    place = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        valid = _keys_of(path[:-1])
+        nearest = difflib.get_close_matches(path[-1], valid, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys: {', '.join(valid)}"
+        return f"unknown key {place!r}, {hint}"
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return (
+        f"{place}: {message[0].lower()}{message[1:]} (got {problem['input']!r})"
+        if not isinstance(problem["input"], dict)
+        else f"{place}: {message}"
+    )
+
+
+def _keys_of(path: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in path:
+        model = model.model_fields[part].annotation  # type: ignore[assignment]
+    return list(model.model_fields)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""Where images come from: folders, splits, real data sets, loaders, checks."""

@@ -1,0 +1,42 @@
+"""The ELPV data set: 2,624 electroluminescence images of solar cells, as image folders."""
+
+from __future__ import annotations
+
+import csv
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.writer import EncodedImage, write_dataset
+from toolkit.errors import ToolkitError
+
+ABOUT = {
+    "name": "elpv",
+    "source": "Buerhop-Lutz et al., A Benchmark for Visual Identification of Defective Solar Cells in "
+    "Electroluminescence Imagery, EU PVSEC 2018; Deitsch et al., Solar Energy 185 (2019)",
+    "url": "https://github.com/zae-bayern/elpv-dataset",
+    "licence": "CC BY-NC-SA 4.0",
+    "note": "300x300 grey images; defective = the experts' defect probability is at least 0.5",
+}
+
+
+def write_elpv(dest: Path, *, seed: int = 0, force: bool = False) -> dict[str, Any]:
+    """Write ``train/ val/ test/`` of ``defective`` and ``functional``; return the content of ``dataset.json``.
+
+    The images come from the installed package ``elpv-dataset`` and are copied byte by byte.
+
+    Raises:
+        ToolkitError: the package isn't installed.
+    """
+    package = find_spec("elpv_dataset")
+    if package is None or package.origin is None:
+        raise ToolkitError(
+            "elpv-dataset is not installed", where="toolkit data elpv", fix='pip install "clip-toolkit[data]"'
+        )
+    folder = Path(package.origin).parent / "data"
+    images = []
+    with (folder / "labels.csv").open(newline="") as table:
+        for path, probability, *_ in csv.reader(table, delimiter=" ", skipinitialspace=True):
+            label = "defective" if float(probability) >= 0.5 else "functional"
+            images.append(EncodedImage(Path(path).name, label, (folder / path).read_bytes()))
+    return write_dataset(dest, images, ABOUT, seed=seed, force=force)

@@ -1,0 +1,31 @@
+"""Stratified splits, a function of the files' order and a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from sklearn.model_selection import train_test_split
+
+from toolkit.errors import ToolkitError
+
+Item = TypeVar("Item")
+
+
+def hold_out(
+    items: Sequence[Item], labels: Sequence[int], share: float, seed: int, where: object
+) -> tuple[list[Item], list[Item]]:
+    """Divide items into (kept, held out), each class in proportion, both in the given order.
+
+    Raises:
+        ToolkitError: too few images of a class for both sides to get one.
+    """
+    try:
+        kept, held = train_test_split(range(len(items)), test_size=share, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise ToolkitError(
+            f"can't hold out {share:.0%} of each class: {error}",
+            where=where,
+            fix="add images, or make the split folders",
+        ) from error
+    return [items[index] for index in sorted(kept)], [items[index] for index in sorted(held)]

@@ -1,0 +1,22 @@
+"""The errors that a user can mend."""
+
+from __future__ import annotations
+
+
+class ToolkitError(Exception):
+    """A mistake the user can mend: what is wrong, where, and how to mend it.
+
+    The command line prints it without a traceback and exits with 2.
+    """
+
+    def __init__(self, what: str, *, where: object, fix: str) -> None:
+        super().__init__(f"{what}\n  at: {where}\n  fix: {fix}")
+        self.what, self.where, self.fix = what, str(where), fix
+
+    def as_line(self) -> str:
+        """What, where and what to do, in one line."""
+        return " ".join(f"{self.what} (at {self.where}); {self.fix}".split())
+
+
+class CheckFailed(Exception):  # noqa: N818 - a verdict, not an error of the program
+    """A check ran to its end and said no (parity, verification). The command line exits with 1."""

@@ -1,0 +1,82 @@
+"""Files that are whole or not there: atomic writes, staged folders, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ToolkitError
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, indented, with keys in the order given; NaN is refused."""
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def staged_folder(target: Path, *, what: str, marker: str, replace: bool = False) -> Iterator[Path]:
+    """Build a folder beside ``target`` and rename it into place; on an error nothing is left.
+
+    Args:
+        target: where the folder shall be.
+        what: what the folder is, for the error's text.
+        marker: the file by which a folder of this kind is known; only such a one is replaced.
+        replace: whether a folder that is already there may be replaced.
+
+    Raises:
+        ToolkitError: ``target`` is taken (see :func:`refuse_existing`).
+    """
+    target = target.absolute()
+    refuse_existing(target, what=what, marker=marker, replace=replace)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
+    stage.chmod(0o755)
+    old = stage.with_name(stage.name.replace(".partial-", ".old-"))
+    try:
+        yield stage
+        if target.exists():
+            target.rename(old)
+        stage.rename(target)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_existing(target: Path, *, what: str, marker: str, replace: bool = False) -> None:
+    """Raise unless ``target`` is free, an empty folder, or one of its kind that may be replaced."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not (target / marker).is_file():
+        raise ToolkitError(f"something that is no {what} is there already", where=target, fix="choose another path")
+    if not replace:
+        raise ToolkitError(f"a {what} is there already", where=target, fix="choose another path, or pass --force")

@@ -1,0 +1,87 @@
+"""An encoder is an ordered list of named groups.
+
+The list decides what is frozen, the learning rate of each group, and where activations may be
+cut: ``embeddings``, ``layers.0`` ... ``layers.N-1``, ``post_norm``, ``projection``. A family
+(CLIP, SigLIP) is one file that maps a transformers model to it.
+"""
+
+# B batch, T tokens, D width, P width of the embedding
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Group:
+    """One stage of an encoder: its parameters, and what it computes from the stage before it.
+
+    The first group takes ``pixel_values`` [B, 3, height, width], the layers tokens [B, T, D],
+    and the last gives the embedding [B, P].
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    run: Callable[[Tensor], Tensor]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters of the group."""
+        for module in self.modules:
+            yield from module.parameters()
+
+
+class Family(Protocol):
+    """What a family's file provides: the transformers classes and the mapping to groups."""
+
+    name: str
+    model_types: frozenset[str]
+    """``model_type`` of the configurations that belong to the family."""
+    model_class: Any
+    processor_class: Any
+
+    def vision_config(self, config: PretrainedConfig) -> PretrainedConfig:
+        """The vision tower's part of a configuration."""
+
+    def groups(self, model: Any) -> list[Group]:
+        """The ordered groups of a vision model."""
+
+    def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
+        """The embedding [B, P] by transformers' own forward pass, the reference of every check."""
+
+    def embedding_size(self, config: Any) -> int:
+        """P."""
+
+
+class Encoder(nn.Module):
+    """A vision model of some family, run group by group."""
+
+    def __init__(self, family: Family, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.family, self.model = family, model
+
+    @property
+    def groups(self) -> list[Group]:
+        """The ordered groups; made on every call, so that a copied encoder never runs the original's modules."""
+        return self.family.groups(self.model)
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names in the order of computation."""
+        return [group.name for group in self.groups]
+
+    @property
+    def embedding_size(self) -> int:
+        """Width P of the embedding."""
+        return self.family.embedding_size(self.model.config)
+
+    def forward(self, inputs: Tensor, start: int = 0) -> Tensor:
+        """Run the groups from ``start`` on; from 0, ``pixel_values`` become the embedding [B, P]."""
+        hidden = inputs
+        for group in self.groups[start:]:
+            hidden = group.run(hidden)
+        return hidden

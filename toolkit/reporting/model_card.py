@@ -1,0 +1,98 @@
+"""``MODEL_CARD.md``: what the model is, where it comes from, what it reached, in one page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolkit.runtime.bundle import Manifest
+
+FIGURES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "expected_calibration_error": "expected calibration error",
+    "loss": "negative log-likelihood",
+}
+
+
+def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], latency: dict[str, Any] | None) -> str:
+    """Markdown with the figures that the run, parity and the benchmark measured."""
+    origin = manifest.provenance
+    recipe, data = origin["recipe"], origin["data"]
+    lines = [
+        f"# {data.get('name', 'Image')} classifier",
+        "",
+        f"Classifies an image as one of {len(labels)} classes: {', '.join(labels)}.",
+        "",
+        f"- encoder: `{recipe['model']['encoder']}`, trained: {_selection(recipe['model'])}",
+        f"- head: {recipe['model']['head']['type']}; temperature of the probabilities: {origin['temperature']:.3f}",
+        f"- data: {data.get('source', recipe['data']['path'])}",
+        f"- licence of the data: {data.get('licence', 'not stated')}; the golden images here are part of it",
+        f"- checkpoint SHA-256: `{origin['checkpoint_sha256']}`",
+        f"- data fingerprint: `{origin['data_fingerprint']}`",
+        f"- made by clip-toolkit {manifest.toolkit_version}, {manifest.created}",
+        "",
+        "## Figures",
+        "",
+        "| split | images | " + " | ".join(FIGURES.values()) + " |",
+        "| --- |" + " --- |" * (len(FIGURES) + 1),
+    ]
+    for split in ("test", "validation", "train"):
+        figures = origin["figures"][split]
+        lines.append(
+            f"| {split} | {figures['images']} | " + " | ".join(f"{figures[key]:.4f}" for key in FIGURES) + " |"
+        )
+    lines += [
+        "",
+        "The test split was used once, after the best epoch had been chosen on validation.",
+        "",
+        "## Parity",
+        "",
+    ]
+    lines += [f"- {line}" for line in parity_lines(parity)]
+    if latency:
+        lines += ["", "## Latency", "", f"On {machine_line(latency)}.", ""]
+        lines += ["| engine | provider | precision | batch | p50 ms | p90 ms | p99 ms | images/s |", "|" + " --- |" * 8]
+        lines += [f"| {' | '.join(row)} |" for row in latency_cells(latency)]
+    return "\n".join(lines) + "\n"
+
+
+def parity_lines(parity: dict[str, Any]) -> list[str]:
+    """A sentence for each precision and provider."""
+    return [
+        f"{precision} on {provider}: {'passed' if entry['passed'] else 'FAILED'}; max |logit difference| "
+        f"{entry['max_abs_logit']:.2e} (tolerance {entry['tolerance']:.0e}, noise floor {entry['noise_floor']:.2e}), "
+        f"top-1 agreement {entry['top1_agreement']:.2%} on {entry['images']} images, "
+        f"batch sizes {', '.join(map(str, entry['batch_sizes']))}"
+        for precision, by_provider in parity["results"].items()
+        for provider, entry in by_provider.items()
+    ]
+
+
+def latency_cells(latency: dict[str, Any]) -> list[list[str]]:
+    """The rows of ``latency.json`` as text."""
+    return [
+        [
+            row["engine"],
+            row["provider"],
+            row["precision"],
+            str(row["batch_size"]),
+            *(f"{row[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
+            f"{row['throughput_ips']:.0f}",
+        ]
+        for row in latency["rows"]
+    ]
+
+
+def machine_line(latency: dict[str, Any]) -> str:
+    """The machine in a few words."""
+    machine = latency["machine"]
+    return f"{machine['processor']}, {machine['usable_cores']} cores, {latency['rows'][0]['threads']} threads"
+
+
+def _selection(model: dict[str, Any]) -> str:
+    if model["unfreeze"] is not None:
+        return ", ".join(model["unfreeze"])
+    layers = model["unfreeze_last"]
+    return f"the last {layers} layers, the post norm and the head" if layers else "the head"

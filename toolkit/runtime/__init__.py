@@ -1,0 +1,1 @@
+"""What production imports: numpy, Pillow, onnxruntime and pydantic; never torch, never transformers."""

@@ -1,0 +1,74 @@
+"""From an encoded file to upright RGB pixels: the one decoder of training and production."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from toolkit.errors import ToolkitError
+
+MAX_PIXELS = 100_000_000
+"""An image with more pixels is refused before it is decoded (decompression bombs)."""
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+"""File names that count as images, in lower case."""
+
+
+class UnreadableImageError(ToolkitError):
+    """A file that can't be decoded to pixels."""
+
+    def __init__(self, reason: str, *, where: object) -> None:
+        super().__init__(f"unreadable image: {reason}", where=where, fix="replace or remove the file")
+        self.reason = reason
+
+
+def decode(source: Path | bytes) -> Image.Image:
+    """Decode a file or its bytes to an upright RGB image.
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to 8
+    bits, and an animated file gives its first frame. Modes apart from the 16-bit ones convert
+    as transformers' image processors do it.
+
+    Raises:
+        UnreadableImageError: no image, truncated, too many pixels, or without a defined range.
+    """
+    where = source if isinstance(source, Path) else f"{len(source)} bytes in memory"
+    try:
+        content = source.read_bytes() if isinstance(source, Path) else source
+        if not content:
+            raise UnreadableImageError("the file is empty", where=where)
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UnreadableImageError(f"{width}x{height} pixels, over the limit of {MAX_PIXELS:,}", where=where)
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not an image that Pillow knows", where=where) from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(str(error) or type(error).__name__, where=where) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB; alpha is laid over white.
+
+    Equal to transformers' ``convert_to_rgb`` but for 16-bit greys, which that one clips to
+    white above 255 and this one scales.
+
+    Raises:
+        ValueError: the mode has no conversion, or its values no defined scale.
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        low, high = image.getextrema()
+        if not (low >= 0 and high <= 255):  # type: ignore[operator]
+            raise ValueError(f"values from {low} to {high} in mode {image.mode} have no defined scale")
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image.convert("RGB")

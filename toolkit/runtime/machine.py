@@ -1,0 +1,55 @@
+"""What this machine offers: the cores that may be used, and its description in figures."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, cut by the container's CPU quota (cgroup v2)."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = cpu_quota()
+    return max(1, affinity if quota is None else min(affinity, round(quota)))
+
+
+def cpu_quota() -> float | None:
+    """Cores' worth of time that the container may use; None without a limit."""
+    try:
+        limit, period = QUOTA_FILE.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else int(limit) / int(period)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, memory and system, for files that hold measurements."""
+    return {
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "cpu_quota": cpu_quota(),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None

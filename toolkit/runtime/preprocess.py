@@ -1,0 +1,102 @@
+"""From RGB pixels to ``pixel_values``, bit for bit as transformers' Pillow image processors."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from toolkit.runtime.decode import decode
+
+Float32 = npt.NDArray[np.float32]
+Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+
+
+class Preprocess(BaseModel):
+    """Resize, crop, rescale and normalise, as one immutable value that travels with the model.
+
+    ``resize`` is ``shortest_edge`` (keep the aspect, the long side truncated) or ``squash``
+    (both sides to ``size``); ``size`` and ``crop`` are [height, width] in pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resize: Literal["shortest_edge", "squash"] | None
+    size: tuple[int, int]
+    resample: Resample = "bicubic"
+    crop: tuple[int, int] | None = None
+    rescale_factor: float | None = 1 / 255
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Preprocess:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together: give both or neither")
+        if self.rescale_factor is None and self.mean is None:
+            raise ValueError("without rescale_factor and mean the result would not be floating point")
+        if self.resize == "shortest_edge" and self.size[0] != self.size[1]:
+            raise ValueError("size must hold one number twice where resize is shortest_edge")
+        if self.output_size is None:
+            raise ValueError("the output has no fixed size: give crop, or resize: squash")
+        return self
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """[height, width] of the result; None if it would depend on the image."""
+        return self.crop or (self.size if self.resize == "squash" else None)
+
+    @cached_property
+    def _table(self) -> Float32:
+        """The result for each of the 256 values of a channel: [3, 256].
+
+        Rescaling is done in float64 and rounded to float32, normalising in float32: the order
+        and the types of ``transformers.image_transforms.rescale`` and ``normalize``.
+        """
+        values = np.arange(256, dtype=np.float64)
+        column = (values if self.rescale_factor is None else values * self.rescale_factor).astype(np.float32)
+        table: Float32 = np.repeat(column[:, None], 3, axis=1)
+        if self.mean is not None and self.std is not None:
+            mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
+            table = (table - mean) / std
+        return np.ascontiguousarray(table.T)
+
+    def __call__(self, image: Image.Image) -> Float32:
+        """Turn an RGB image of any size into float32 [3, height, width]."""
+        pixels = np.asarray(self.resized(image))
+        if self.crop is not None:
+            pixels = _center_crop(pixels, *self.crop)
+        return np.stack([self._table[channel][pixels[..., channel]] for channel in range(3)])
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """Apply the resize alone."""
+        if self.resize is None:
+            return image
+        height, width = self.size
+        if self.resize == "shortest_edge":
+            short, long = sorted(image.size)
+            stretched = int(height * long / short)
+            width, height = (height, stretched) if image.width <= image.height else (stretched, height)
+        return image.resize((width, height), Image.Resampling[self.resample.upper()])
+
+    def batch(self, sources: list[Path | bytes]) -> Float32:
+        """Decode and preprocess files: float32 [batch, 3, height, width]."""
+        return np.stack([self(decode(source)) for source in sources])
+
+
+def _center_crop(pixels: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Cut [height, width] from the middle of pixels [h, w, 3]; a smaller image is padded with zeros."""
+    have_height, have_width = pixels.shape[:2]
+    pad_height, pad_width = max(0, height - have_height), max(0, width - have_width)
+    top, left = (have_height - height) // 2, (have_width - width) // 2
+    if pad_height or pad_width:
+        before_height, before_width = -(-pad_height // 2), -(-pad_width // 2)
+        padding = ((before_height, pad_height - before_height), (before_width, pad_width - before_width), (0, 0))
+        pixels = np.pad(pixels, padding)
+        top, left = top + before_height, left + before_width
+    return pixels[max(0, top) : top + height, max(0, left) : left + width]

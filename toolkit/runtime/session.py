@@ -1,0 +1,132 @@
+"""ONNX Runtime sessions with production's options, on the provider that was asked for."""
+
+from __future__ import annotations
+
+import io
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+
+from toolkit.errors import ToolkitError
+from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.preprocess import Float32
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+PROVIDERS: dict[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
+    # TF32 would round fp32 products to 10 bits of mantissa (onnxruntime#19357)
+    "cuda": {"use_tf32": "0"},
+}
+
+ort.set_default_logger_severity(4)
+
+
+class Session:
+    """A loaded graph: ``pixel_values`` in, ``logits`` and ``probabilities`` out."""
+
+    def __init__(self, model: Path | bytes, *, provider: str = "cpu", threads: int | None = None) -> None:
+        """Load a graph.
+
+        Args:
+            model: an ONNX file, or its bytes.
+            provider: ``cpu``, ``cuda`` or ``tensorrt``; another than the one asked for is never used.
+            threads: threads of one operator; the usable cores unless given.
+
+        Raises:
+            ToolkitError: the provider is unknown, not there, or fell back; the graph can't be loaded.
+        """
+        self.provider = provider
+        self.threads = threads or usable_cores()
+        where = model if isinstance(model, Path) else f"{len(model)} bytes in memory"
+        requested = _provider_name(provider)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 4
+        try:
+            # onnxruntime prints why a provider does not load; standard output belongs to the caller
+            with redirect_stdout(io.StringIO()) as said:
+                if provider != "cpu" and hasattr(ort, "preload_dlls"):
+                    ort.preload_dlls()
+                self._session = ort.InferenceSession(
+                    model if isinstance(model, bytes) else str(model),
+                    options,
+                    providers=[(requested, PROVIDER_OPTIONS.get(provider, {}))],
+                    enable_fallback=0,
+                )
+        except Exception as error:
+            # onnxruntime raises a dozen unrelated classes here, each for a file or library the user can replace
+            fix = "export the bundle again" if provider == "cpu" else "run toolkit doctor, or pass --provider cpu"
+            raise ToolkitError(
+                f"ONNX Runtime can't open the graph on {requested}: {_one_line(str(error))}", where=where, fix=fix
+            ) from error
+        active = self._session.get_providers()
+        if active[0] != requested:
+            reason = _one_line(said.getvalue())
+            raise ToolkitError(
+                f"{requested} was asked for, but ONNX Runtime fell back to {active[0]}: {reason}".rstrip(": "),
+                where=where,
+                fix="run toolkit doctor, or pass --provider cpu",
+            )
+        self.active_providers = active
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The graph's own key-value pairs (``metadata_props``)."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(self, pixel_values: Float32) -> tuple[Float32, Float32]:
+        """Compute logits and probabilities, each [batch, classes], of [batch, 3, height, width]."""
+        logits, probabilities = self._session.run(["logits", "probabilities"], {"pixel_values": pixel_values})
+        return logits, probabilities
+
+    def run_batches(self, pixel_values: Float32, batch_size: int) -> tuple[Float32, Float32]:
+        """Like :meth:`run`, over any number of images, ``batch_size`` at a time."""
+        starts = range(0, len(pixel_values), batch_size)
+        parts = [self.run(pixel_values[start : start + batch_size]) for start in starts]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def loadable_providers() -> dict[str, str | None]:
+    """Each provider that this build knows, with None if it really loads, else the reason why not."""
+    probe = (Path(__file__).parent.parent / "assets" / "identity.onnx").read_bytes()
+    outcome: dict[str, str | None] = {}
+    for name, full_name in PROVIDERS.items():
+        if full_name not in ort.get_available_providers():
+            outcome[name] = "not in this build of ONNX Runtime"
+            continue
+        try:
+            Session(probe, provider=name, threads=1)
+            outcome[name] = None
+        except ToolkitError as error:
+            outcome[name] = error.what
+    return outcome
+
+
+def _one_line(text: str) -> str:
+    """First line that says something, without the C++ signature that onnxruntime puts before it."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return re.sub(r"^/onnxruntime_src/.*?\) (?=[A-Z])", "", line)
+
+
+def _provider_name(provider: str) -> str:
+    """ONNX Runtime's name of a provider that this build has."""
+    if provider not in PROVIDERS:
+        raise ToolkitError(f"no provider {provider!r}", where="--provider", fix=f"choose from {', '.join(PROVIDERS)}")
+    requested = PROVIDERS[provider]
+    if requested not in ort.get_available_providers():
+        raise ToolkitError(
+            f"this build of ONNX Runtime has no {requested}",
+            where=f"onnxruntime {ort.__version__}",
+            fix="install onnxruntime-gpu on Linux x86-64, or pass --provider cpu",
+        )
+    return requested

@@ -1,0 +1,58 @@
+"""What a person watching a run sees; everything goes to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import nn
+
+from toolkit.models.classifier import Classifier
+
+console = Console(stderr=True)
+
+
+def bar(enabled: bool = True) -> Progress:
+    """A progress bar with counts, elapsed time and time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not enabled, transient=not console.is_terminal)
+
+
+@contextmanager
+def counting(description: str, enabled: bool = True) -> Iterator[Progress]:
+    """A bar over a number of files that is not known yet; advance it with ``advance(0)``."""
+    with bar(enabled) as progress:
+        progress.add_task(description, total=None, figures="")
+        yield progress
+
+
+def print_groups(classifier: Classifier, rates: dict[str, float]) -> None:
+    """A table of all groups: parameters, and the learning rate of those that learn."""
+    table = Table(title="what learns", title_justify="left")
+    for heading in ("group", "parameters", "trainable", "learning rate"):
+        table.add_column(heading, justify="left" if heading == "group" else "right")
+    for group in classifier.groups:
+        total = sum(parameter.numel() for parameter in group.parameters())
+        learns = sum(parameter.numel() for parameter in group.parameters() if parameter.requires_grad)
+        rate = f"{rates[group.name]:g}" if group.name in rates else "frozen"
+        table.add_row(group.name, f"{total:,}", f"{learns:,}", rate, style="" if learns else "dim")
+    total, learns = parameter_counts(classifier)
+    table.add_section()
+    table.add_row("all", f"{total:,}", f"{learns:,}", f"{learns / total:.1%} learns")
+    console.print(table)
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """All parameters and those that learn."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

@@ -1,0 +1,101 @@
+"""The run folder: everything that a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from toolkit.config import Recipe
+from toolkit.errors import ToolkitError
+from toolkit.files import refuse_existing, write_bytes, write_json
+from toolkit.runtime.machine import describe_machine
+
+LIBRARIES = ("clip-toolkit", "torch", "transformers", "accelerate", "safetensors", "numpy", "pillow", "torchmetrics")
+
+
+class RunFolder:
+    """Paths and files of one run; see the README for the layout."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best = path / "best"
+        self.plots = path / "plots"
+        self.checkpoints = path / "checkpoints"
+        self._metrics = path / "metrics.jsonl"
+
+    def refuse_if_taken(self, *, force: bool) -> None:
+        """Raise if another run lives here already."""
+        refuse_existing(self.path, what="run", marker="recipe.yaml", replace=force)
+
+    def prepare(self, recipe: Recipe, accelerator: Accelerator, *, resume: bool) -> None:
+        """Write the resolved recipe and the environment, start the trackers.
+
+        Raises:
+            ToolkitError: a run is to be resumed that another recipe wrote.
+        """
+        text = recipe.as_yaml()
+        if resume and self.recipe_text() != text:
+            fix = f"resume with --config {self.path / 'recipe.yaml'} and no overrides, or start without --resume"
+            raise ToolkitError("the run was started with another recipe", where=self.path / "recipe.yaml", fix=fix)
+        if accelerator.is_main_process:
+            if not resume and self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.path / "recipe.yaml", text.encode())
+            settings = {"processes": accelerator.num_processes, "torch_threads": torch.get_num_threads()}
+            write_json(self.path / "environment.json", environment() | settings)
+            self._metrics.touch()
+        accelerator.wait_for_everyone()
+        accelerator.init_trackers("tensorboard")
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """All lines of ``metrics.jsonl``."""
+        return [json.loads(line) for line in self._metrics.read_text().splitlines()]
+
+    def keep_history(self, epochs: int) -> None:
+        """Drop the lines of epochs past the first ``epochs``, which a resumed run writes again."""
+        kept = [entry for entry in self.history() if entry["epoch"] <= epochs]
+        write_bytes(self._metrics, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+
+    def recipe_text(self) -> str:
+        """The resolved recipe as it was written.
+
+        Raises:
+            ToolkitError: no run here.
+        """
+        path = self.path / "recipe.yaml"
+        if not path.is_file():
+            raise ToolkitError(
+                "no run folder: recipe.yaml is missing", where=self.path, fix="give a folder that finetune.py wrote"
+            )
+        return path.read_text()
+
+
+def environment() -> dict[str, Any]:
+    """Machine, command line and library versions."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "machine": describe_machine(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
