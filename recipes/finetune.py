@@ -6,6 +6,7 @@ accelerate launch recipes/finetune.py --config ... --out ... training.epochs=5 m
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,14 +55,17 @@ def main(
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is in OUT already.")] = False,
 ) -> None:
     """Fine-tune, and print where the run lies and what to type next."""
-    from toolkit.training.setup import print_summary
-
+    speaks = os.environ.get("RANK", "0") == "0"
     try:
         summary = finetune(load_recipe(config, overrides or ()), out, resume=resume, force=force)
     except ToolkitError as error:
-        print(f"error: {error.as_line()}", file=sys.stderr)
+        if speaks:
+            print(f"error: {error.as_line()}", file=sys.stderr)
         raise typer.Exit(2) from None
-    print_summary(summary, out)
+    if speaks:
+        from toolkit.training.setup import print_summary
+
+        print_summary(summary, out)
 
 
 if __name__ == "__main__":

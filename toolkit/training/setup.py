@@ -33,10 +33,11 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     config = recipe.training
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*barrier.*device.*")
-    if config.mixed_precision == "fp16" and not _has_gpu():
+    if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         fix = "use training.mixed_precision=bf16 or no"
         raise ToolkitError("fp16 training needs a GPU", where="training.mixed_precision", fix=fix)
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else processes started on CPUs don't find each other
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation,
         log_with="tensorboard" if recipe.tracking.tensorboard else None,
@@ -97,6 +98,3 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
 def _precision(recipe: Recipe) -> str:
     return {"no": "fp32"}.get(recipe.training.mixed_precision, recipe.training.mixed_precision)
 
-
-def _has_gpu() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available()

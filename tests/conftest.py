@@ -1,0 +1,108 @@
+"""Small real things that the tests share: a data set of drawings, tiny encoders of both families, a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from toolkit.config import Recipe
+
+COLORS = {"blue": (30, 60, 220), "green": (30, 170, 60), "red": (220, 40, 40)}
+COUNTS = {"train": 12, "val": 5, "test": 7}
+
+
+def write_images(root: Path, counts: dict[str, int] = COUNTS, classes: tuple[str, ...] = tuple(COLORS)) -> Path:
+    """Write noisy coloured images of several sizes as ``SPLIT/CLASS/image.png``."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                height, width = rng.integers(20, 60, 2)
+                pixels = np.array(COLORS[name]) + rng.normal(0, 25, (height, width, 3))
+                Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{index:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def color_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three colours, with splits of odd sizes: 36 train, 15 validation, 21 test images."""
+    return write_images(tmp_path_factory.mktemp("data") / "colors")
+
+
+def _save_tiny_clip(folder: Path) -> Path:
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    torch.manual_seed(0)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = tower | {"image_size": 32, "patch_size": 8}
+    text = tower | {"vocab_size": 100, "max_position_embeddings": 16, "eos_token_id": 99}
+    CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=24)).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def _save_tiny_siglip(folder: Path) -> Path:
+    import torch
+    from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(0)
+    config = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    SiglipVisionModel(config).save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Encoder folders of both families: real classes, three layers, random weights."""
+    root = tmp_path_factory.mktemp("encoders")
+    return {"clip": _save_tiny_clip(root / "clip"), "siglip": _save_tiny_siglip(root / "siglip")}
+
+
+@pytest.fixture(scope="session")
+def make_recipe(color_data: Path, encoders: dict[str, Path]) -> Callable[..., Recipe]:
+    """A recipe on the colours, for a family, with overrides by section."""
+
+    def make(family: str = "clip", **sections: dict[str, Any]) -> Recipe:
+        model = {"encoder": str(encoders[family]), "head": {"hidden_size": 16}} | sections.get("model", {})
+        if not {"unfreeze", "unfreeze_last"} & set(model):
+            model["unfreeze_last"] = 1
+        training = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3} | sections.get("training", {})
+        data = {"path": color_data} | sections.get("data", {})
+        tracking = {"tensorboard": False, "log_every": 2} | sections.get("tracking", {})
+        return Recipe.model_validate({"data": data, "model": model, "training": training, "tracking": tracking})
+
+    return make
+
+
+@pytest.fixture(scope="session", params=["clip", "siglip"])
+def finished_run(
+    request: pytest.FixtureRequest, make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run folder of each family, trained for two epochs."""
+    from recipes.finetune import finetune
+
+    out = tmp_path_factory.mktemp("runs") / request.param
+    finetune(make_recipe(request.param, tracking={"tensorboard": True}), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def finished_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of each finished run; tests that change it copy it first."""
+    from export.bundle import export_bundle
+    from export.run import Run
+
+    out = tmp_path_factory.mktemp("bundles") / finished_run.name
+    export_bundle(Run(finished_run), out)
+    return out

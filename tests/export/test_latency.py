@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.benchmark import benchmark
+from export.latency import BLOCKS, Engine, measure
+from toolkit.errors import ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.preprocess import Float32
+
+ROW = {"provider", "precision", "batch_size", "engine", "p50_ms", "p90_ms", "p99_ms", "throughput_ips", "runs", "warmup_runs"}
+
+
+@pytest.fixture
+def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_bundle, tmp_path / "bundle"))
+
+
+def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) -> None:
+    opened = Bundle(bundle)
+    latency = benchmark(opened, provider="cpu", batch_sizes=[1, 3], compare=["torch-eager"], runs=5, seconds=0)
+    assert json.loads((bundle / "latency.json").read_text()) == latency
+    assert [(row["engine"], row["batch_size"]) for row in latency["rows"]] == [
+        ("onnxruntime", 1),
+        ("torch-eager", 1),
+        ("onnxruntime", 3),
+        ("torch-eager", 3),
+    ]
+    for row in latency["rows"]:
+        assert set(row) >= ROW
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["runs"] >= 5
+        assert row["warmup_runs"] > 0
+    assert latency["machine"]["usable_cores"] >= 1
+    assert (bundle / "plots" / "latency.png").stat().st_size > 1000
+    assert "Latency" in (bundle / "MODEL_CARD.md").read_text()
+    assert Bundle(bundle).differences() == []
+
+
+def test_without_comparison_the_golden_images_are_enough(bundle: Path, tmp_path: Path) -> None:
+    latency = benchmark(Bundle(bundle), provider="cpu", batch_sizes=[16], compare=[], runs=1, seconds=0, threads=1)
+    assert [row["engine"] for row in latency["rows"]] == ["onnxruntime"]
+    assert latency["inputs"] == latency["inputs"] | {"images": 8, "from": "the bundle's golden images"}
+
+
+def test_engines_alternate_in_re_warmed_blocks_over_the_same_inputs() -> None:
+    calls: list[tuple[str, tuple[float, ...]]] = []
+    pool = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1) * np.ones((1, 3, 2, 2), np.float32)
+
+    def engine(name: str) -> Engine:
+        def run(pixel_values: Float32) -> None:
+            calls.append((name, tuple(pixel_values[:, 0, 0, 0].tolist())))
+
+        return Engine(name, "fp32", "cpu", 1, run)
+
+    rows = measure([engine("a"), engine("b")], pool, [2], runs=10, seconds=0)
+    assert [row["runs"] for row in rows] == [10, 10]
+    turns = [name for position, (name, _) in enumerate(calls) if position == 0 or calls[position - 1][0] != name]
+    assert len(turns) >= BLOCKS + 2  # warm-up and calibration, then a turn a block; neighbours of one name merge
+    seen = {name: {batch for caller, batch in calls if caller == name} for name in "ab"}
+    assert seen["a"] == seen["b"] == {(0, 1), (2, 3), (4, 5), (6, 7)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"runs": 0}, "0 runs"), ({"batch_sizes": [0]}, "batch size"), ({"batch_sizes": []}, "batch size")],
+)
+def test_nothing_to_measure_is_refused(options: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {"batch_sizes": [1], "runs": 1, "seconds": 0} | options
+    with pytest.raises(ToolkitError, match=message):
+        measure([], np.zeros((1, 3, 2, 2), np.float32), **arguments)  # type: ignore[arg-type]
+
+
+def test_an_unknown_engine_is_refused(bundle: Path) -> None:
+    with pytest.raises(ToolkitError, match="tensorflow"):
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=["tensorflow"], runs=1, seconds=0)
+    assert not (bundle / "latency.json").exists()

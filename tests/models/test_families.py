@@ -1,0 +1,86 @@
+"""Both families: the ordered groups compute what transformers' own forward pass computes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.errors import ToolkitError
+from toolkit.models.encoder import Encoder
+from toolkit.models.families import load_encoder, load_processor
+
+
+@pytest.fixture(params=["clip", "siglip"])
+def encoder(request: pytest.FixtureRequest, encoders: dict[str, Path]) -> Encoder:
+    return load_encoder(str(encoders[request.param])).eval()
+
+
+@torch.inference_mode()
+def test_groups_in_order_equal_transformers_forward_bit_for_bit(encoder: Encoder) -> None:
+    pixel_values = torch.randn(3, 3, 32, 32)
+    assert torch.equal(encoder(pixel_values), encoder.family.embed(encoder.model, pixel_values))
+
+
+@torch.inference_mode()
+def test_starting_at_any_group_with_the_activations_before_it_gives_the_same_embedding(encoder: Encoder) -> None:
+    pixel_values = torch.randn(2, 3, 32, 32)
+    whole, hidden = encoder(pixel_values), pixel_values
+    for start, group in enumerate(encoder.groups):
+        assert torch.equal(encoder(hidden, start=start), whole)
+        hidden = group.run(hidden)
+    assert hidden.shape == (2, encoder.embedding_size)
+
+
+def test_group_names_are_the_documented_ones(encoder: Encoder) -> None:
+    assert encoder.group_names == ["embeddings", "layers.0", "layers.1", "layers.2", "post_norm", "projection"]
+
+
+def test_every_parameter_belongs_to_exactly_one_group(encoder: Encoder) -> None:
+    grouped = [parameter for group in encoder.groups for parameter in group.parameters()]
+    assert len(grouped) == len({id(parameter) for parameter in grouped})
+    assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in encoder.parameters()}
+
+
+def test_every_parameter_gets_a_gradient(encoder: Encoder) -> None:
+    encoder.requires_grad_(True)
+    encoder(torch.randn(2, 3, 32, 32)).pow(2).sum().backward()
+    assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_copied_encoder_runs_its_own_modules(encoder: Encoder) -> None:
+    pixel_values = torch.randn(1, 3, 32, 32)
+    before = encoder(pixel_values)
+    other = copy.deepcopy(encoder)
+    for parameter in other.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert not torch.equal(other(pixel_values), before)
+    assert torch.equal(encoder(pixel_values), before)
+
+
+def test_weights_are_loaded_in_float32(encoder: Encoder) -> None:
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+
+
+def test_the_embedded_encoder_loads_with_its_processor() -> None:
+    encoder = load_encoder("tiny-clip")
+    processor = load_processor("tiny-clip", encoder.family)
+    assert encoder.embedding_size == 64
+    assert processor.crop_size["height"] == 64
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./nowhere", "no-user/no-model-of-this-name"])
+def test_an_encoder_that_is_not_there_is_said_in_one_line(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ToolkitError) as caught:
+        load_encoder(source)
+    assert source in caught.value.as_line()
+    assert "tiny-clip" in caught.value.fix
+
+
+def test_a_family_without_support_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    with pytest.raises(ToolkitError, match="resnet"):
+        load_encoder(str(tmp_path))

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_graph import LABELS, SIDE, expected_logits, graph_bytes, rounding
+
+from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.files import write_json
+from toolkit.runtime.bundle import FORMAT_VERSION, MANIFEST, Bundle, Golden, Manifest, write_manifest
+from toolkit.runtime.predict import Predictor, expand
+from toolkit.runtime.preprocess import Preprocess
+from toolkit.runtime.verify import TOLERANCE, verify
+
+GOLDEN_NAMES = ["000.png", "001.png", "002.png"]
+FILES = [
+    *(f"golden/{name}" for name in GOLDEN_NAMES),
+    "golden/reference.npz",
+    "labels.json",
+    "model.onnx",
+    "parity.json",
+    "preprocess.json",
+]
+FORBIDDEN = {"torch", "transformers", "onnx", "sklearn", "matplotlib", "accelerate", "safetensors"}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "bundle"
+    golden = path / "golden"
+    golden.mkdir(parents=True)
+    rng = np.random.default_rng(2)
+    for name in GOLDEN_NAMES:
+        Image.fromarray(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8)).save(golden / name)
+    preprocess = Preprocess(resize="squash", size=(SIDE, SIDE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    pixel_values = preprocess.batch([golden / name for name in GOLDEN_NAMES])
+    Golden(GOLDEN_NAMES, pixel_values, expected_logits(pixel_values).astype(np.float32)).save(path)
+    (path / "model.onnx").write_bytes(graph_bytes())
+    write_json(path / "labels.json", LABELS)
+    write_json(path / "preprocess.json", preprocess.model_dump(mode="json"))
+    write_json(path / "parity.json", {"results": {"fp32": {"cpu": {"passed": True}}}})
+    write_manifest(path, Manifest(toolkit_version="0", created="2026-01-01T00:00:00+00:00"))
+    return path
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def change_golden(path: Path, change: Callable[[Golden], None]) -> None:
+    bundle = Bundle(path)
+    golden = bundle.golden()
+    change(golden)
+    golden.save(path)
+    bundle.update_manifest()
+
+
+def test_a_whole_bundle_has_no_differences(bundle: Path) -> None:
+    opened = Bundle(bundle)
+    assert opened.differences() == []
+    opened.check_files()
+    assert sorted(opened.manifest.files) == FILES
+    assert {name: len(opened.read(name)) for name in FILES} == {
+        name: entry.size for name, entry in opened.manifest.files.items()
+    }
+
+
+def test_a_bundle_gives_back_what_was_put_in(bundle: Path) -> None:
+    opened = Bundle(bundle)
+    golden = opened.golden()
+    images = [bundle / "golden" / name for name in golden.names]
+    assert opened.labels == LABELS
+    assert golden.names == GOLDEN_NAMES
+    assert np.array_equal(opened.preprocess.batch(images), golden.pixel_values)
+    logits, _ = opened.session(threads=1).run(golden.pixel_values)
+    # the reference is rounded to fp32 once more
+    assert np.abs(logits - golden.logits).max() <= 2 * rounding(golden.pixel_values)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_named_and_not_read(bundle: Path, name: str) -> None:
+    opened = Bundle(bundle)
+    flip_a_byte(bundle / name)
+    assert opened.differences() == [f"{name} was changed"]
+    with pytest.raises(ToolkitError, match="differs from the manifest's SHA-256") as caught:
+        opened.read(name)
+    assert caught.value.where == str(bundle / name)
+    with pytest.raises(CheckFailed, match=name):
+        opened.check_files()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named_and_not_read(bundle: Path, name: str) -> None:
+    opened = Bundle(bundle)
+    (bundle / name).unlink()
+    assert opened.differences() == [f"{name} is missing"]
+    with pytest.raises(ToolkitError, match="the bundle lacks a file") as caught:
+        opened.read(name)
+    assert caught.value.where == str(bundle / name)
+
+
+def test_a_flipped_byte_in_the_graph_or_the_reference_stops_their_use(bundle: Path) -> None:
+    opened = Bundle(bundle)
+    flip_a_byte(bundle / "model.onnx")
+    flip_a_byte(bundle / Golden.FILE)
+    with pytest.raises(ToolkitError, match="SHA-256"):
+        opened.session()
+    with pytest.raises(ToolkitError, match="SHA-256"):
+        opened.golden()
+
+
+@pytest.mark.parametrize("name", ["latency.json", "golden/003.png", "plots/loss.png"])
+def test_an_extra_file_is_named_and_not_read_until_the_manifest_lists_it(bundle: Path, name: str) -> None:
+    opened = Bundle(bundle)
+    (bundle / name).parent.mkdir(exist_ok=True)
+    (bundle / name).write_bytes(b"extra")
+    assert opened.differences() == [f"{name} is not in the manifest"]
+    with pytest.raises(ToolkitError, match="does not list the file"):
+        opened.read(name)
+
+    opened.update_manifest()
+    assert Bundle(bundle).differences() == []
+    assert Bundle(bundle).read(name) == b"extra"
+
+
+def test_rewriting_an_unchanged_manifest_changes_no_byte(bundle: Path) -> None:
+    before = (bundle / MANIFEST).read_bytes()
+    Bundle(bundle).update_manifest()
+    assert (bundle / MANIFEST).read_bytes() == before
+
+
+def test_a_newer_format_asks_for_an_upgrade(bundle: Path) -> None:
+    content = json.loads((bundle / MANIFEST).read_bytes())
+    write_json(bundle / MANIFEST, content | {"format_version": FORMAT_VERSION + 1, "unheard_of": {}})
+    with pytest.raises(ToolkitError, match=f"has format {FORMAT_VERSION + 1}") as caught:
+        Bundle(bundle)
+    assert caught.value.fix == "upgrade clip-toolkit"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"format_version": 1',
+        b"\xff\xfe\x00",
+        b"[]",
+        b"{}",
+        b'{"format_version": "1"}',
+        b'{"format_version": 1, "toolkit_version": "0", "created": "", "surprise": 1}',
+        b'{"format_version": 1, "toolkit_version": "0", "created": "", "files": {"model.onnx": {"size": 1}}}',
+    ],
+)
+def test_a_damaged_manifest_is_refused(bundle: Path, content: bytes) -> None:
+    (bundle / MANIFEST).write_bytes(content)
+    with pytest.raises(ToolkitError, match="damaged manifest") as caught:
+        Bundle(bundle)
+    assert caught.value.where == str(bundle / MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("", "no bundle"), ("missing", "no such folder"), ("file", "no such folder")]
+)
+def test_what_is_no_bundle_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(ToolkitError, match=message):
+        Bundle(tmp_path / name)
+
+
+def test_an_unknown_precision_lists_what_there_is(bundle: Path) -> None:
+    opened = Bundle(bundle)
+    assert opened.graph_name() == opened.graph_name("fp32") == opened.manifest.default
+    with pytest.raises(ToolkitError, match="no int4 graph") as caught:
+        opened.graph_name("int4")
+    assert caught.value.fix == "choose from fp32"
+
+
+def test_verification_passes_on_a_whole_bundle(bundle: Path) -> None:
+    report = verify(bundle, threads=1)
+    assert report["passed"] is True
+    assert report["problems"] == []
+    assert (report["files"], report["images"]) == (len(FILES), len(GOLDEN_NAMES))
+    assert report["preprocessing_identical"] is True
+    assert report["top1_agreement"] == 1
+    assert report["max_abs_logit"] <= 2 * rounding(Bundle(bundle).golden().pixel_values) < TOLERANCE
+    assert json.loads(json.dumps(report)) == report
+
+
+def other_labels(golden: Golden) -> None:
+    golden.logits = np.roll(golden.logits, 1, axis=-1)
+
+
+def other_logits(golden: Golden) -> None:
+    golden.logits = golden.logits + np.float32(2 * TOLERANCE)
+
+
+def undefined_logits(golden: Golden) -> None:
+    golden.logits = np.full_like(golden.logits, np.nan)
+
+
+def other_pixel(golden: Golden) -> None:
+    golden.pixel_values[0, 0, 0, 0] = np.nextafter(golden.pixel_values[0, 0, 0, 0], np.float32(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (other_labels, "another label"),
+        (other_logits, "logits differ"),
+        (undefined_logits, "logits differ"),
+        (other_pixel, "other pixel_values"),
+    ],
+)
+def test_verification_fails_when_this_machine_gives_something_else(
+    bundle: Path, change: Callable[[Golden], None], problem: str
+) -> None:
+    change_golden(bundle, change)
+    report = verify(bundle, threads=1)
+    assert report["passed"] is False
+    assert any(problem in sentence for sentence in report["problems"])
+
+
+def test_verification_fails_when_parity_had_failed(bundle: Path) -> None:
+    results = {"fp32": {"cpu": {"passed": True}, "cuda": {"passed": False}}}
+    write_json(bundle / "parity.json", {"results": results})
+    Bundle(bundle).update_manifest()
+    report = verify(bundle, threads=1)
+    assert (report["passed"], report["problems"]) == (False, ["parity.json says that fp32 failed on cuda"])
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, Path.unlink], ids=["flipped", "missing"])
+@pytest.mark.parametrize("name", FILES)
+def test_verification_names_each_file_that_differs(bundle: Path, name: str, damage: Callable[[Path], None]) -> None:
+    damage(bundle / name)
+    report = verify(bundle, threads=1)
+    assert report["passed"] is False
+    assert [sentence.split()[0] for sentence in report["problems"]] == [name]
+
+
+def test_predictions_come_in_order_with_an_error_in_its_place(bundle: Path, tmp_path: Path) -> None:
+    bad, missing = tmp_path / "bad.jpg", tmp_path / "missing.png"
+    bad.write_text("no image")
+    good = [bundle / "golden" / name for name in GOLDEN_NAMES]
+    paths = [good[2], bad, good[0], missing, good[1]]
+    opened = Bundle(bundle)
+    entries = list(Predictor(opened, opened.session(threads=1))(paths))
+
+    assert [entry["path"] for entry in entries] == [str(path) for path in paths]
+    assert entries[1] == {"path": str(bad), "error": "not an image that Pillow knows"}
+    assert set(entries[3]) == {"path", "error"}
+    golden = opened.golden()
+    for entry, index in zip((entries[0], entries[2], entries[4]), (2, 0, 1), strict=True):
+        assert entry["label"] == LABELS[golden.logits[index].argmax()]
+        assert list(entry["probabilities"]) == LABELS
+        assert max(entry["probabilities"], key=entry["probabilities"].__getitem__) == entry["label"]
+        assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=8 * np.finfo(np.float32).eps)
+    assert json.loads(json.dumps(entries)) == entries
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_predictions_do_not_depend_on_the_batch_size(bundle: Path, batch_size: int) -> None:
+    opened = Bundle(bundle)
+    predictor = Predictor(opened, opened.session(threads=1))
+    paths = [bundle / "golden" / name for name in (*GOLDEN_NAMES, "missing.png", GOLDEN_NAMES[0])]
+    allowed = 2 * rounding(opened.golden().pixel_values)
+    for one, other in zip(predictor(paths), predictor(paths, batch_size), strict=True):
+        assert {key: one[key] for key in one if key != "probabilities"} == {
+            key: other[key] for key in other if key != "probabilities"
+        }
+        assert one.get("probabilities", {}) == pytest.approx(other.get("probabilities", {}), abs=allowed)
+
+
+def test_files_that_are_all_bad_need_no_graph(bundle: Path, tmp_path: Path) -> None:
+    opened = Bundle(bundle)
+    entries: list[dict[str, Any]] = list(Predictor(opened, opened.session(threads=1))([tmp_path / "missing.png"]))
+    assert ["error" in entry for entry in entries] == [True]
+
+
+def test_a_folder_stands_for_the_images_below_it(bundle: Path, tmp_path: Path) -> None:
+    images = [bundle / "golden" / name for name in GOLDEN_NAMES]
+    assert expand([bundle]) == images
+    assert expand([images[1], bundle / "golden", tmp_path / "missing.png"]) == [
+        images[1],
+        *images,
+        tmp_path / "missing.png",
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ToolkitError, match="no images in the folder"):
+        expand([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize("module", ["verify", "predict", "bundle", "session", "doctor"])
+def test_production_imports_nothing_of_training(module: str) -> None:
+    script = f"import sys, toolkit.runtime.{module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(answer.stdout.split())
+    assert {"numpy", "PIL", "onnxruntime"} - loaded <= ({"PIL"} if module == "doctor" else set())
+    assert loaded & FORBIDDEN == set()

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_graph import FEATURES, LABELS, METADATA, SIDE, expected_logits, graph_bytes, rounding
+
+from toolkit.errors import ToolkitError
+from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.session import PROVIDERS, Session, loadable_providers
+
+IMAGES = np.random.default_rng(1).normal(0, 1, (7, 3, SIDE, SIDE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    return Session(graph_bytes(), threads=1)
+
+
+def test_logits_and_probabilities_are_those_of_the_graph(session: Session) -> None:
+    logits, probabilities = session.run(IMAGES)
+    expected = expected_logits(IMAGES)
+    exponentials = np.exp(expected - expected.max(-1, keepdims=True))
+    assert logits.dtype == probabilities.dtype == np.float32
+    assert logits.shape == probabilities.shape == (len(IMAGES), len(LABELS))
+    assert np.abs(logits - expected).max() <= rounding(IMAGES)
+    # softmax moves half as far as its logits at most, and rounds a few times itself
+    allowed = rounding(IMAGES) / 2 + 8 * np.finfo(np.float32).eps
+    assert np.abs(probabilities - exponentials / exponentials.sum(-1, keepdims=True)).max() <= allowed
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
+def test_batches_of_any_size_give_what_one_batch_gives(session: Session, batch_size: int) -> None:
+    together, apart = session.run(IMAGES), session.run_batches(IMAGES, batch_size)
+    for one, other in zip(together, apart, strict=True):
+        assert one.shape == other.shape
+        assert np.abs(one - other).max() <= 2 * rounding(IMAGES)
+
+
+def test_a_file_and_its_bytes_give_the_same(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(graph_bytes())
+    from_file = Session(tmp_path / "model.onnx", threads=1)
+    assert all(np.array_equal(*pair) for pair in zip(from_file.run(IMAGES), session.run(IMAGES), strict=True))
+
+
+def test_a_session_says_what_it_runs_on(session: Session) -> None:
+    assert (session.provider, session.threads) == ("cpu", 1)
+    assert session.active_providers == ["CPUExecutionProvider"]
+    assert session.metadata == METADATA
+    assert Session(graph_bytes()).threads == usable_cores()
+
+
+def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ToolkitError, match="no provider 'rocm'") as caught:
+        Session(graph_bytes(), provider="rocm")
+    assert all(name in caught.value.fix for name in PROVIDERS)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_does_not_load_is_refused_and_not_replaced(
+    provider: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        session = Session(graph_bytes(), provider=provider)
+    except ToolkitError as error:
+        assert PROVIDERS[provider] in error.what
+        assert "--provider cpu" in error.fix
+        assert capfd.readouterr().out == ""
+    else:
+        assert session.active_providers[0] == PROVIDERS[provider]
+        pytest.skip(f"{provider} really loads here")
+
+
+def test_loadable_providers_are_those_that_open_a_session() -> None:
+    outcome = loadable_providers()
+    assert set(outcome) == set(PROVIDERS)
+    assert outcome["cpu"] is None
+    for name, reason in outcome.items():
+        if reason is None:
+            assert Session(graph_bytes(), provider=name).active_providers[0] == PROVIDERS[name]
+            continue
+        assert reason.strip()
+        assert "\n" not in reason
+        with pytest.raises(ToolkitError):
+            Session(graph_bytes(), provider=name)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph at all", graph_bytes()[: FEATURES * 2]], ids=["empty", "text", "cut"])
+def test_a_damaged_graph_is_the_users_to_mend(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ToolkitError, match="can't open the graph") as caught:
+        Session(path)
+    assert caught.value.where == str(path)
+    with pytest.raises(ToolkitError, match="can't open the graph"):
+        Session(content)
+
+
+def test_a_graph_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(ToolkitError, match="can't open the graph"):
+        Session(tmp_path / "missing.onnx")

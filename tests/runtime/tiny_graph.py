@@ -1,0 +1,49 @@
+"""A graph small enough to be computed by hand: ``pixel_values`` [batch, 3, 4, 4] times a matrix, plus a bias."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto, checker, helper, numpy_helper
+
+LABELS = ["blue", "green", "red"]
+SIDE = 4
+FEATURES = 3 * SIDE * SIDE
+WEIGHT = np.random.default_rng(0).normal(0, 0.3, (FEATURES, len(LABELS))).astype(np.float32)
+BIAS = np.array([0.1, -0.2, 0.3], dtype=np.float32)
+METADATA = {"labels": '["blue", "green", "red"]', "toolkit": "tiny"}
+
+
+def graph_bytes() -> bytes:
+    """The graph as an ONNX file's content."""
+    batch = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", len(LABELS)])
+        for name in ("logits", "probabilities")
+    ]
+    nodes = [
+        helper.make_node("Flatten", ["pixel_values"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+    ]
+    constants = [numpy_helper.from_array(WEIGHT, "weight"), numpy_helper.from_array(BIAS, "bias")]
+    graph = helper.make_graph(nodes, "tiny", [batch], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, METADATA)
+    checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def expected_logits(pixel_values: np.ndarray) -> np.ndarray:
+    """What the graph computes, in float64: [batch, classes]."""
+    return pixel_values.reshape(len(pixel_values), FEATURES).astype(np.float64) @ WEIGHT + BIAS
+
+
+def rounding(pixel_values: np.ndarray) -> float:
+    """Bound on what fp32 may lose in one logit, in whatever order it sums.
+
+    n products and sums lose at most n eps of the sum of absolute products (Higham, Accuracy and
+    Stability of Numerical Algorithms, section 3.1).
+    """
+    absolute = np.abs(pixel_values).reshape(len(pixel_values), FEATURES) @ np.abs(WEIGHT) + np.abs(BIAS)
+    return float((FEATURES + 1) * np.finfo(np.float32).eps * absolute.max())

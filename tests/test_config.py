@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from toolkit.config import Recipe, Section, load_recipe
+from toolkit.errors import ToolkitError
+
+SMALLEST: dict[str, Any] = {"data": {"path": "images"}, "model": {"unfreeze_last": 1}, "training": {"epochs": 2}}
+SHIPPED = sorted((Path(__file__).parent.parent / "recipes" / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST))
+    return path
+
+
+def sections(model: type[BaseModel]) -> list[type[BaseModel]]:
+    below = [field.annotation for field in model.model_fields.values()]
+    return [model, *(sub for kind in below if isinstance(kind, type) and issubclass(kind, Section) for sub in sections(kind))]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_survives_being_written_and_read(path: Path, tmp_path: Path) -> None:
+    loaded = load_recipe(path)
+    (tmp_path / "resolved.yaml").write_text(loaded.as_yaml())
+    assert load_recipe(tmp_path / "resolved.yaml") == loaded
+
+
+def test_there_are_shipped_recipes() -> None:
+    assert SHIPPED
+
+
+def test_a_resolved_recipe_holds_every_key(recipe: Path) -> None:
+    resolved = yaml.safe_load(load_recipe(recipe).as_yaml())
+    assert set(resolved) == set(Recipe.model_fields)
+    for name, field in Recipe.model_fields.items():
+        assert set(resolved[name]) == set(field.annotation.model_fields)  # type: ignore[union-attr]
+
+
+def test_every_key_is_described() -> None:
+    leaves = [(model.__name__, name, field) for model in sections(Recipe) for name, field in model.model_fields.items()]
+    undescribed = [
+        f"{model}.{name}"
+        for model, name, field in leaves
+        if not field.description and not (isinstance(field.annotation, type) and issubclass(field.annotation, Section))
+    ]
+    assert undescribed == []
+
+
+def test_a_recipe_is_immutable(recipe: Path) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_recipe(recipe).training.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", r"'training\.epoch', did you mean 'epochs'\?"),
+        ("data.pth=x", r"'data\.pth', did you mean 'path'\?"),
+        ("model.head.hiden_size=3", r"'model\.head\.hiden_size', did you mean 'hidden_size'\?"),
+        ("trainig.epochs=3", r"'trainig', did you mean 'training'\?"),
+        ("model.head.xyzzy=3", r"'model\.head\.xyzzy', valid keys: type, hidden_size, dropout"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_valid_one(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(ToolkitError, match=message):
+        load_recipe(recipe, [override])
+
+
+def test_all_problems_are_in_one_message(recipe: Path) -> None:
+    overrides = ["training.epochs=0", "training.learning_rat=1", "model.head.dropout=2", "data.on_bad_image=ignore"]
+    with pytest.raises(ToolkitError) as caught:
+        load_recipe(recipe, [*overrides, "model.unfreeze=[]"])
+    for key in ("training.epochs", "learning_rate", "model.head.dropout", "data.on_bad_image", "model.unfreeze"):
+        assert key in caught.value.what
+    assert caught.value.where == str(recipe)
+    assert "\n" not in caught.value.as_line()
+
+
+def test_missing_sections_and_keys_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: {}\nmodel: {unfreeze_last: 1}\n")
+    with pytest.raises(ToolkitError) as caught:
+        load_recipe(path)
+    assert {"data.path is missing", "training is missing"} <= set(caught.value.what.split("; "))
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.epochs=7", 7),
+        ("training.learning_rate=1e-5", 1e-5),
+        ("training.head_learning_rate=null", None),
+        ("training.mixed_precision=no", "no"),
+        ("training.mixed_precision=bf16", "bf16"),
+        ("tracking.tensorboard=false", False),
+        ("data.path=a=b", Path("a=b")),
+        ("data.augment=[crop, flip_vertical]", ["crop", "flip_vertical"]),
+        ("model.unfreeze=[all]", ["all"]),
+        ("model.head.type=linear", "linear"),
+    ],
+)
+def test_an_override_gives_what_the_same_key_in_the_file_gives(
+    recipe: Path, tmp_path: Path, override: str, value: object
+) -> None:
+    name, _, text = override.partition("=")
+    *above, key = name.split(".")
+    content = {section: dict(keys) for section, keys in SMALLEST.items()}
+    if key == "unfreeze":
+        del content["model"]["unfreeze_last"]
+    node = content
+    for section in above:
+        node = node.setdefault(section, {})
+    node[key] = yaml.safe_load(text)
+    (tmp_path / "written.yaml").write_text(yaml.safe_dump(content))
+
+    overridden = load_recipe(recipe, [override])
+    assert overridden == load_recipe(tmp_path / "written.yaml")
+    got: Any = overridden
+    for part in (*above, key):
+        got = getattr(got, part)
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_the_last_override_of_a_key_wins(recipe: Path) -> None:
+    assert load_recipe(recipe, ["training.epochs=3", "training.epochs=4"]).training.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs=3", "is no override"),
+        ("training.epochs", "is no override"),
+        ("training.=3", "is no override"),
+        (".epochs=3", "is no override"),
+        ("data.path.deeper=3", "'path' holds no keys"),
+        ("training.epochs=[3", "no YAML"),
+    ],
+)
+def test_a_malformed_override_is_refused(recipe: Path, override: str, message: str) -> None:
+    with pytest.raises(ToolkitError, match=message):
+        load_recipe(recipe, [override])
+
+
+@pytest.mark.parametrize("model", [{}, {"unfreeze_last": 1, "unfreeze": ["all"]}], ids=["neither", "both"])
+def test_exactly_one_of_unfreeze_and_unfreeze_last_is_given(tmp_path: Path, model: dict[str, Any]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST | {"model": model}))
+    with pytest.raises(ToolkitError, match="exactly one of unfreeze_last and unfreeze"):
+        load_recipe(path)
+
+
+def test_an_override_of_one_selection_replaces_the_other(recipe: Path) -> None:
+    patterns = load_recipe(recipe, ["model.unfreeze=[head]"]).model
+    assert (patterns.unfreeze, patterns.unfreeze_last) == (["head"], None)
+    back = load_recipe(recipe, ["model.unfreeze=[head]", "model.unfreeze_last=0"]).model
+    assert (back.unfreeze, back.unfreeze_last) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"data: [1", "the recipe is no YAML"),
+        (b"data: \x00", "the recipe is no YAML"),
+        (b"\xff\xd8\xff\xe0 a photo, not a recipe", "the recipe is no YAML"),
+        (b"", "holds no sections"),
+        (b"- data", "holds no sections"),
+        (b"1: 2", "keys should be strings"),
+        (b"training: 3", "training: input should be a valid dictionary"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ToolkitError, match=message) as caught:
+        load_recipe(path)
+    assert caught.value.where == str(path)
+
+
+def test_a_recipe_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ToolkitError, match="No such file"):
+        load_recipe(tmp_path / "missing.yaml")
+    with pytest.raises(ToolkitError, match="directory"):
+        load_recipe(tmp_path)
