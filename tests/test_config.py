@@ -23,7 +23,8 @@ def recipe(tmp_path: Path) -> Path:
 
 def sections(model: type[BaseModel]) -> list[type[BaseModel]]:
     below = [field.annotation for field in model.model_fields.values()]
-    return [model, *(sub for kind in below if isinstance(kind, type) and issubclass(kind, Section) for sub in sections(kind))]
+    nested = [kind for kind in below if isinstance(kind, type) and issubclass(kind, Section)]
+    return [model, *(section for kind in nested for section in sections(kind))]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

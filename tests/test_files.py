@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,28 +71,31 @@ def test_a_staged_folder_appears_whole_at_the_end(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
+def build(target: Path, steps: Callable[[Path], object], *, replace: bool = False) -> None:
+    with staged_folder(target, what="bundle", marker=MARKER, replace=replace) as stage:
+        steps(stage)
+
+
+def half_a_folder(stage: Path) -> None:
+    (stage / MARKER).write_text("half")
+    raise ZeroDivisionError
+
+
 @pytest.mark.parametrize("there", [False, True], ids=["free", "replacing"])
 def test_an_error_while_building_leaves_everything_as_it_was(tmp_path: Path, there: bool) -> None:
     target = tmp_path / "target"
     if there:
         folder_of_the_kind(target)
-    with (
-        pytest.raises(ZeroDivisionError),
-        staged_folder(target, what="bundle", marker=MARKER, replace=there) as stage,
-    ):
-        (stage / MARKER).write_text("half")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        build(target, half_a_folder, replace=there)
     assert list(tmp_path.iterdir()) == [target] * there
     assert not there or (target / MARKER).read_text() == "old"
 
 
 def test_an_error_while_renaming_leaves_the_old_folder_in_its_place(tmp_path: Path) -> None:
     target = folder_of_the_kind(tmp_path / "target")
-    with (
-        pytest.raises(FileNotFoundError),
-        staged_folder(target, what="bundle", marker=MARKER, replace=True) as stage,
-    ):
-        shutil.rmtree(stage)
+    with pytest.raises(FileNotFoundError):
+        build(target, shutil.rmtree, replace=True)
     assert list(tmp_path.iterdir()) == [target]
     assert (target / MARKER).read_text() == "old"
 
@@ -119,11 +123,8 @@ def test_something_of_another_kind_is_never_replaced(tmp_path: Path, kind: str, 
         target.mkdir()
     precious = target / "thesis.tex" if kind == "folder" else target
     precious.write_text("precious")
-    with (
-        pytest.raises(ToolkitError, match="something that is no bundle"),
-        staged_folder(target, what="bundle", marker=MARKER, replace=replace),
-    ):
-        pytest.fail("the folder must not be built")
+    with pytest.raises(ToolkitError, match="something that is no bundle"):
+        build(target, half_a_folder, replace=replace)
     assert precious.read_text() == "precious"
 
 

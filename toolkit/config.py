@@ -36,7 +36,13 @@ class DataConfig(Section):
     )
     validation_share: Share = Field(0.15, gt=0, description="Share for validation where the folder holds no val/.")
     test_share: Share = Field(0.2, gt=0, description="Share for the test where the folder holds no test/.")
-    split_seed: int = Field(0, description="Seed of the splits made where the folder holds none.")
+    split_seed: int = Field(0, ge=0, description="Seed of the splits made where the folder holds none.")
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        """A run outlives the folder it was started in."""
+        return value.expanduser().absolute()
 
 
 class HeadConfig(Section):

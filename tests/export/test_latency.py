@@ -13,7 +13,18 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.preprocess import Float32
 
-ROW = {"provider", "precision", "batch_size", "engine", "p50_ms", "p90_ms", "p99_ms", "throughput_ips", "runs", "warmup_runs"}
+ROW = {
+    "provider",
+    "precision",
+    "batch_size",
+    "engine",
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "throughput_ips",
+    "runs",
+    "warmup_runs",
+}
 
 
 @pytest.fixture

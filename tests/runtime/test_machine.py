@@ -27,7 +27,6 @@ def quota_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("6400000 100000\n", 64.0),
         ("", None),
         ("max", None),
-        ("one two", None),
     ],
 )
 def test_the_quota_is_read_as_the_kernel_writes_it(quota_file: Path, content: str, quota: float | None) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_graph import FEATURES, LABELS, METADATA, SIDE, expected_logits, graph_bytes, rounding
+from tiny_graph import LABELS, METADATA, SIDE, expected_logits, graph_bytes, rounding
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
@@ -16,6 +16,13 @@ IMAGES = np.random.default_rng(1).normal(0, 1, (7, 3, SIDE, SIDE)).astype(np.flo
 @pytest.fixture(scope="module")
 def session() -> Session:
     return Session(graph_bytes(), threads=1)
+
+
+def opens(provider: str) -> bool:
+    try:
+        return Session(graph_bytes(), provider=provider).active_providers[0] == PROVIDERS[provider]
+    except ToolkitError:
+        return False
 
 
 def test_logits_and_probabilities_are_those_of_the_graph(session: Session) -> None:
@@ -61,32 +68,25 @@ def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
 def test_a_provider_that_does_not_load_is_refused_and_not_replaced(
     provider: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        session = Session(graph_bytes(), provider=provider)
-    except ToolkitError as error:
-        assert PROVIDERS[provider] in error.what
-        assert "--provider cpu" in error.fix
-        assert capfd.readouterr().out == ""
-    else:
-        assert session.active_providers[0] == PROVIDERS[provider]
+    if opens(provider):
         pytest.skip(f"{provider} really loads here")
+    with pytest.raises(ToolkitError, match=PROVIDERS[provider]) as caught:
+        Session(graph_bytes(), provider=provider)
+    assert "--provider cpu" in caught.value.fix
+    assert capfd.readouterr().out == ""
 
 
 def test_loadable_providers_are_those_that_open_a_session() -> None:
     outcome = loadable_providers()
     assert set(outcome) == set(PROVIDERS)
     assert outcome["cpu"] is None
-    for name, reason in outcome.items():
-        if reason is None:
-            assert Session(graph_bytes(), provider=name).active_providers[0] == PROVIDERS[name]
-            continue
+    assert {name: reason is None for name, reason in outcome.items()} == {name: opens(name) for name in PROVIDERS}
+    for reason in filter(None, outcome.values()):
         assert reason.strip()
         assert "\n" not in reason
-        with pytest.raises(ToolkitError):
-            Session(graph_bytes(), provider=name)
 
 
-@pytest.mark.parametrize("content", [b"", b"no graph at all", graph_bytes()[: FEATURES * 2]], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize("content", [b"", b"no graph at all", graph_bytes()[:100]], ids=["empty", "text", "cut"])
 def test_a_damaged_graph_is_the_users_to_mend(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)

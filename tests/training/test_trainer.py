@@ -28,7 +28,9 @@ def history_of(run: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
 
 
-def test_two_runs_of_one_recipe_and_seed_write_the_same_bytes(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_two_runs_of_one_recipe_and_seed_write_the_same_bytes(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
     recipe = make_recipe(data={"augment": ["crop", "flip_horizontal"]})
     for name in "ab":
         finetune(recipe, tmp_path / name)
@@ -56,7 +58,9 @@ def test_only_the_chosen_groups_change(finished_run: Path, make_recipe: Callable
 def test_a_resumed_run_equals_a_straight_one(
     accumulation: int, make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    recipe = make_recipe(training={"epochs": 3, "gradient_accumulation": accumulation, "scheduler": "step", "step_epochs": 2})
+    recipe = make_recipe(
+        training={"epochs": 3, "gradient_accumulation": accumulation, "scheduler": "step", "step_epochs": 2}
+    )
     finetune(recipe, tmp_path / "straight")
     shutil.copytree(tmp_path / "straight", tmp_path / "cut")
     last = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
@@ -64,20 +68,26 @@ def test_a_resumed_run_equals_a_straight_one(
     finetune(recipe, tmp_path / "cut", resume=True)
     assert history_of(tmp_path / "cut") == history_of(tmp_path / "straight")
     for file in ("model.safetensors", "optimizer.safetensors"):
-        resumed, straight = ((tmp_path / run / "checkpoints" / last.name / file).read_bytes() for run in ("cut", "straight"))
+        resumed, straight = (
+            (tmp_path / run / "checkpoints" / last.name / file).read_bytes() for run in ("cut", "straight")
+        )
         assert resumed == straight, file
     assert (tmp_path / "cut" / "best" / "model.safetensors").read_bytes() == (
         tmp_path / "straight" / "best" / "model.safetensors"
     ).read_bytes()
 
 
-def test_resuming_with_another_recipe_is_refused(make_recipe: Callable[..., Recipe], finished_run: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_recipe_is_refused(
+    make_recipe: Callable[..., Recipe], finished_run: Path, tmp_path: Path
+) -> None:
     shutil.copytree(finished_run, tmp_path / "run")
     with pytest.raises(ToolkitError, match="another recipe"):
         finetune(make_recipe(finished_run.name, training={"learning_rate": 0.5}), tmp_path / "run", resume=True)
 
 
-def test_a_flipped_checkpoint_is_refused(make_recipe: Callable[..., Recipe], finished_run: Path, tmp_path: Path) -> None:
+def test_a_flipped_checkpoint_is_refused(
+    make_recipe: Callable[..., Recipe], finished_run: Path, tmp_path: Path
+) -> None:
     shutil.copytree(finished_run, tmp_path / "run")
     file = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1] / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
@@ -112,10 +122,15 @@ def test_the_run_folder_holds_what_the_contract_says(finished_run: Path) -> None
         "labels.json",
     }
     assert list(finished_run.rglob("events.out.tfevents*"))
-    assert [path.name for path in sorted((finished_run / "checkpoints").iterdir())] == ["step-00000005", "step-00000010"]
+    assert [path.name for path in sorted((finished_run / "checkpoints").iterdir())] == [
+        "step-00000005",
+        "step-00000010",
+    ]
     keys = {"epoch", "split", "loss", "accuracy", "epoch_seconds", "images_per_second", "data_wait_share"}
     epochs = [entry for line in (finished_run / "metrics.jsonl").open() if keys <= set(entry := json.loads(line))]
-    assert [(entry["epoch"], entry["split"]) for entry in epochs] == [(e, s) for e in (1, 2) for s in ("train", "validation")]
+    assert [(entry["epoch"], entry["split"]) for entry in epochs] == [
+        (e, s) for e in (1, 2) for s in ("train", "validation")
+    ]
     summary = json.loads((finished_run / "summary.json").read_text())
     assert summary["images"] == {"train": 36, "validation": 15, "test": 21}
     assert {split: summary[split]["images"] for split in summary["images"]} == summary["images"]
@@ -134,8 +149,18 @@ def test_the_summary_is_what_the_saved_classifier_gives(finished_run: Path, make
     assert figures == pytest.approx(run.summary["test"], abs=1e-5)
 
 
+def test_bf16_keeps_the_weights_in_float32_and_learns(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    summary = finetune(make_recipe(training={"mixed_precision": "bf16", "epochs": 4}), tmp_path / "run")
+    assert {tensor.dtype for tensor in weights_of(tmp_path / "run").values()} == {torch.float32}
+    losses = [entry["loss"] for entry in history_of(tmp_path / "run") if entry["split"] == "validation"]
+    assert losses[-1] < losses[0]
+    assert summary["test"]["accuracy"] > summary["test"]["majority_class_accuracy"]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    recipe = make_recipe(training={"learning_rate": 1e30, "max_gradient_norm": 1e30, "epochs": 5}, tracking={"log_every": 1})
+    recipe = make_recipe(
+        training={"learning_rate": 1e30, "max_gradient_norm": 1e30, "epochs": 5}, tracking={"log_every": 1}
+    )
     with pytest.raises(ToolkitError, match="loss is"):
         finetune(recipe, tmp_path / "run")
 

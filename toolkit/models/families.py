@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,14 +66,18 @@ def resolve(source: str) -> str:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep loading reports and progress bars of a good load off the user's terminal."""
+    """Keep loading reports, retries and progress bars off the user's terminal."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    hub.setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
+        hub.setLevel(hub_level)
         if bars:
             transformers_logging.enable_progress_bar()
 

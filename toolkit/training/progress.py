@@ -12,11 +12,11 @@ from torch import nn
 
 from toolkit.models.classifier import Classifier
 
-console = Console(stderr=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def bar(enabled: bool = True) -> Progress:
-    """A progress bar with counts, elapsed time and time left."""
+    """A progress bar with counts, elapsed time and time left; silent where nobody watches."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -25,7 +25,7 @@ def bar(enabled: bool = True) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, disable=not enabled, transient=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not (enabled and console.is_terminal))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from rich.table import Table
 
@@ -36,6 +37,7 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
         fix = "use training.mixed_precision=bf16 or no"
         raise ToolkitError("fp16 training needs a GPU", where="training.mixed_precision", fix=fix)
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes started on CPUs don't find each other
         mixed_precision=config.mixed_precision,
@@ -64,12 +66,11 @@ def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, steps_p
     plural = "es" if processes > 1 else ""
     console.print(f"{processes} process{plural} on {accelerator.device.type}{threads}, precision {_precision(recipe)}")
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
-    console.print(f"{len(data.classes)} classes; images: {counts}", highlight=False)
+    console.print(f"{len(data.classes)} classes; images: {counts}")
     batch = config.batch_size * processes * config.gradient_accumulation
     console.print(
         f"effective batch {batch} = {config.batch_size} a process x {processes} x {config.gradient_accumulation} "
         f"accumulated; {steps_per_epoch} steps an epoch, {steps_per_epoch * config.epochs:,} in all",
-        highlight=False,
     )
     if data.skipped:
         console.print(f"[bold yellow]warning[/]: {len(data.skipped)} unreadable images are left out")
@@ -92,9 +93,8 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         table.add_row(split, f"{figures['images']:,}", *cells)
     console.print(table)
     console.print(f"run folder: {out}")
-    console.print(f"next: toolkit export --onnx {out} --out bundles/{out.name}", highlight=False)
+    console.print(f"next: toolkit export --onnx {out} --out bundles/{out.name}")
 
 
 def _precision(recipe: Recipe) -> str:
     return {"no": "fp32"}.get(recipe.training.mixed_precision, recipe.training.mixed_precision)
-

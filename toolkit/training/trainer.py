@@ -30,7 +30,7 @@ from toolkit.training.evaluation import once_each, predict_split
 from toolkit.training.metrics import split_metrics
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor
 from toolkit.training.processes import on_main_process
-from toolkit.training.progress import bar, parameter_counts, print_groups
+from toolkit.training.progress import bar, console, parameter_counts, print_groups
 from toolkit.training.run_folder import RunFolder
 
 
@@ -199,6 +199,8 @@ class Trainer:
                 "data_wait_share": clock.waited / clock.seconds,
             }
         )
+        if self.is_main and not console.is_terminal:
+            console.print(f"epoch {epoch}: validation loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.4f}")
         standing = self.standing
         standing.epoch = epoch
         improved = standing.improved_by(figures)

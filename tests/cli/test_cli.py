@@ -1,0 +1,161 @@
+"""Contracts of the command line: verbs, options, exit codes, one line for a mistake, JSON alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+from toolkit.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cli() -> Cli:
+    def run(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "toolkit.cli.main", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=cwd)
+
+    return run
+
+
+@pytest.fixture
+def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_bundle, tmp_path / "bundle"))
+
+
+def test_verbs_and_options_are_the_contract() -> None:
+    command = typer.main.get_command(app)
+    verbs = {}
+    for name, verb in command.commands.items():  # type: ignore[attr-defined]
+        for path, leaf in (
+            {name: verb}.items()
+            if not hasattr(verb, "commands")
+            else [(f"{name} {k}", v) for k, v in verb.commands.items()]
+        ):
+            verbs[path] = sorted(option for parameter in leaf.params for option in parameter.opts)
+    assert verbs == {
+        "demo": ["--json", "--out"],
+        "export": [
+            "--force", "--images", "--input", "--json", "--onnx", "--out", "--precision", "--provider", "--threads",
+        ],
+        "parity": ["--count", "--images", "--json", "--provider", "--run", "--threads", "bundle"],
+        "bench-latency": [
+            "--batch-sizes", "--compare", "--json", "--provider", "--run", "--runs", "--seconds", "--threads", "bundle",
+        ],
+        "predict": ["--batch-size", "--json", "--provider", "--threads", "bundle", "paths"],
+        "verify": ["--json", "--provider", "--threads", "bundle"],
+        "doctor": ["--json"],
+        "recipes list": ["--json"],
+        "recipes copy": ["--force", "--json", "dest", "name"],
+        "data digits": ["--force", "--json", "--seed", "dest"],
+        "data elpv": ["--force", "--json", "--seed", "dest"],
+        "data check": ["--json", "path"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["verify", "nowhere"], ["no such folder", "nowhere", "toolkit export"]),
+        (["predict", ".", "x.png"], ["no bundle", "manifest.json"]),
+        (["export", "--onnx", "nowhere", "--out", "b"], ["no such run folder", "finetune.py"]),
+        (["export", "--onnx", "x", "--out", "b", "--precision", "int4"], ["int4", "fp32"]),
+        (["data", "check", "nowhere"], ["no such data folder"]),
+        (["recipes", "copy", "nothing", "x"], ["nothing", "digits"]),
+        (["bench-latency", "x", "--batch-sizes", "one"], ["'one'", "1,8,32"]),
+        (["frobnicate"], ["frobnicate", "--help"]),
+        (["predict", "x"], ["PATH", "--help"]),
+        (["verify", "x", "--threads", "0"], ["--threads", "--help"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(arguments: list[str], says: list[str], cli: Cli, tmp_path: Path) -> None:
+    done = cli(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+    assert [text for text in says if text not in done.stderr] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_with_json_is_still_one_json_object(cli: Cli) -> None:
+    done = cli("verify", "nowhere", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["where"] == "nowhere"
+
+
+def test_export_parity_bench_verify_predict_in_a_row(
+    finished_run: Path, cli: Cli, tmp_path: Path, color_data: Path
+) -> None:
+    out = tmp_path / "bundle"
+    exported = cli("export", "--onnx", finished_run, "--out", out, "--json")
+    assert exported.returncode == 0, exported.stderr
+    assert json.loads(exported.stdout)["parity"]["results"]["fp32"]["cpu"]["passed"]
+    proved = cli("parity", out, "--json")
+    assert proved.returncode == 0, proved.stderr
+    assert json.loads(proved.stdout) == json.loads((out / "parity.json").read_text())
+    measured = cli("bench-latency", out, "--batch-sizes", "1,2", "--runs", "5", "--seconds", "0", "--json")
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads(measured.stdout) == json.loads((out / "latency.json").read_text())
+    verified = cli("verify", out, "--json")
+    assert verified.returncode == 0, verified.stderr
+    assert json.loads(verified.stdout)["passed"]
+    images = [color_data / "test" / "red" / "00.png", tmp_path / "no.png", color_data / "test" / "blue" / "00.png"]
+    predicted = cli("predict", out, *images, "--json")
+    assert predicted.returncode == 2
+    entries = json.loads(predicted.stdout)["predictions"]
+    assert [entry["path"] for entry in entries] == [str(path) for path in images]
+    assert set(entries[1]) == {"path", "error"}
+    for entry in (entries[0], entries[2]):
+        assert set(entry) == {"path", "label", "probabilities"}
+        assert max(entry["probabilities"], key=entry["probabilities"].get) == entry["label"]
+        assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_changed_file_fails_verification_with_exit_1(bundle: Path, cli: Cli) -> None:
+    (bundle / "MODEL_CARD.md").write_text("something else")
+    done = cli("verify", bundle, "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert not report["passed"]
+    assert report["problems"] == ["MODEL_CARD.md was changed"]
+
+
+def test_data_check_exits_1_on_problems_and_0_without(color_data: Path, cli: Cli, tmp_path: Path) -> None:
+    assert cli("data", "check", color_data).returncode == 0
+    copy = Path(shutil.copytree(color_data, tmp_path / "colors"))
+    (copy / "test" / "red" / "00.png").write_bytes(b"not an image")
+    shutil.copyfile(copy / "train" / "blue" / "01.png", copy / "val" / "blue" / "copy.png")
+    done = cli("data", "check", copy, "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert [entry["path"] for entry in report["unreadable"]] == [str(copy / "test" / "red" / "00.png")]
+    assert len(report["duplicates_across_splits"]) == 1
+
+
+def test_recipes_are_listed_and_copied(cli: Cli, tmp_path: Path) -> None:
+    names = {entry["name"] for entry in json.loads(cli("recipes", "list", "--json").stdout)["recipes"]}
+    assert {"digits", "elpv", "clip_vit_b32_folder", "finetune", "cpu_2_processes"} <= names
+    assert cli("recipes", "copy", "digits", tmp_path / "mine.yaml").returncode == 0
+    assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["model"]["encoder"] == "tiny-clip"
+    assert cli("recipes", "copy", "digits", tmp_path / "mine.yaml").returncode == 2
+
+
+def test_doctor_knows_what_really_loads(cli: Cli) -> None:
+    done = cli("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["providers"]["cpu"]["loads"]
+    assert "cpu" in report["torch_devices"]
+    assert report["packages"]["torch"].startswith("2.")
+    assert {"machine", "packages", "providers", "torch_devices", "advice"} == set(report)

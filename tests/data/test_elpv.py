@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.data.elpv import write_elpv
+
+PUBLISHED = {"defective": 821, "functional": 1803}
+"""106 and 715 cells of probability 2/3 and 1; 1508 and 295 of 0 and 1/3 (Deitsch et al. 2019, table 1)."""
+
+
+@pytest.fixture(scope="module")
+def elpv(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    dest = tmp_path_factory.mktemp("elpv") / "elpv"
+    return dest, write_elpv(dest)
+
+
+def test_the_classes_hold_as_many_cells_as_were_published(elpv: tuple[Path, dict[str, Any]]) -> None:
+    _, about = elpv
+    assert about["classes"] == list(PUBLISHED)
+    totals = {name: sum(by_class[name] for by_class in about["counts"].values()) for name in PUBLISHED}
+    assert totals == PUBLISHED
+    assert about["images"] == sum(PUBLISHED.values()) == 2624
+
+
+def test_every_image_is_the_packages_own_byte_for_byte(elpv: tuple[Path, dict[str, Any]]) -> None:
+    root, _ = elpv
+    package = find_spec("elpv_dataset")
+    assert package is not None
+    assert package.origin is not None
+    originals = {path.name: path for path in (Path(package.origin).parent / "data").rglob("*.png")}
+    written = {path.name: path for path in root.rglob("*.png")}
+    assert written.keys() == originals.keys()
+    assert all(written[name].read_bytes() == originals[name].read_bytes() for name in originals)
+
+
+def test_dataset_json_names_licence_and_source(elpv: tuple[Path, dict[str, Any]]) -> None:
+    root, about = elpv
+    assert json.loads((root / "dataset.json").read_text()) == about
+    assert about["licence"] == "CC BY-NC-SA 4.0"
+    assert about["url"] == "https://github.com/zae-bayern/elpv-dataset"
+    assert "Deitsch" in about["source"]

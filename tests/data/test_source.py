@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from toolkit.config import DataConfig
+from toolkit.data.source import DataSource, inspect_file, inspect_files, open_data
+from toolkit.errors import ToolkitError
+
+CLASSES = ["blue", "green", "red"]
+
+
+def files_of(source: DataSource, *splits: str) -> set[Path]:
+    return {example.path for split in splits for example in source.splits[split]}
+
+
+def counts_below(root: Path) -> dict[str, int]:
+    return {name: len(list((root / name).iterdir())) for name in CLASSES}
+
+
+@pytest.fixture
+def data(color_data: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(color_data, tmp_path / "data"))
+
+
+@pytest.fixture
+def unsplit(color_data: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(color_data / "train", tmp_path / "unsplit"))
+
+
+def test_split_folders_are_taken_as_they_are(color_data: Path) -> None:
+    source = open_data(DataConfig(path=color_data))
+    assert source.classes == CLASSES
+    assert list(source.splits) == ["train", "validation", "test"]
+    folders = {"train": "train", "validation": "val", "test": "test"}
+    assert source.counts() == {split: counts_below(color_data / name) for split, name in folders.items()}
+    for split, examples in source.splits.items():
+        for example in examples:
+            assert example.path.parent == color_data / folders[split] / CLASSES[example.label]
+    assert (source.skipped, source.duplicates, source.about) == ([], [], {})
+
+
+def test_an_unsplit_folder_is_divided_in_proportion(unsplit: Path) -> None:
+    config = DataConfig(path=unsplit, test_share=0.25, validation_share=0.25)
+    source = open_data(config)
+    everything = set(unsplit.rglob("*.png"))
+    assert files_of(source, "train", "validation", "test") == everything
+    assert sum(map(len, source.splits.values())) == len(everything)
+    # of 12 images a class a quarter is 3; of the remaining 9 a quarter is 2.25
+    assert source.counts()["test"] == dict.fromkeys(CLASSES, 3)
+    assert all(2 <= images <= 3 for images in source.counts()["validation"].values())
+
+
+def test_a_made_split_is_a_function_of_its_seed(unsplit: Path) -> None:
+    first, again, other = (open_data(DataConfig(path=unsplit, split_seed=seed)) for seed in (0, 0, 1))
+    assert (first.splits, first.fingerprint) == (again.splits, again.fingerprint)
+    assert first.splits != other.splits
+    assert first.fingerprint != other.fingerprint
+
+
+def test_validation_is_taken_from_train_where_val_is_missing(data: Path) -> None:
+    whole = open_data(DataConfig(path=data))
+    shutil.rmtree(data / "val")
+    source = open_data(DataConfig(path=data))
+    assert source.splits["test"] == whole.splits["test"]
+    assert files_of(source, "train", "validation") == files_of(whole, "train")
+    assert not files_of(source, "train") & files_of(source, "validation")
+    assert all(source.counts()["validation"].values())
+
+
+@pytest.mark.parametrize(("missing", "message"), [("test", "no test/"), ("train", "train/ is missing")])
+def test_splits_that_can_not_be_completed_are_refused(data: Path, missing: str, message: str) -> None:
+    shutil.rmtree(data / missing)
+    with pytest.raises(ToolkitError, match=message):
+        open_data(DataConfig(path=data))
+
+
+def test_a_train_folder_alone_is_divided_like_class_folders(data: Path, unsplit: Path) -> None:
+    shutil.rmtree(data / "val")
+    shutil.rmtree(data / "test")
+    assert open_data(DataConfig(path=data)).fingerprint == open_data(DataConfig(path=unsplit)).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "no such data folder"),
+        (lambda root: (shutil.rmtree(root), root.touch()), "the data path is a file"),
+        (lambda root: (shutil.rmtree(root), root.mkdir()), "no class folders"),
+        (lambda root: [file.unlink() for file in (root / "val" / "red").iterdir()], "without an image: red"),
+        (lambda root: shutil.rmtree(root / "test" / "blue"), "split 'test' lacks classes .*: blue"),
+        (lambda root: [shutil.rmtree(folder) for folder in root.glob("*/[br]*")], "needs two classes"),
+    ],
+    ids=["missing", "file", "empty", "empty-class", "split-lacks-class", "one-class"],
+)
+def test_data_that_does_not_fit_is_the_users_to_mend(
+    data: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(data)
+    with pytest.raises(ToolkitError, match=message) as caught:
+        open_data(DataConfig(path=data))
+    assert caught.value.where == str(data)
+
+
+def test_a_broken_image_stops_before_training(data: Path) -> None:
+    broken = [data / "train" / "red" / "00.png", data / "val" / "blue" / "01.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ToolkitError, match=r"unreadable image: .*\(and 1 more\)") as caught:
+        open_data(DataConfig(path=data))
+    assert caught.value.where == str(broken[0])
+    assert "on_bad_image=skip" in caught.value.fix
+
+
+def test_a_broken_image_is_skipped_and_listed_if_asked(data: Path, color_data: Path) -> None:
+    broken = data / "test" / "red" / "00.png"
+    broken.write_text("no image")
+    source = open_data(DataConfig(path=data, on_bad_image="skip"))
+    whole = open_data(DataConfig(path=color_data))
+    assert source.skipped == [{"path": str(broken), "reason": "not an image that Pillow knows"}]
+    assert broken not in files_of(source, *source.splits)
+    assert sum(map(len, source.splits.values())) == sum(map(len, whole.splits.values())) - 1
+
+    broken.unlink()
+    removed = open_data(DataConfig(path=data))
+    assert (removed.splits, removed.fingerprint) == (source.splits, source.fingerprint)
+
+
+def test_a_class_whose_images_are_all_broken_is_not_skipped(data: Path) -> None:
+    for path in (data / "val" / "green").iterdir():
+        path.write_text("no image")
+    with pytest.raises(ToolkitError, match="split 'validation' has no readable image of green"):
+        open_data(DataConfig(path=data, on_bad_image="skip"))
+
+
+def test_the_same_image_in_two_splits_is_found_and_in_one_split_is_not(data: Path) -> None:
+    original = data / "train" / "red" / "03.png"
+    copies = [data / "test" / "red" / "leaked.png", data / "val" / "blue" / "leaked.png"]
+    for copy in copies:
+        shutil.copyfile(original, copy)
+    shutil.copyfile(data / "train" / "red" / "04.png", data / "train" / "red" / "twice.png")
+    duplicates = open_data(DataConfig(path=data)).duplicates
+    assert [set(group) for group in duplicates] == [{str(original), *map(str, copies)}]
+
+
+def test_the_fingerprint_does_not_depend_on_names_or_places(data: Path, color_data: Path) -> None:
+    names = count()
+    for path in sorted(data.rglob("*.png"), reverse=True):
+        path.rename(path.with_name(f"renamed-{next(names)}.png"))
+    assert open_data(DataConfig(path=data)).fingerprint == open_data(DataConfig(path=color_data)).fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: Image.new("RGB", (9, 9)).save(root / "train" / "red" / "00.png"),
+        lambda root: Image.new("RGB", (9, 9)).save(root / "train" / "red" / "more.png"),
+        lambda root: (root / "val" / "red" / "00.png").unlink(),
+        lambda root: (root / "train" / "red" / "00.png").rename(root / "train" / "blue" / "moved.png"),
+        lambda root: (root / "train" / "red" / "00.png").rename(root / "test" / "red" / "moved.png"),
+        lambda root: [folder.rename(folder.with_name("crimson")) for folder in root.glob("*/red")],
+    ],
+    ids=["content", "added", "removed", "other-class", "other-split", "class-renamed"],
+)
+def test_the_fingerprint_depends_on_content_class_and_split(
+    data: Path, color_data: Path, change: Callable[[Path], object]
+) -> None:
+    change(data)
+    assert open_data(DataConfig(path=data)).fingerprint != open_data(DataConfig(path=color_data)).fingerprint
+
+
+def test_dataset_json_is_handed_on(data: Path) -> None:
+    about = {"name": "colours", "licence": "CC0"}
+    (data / "dataset.json").write_text(json.dumps(about))
+    assert open_data(DataConfig(path=data)).about == about
+
+
+def test_a_damaged_dataset_json_is_the_users_to_mend(data: Path) -> None:
+    (data / "dataset.json").write_text('{"name": ')
+    with pytest.raises(ToolkitError) as caught:
+        open_data(DataConfig(path=data))
+    assert caught.value.where == str(data / "dataset.json")
+
+
+def test_progress_advances_once_an_image(color_data: Path) -> None:
+    ticks = count()
+    source = open_data(DataConfig(path=color_data), lambda: next(ticks))
+    assert next(ticks) == sum(map(len, source.splits.values()))
+
+
+def test_files_are_inspected_in_the_order_given(color_data: Path, tmp_path: Path) -> None:
+    paths = [*sorted(color_data.rglob("*.png"))[:20], tmp_path / "missing.png"]
+    inspected = inspect_files(paths)
+    assert inspected == [inspect_file(path) for path in paths]
+    for path, result in zip(paths[:-1], inspected, strict=False):
+        with Image.open(path) as image:
+            assert (result.size, result.mode, result.error) == (image.size, image.mode, None)
+    assert inspected[-1].error
+    assert (inspected[-1].size, inspected[-1].mode) == (None, None)

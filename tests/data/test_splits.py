@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from toolkit.data.splits import hold_out
+from toolkit.errors import ToolkitError
+
+
+def labels_of(*counts: int) -> list[int]:
+    return [label for label, count in enumerate(counts) for _ in range(count)]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.5])
+@pytest.mark.parametrize("counts", [(40, 40), (100, 20, 37), (11, 12, 13, 14)], ids=str)
+def test_the_sides_make_up_the_whole_in_its_order_with_classes_in_proportion(
+    counts: tuple[int, ...], share: float
+) -> None:
+    labels = labels_of(*counts)
+    items = [f"image {index}" for index in range(len(labels))]
+    label_of = dict(zip(items, labels, strict=True))
+    kept, held = hold_out(items, labels, share, 0, "here")
+    assert sorted(kept + held) == sorted(items)
+    assert kept == [item for item in items if item in set(kept)]
+    assert held == [item for item in items if item in set(held)]
+    assert len(held) == math.ceil(share * len(items))
+    for label, count in enumerate(counts):
+        in_proportion = len(held) * count / len(items)
+        assert abs(sum(label_of[item] == label for item in held) - in_proportion) < 1
+
+
+def test_a_split_is_a_function_of_its_seed() -> None:
+    labels = labels_of(30, 30)
+    splits = [hold_out(range(60), labels, 0.2, seed, "here") for seed in (0, 0, 1)]
+    assert splits[0] == splits[1]
+    assert splits[0] != splits[2]
+
+
+@pytest.mark.parametrize(("counts", "share"), [((100, 1), 0.2), ((2, 2, 2), 0.2), ((100, 2), 0.1), ((50, 3), 0.15)])
+def test_a_class_too_small_for_both_sides_is_refused(counts: tuple[int, ...], share: float) -> None:
+    labels = labels_of(*counts)
+    with pytest.raises(ToolkitError, match="can't hold out") as caught:
+        hold_out(range(len(labels)), labels, share, 0, "here")
+    assert caught.value.where == "here"

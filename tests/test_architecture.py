@@ -1,0 +1,121 @@
+"""The import directions of the house, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GROUND = {"toolkit", "toolkit.errors", "toolkit.files"}
+MAY_IMPORT = {
+    "toolkit.errors": set(),
+    "toolkit.files": {"toolkit.errors"},
+    "toolkit.runtime": GROUND,
+    "toolkit.config": GROUND,
+    "toolkit.data": GROUND | {"toolkit.runtime", "toolkit.config"},
+    "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.config"},
+    "toolkit.reporting": GROUND | {"toolkit.runtime"},
+    "toolkit.training": GROUND | {"toolkit.runtime", "toolkit.config", "toolkit.data", "toolkit.models"},
+    "export": GROUND | {"toolkit.runtime", "toolkit.config", "toolkit.data", "toolkit.models", "toolkit.reporting"},
+    "recipes": GROUND
+    | {
+        "toolkit.runtime",
+        "toolkit.config",
+        "toolkit.data",
+        "toolkit.models",
+        "toolkit.reporting",
+        "toolkit.training",
+        "export",
+    },
+}
+RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic"}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("toolkit", "export", "recipes")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def imports_of(module: str, *, top_level_only: bool = False) -> set[str]:
+    """Full names of the modules that a module imports, anywhere in it or at its top level."""
+    tree = ast.parse(MODULES[module].read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (submodules & set(MODULES)) or {node.module}
+    return found
+
+
+def package_of(module: str) -> str:
+    """The entry of ``MAY_IMPORT`` that a module belongs to: a package, or a module of the ground floor."""
+    parts = module.split(".")
+    return parts[0] if parts[0] != "toolkit" else ".".join(parts[:2])
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) in MAY_IMPORT])
+def test_imports_run_one_way(module: str) -> None:
+    own = package_of(module)
+    ours = {
+        package_of(name) for name in imports_of(module) if name.partition(".")[0] in ("toolkit", "export", "recipes")
+    }
+    assert ours - {own} <= MAY_IMPORT[own]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) == "toolkit.runtime"])
+def test_the_runtime_stands_on_few_libraries(module: str) -> None:
+    foreign = {name.partition(".")[0] for name in imports_of(module)} - set(sys.stdlib_module_names)
+    assert foreign <= RUNTIME_LIBRARIES | {"toolkit"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) == "toolkit.cli"])
+def test_the_command_line_imports_lazily(module: str) -> None:
+    top = imports_of(module, top_level_only=True)
+    foreign = {name.partition(".")[0] for name in top} - set(sys.stdlib_module_names)
+    assert foreign <= {"toolkit", "typer"}
+    assert {package_of(name) for name in top if name.startswith("toolkit")} <= {"toolkit.cli", "toolkit.errors"}
+
+
+def test_there_are_no_circles() -> None:
+    graph = {name: imports_of(name, top_level_only=True) & set(MODULES) for name in MODULES}
+    while True:
+        leaves = {name for name, imported in graph.items() if not imported & set(graph)}
+        if not leaves:
+            break
+        graph = {name: imported for name, imported in graph.items() if name not in leaves}
+    assert graph == {}
+
+
+def imported_by(*command: str) -> set[str]:
+    """Top-level modules in memory after a command of ``toolkit`` ran in a process of its own."""
+    script = (
+        "import sys; sys.argv[0] = 'toolkit'\n"
+        "from toolkit.cli.main import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "finally:\n    print('MODULES', *{name.partition('.')[0] for name in sys.modules})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("MODULES")[2].split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"torch", "transformers", "numpy", "PIL", "onnxruntime", "onnx", "pydantic", "matplotlib", "sklearn"}
+    assert imported_by("--help") & heavy == set()
+
+
+def test_verify_and_predict_never_import_torch_or_transformers(finished_bundle: Path) -> None:
+    image = str(finished_bundle / "golden" / "000.png")
+    heavy = {"torch", "transformers", "onnx", "accelerate", "safetensors", "matplotlib", "sklearn", "scipy"}
+    assert imported_by("verify", str(finished_bundle)) & heavy == set()
+    assert imported_by("predict", str(finished_bundle), image, "--json") & heavy == set()
