@@ -64,7 +64,7 @@ def compare(session: Session, pixel_values: Float32, expected: Float32, precisio
     for batch_size in BATCH_SIZES:
         logits, probabilities = session.run_batches(pixel_values, batch_size)
         finite = bool(np.isfinite(logits).all() and np.isfinite(probabilities).all())
-        difference = np.abs(logits - expected) if finite else np.full_like(expected, np.finfo(np.float32).max)
+        difference = np.abs(logits - expected) if finite else np.full(expected.shape, float(np.finfo(np.float32).max))
         by_batch_size[str(batch_size)] = float(difference.max())
         worst = max(worst, float(difference.max()))
         total += float(difference.mean()) / len(BATCH_SIZES)

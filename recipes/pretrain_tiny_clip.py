@@ -165,8 +165,8 @@ def evaluate(model: CLIPModel, processor: CLIPProcessor, seed: int, count: int) 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder to write the model to.")],
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 5200,
-    batch_size: Annotated[int, typer.Option(help="Drawings a step and process.")] = 128,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2600,
+    batch_size: Annotated[int, typer.Option(help="Drawings a step and process.")] = 256,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.5e-3,
     mixed_precision: Annotated[str, typer.Option(help="no or bf16.")] = "bf16",
     seed: Annotated[int, typer.Option(help="Seed of weights and drawings.")] = 0,
@@ -207,7 +207,7 @@ def main(
             optimizer.zero_grad()
             with torch.no_grad():
                 accelerator.unwrap_model(model).logit_scale.clamp_(max=math.log(100))
-            if step % 100 == 0 or step + 1 == steps:
+            if step % 50 == 0 or step + 1 == steps:
                 seconds = time.perf_counter() - started
                 log.append({"step": step, "loss": round(loss.item(), 4), "seconds": round(seconds, 1)})
                 progress.console.print(f"step {step}  loss {loss.item():.3f}  {seconds:.0f} s")

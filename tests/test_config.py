@@ -102,7 +102,7 @@ def test_missing_sections_and_keys_are_named(tmp_path: Path) -> None:
         ("training.mixed_precision=no", "no"),
         ("training.mixed_precision=bf16", "bf16"),
         ("tracking.tensorboard=false", False),
-        ("data.path=a=b", Path("a=b")),
+        ("data.path=a=b", Path("a=b").absolute()),
         ("data.augment=[crop, flip_vertical]", ["crop", "flip_vertical"]),
         ("model.unfreeze=[all]", ["all"]),
         ("model.head.type=linear", "linear"),
@@ -129,6 +129,23 @@ def test_an_override_gives_what_the_same_key_in_the_file_gives(
         got = getattr(got, part)
     assert got == value
     assert type(got) is type(value)
+
+
+def test_a_data_path_is_absolute_wherever_the_recipe_is_read_again(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_recipe(recipe, ["data.path=~/images"])
+    assert loaded.data.path == Path.home() / "images"
+    loaded = load_recipe(recipe)
+    assert loaded.data.path == Path.cwd() / SMALLEST["data"]["path"]
+    (tmp_path / "resolved.yaml").write_text(loaded.as_yaml())
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(tmp_path / "resolved.yaml") == loaded
+
+
+def test_a_data_path_below_the_home_of_nobody_is_the_users_to_mend(recipe: Path) -> None:
+    with pytest.raises(ToolkitError, match=r"data\.path"):
+        load_recipe(recipe, ["data.path=~no-such-user-here/images"])
 
 
 def test_the_last_override_of_a_key_wins(recipe: Path) -> None:

@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A part of a recipe; immutable, without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -34,15 +34,22 @@ class DataConfig(Section):
         [],
         description="Random changes of training images: crop (80-100 % of the sides), flip_horizontal, flip_vertical.",
     )
-    validation_share: Share = Field(0.15, gt=0, description="Share for validation where the folder holds no val/.")
-    test_share: Share = Field(0.2, gt=0, description="Share for the test where the folder holds no test/.")
+    validation_share: Share = Field(
+        0.15, gt=0, description="Share of the images held out for validation, where the folder holds no val/."
+    )
+    test_share: Share = Field(
+        0.2, gt=0, description="Share of the images held out for the test, where the folder holds no test/."
+    )
     split_seed: int = Field(0, ge=0, description="Seed of the splits made where the folder holds none.")
 
     @field_validator("path")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         """A run outlives the folder it was started in."""
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as error:  # ~nobody-of-this-name
+            raise ValueError(str(error)) from error
 
 
 class HeadConfig(Section):
@@ -133,7 +140,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ToolkitError: no such file, no YAML, or any number of problems in it, all in one message.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())
     except OSError as error:
         raise ToolkitError(
             f"can't read the recipe: {error.strerror}", where=path, fix="toolkit recipes list shows what ships"

@@ -67,6 +67,8 @@ def staged_folder(target: Path, *, what: str, marker: str, replace: bool = False
             target.rename(old)
         stage.rename(target)
     except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
         shutil.rmtree(stage, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -48,13 +48,13 @@ def bench_latency(
     from export.benchmark import benchmark
     from toolkit.runtime.bundle import Bundle
 
-    names = _compared(compare)
+    names, sizes = _compared(compare), _numbers(batch_sizes)
     opened = Bundle(bundle)
     with counting("measuring") as progress:
         latency = benchmark(
             opened,
             provider=provider,
-            batch_sizes=_numbers(batch_sizes),
+            batch_sizes=sizes,
             compare=names,
             runs=runs,
             seconds=seconds,

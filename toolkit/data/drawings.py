@@ -38,7 +38,7 @@ NEUTRALS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart", "moon", "arrow")
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIZES = {"small": (0.34, 0.44), "medium": (0.5, 0.62), "large": (0.7, 0.9)}
+SIZES = {"small": (0.26, 0.38), "medium": (0.42, 0.56), "large": (0.62, 0.86)}
 """Share of the drawing's side that the object covers."""
 FEWEST_PIXELS = {"small": 28, "medium": 16, "large": 10}
 """Side in pixels down to which a drawing is coarsened while its object stays readable."""

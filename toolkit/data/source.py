@@ -113,7 +113,6 @@ def open_data(config: DataConfig, advance: Callable[[], object] = lambda: None) 
     kept = {split: [example for example in members if example.path not in bad] for split, members in found.items()}
     splits = _complete(kept, config)
     _check_splits(splits, classes, config.path)
-    about = config.path / "dataset.json"
     return DataSource(
         root=config.path,
         classes=classes,
@@ -121,8 +120,16 @@ def open_data(config: DataConfig, advance: Callable[[], object] = lambda: None) 
         fingerprint=fingerprint(splits, classes, digests),
         skipped=[{"path": str(path), "reason": str(reason)} for path, reason in bad.items()],
         duplicates=duplicates_across(splits, digests),
-        about=json.loads(about.read_text()) if about.is_file() else {},
+        about=_read_about(config.path / "dataset.json"),
     )
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError as error:
+        raise ToolkitError(f"dataset.json is no JSON: {error}", where=path, fix="mend or remove it") from error
+    return content if isinstance(content, dict) else {}
 
 
 def fingerprint(splits: dict[str, list[Example]], classes: list[str], digests: dict[Path, str]) -> str:
@@ -156,13 +163,12 @@ def _complete(found: dict[str, list[Example]], config: DataConfig) -> dict[str, 
         raise ToolkitError(
             "val/ is there, but no test/", where=config.path, fix="add test/, or keep class folders alone"
         )
-    if "test" not in splits:
-        rest, splits["test"] = hold_out(
-            rest, [e.label for e in rest], config.test_share, config.split_seed, config.path
-        )
-    if "validation" not in splits:
-        share = config.validation_share
-        rest, splits["validation"] = hold_out(rest, [e.label for e in rest], share, config.split_seed, config.path)
+    remaining = 1.0
+    for split, share in (("test", config.test_share), ("validation", config.validation_share)):
+        if split not in splits:
+            labels = [example.label for example in rest]
+            rest, splits[split] = hold_out(rest, labels, share / remaining, config.split_seed, config.path)
+            remaining -= share
     splits["train"] = rest
     return {split: splits[split] for split in SPLITS}
 

@@ -28,4 +28,7 @@ def hold_out(
             where=where,
             fix="add images, or make the split folders",
         ) from error
+    if not set(labels) == {labels[index] for index in kept} == {labels[index] for index in held}:
+        what = f"can't hold out {share:.0%} of each class: one is too small to stand on both sides"
+        raise ToolkitError(what, where=where, fix="add images, or make the split folders")
     return [items[index] for index in sorted(kept)], [items[index] for index in sorted(held)]

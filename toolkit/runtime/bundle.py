@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,8 +78,17 @@ class Bundle:
         """
         self.path = path
         self.manifest = _read_manifest(path)
-        self.labels: list[str] = json.loads(self.read("labels.json"))
-        self.preprocess = Preprocess.model_validate_json(self.read("preprocess.json"))
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The classes, in the order of the logits."""
+        labels: list[str] = json.loads(self.read("labels.json"))
+        return labels
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """What is between RGB pixels and ``pixel_values``."""
+        return Preprocess.model_validate_json(self.read("preprocess.json"))
 
     def read(self, name: str) -> bytes:
         """Bytes of a file, after comparing them with the manifest.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from toolkit.errors import ToolkitError
 
@@ -14,6 +15,20 @@ MAX_PIXELS = 100_000_000
 """An image with more pixels is refused before it is decoded (decompression bombs)."""
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 """File names that count as images, in lower case."""
+
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises on damaged files."""
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image of each EXIF orientation upright."""
 
 
 class UnreadableImageError(ToolkitError):
@@ -44,10 +59,14 @@ def decode(source: Path | bytes) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise UnreadableImageError(f"{width}x{height} pixels, over the limit of {MAX_PIXELS:,}", where=where)
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            # Pillow scales a PPM of more than 8 bits to 16, but calls it I
+            sixteen_bits = image.format == "PPM" and image.mode == "I"
+            pixels = to_rgb(_upright(image.convert("I;16") if sixteen_bits else image))
+            pixels.info.clear()
+            return pixels
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image that Pillow knows", where=where) from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise UnreadableImageError(str(error) or type(error).__name__, where=where) from error
 
 
@@ -60,10 +79,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: the mode has no conversion, or its values no defined scale.
     """
-    if image.mode == "RGB":
+    if image.mode == "RGB" and image.info.get("transparency") is None:
         return image
     if image.mode.startswith("I;16"):
-        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        image = _eight_bits(image)
     elif image.mode in ("I", "F"):
         low, high = image.getextrema()
         if not (low >= 0 and high <= 255):  # type: ignore[operator]
@@ -72,3 +91,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; other tags are not read, since a damaged one must not cost the image."""
+    turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale a 16-bit grey to 8 bits; a transparent value becomes an alpha channel."""
+    grey = np.asarray(image).astype(np.uint32)
+    scaled = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        scaled.putalpha(Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8)))
+    return scaled

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from toolkit.runtime.decode import decode
+from toolkit.runtime.decode import MAX_PIXELS, UnreadableImageError, decode
 
 Float32 = npt.NDArray[np.float32]
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
@@ -74,7 +74,11 @@ class Preprocess(BaseModel):
         return np.stack([self._table[channel][pixels[..., channel]] for channel in range(3)])
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """Apply the resize alone."""
+        """Apply the resize alone.
+
+        Raises:
+            UnreadableImageError: a sliver of an image that would grow past the limit of pixels.
+        """
         if self.resize is None:
             return image
         height, width = self.size
@@ -82,6 +86,11 @@ class Preprocess(BaseModel):
             short, long = sorted(image.size)
             stretched = int(height * long / short)
             width, height = (height, stretched) if image.width <= image.height else (stretched, height)
+        if width * height > MAX_PIXELS:
+            what = (
+                f"{image.width}x{image.height} pixels would be resized to {width}x{height}, over {MAX_PIXELS:,} pixels"
+            )
+            raise UnreadableImageError(what, where="resize")
         return image.resize((width, height), Image.Resampling[self.resample.upper()])
 
     def batch(self, sources: list[Path | bytes]) -> Float32:
