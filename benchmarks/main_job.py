@@ -87,10 +87,8 @@ def main() -> None:
     write_json(RESULTS, outcome)
     for name, run in runs.items():
         test = run["test"]
-        print(
-            f"{name}: accuracy {test['accuracy']:.4f}, balanced {test['balanced_accuracy']:.4f}, AUROC {test['auroc']:.4f}, "
-            f"majority {test['majority_class_accuracy']:.4f}, {run['wall_seconds']:.0f} s"
-        )
+        figures = ", ".join(f"{name} {test[name]:.4f}" for name in FIGURES[:3] + FIGURES[4:5])
+        print(f"{name}: {figures}, {run['wall_seconds']:.0f} s")
     print(json.dumps({key: outcome[key] for key in ("two_runs_give_the_same_bytes", "parity", "start_up")}, indent=2))
 
 
