@@ -75,8 +75,9 @@ def print_latency(latency: dict[str, Any]) -> None:
     """The rows of ``latency.json`` as a table."""
     from toolkit.reporting.model_card import latency_cells, machine_line
 
-    columns = ["engine", "provider", "precision", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s"]
-    print_table(f"latency on {machine_line(latency)}", columns, latency_cells(latency), left=3)
+    columns = ["engine", "on", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s"]
+    rows = [[engine, f"{on} {precision}", *figures] for engine, on, precision, *figures in latency_cells(latency)]
+    print_table(f"latency on {machine_line(latency)}", columns, rows, left=2)
 
 
 def _compared(compare: str | None) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -52,23 +53,29 @@ def plot_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
             label = " ".join(engine)
             latency.errorbar(sizes, p50, yerr=beyond, marker="o", capsize=3, color=color, label=label)
             throughput.plot(sizes, [row["throughput_ips"] for row in mine], marker="o", color=color, label=label)
-            latency.annotate(
-                f"{p50[0]:.3g} ms", (sizes[0], p50[0]), textcoords="offset points", xytext=(6, 6), color=color
-            )
-        _over_batch_size(latency, "latency of a batch: p50, whisker to p99", "ms")
+            for size, milliseconds in zip(sizes, p50, strict=True):
+                place = {"textcoords": "offset points", "xytext": (7, -3), "color": color, "fontsize": 9}
+                latency.annotate(f"{milliseconds:.3g}", (size, milliseconds), **place)
+        sizes = sorted({row["batch_size"] for row in rows})
+        _over_batch_size(latency, sizes, "latency of a batch: p50, whisker to p99", "ms")
         latency.set_yscale("log")
-        _over_batch_size(throughput, "throughput", "images / s")
+        latency.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        latency.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        latency.yaxis.set_minor_locator(ticker.NullLocator())
+        _over_batch_size(throughput, sizes, "throughput", "images / s")
         throughput.set_ylim(bottom=0)
         latency.legend()
         _save(figure, path)
 
 
-def _over_batch_size(axes: Axes, title: str, unit: str) -> None:
+def _over_batch_size(axes: Axes, sizes: list[int], title: str, unit: str) -> None:
     axes.set_title(title)
     axes.set_xlabel("batch size (images)")
     axes.set_ylabel(unit)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlim(sizes[0] * 0.8, sizes[-1] * 1.6)
 
 
 def _curves(history: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
@@ -83,7 +90,7 @@ def _curves(history: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
         axes.set_title(name)
         axes.set_xlabel("epoch (dotted: the one that was kept)")
         axes.set_ylabel(unit)
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     test = summary["test"]
     panels[1].set_title(f"accuracy: {test['accuracy']:.1%} on {test['images']} test images")
     panels[0].legend()

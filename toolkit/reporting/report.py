@@ -22,6 +22,7 @@ h1 { line-height: 1.2; } h2 { margin-top: 2rem; border-bottom: 1px solid var(--l
 td, th { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 td:first-child, th:first-child { text-align: left; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: .5rem; margin: .5rem 0; }
+img[alt^="Confusion"] { max-width: min(100%, 34rem); display: block; }
 code { overflow-wrap: anywhere; }
 """
 PLOTS = {"curves": "Training curves", "confusion_matrix": "Confusion matrix on the test split", "latency": "Latency"}
