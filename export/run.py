@@ -8,14 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from toolkit.config import Recipe
+from toolkit.config import Recipe, load_recipe
 from toolkit.data.source import DataSource, Example, open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import WEIGHTS, load_classifier
 from toolkit.models.classifier import Classifier
+
+NEEDED_OF_SUMMARY = {"data_fingerprint", "data", "temperature", "train", "validation", "test"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        return Recipe.model_validate(yaml.safe_load((self.path / "recipe.yaml").read_text()))
+        return load_recipe(self.path / "recipe.yaml")
 
     @cached_property
     def _loaded(self) -> tuple[Classifier, Any]:
@@ -74,7 +74,21 @@ class Run:
             raise ToolkitError(
                 "the run did not finish: summary.json is missing", where=self.path, fix="resume it with --resume"
             )
-        return json.loads(path.read_text())
+        content = self._json("summary.json")
+        missing = sorted(NEEDED_OF_SUMMARY - set(content))
+        if missing:
+            raise ToolkitError(f"the summary lacks {', '.join(missing)}", where=path, fix="train again")
+        return content
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ToolkitError(
+                f"can't read it: {error}", where=path, fix="copy the run again, or train again"
+            ) from error
+        return content if isinstance(content, dict) else {}
 
     def held_out(self, count: int) -> list[Example]:
         """Up to ``count`` images that were not trained on: the test split's, then validation's; spread over classes."""
@@ -87,7 +101,6 @@ class Run:
 
     def provenance(self) -> dict[str, Any]:
         """Where a bundle of this run comes from."""
-        environment = json.loads((self.path / "environment.json").read_text())
         return {
             "run": str(self.path.absolute()),
             "recipe": self.recipe.model_dump(mode="json"),
@@ -96,5 +109,5 @@ class Run:
             "data": self.summary["data"],
             "figures": {split: self.summary[split] for split in ("test", "validation", "train")},
             "temperature": self.summary["temperature"],
-            "training_libraries": environment["libraries"],
+            "training_libraries": self._json("environment.json").get("libraries", {}),
         }

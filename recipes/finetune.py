@@ -7,14 +7,13 @@ accelerate launch recipes/finetune.py --config ... --out ... training.epochs=5 m
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from toolkit.command import run
 from toolkit.config import Recipe, load_recipe
-from toolkit.errors import ToolkitError
 
 
 def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
@@ -29,20 +28,21 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.training.trainer import Trainer
 
     accelerator = build_accelerator(recipe, out)
-    run = RunFolder(out)
+    folder = RunFolder(out)
     if not resume:
-        on_main_process(accelerator, lambda: run.refuse_if_taken(force=force))
+        on_main_process(accelerator, lambda: folder.refuse_if_taken(force=force))
     with counting("reading images", accelerator.is_main_process) as progress:
         data = on_main_process(
             accelerator, lambda: open_data(recipe.data, lambda: progress.advance(progress.task_ids[0]))
         )
     classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed)
-    trainer = Trainer(classifier, processor, data, recipe, run, accelerator)
+    trainer = Trainer(classifier, processor, data, recipe, folder, accelerator)
     announce(accelerator, data, recipe, trainer.steps_per_epoch)
-    run.prepare(recipe, accelerator, resume=resume)
+    on_main_process(accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume))
+    accelerator.init_trackers("tensorboard")
     summary = trainer.fit(resume=resume)
     if accelerator.is_main_process:
-        plot_run(run.path)
+        plot_run(folder.path)
     accelerator.end_training()
     return summary
 
@@ -52,21 +52,19 @@ def main(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value ...]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a run that is in OUT already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove the run that is in OUT already and start anew.")
+    ] = False,
 ) -> None:
     """Fine-tune, and print where the run lies and what to type next."""
-    speaks = os.environ.get("RANK", "0") == "0"
-    try:
-        summary = finetune(load_recipe(config, overrides or ()), out, resume=resume, force=force)
-    except ToolkitError as error:
-        if speaks:
-            print(f"error: {error.as_line()}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    if speaks:
+    summary = finetune(load_recipe(config, overrides or ()), out, resume=resume, force=force)
+    if os.environ.get("RANK", "0") == "0":
         from toolkit.training.setup import print_summary
 
         print_summary(summary, out)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(name="finetune.py", add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    run(app)

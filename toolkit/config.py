@@ -145,7 +145,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ToolkitError(
             f"can't read the recipe: {error.strerror}", where=path, fix="toolkit recipes list shows what ships"
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ToolkitError(
             f"the recipe is no YAML: {_one_line(error)}", where=path, fix="mend the line that is named"
         ) from error
@@ -176,7 +176,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
             raise ToolkitError(f"{section!r} holds no keys", where=override, fix="write section.key=value")
     try:
         node[key] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ToolkitError(f"the value is no YAML: {_one_line(error)}", where=override, fix="quote it") from error
     if key == "unfreeze":
         node.pop("unfreeze_last", None)

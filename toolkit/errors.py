@@ -15,7 +15,8 @@ class ToolkitError(Exception):
 
     def as_line(self) -> str:
         """What, where and what to do, in one line."""
-        return " ".join(f"{self.what} (at {self.where}); {self.fix}".split())
+        line = " ".join(f"{self.what} (at {self.where}); {self.fix}".split())
+        return "".join(character if character.isprintable() else "?" for character in line)
 
 
 class CheckFailed(Exception):  # noqa: N818 - a verdict, not an error of the program

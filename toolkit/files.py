@@ -43,6 +43,16 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
+def writing_to(target: Path) -> Iterator[None]:
+    """Turn an unusable path, missing permission or full disk into an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        what = f"can't write here: {error.strerror or error}"
+        raise ToolkitError(what, where=target, fix="choose another path, or check its permissions and space") from error
+
+
+@contextmanager
 def staged_folder(target: Path, *, what: str, marker: str, replace: bool = False) -> Iterator[Path]:
     """Build a folder beside ``target`` and rename it into place; on an error nothing is left.
 
@@ -57,9 +67,10 @@ def staged_folder(target: Path, *, what: str, marker: str, replace: bool = False
     """
     target = target.absolute()
     refuse_existing(target, what=what, marker=marker, replace=replace)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
-    stage.chmod(0o755)
+    with writing_to(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
+        stage.chmod(0o755)
     old = stage.with_name(stage.name.replace(".partial-", ".old-"))
     try:
         yield stage

@@ -13,12 +13,12 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from export.bundle import export_bundle, prove_again, run_of
+from export.bundle import export_bundle, prove_again, require_passed, run_of
 from export.parity import BATCH_SIZES
 from export.run import Run
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of
-from toolkit.runtime.bundle import Bundle, Golden
+from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
 from toolkit.runtime.verify import verify
@@ -121,7 +121,7 @@ def spoil_graph(bundle: Path) -> None:
 def test_a_graph_that_gives_something_else_fails_parity_and_then_verification(finished_run: Path, bundle: Path) -> None:
     spoil_graph(bundle)
     with pytest.raises(CheckFailed, match="parity failed"):
-        prove_again(Bundle(bundle), Run(finished_run), provider="cpu", threads=1)
+        require_passed(prove_again(Bundle(bundle), Run(finished_run), provider="cpu", threads=1))
     entry = json.loads((bundle / "parity.json").read_text())["results"]["fp32"]["cpu"]
     assert not entry["passed"]
     assert entry["max_abs_logit"] == pytest.approx(0.01, rel=0.1)
@@ -141,14 +141,38 @@ def test_a_failed_parity_leaves_no_bundle(finished_run: Path, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_parity_again_on_other_images_passes_and_keeps_the_bundle_whole(
-    finished_run: Path, bundle: Path, color_data: Path
-) -> None:
-    parity = prove_again(
-        Bundle(bundle), Run(finished_run), provider="cpu", threads=1, folder=color_data / "train" / "red"
-    )
-    assert parity["results"]["fp32"]["cpu"]["images"] == 12
+def test_parity_on_other_images_leaves_the_bundle_as_it_is(finished_run: Path, bundle: Path, color_data: Path) -> None:
+    before = sha256_of(bundle / "manifest.json")
+    folder = color_data / "train" / "red"
+    parity = prove_again(Bundle(bundle), Run(finished_run), provider="cpu", threads=1, folder=folder)
+    entry = parity["results"]["fp32"]["cpu"]
+    assert (entry["images"], entry["passed"], entry["images_from"]) == (12, True, str(folder))
     assert Bundle(bundle).differences() == []
+    assert sha256_of(bundle / "manifest.json") == before
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("summary.json", "garbage", "summary.json"),
+        ("summary.json", "{}", "lacks data, data_fingerprint"),
+        ("recipe.yaml", "a: b", "unknown key"),
+        ("best/config.json", "[]", "damaged checkpoint"),
+        ("environment.json", None, "environment.json"),
+    ],
+)
+def test_a_damaged_run_is_said_and_leaves_nothing(
+    file: str, content: str | None, says: str, finished_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    if content is None:
+        (run / file).unlink()
+    else:
+        (run / file).write_text(content)
+    with pytest.raises(ToolkitError) as caught:
+        export_bundle(Run(run), tmp_path / "bundle")
+    assert says in caught.value.as_line()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_changed_file_stops_parity(finished_run: Path, bundle: Path) -> None:
@@ -185,6 +209,6 @@ def test_held_out_images_are_never_training_images(finished_run: Path) -> None:
 
 
 def test_golden_reference_is_plain_arrays(finished_bundle: Path) -> None:
-    golden = Golden.load(finished_bundle)
+    golden = Bundle(finished_bundle).golden()
     assert golden.pixel_values.dtype == golden.logits.dtype == np.float32
     assert len(golden.names) == len(golden.pixel_values) == len(golden.logits) == 8

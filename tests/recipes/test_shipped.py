@@ -43,6 +43,10 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
         (["model.encoder=/no/such/encoder"], ["/no/such/encoder", "tiny-clip"]),
         (["training.mixed_precision=fp16"], ["fp16 training needs a GPU"]),
         (["data.path=/no/such/data"], ["no such data folder", "/no/such/data"]),
+        (["data.path=2020-13-45"], ["2020-13-45"]),
+        (["model.head=linear"], ["model.head"]),
+        (["--no-such-option"], ["--no-such-option", "--help"]),
+        (["--out", "/proc/run"], ["can't write here", "/proc/run"]),
     ],
 )
 def test_a_mistake_in_a_recipe_is_one_line_exit_2_and_leaves_nothing(
@@ -65,7 +69,7 @@ def test_a_mistake_in_a_recipe_is_one_line_exit_2_and_leaves_nothing(
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2, done.stderr
-    assert [line for line in done.stderr.splitlines() if line.strip()][-1].startswith("error: ")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
     assert [text for text in says if text not in done.stderr] == []
     assert list(tmp_path.iterdir()) == []

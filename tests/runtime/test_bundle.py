@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_graph import LABELS, SIDE, expected_logits, graph_bytes, rounding
+from tiny_graph import LABELS, PREPROCESS, expected_logits, graph_bytes, rounding
 
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import write_json
 from toolkit.runtime.bundle import FORMAT_VERSION, MANIFEST, Bundle, Golden, Manifest, write_manifest
 from toolkit.runtime.predict import Predictor, expand
-from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.verify import TOLERANCE, verify
 
 GOLDEN_NAMES = ["000.png", "001.png", "002.png"]
@@ -39,12 +38,11 @@ def bundle(tmp_path: Path) -> Path:
     rng = np.random.default_rng(2)
     for name in GOLDEN_NAMES:
         Image.fromarray(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8)).save(golden / name)
-    preprocess = Preprocess(resize="squash", size=(SIDE, SIDE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    pixel_values = preprocess.batch([golden / name for name in GOLDEN_NAMES])
+    pixel_values = PREPROCESS.batch([golden / name for name in GOLDEN_NAMES])
     Golden(GOLDEN_NAMES, pixel_values, expected_logits(pixel_values).astype(np.float32)).save(path)
     (path / "model.onnx").write_bytes(graph_bytes())
     write_json(path / "labels.json", LABELS)
-    write_json(path / "preprocess.json", preprocess.model_dump(mode="json"))
+    write_json(path / "preprocess.json", PREPROCESS.model_dump(mode="json"))
     write_json(path / "parity.json", {"results": {"fp32": {"cpu": {"passed": True}}}})
     write_manifest(path, Manifest(toolkit_version="0", created="2026-01-01T00:00:00+00:00"))
     return path
@@ -103,7 +101,7 @@ def test_a_missing_file_is_named_and_not_read(bundle: Path, name: str) -> None:
     opened = Bundle(bundle)
     (bundle / name).unlink()
     assert opened.differences() == [f"{name} is missing"]
-    with pytest.raises(ToolkitError, match="the bundle lacks a file") as caught:
+    with pytest.raises(ToolkitError, match="the bundle lacks the file") as caught:
         opened.read(name)
     assert caught.value.where == str(bundle / name)
 
@@ -167,7 +165,7 @@ def test_a_damaged_manifest_is_refused(bundle: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("", "no bundle"), ("missing", "no such folder"), ("file", "no such folder")]
+    ("name", "message"), [("", "no bundle"), ("missing", "no such folder"), ("file", "a file, not a bundle")]
 )
 def test_what_is_no_bundle_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "file").write_text("a file")
@@ -304,3 +302,42 @@ def test_production_imports_nothing_of_training(module: str) -> None:
     loaded = set(answer.stdout.split())
     assert "onnxruntime" in loaded
     assert loaded & FORBIDDEN == set()
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "golden/../../outside.txt", "a\\b"])
+def test_a_manifest_that_leads_out_of_the_bundle_is_refused(name: str, bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"][name] = {"sha256": "0" * 64, "size": 1}
+    write_json(bundle / MANIFEST, manifest)
+    with pytest.raises(ToolkitError, match="leads out of the bundle"):
+        Bundle(bundle)
+
+
+def test_a_link_is_no_file_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "labels.json"
+    (bundle / "labels.json").rename(outside)
+    (bundle / "labels.json").symlink_to(outside)
+    assert Bundle(bundle).differences() == ["labels.json is a link"]
+    with pytest.raises(ToolkitError, match="lacks the file"):
+        Bundle(bundle).read("labels.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.json", b"{"),
+        ("labels.json", b'["a"]'),
+        ("labels.json", b"[1, 2, 3]"),
+        ("preprocess.json", b'{"a": 1}'),
+        ("preprocess.json", PREPROCESS.model_copy(update={"resample": "bilinear"}).model_dump_json().encode()),
+        ("golden/reference.npz", b"garbage"),
+        ("parity.json", b"[]"),
+        ("parity.json", b'{"results": {"fp32": {"cpu": {}}}}'),
+    ],
+)
+def test_damaged_content_with_a_fresh_hash_is_said_in_one_line(name: str, content: bytes, bundle: Path) -> None:
+    (bundle / name).write_bytes(content)
+    Bundle(bundle).update_manifest()
+    with pytest.raises(ToolkitError) as caught:
+        verify(bundle)
+    assert name.partition(".")[0].partition("/")[0] in caught.value.as_line()

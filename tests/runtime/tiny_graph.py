@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
+
+from toolkit.runtime.preprocess import Preprocess
 
 LABELS = ["blue", "green", "red"]
 SIDE = 4
 FEATURES = 3 * SIDE * SIDE
 WEIGHT = np.random.default_rng(0).normal(0, 0.3, (FEATURES, len(LABELS))).astype(np.float32)
+PREPROCESS = Preprocess(resize="squash", size=(SIDE, SIDE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+METADATA = {"labels": json.dumps(LABELS), "preprocess": PREPROCESS.model_dump_json()}
 BIAS = np.array([0.1, -0.2, 0.3], dtype=np.float32)
-METADATA = {"labels": '["blue", "green", "red"]', "toolkit": "tiny"}
 
 
 def graph_bytes() -> bytes:
-    """The graph as an ONNX file's content."""
+    """The graph as an ONNX file's content, with labels and preprocessing in its metadata."""
     batch = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", len(LABELS)])

@@ -157,12 +157,16 @@ def test_bf16_keeps_the_weights_in_float32_and_learns(make_recipe: Callable[...,
     assert summary["test"]["accuracy"] > summary["test"]["majority_class_accuracy"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    recipe = make_recipe(
-        training={"learning_rate": 1e30, "max_gradient_norm": 1e30, "epochs": 5}, tracking={"log_every": 1}
-    )
+@pytest.mark.parametrize("log_every", [1, 1000])
+def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_kept(
+    log_every: int, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    training = {"learning_rate": 1e30, "max_gradient_norm": 1e30, "epochs": 5}
+    recipe = make_recipe(training=training, tracking={"log_every": log_every})
     with pytest.raises(ToolkitError, match="loss is"):
         finetune(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "best").exists()
+    assert all("NaN" not in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
 
 
 def _open(path: Path) -> object:

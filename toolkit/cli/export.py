@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from toolkit.cli.output import ForceFlag, JsonFlag, ProviderOption, ThreadsOption, console, messages, print_json
+from toolkit.cli.parity import FEWEST_IMAGES, CountOption, print_parity, warn_of_few_images
 from toolkit.errors import ToolkitError
 
 
@@ -18,7 +19,7 @@ def export(
     input: Annotated[str, typer.Option(help="What the graph takes; this version: pixel_values.")] = "pixel_values",
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
-    images: Annotated[int, typer.Option(min=1, help="Held-out images for parity, where there are as many.")] = 256,
+    images: CountOption = FEWEST_IMAGES,
     force: ForceFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -35,14 +36,9 @@ def export(
     with messages().status("exporting and proving the graph"):
         parity = export_bundle(Run(onnx), out, provider=provider, images=images, threads=threads, force=force)
     entry = parity["results"]["fp32"][provider]
-    if entry["images"] < images:
-        messages().print(
-            f"[yellow]warning[/]: parity ran on {entry['images']} images, all held-out ones that there are"
-        )
+    warn_of_few_images(entry)
     if json:
         print_json({"bundle": str(out), "parity": parity})
         return
-    from toolkit.cli.parity import print_parity
-
     print_parity(parity)
     console().print(f"bundle: {out}\nnext: toolkit bench-latency {out}")

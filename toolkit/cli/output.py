@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 ProviderOption = Annotated[str, typer.Option(help="Execution provider: cpu, cuda or tensorrt.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads of one operator.", show_default="the usable cores")
+    int | None, typer.Option(min=1, max=1024, help="Threads of one operator.", show_default="the usable cores")
 ]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what an earlier call wrote there.")]
 

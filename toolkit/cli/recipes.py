@@ -10,6 +10,7 @@ import typer
 
 from toolkit.cli.output import ForceFlag, JsonFlag, console, print_json, print_table
 from toolkit.errors import ToolkitError
+from toolkit.files import writing_to
 
 app = typer.Typer(help="List the shipped recipes, or copy one to change it.", no_args_is_help=True)
 
@@ -50,8 +51,9 @@ def copy(
     target = dest / source.name if dest.is_dir() else dest
     if target.exists() and not force:
         raise ToolkitError("there is a file already", where=target, fix="choose another path, or pass --force")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    with writing_to(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
     if json:
         print_json({"name": name, "path": str(target)})
     else:

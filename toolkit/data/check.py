@@ -22,7 +22,9 @@ def check_folder(listing: Listing, advance: Callable[[], object] = lambda: None)
     files = [(split, cls, path) for split, by in listing.files.items() for cls, paths in by.items() for path in paths]
     inspected = inspect_files((path for _, _, path in files), advance)
     splits: dict[str, list[Example]] = {split: [] for split in listing.files}
-    for split, cls, path in files:
+    for (split, cls, path), result in zip(files, inspected, strict=True):
+        if result.error:
+            continue
         splits[split].append(Example(path, listing.classes.index(cls)))
     digests = {path: result.sha256 for (_, _, path), result in zip(files, inspected, strict=True)}
     unreadable = [

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from toolkit.config import Augmentation
 from toolkit.data.source import Example
-from toolkit.runtime.decode import decode
+from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.preprocess import Preprocess
 
@@ -50,7 +50,10 @@ class ImageDataset(Dataset[Batch]):
         image = decode(example.path)
         if self.augment:
             image = augmented(image, self.augment, np.random.default_rng((self.seed, self.epoch, index)))
-        pixel_values = torch.from_numpy(self.preprocess(image))
+        try:
+            pixel_values = torch.from_numpy(self.preprocess(image))
+        except UnreadableImageError as error:
+            raise UnreadableImageError(error.reason, where=example.path) from error
         return {"pixel_values": pixel_values, "labels": torch.tensor(example.label), "indices": torch.tensor(index)}
 
 

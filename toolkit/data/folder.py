@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.errors import ToolkitError
-from toolkit.runtime.decode import EXTENSIONS
+from toolkit.runtime.decode import EXTENSIONS, images_below
 
 SPLITS = ("train", "validation", "test")
 FOLDER_NAMES = {
@@ -84,12 +84,4 @@ def check_classes(listing: Listing) -> None:
 
 def _classes_of(folder: Path) -> dict[str, list[Path]]:
     children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    return {child.name: _images_below(child) for child in children}
-
-
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
-    )
+    return {child.name: images_below(child) for child in children}

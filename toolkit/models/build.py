@@ -80,7 +80,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
         head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
         classifier = Classifier(encoder, head, labels)
         classifier.load_state_dict(load_file(folder / WEIGHTS))
-    except (KeyError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ToolkitError(
             f"damaged checkpoint: {reason}", where=folder, fix="train again, or copy it again"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of, write_json
@@ -41,6 +45,15 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry] = {}
     provenance: dict[str, Any] = {}
 
+    @field_validator("files")
+    @classmethod
+    def _inside_the_bundle(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise ValueError(f"the path {name!r} leads out of the bundle")
+        return files
+
 
 class Golden:
     """A few held-out images with what the reference model made of them.
@@ -61,9 +74,9 @@ class Golden:
         np.savez(bundle / self.FILE, allow_pickle=False, **arrays)
 
     @classmethod
-    def load(cls, bundle: Path) -> Golden:
-        """Read the arrays from a bundle folder."""
-        with np.load(bundle / cls.FILE, allow_pickle=False) as arrays:
+    def parse(cls, content: bytes) -> Golden:
+        """Read the arrays from the bytes of the file; nothing in it is ever executed."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return cls(arrays["names"].tolist(), arrays["pixel_values"], arrays["logits"])
 
 
@@ -82,13 +95,42 @@ class Bundle:
     @cached_property
     def labels(self) -> list[str]:
         """The classes, in the order of the logits."""
-        labels: list[str] = json.loads(self.read("labels.json"))
-        return labels
+        with self._parsing("labels.json"):
+            labels = json.loads(self.read("labels.json"))
+            if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+                raise ValueError("no list of names")
+            return labels
 
     @cached_property
     def preprocess(self) -> Preprocess:
         """What is between RGB pixels and ``pixel_values``."""
-        return Preprocess.model_validate_json(self.read("preprocess.json"))
+        with self._parsing("preprocess.json"):
+            return Preprocess.model_validate_json(self.read("preprocess.json"))
+
+    @cached_property
+    def run(self) -> Path:
+        """The run folder that the bundle was exported from, as the manifest has it."""
+        with self._parsing(MANIFEST):
+            return Path(self.manifest.provenance["run"])
+
+    @property
+    def parity_results(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Content of ``parity.json`` under ``results``: an entry for each precision and provider."""
+        with self._parsing("parity.json"):
+            results: dict[str, dict[str, dict[str, Any]]] = json.loads(self.read("parity.json"))["results"]
+            for by_provider in results.values():
+                for entry in by_provider.values():
+                    entry["passed"]
+            return results
+
+    @contextmanager
+    def _parsing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            reason = str(error).splitlines()[0]
+            fix = "copy the bundle again, or export it again"
+            raise ToolkitError(f"damaged content: {reason}", where=self.path / name, fix=fix) from error
 
     def read(self, name: str) -> bytes:
         """Bytes of a file, after comparing them with the manifest.
@@ -97,8 +139,8 @@ class Bundle:
             ToolkitError: the file is missing, unknown to the manifest, or was changed.
         """
         entry = self.manifest.files.get(name)
-        if entry is None or not (self.path / name).is_file():
-            what = "the bundle lacks a file" if entry else "the manifest does not list the file"
+        if entry is None or not (self.path / name).is_file() or (self.path / name).is_symlink():
+            what = "the bundle lacks the file" if entry else "the manifest does not list the file"
             raise ToolkitError(what, where=self.path / name, fix="copy the bundle again, or export it again")
         content = (self.path / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != entry.sha256:
@@ -118,28 +160,40 @@ class Bundle:
         name = GRAPHS.get(precision)
         if name is None or name not in self.manifest.files:
             have = [known for known, file in GRAPHS.items() if file in self.manifest.files]
-            raise ToolkitError(f"no {precision} graph", where=self.path, fix=f"choose from {', '.join(have)}")
+            fix = f"choose from {', '.join(have)}" if have else "export it again"
+            raise ToolkitError(f"no {precision} graph", where=self.path, fix=fix)
         return name
 
     def session(self, *, provider: str = "cpu", threads: int | None = None, precision: str = "fp32") -> Session:
-        """Load a graph after checking its hash."""
-        return Session(self.read(self.graph_name(precision)), provider=provider, threads=threads)
+        """Load a graph after checking its hash, and that labels and preprocessing fit it."""
+        name = self.graph_name(precision)
+        session = Session(self.read(name), provider=provider, threads=threads, where=self.path / name)
+        metadata, fix = session.metadata, "export it again"
+        with self._parsing(name):
+            if json.loads(metadata["labels"]) != self.labels:
+                raise ToolkitError("labels.json differs from the graph's labels", where=self.path, fix=fix)
+            if Preprocess.model_validate_json(metadata["preprocess"]) != self.preprocess:
+                raise ToolkitError("preprocess.json differs from the graph's preprocessing", where=self.path, fix=fix)
+        return session
 
     def golden(self) -> Golden:
         """The golden images' reference, after checking its hash."""
-        self.read(Golden.FILE)
-        return Golden.load(self.path)
+        with self._parsing(Golden.FILE):
+            return Golden.parse(self.read(Golden.FILE))
 
     def differences(self) -> list[str]:
         """What on disk differs from the manifest, one sentence a file; empty for a whole bundle."""
         found = []
         for name, entry in self.manifest.files.items():
             path = self.path / name
-            if not path.is_file():
+            if path.is_symlink():
+                found.append(f"{name} is a link")
+            elif not path.is_file():
                 found.append(f"{name} is missing")
             elif path.stat().st_size != entry.size or sha256_of(path) != entry.sha256:
                 found.append(f"{name} was changed")
-        return found + [f"{name} is not in the manifest" for name in _file_names(self.path) - set(self.manifest.files)]
+        unknown = _file_names(self.path) - set(self.manifest.files)
+        return found + [f"{name} is not in the manifest" for name in sorted(unknown)]
 
     def check_files(self) -> None:
         """Raise :class:`CheckFailed` if any file differs from the manifest."""
@@ -169,18 +223,19 @@ def _file_names(path: Path) -> set[str]:
 
 def _read_manifest(path: Path) -> Manifest:
     if not (path / MANIFEST).is_file():
-        what = "no bundle: manifest.json is missing" if path.is_dir() else "there is no such folder"
+        missing = "a file, not a bundle" if path.is_file() else "there is no such folder"
+        what = "no bundle: manifest.json is missing" if path.is_dir() else missing
         raise ToolkitError(what, where=path, fix="give a folder that toolkit export wrote")
     try:
         content = json.loads((path / MANIFEST).read_bytes())
-        if isinstance(content, dict) and content.get("format_version", 0) > FORMAT_VERSION:
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
             raise ToolkitError(
-                f"the bundle has format {content['format_version']}, this version reads up to {FORMAT_VERSION}",
+                f"the bundle has format {version}, this version reads up to {FORMAT_VERSION}",
                 where=path / MANIFEST,
                 fix="upgrade clip-toolkit",
             )
         return Manifest.model_validate(content)
     except (ValidationError, ValueError, TypeError) as error:
-        raise ToolkitError(
-            f"damaged manifest: {str(error).splitlines()[0]}", where=path / MANIFEST, fix="copy the bundle again"
-        ) from error
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        raise ToolkitError(f"damaged manifest: {reason}", where=path / MANIFEST, fix="copy the bundle again") from error

@@ -13,6 +13,8 @@ from toolkit.errors import ToolkitError
 
 MAX_PIXELS = 100_000_000
 """An image with more pixels is refused before it is decoded (decompression bombs)."""
+MAX_ASPECT = 1000
+"""A sliver is refused: resized by its short side, its long side would take gigabytes."""
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 """File names that count as images, in lower case."""
 
@@ -39,17 +41,21 @@ class UnreadableImageError(ToolkitError):
         self.reason = reason
 
 
-def decode(source: Path | bytes) -> Image.Image:
+def decode(source: Path | bytes, *, where: Path | None = None) -> Image.Image:
     """Decode a file or its bytes to an upright RGB image.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to 8
     bits, and an animated file gives its first frame. Modes apart from the 16-bit ones convert
     as transformers' image processors do it.
 
+    Args:
+        source: the file or its content.
+        where: what errors call the image, if it is given as bytes.
+
     Raises:
         UnreadableImageError: no image, truncated, too many pixels, or without a defined range.
     """
-    where = source if isinstance(source, Path) else f"{len(source)} bytes in memory"
+    where = where or (source if isinstance(source, Path) else Path("image in memory"))
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
         if not content:
@@ -58,6 +64,8 @@ def decode(source: Path | bytes) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableImageError(f"{width}x{height} pixels, over the limit of {MAX_PIXELS:,}", where=where)
+            if max(width, height) > MAX_ASPECT * min(width, height):
+                raise UnreadableImageError(f"{width}x{height} pixels, longer than {MAX_ASPECT}:1", where=where)
             image.load()
             # Pillow scales a PPM of more than 8 bits to 16, but calls it I
             sixteen_bits = image.format == "PPM" and image.mode == "I"
@@ -68,6 +76,15 @@ def decode(source: Path | bytes) -> Image.Image:
         raise UnreadableImageError("not an image that Pillow knows", where=where) from error
     except DAMAGE as error:
         raise UnreadableImageError(str(error) or type(error).__name__, where=where) from error
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Image files at any depth of a folder, sorted, without hidden ones."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

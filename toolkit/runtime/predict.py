@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.decode import EXTENSIONS, UnreadableImageError, decode
+from toolkit.runtime.decode import UnreadableImageError, decode, images_below
 from toolkit.runtime.session import Session
 
 
@@ -57,7 +57,7 @@ def expand(paths: list[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        below = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+        below = images_below(path)
         if not below:
             raise ToolkitError(
                 "no images in the folder", where=path, fix="give image files or a folder that holds some"

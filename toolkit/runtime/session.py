@@ -32,20 +32,28 @@ ort.set_default_logger_severity(4)
 class Session:
     """A loaded graph: ``pixel_values`` in, ``logits`` and ``probabilities`` out."""
 
-    def __init__(self, model: Path | bytes, *, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        where: Path | None = None,
+    ) -> None:
         """Load a graph.
 
         Args:
             model: an ONNX file, or its bytes.
             provider: ``cpu``, ``cuda`` or ``tensorrt``; another than the one asked for is never used.
             threads: threads of one operator; the usable cores unless given.
+            where: what errors call the graph, if it is given as bytes.
 
         Raises:
             ToolkitError: the provider is unknown, not there, or fell back; the graph can't be loaded.
         """
         self.provider = provider
         self.threads = threads or usable_cores()
-        where = model if isinstance(model, Path) else f"{len(model)} bytes in memory"
+        where = where or (model if isinstance(model, Path) else Path("graph in memory"))
         requested = _provider_name(provider)
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -78,6 +86,7 @@ class Session:
                 fix="run toolkit doctor, or pass --provider cpu",
             )
         self.active_providers = active
+        self._where = where
 
     @property
     def metadata(self) -> dict[str, str]:

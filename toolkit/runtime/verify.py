@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decode import decode
 
 TOLERANCE = 1e-3
 """Largest logit difference to the reference machine that counts as the same result in fp32.
@@ -45,10 +45,9 @@ def verify(path: Path, *, provider: str = "cpu", threads: int | None = None) -> 
 
 
 def _failed_parity(bundle: Bundle) -> list[str]:
-    results = json.loads(bundle.read("parity.json"))["results"]
     return [
         f"parity.json says that {precision} failed on {provider}"
-        for precision, by_provider in results.items()
+        for precision, by_provider in bundle.parity_results.items()
         for provider, entry in by_provider.items()
         if not entry["passed"]
     ]
@@ -57,7 +56,9 @@ def _failed_parity(bundle: Bundle) -> list[str]:
 def _run_golden(bundle: Bundle, provider: str, threads: int | None) -> dict[str, Any]:
     golden = bundle.golden()
     session = bundle.session(provider=provider, threads=threads)
-    pixel_values = bundle.preprocess.batch([bundle.read(f"golden/{name}") for name in golden.names])
+    files = [f"golden/{name}" for name in golden.names]
+    images = [decode(bundle.read(file), where=bundle.path / file) for file in files]
+    pixel_values = np.stack([bundle.preprocess(image) for image in images])
     logits, _ = session.run(pixel_values)
     return {
         "images": len(golden.names),

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
-from toolkit.files import refuse_existing, write_bytes, write_json
+from toolkit.files import refuse_existing, write_bytes, write_json, writing_to
 from toolkit.runtime.machine import describe_machine
 
 LIBRARIES = ("clip-toolkit", "torch", "transformers", "accelerate", "safetensors", "numpy", "pillow", "torchmetrics")
@@ -35,35 +34,34 @@ class RunFolder:
         """Raise if another run lives here already."""
         refuse_existing(self.path, what="run", marker="recipe.yaml", replace=force)
 
-    def prepare(self, recipe: Recipe, accelerator: Accelerator, *, resume: bool) -> None:
-        """Write the resolved recipe and the environment, start the trackers.
+    def prepare(self, recipe: Recipe, processes: int, *, resume: bool) -> None:
+        """Empty the folder unless a run goes on in it, and write the resolved recipe and the environment.
 
         Raises:
-            ToolkitError: a run is to be resumed that another recipe wrote.
+            ToolkitError: a run is to be resumed that another recipe wrote, or nothing can be written here.
         """
         text = recipe.as_yaml()
         if resume and self.recipe_text() != text:
             fix = f"resume with --config {self.path / 'recipe.yaml'} and no overrides, or start without --resume"
             raise ToolkitError("the run was started with another recipe", where=self.path / "recipe.yaml", fix=fix)
-        if accelerator.is_main_process:
-            if not resume and self.path.exists():
-                shutil.rmtree(self.path)
+        with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                for child in self.path.iterdir():
+                    shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
             write_bytes(self.path / "recipe.yaml", text.encode())
-            settings = {"processes": accelerator.num_processes, "torch_threads": torch.get_num_threads()}
+            settings = {"processes": processes, "torch_threads": torch.get_num_threads()}
             write_json(self.path / "environment.json", environment() | settings)
             self._metrics.touch()
-        accelerator.wait_for_everyone()
-        accelerator.init_trackers("tensorboard")
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
         with self._metrics.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(entry, allow_nan=False) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """All lines of ``metrics.jsonl``."""
-        return [json.loads(line) for line in self._metrics.read_text().splitlines()]
+        """All lines of ``metrics.jsonl``; a last one that was cut off is left out."""
+        return [json.loads(line) for line in self._metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def keep_history(self, epochs: int) -> None:
         """Drop the lines of epochs past the first ``epochs``, which a resumed run writes again."""

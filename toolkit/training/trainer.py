@@ -136,7 +136,7 @@ class Trainer:
             {
                 "epoch": epoch,
                 "split": "train",
-                "loss": float(loss.double().mean()),
+                "loss": self._finite(float(loss.double().mean())),
                 "accuracy": float(hit.double().mean()),
                 "epoch_seconds": clock.seconds,
                 "images_per_second": clock.images / clock.seconds,
@@ -167,13 +167,7 @@ class Trainer:
     ) -> None:
         self.standing.step += 1
         if self.standing.step % self.recipe.tracking.log_every == 0 or self.standing.step == 1:
-            loss = float(loss_B.mean())
-            if not math.isfinite(loss):
-                raise ToolkitError(
-                    f"the loss is {loss} at step {self.standing.step}",
-                    where=self.run.path,
-                    fix="lower training.learning_rate, or use mixed_precision: bf16 or no",
-                )
+            loss = self._finite(float(self.accelerator.reduce(loss_B.mean(), "mean")))
             rate = self.scheduler.get_last_lr()[-1]
             self._log(
                 {"epoch": epoch, "split": "train", "step": self.standing.step, "loss": loss, "learning_rate": rate}
@@ -188,6 +182,7 @@ class Trainer:
         clock = _Clock()
         logits, labels = predict_split(self.model, clock.waiting_for(self.loaders["validation"]), self.accelerator)
         figures = split_metrics(logits, labels)
+        self._finite(figures["loss"])
         self._log(
             {
                 "epoch": epoch,
@@ -214,9 +209,22 @@ class Trainer:
             if improved:
                 self._write_best(self.classifier)
             model = self.accelerator.unwrap_model(self.model)
-            state = vars(standing) | {"seed": self.recipe.training.seed, "processes": self.accelerator.num_processes}
+            state = {
+                "standing": vars(standing),
+                "seed": self.recipe.training.seed,
+                "processes": self.accelerator.num_processes,
+                "scheduler_steps": self.scheduler.last_epoch,
+                "gradient_scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            }
             save_checkpoint(self.run.checkpoints, standing.step, model, self.optimizer.optimizer, state)
         self.accelerator.wait_for_everyone()
+
+    def _finite(self, loss: float) -> float:
+        """The loss, which is the same in every process, or an error that ends them all."""
+        if not math.isfinite(loss):
+            fix = "lower training.learning_rate, or train with mixed_precision: bf16 or no"
+            raise ToolkitError(f"the loss is {loss} at step {self.standing.step}", where=self.run.path, fix=fix)
+        return loss
 
     def _write_best(self, classifier: Classifier) -> None:
         with staged_folder(self.run.best, what="checkpoint", marker="model.safetensors", replace=True) as stage:
@@ -264,18 +272,26 @@ class Trainer:
         path = on_main_process(self.accelerator, lambda: latest_checkpoint(self.run.checkpoints))
         model = self.accelerator.unwrap_model(self.model)
         state = load_checkpoint(path, model, self.optimizer.optimizer)
-        processes = self.accelerator.num_processes
-        if state.pop("processes") != processes or state.pop("seed") != self.recipe.training.seed:
-            fix = "resume with the same seed and number of processes"
-            raise ToolkitError(
-                "the checkpoint belongs to a run with another seed or number of processes", where=path, fix=fix
+        try:
+            same = (state["processes"], state["seed"]) == (self.accelerator.num_processes, self.recipe.training.seed)
+            self.standing, steps, scaler = (
+                Standing(**state["standing"]),
+                state["scheduler_steps"],
+                state["gradient_scaler"],
             )
-        self.standing = Standing(**state)
+        except (KeyError, TypeError) as error:
+            raise ToolkitError(f"damaged checkpoint: {error}", where=path, fix="resume from the one before") from error
+        if not same:
+            fix = "resume with the same seed and number of processes"
+            what = "the checkpoint belongs to a run with another seed or number of processes"
+            raise ToolkitError(what, where=path, fix=fix)
+        if self.accelerator.scaler and scaler:
+            self.accelerator.scaler.load_state_dict(scaler)
+        self.scheduler.last_epoch = steps
         for group, base, factor in zip(
             self.optimizer.param_groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True
         ):
-            group["lr"] = base * factor(self.standing.step)
-        self.scheduler.last_epoch = self.standing.step
+            group["lr"] = base * factor(steps)
         if self.is_main:
             self.run.keep_history(self.standing.epoch)
 

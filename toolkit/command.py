@@ -1,0 +1,53 @@
+"""How a command ends: exit 0 = good, 1 = a check failed, 2 = the input was wrong, said in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from toolkit.errors import CheckFailed, ToolkitError
+
+# typer carries its own click since 0.20, so its classes are found through what it exports
+ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+TRAIN_PACKAGES = {
+    *("accelerate", "matplotlib", "onnx", "onnxscript", "psutil", "safetensors", "scipy", "sklearn"),
+    *("tensorboard", "torch", "torchmetrics", "transformers"),
+}
+"""Modules that the extra ``train`` brings."""
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run a typer application; mistakes of the user end in one line on stderr, anything else in a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = app(standalone_mode=False) or 0
+    except ToolkitError as error:
+        code = _fail(2, error.as_line(), {"what": error.what, "where": error.where, "fix": error.fix})
+    except CheckFailed as error:
+        code = _fail(1, str(error))
+    except ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else app.info.name
+        what = error.format_message()  # type: ignore[attr-defined]
+        code = _fail(2, f"{what.rstrip('.')} (at {path}); see {path} --help", {"what": what})
+    except (typer.Abort, KeyboardInterrupt):
+        code = _fail(130, "stopped")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAIN_PACKAGES:
+            raise
+        fix = 'pip install "clip-toolkit[train]"'
+        code = _fail(2, f"{error.name} is not installed (at {sys.prefix}); {fix}", {"what": str(error), "fix": fix})
+    sys.exit(code)
+
+
+def _fail(code: int, line: str, content: dict[str, str] | None = None) -> int:
+    """Say what is wrong, once for all processes; with ``--json`` also as an object where nothing else was printed."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"error: {line}\n")
+        if "--json" in sys.argv and content:
+            sys.stdout.write(json.dumps({"error": content}, indent=2, ensure_ascii=False) + "\n")
+    return code
