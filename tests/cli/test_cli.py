@@ -151,6 +151,11 @@ def test_recipes_are_listed_and_copied(cli: Cli, tmp_path: Path) -> None:
     assert cli("recipes", "copy", "digits", tmp_path / "mine.yaml").returncode == 2
 
 
+def test_brackets_in_paths_and_advice_are_printed_as_they_are(cli: Cli, tmp_path: Path, color_data: Path) -> None:
+    copy = Path(shutil.copytree(color_data, tmp_path / "[train] colors"))
+    assert "[train] colors" in cli("data", "check", copy).stdout
+
+
 def test_doctor_knows_what_really_loads(cli: Cli) -> None:
     done = cli("doctor", "--json")
     assert done.returncode == 0, done.stderr

@@ -114,4 +114,4 @@ def _print_outcome(outcome: dict[str, Any], test_images: int) -> None:
     rows += [[name.replace("_", " "), path] for name, path in paths.items()]
     rows.append(["time", f"{outcome['seconds']:.0f} s"])
     print_table("the demo", ["what", "figure"], rows, left=2)
-    messages().print(f"next: toolkit verify {paths['bundle']}")
+    messages().print(f"next: toolkit verify {paths['bundle']}", markup=False)

@@ -31,7 +31,7 @@ def console() -> Console:
     """Where results for a person go."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)  # paths and names may hold brackets
 
 
 def messages() -> Console:

@@ -75,7 +75,8 @@ def decode(source: Path | bytes, *, where: Path | None = None) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image that Pillow knows", where=where) from error
     except DAMAGE as error:
-        raise UnreadableImageError(str(error) or type(error).__name__, where=where) from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableImageError(reason, where=where) from error
 
 
 def images_below(folder: Path) -> list[Path]:

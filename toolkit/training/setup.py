@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from rich.markup import escape
 from rich.table import Table
 
 from toolkit.config import Recipe
@@ -75,7 +76,7 @@ def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, steps_p
     if data.skipped:
         console.print(f"[bold yellow]warning[/]: {len(data.skipped)} unreadable images are left out")
     if data.duplicates:
-        first = " = ".join(data.duplicates[0])
+        first = escape(" = ".join(data.duplicates[0]))
         console.print(
             f"[bold yellow]warning[/]: {len(data.duplicates)} images stand in more than one split, such as {first}; "
             "test figures will look better than they are"
@@ -92,8 +93,8 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         cells = [f"{figures[name]:.4f}" for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc")]
         table.add_row(split, f"{figures['images']:,}", *cells)
     console.print(table)
-    console.print(f"run folder: {out}")
-    console.print(f"next: toolkit export --onnx {out} --out bundles/{out.name}")
+    console.print(f"run folder: {out}", markup=False)
+    console.print(f"next: toolkit export --onnx {out} --out bundles/{out.name}", markup=False)
 
 
 def _precision(recipe: Recipe) -> str:
