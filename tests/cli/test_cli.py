@@ -151,9 +151,10 @@ def test_recipes_are_listed_and_copied(cli: Cli, tmp_path: Path) -> None:
     assert cli("recipes", "copy", "digits", tmp_path / "mine.yaml").returncode == 2
 
 
-def test_brackets_in_paths_and_advice_are_printed_as_they_are(cli: Cli, tmp_path: Path, color_data: Path) -> None:
-    copy = Path(shutil.copytree(color_data, tmp_path / "[train] colors"))
-    assert "[train] colors" in cli("data", "check", copy).stdout
+def test_brackets_in_names_are_printed_as_they_are(cli: Cli, tmp_path: Path, color_data: Path) -> None:
+    shutil.copytree(color_data, tmp_path / "[train] colors")
+    shutil.copytree(color_data / "train" / "red", tmp_path / "[train] colors" / "train" / "[red]")
+    assert "[train] colors: 84 images" in cli("data", "check", "[train] colors", cwd=tmp_path).stdout
 
 
 def test_doctor_knows_what_really_loads(cli: Cli) -> None:

@@ -41,8 +41,6 @@ def predict(
         print_table(f"predictions of {bundle}", ["image", "label", "probability", "next"], rows, left=2)
     failed = [entry for entry in predictions if "error" in entry]
     if failed:
-        messages().print(
-            f"error: {len(failed)} of {len(predictions)} images can't be read, such as {failed[0]['path']}",
-            soft_wrap=True,
-        )
+        what = f"error: {len(failed)} of {len(predictions)} images can't be read, such as {failed[0]['path']}"
+        messages().print(what, soft_wrap=True, markup=False)
         raise typer.Exit(2)
