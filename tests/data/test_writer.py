@@ -10,7 +10,7 @@ from PIL import Image
 
 from toolkit.config import DataConfig
 from toolkit.data.source import open_data
-from toolkit.data.writer import TEST_SHARE, VALIDATION_SHARE, EncodedImage, write_dataset
+from toolkit.data.writer import SHARES, EncodedImage, write_dataset
 from toolkit.errors import ToolkitError
 
 ABOUT = {"name": "noise", "licence": "CC0"}
@@ -58,9 +58,9 @@ def test_what_is_returned_is_written_and_is_what_training_finds(tmp_path: Path) 
     assert source.counts() == {
         split: dict.fromkeys("ab", round(share * PER_CLASS))
         for split, share in {
-            "train": 1 - TEST_SHARE - VALIDATION_SHARE,
-            "validation": VALIDATION_SHARE,
-            "test": TEST_SHARE,
+            "train": 1 - sum(SHARES.values()),
+            "validation": SHARES["val"],
+            "test": SHARES["test"],
         }.items()
     }
 

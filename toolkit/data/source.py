@@ -16,7 +16,7 @@ from PIL import Image
 
 from toolkit.config import DataConfig
 from toolkit.data.folder import SPLITS, UNSPLIT, check_classes, list_folder
-from toolkit.data.splits import hold_out
+from toolkit.data.splits import hold_out_splits
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.machine import usable_cores
@@ -163,12 +163,10 @@ def _complete(found: dict[str, list[Example]], config: DataConfig) -> dict[str, 
         raise ToolkitError(
             "val/ is there, but no test/", where=config.path, fix="add test/, or keep class folders alone"
         )
-    remaining = 1.0
-    for split, share in (("test", config.test_share), ("validation", config.validation_share)):
-        if split not in splits:
-            labels = [example.label for example in rest]
-            rest, splits[split] = hold_out(rest, labels, share / remaining, config.split_seed, config.path)
-            remaining -= share
+    shares = {"test": config.test_share, "validation": config.validation_share}
+    missing = {split: share for split, share in shares.items() if split not in splits}
+    rest, held = hold_out_splits(rest, lambda example: example.label, missing, config.split_seed, config.path)
+    splits |= held
     splits["train"] = rest
     return {split: splits[split] for split in SPLITS}
 

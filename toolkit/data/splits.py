@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sklearn.model_selection import train_test_split
@@ -32,3 +32,18 @@ def hold_out(
         what = f"can't hold out {share:.0%} of each class: one is too small to stand on both sides"
         raise ToolkitError(what, where=where, fix="add images, or make the split folders")
     return [items[index] for index in sorted(kept)], [items[index] for index in sorted(held)]
+
+
+def hold_out_splits(
+    items: Sequence[Item], label_of: Callable[[Item], int], shares: dict[str, float], seed: int, where: object
+) -> tuple[list[Item], dict[str, list[Item]]]:
+    """Hold out several splits, one after the other; each share is one of all the items.
+
+    Returns:
+        What remains, and the items of each split in ``shares``.
+    """
+    rest, remaining, held = list(items), 1.0, {}
+    for split, share in shares.items():
+        rest, held[split] = hold_out(rest, [label_of(item) for item in rest], share / remaining, seed, where)
+        remaining -= share
+    return rest, held

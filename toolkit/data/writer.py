@@ -9,10 +9,11 @@ from typing import Any
 
 from toolkit.config import DataConfig
 from toolkit.data.source import open_data
-from toolkit.data.splits import hold_out
+from toolkit.data.splits import hold_out_splits
 from toolkit.files import staged_folder, write_json
 
-VALIDATION_SHARE, TEST_SHARE = 0.15, 0.2
+SHARES = {"test": 0.2, "val": 0.15}
+"""Shares of all images by folder; the rest is for training."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,10 @@ def write_dataset(
         The content of ``dataset.json``: ``about`` with counts, split seed and fingerprint.
     """
     classes = sorted({image.label for image in images})
-    labels = [classes.index(image.label) for image in images]
-    rest, test = hold_out(list(zip(images, labels, strict=True)), labels, TEST_SHARE, seed, dest)
-    share = VALIDATION_SHARE / (1 - TEST_SHARE)
-    train, validation = hold_out(rest, [label for _, label in rest], share, seed, dest)
+    train, held = hold_out_splits(images, lambda image: classes.index(image.label), SHARES, seed, dest)
     with staged_folder(dest, what="data set", marker="dataset.json", replace=force) as stage:
-        for split, members in (("train", train), ("val", validation), ("test", test)):
-            for image, _ in members:
+        for split, members in {"train": train, **held}.items():
+            for image in members:
                 path = stage / split / image.label / image.name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(image.content)
