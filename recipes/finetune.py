@@ -7,6 +7,7 @@ accelerate launch recipes/finetune.py --config ... --out ... training.epochs=5 m
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from toolkit.command import run
 from toolkit.config import Recipe, load_recipe
+from toolkit.errors import Stopped
 
 
 def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
@@ -21,28 +23,36 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.data.source import open_data
     from toolkit.models.build import build_classifier
     from toolkit.reporting.plots import plot_run
-    from toolkit.training.processes import on_main_process
+    from toolkit.training.processes import on_main_process, was_restarted
     from toolkit.training.progress import counting
     from toolkit.training.run_folder import RunFolder
-    from toolkit.training.setup import announce, build_accelerator
+    from toolkit.training.setup import announce, build_accelerator, check_batch
     from toolkit.training.trainer import Trainer
 
     accelerator = build_accelerator(recipe, out)
     folder = RunFolder(out)
+    resume = resume or was_restarted()
     if not resume:
         on_main_process(accelerator, lambda: folder.refuse_if_taken(force=force))
     with counting("reading images", accelerator.is_main_process) as progress:
         data = on_main_process(
             accelerator, lambda: open_data(recipe.data, lambda: progress.advance(progress.task_ids[0]))
         )
+    check_batch(accelerator, data, recipe)
     classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed)
-    trainer = Trainer(classifier, processor, data, recipe, folder, accelerator)
-    announce(accelerator, data, recipe, trainer.steps_per_epoch)
-    on_main_process(accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume))
-    accelerator.init_trackers("tensorboard")
-    summary = trainer.fit(resume=resume)
-    if accelerator.is_main_process:
-        plot_run(folder.path)
+    with ExitStack() as held:
+        trainer = Trainer(classifier, processor, data, recipe, folder, accelerator)
+        on_main_process(accelerator, lambda: held.enter_context(folder.held()))
+        on_main_process(accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume))
+        announce(accelerator, data, recipe, trainer.train_plan)
+        accelerator.init_trackers("tensorboard")
+        try:
+            summary = trainer.fit(resume=resume)
+        except Stopped:
+            accelerator.end_training()
+            raise
+        if accelerator.is_main_process:
+            plot_run(folder.path)
     accelerator.end_training()
     return summary
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.errors import CheckFailed, Stopped, ToolkitError
 
 # typer carries its own click since 0.20, so its classes are found through what it exports
 ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -29,6 +29,10 @@ def run(app: typer.Typer) -> NoReturn:
         code = _fail(2, error.as_line(), {"what": error.what, "where": error.where, "fix": error.fix})
     except CheckFailed as error:
         code = _fail(1, str(error))
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"{stop}\n")
+        code = 128 + stop.signal_number
     except ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else app.info.name

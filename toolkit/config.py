@@ -16,6 +16,14 @@ Augmentation = Literal["crop", "flip_horizontal", "flip_vertical"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _absolute_path(value: Path) -> Path:
+    """The path from the root: a run outlives the folder it was started in."""
+    try:
+        return value.expanduser().absolute()
+    except RuntimeError as error:  # ~nobody-of-this-name
+        raise ValueError(str(error)) from error
+
+
 class Section(BaseModel):
     """A part of a recipe; immutable, without unknown keys."""
 
@@ -45,11 +53,7 @@ class DataConfig(Section):
     @field_validator("path")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        """A run outlives the folder it was started in."""
-        try:
-            return value.expanduser().absolute()
-        except RuntimeError as error:  # ~nobody-of-this-name
-            raise ValueError(str(error)) from error
+        return _absolute_path(value)
 
 
 class HeadConfig(Section):
@@ -79,6 +83,30 @@ class ModelConfig(Section):
         return self
 
 
+class BoundaryCacheConfig(Section):
+    """Activations between the frozen trunk and what learns, computed once and kept on disk."""
+
+    enabled: bool = Field(False, description="Compute the frozen trunk once an image and view, and start epochs there.")
+    views: int = Field(
+        1, ge=1, description="Augmented versions kept of each training image; epoch e sees version (e - 1) mod views."
+    )
+    dtype: Literal["fp32", "fp16", "bf16"] = Field(
+        "fp32", description="How activations are stored: fp32 exactly as computed, the others in half the space."
+    )
+    max_gb: float = Field(
+        50.0, gt=0, description="Largest size in GB (10^9 bytes); more is refused before it is written."
+    )
+    dir: Path | None = Field(
+        None,
+        description="Folder that keeps the cache for other runs; left out, it lives and ends with the run.",
+    )
+
+    @field_validator("dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else _absolute_path(value)
+
+
 class TrainingConfig(Section):
     """The optimisation."""
 
@@ -101,10 +129,22 @@ class TrainingConfig(Section):
         0.1, gt=0, lt=1, description="With scheduler: step, what a reduction multiplies the rate by."
     )
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
-    gradient_accumulation: int = Field(1, ge=1, description="Batches that make one optimiser step.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
-        "no", description="Precision of the forward pass; weights stay fp32."
+    gradient_accumulation: int = Field(1, ge=1, description="Batches of each process that make one optimiser step.")
+    mixed_precision: Literal["no", "bf16", "fp16", "fp8"] = Field(
+        "no", description="Precision of the products; weights stay fp32. fp16 and fp8 need a GPU that has it."
     )
+    gradient_checkpointing: bool = Field(
+        False, description="Layers compute their activations again in the backward pass: less memory, more time."
+    )
+    compile: bool = Field(False, description="Compile the model with torch.compile.")
+    boundary_cache: BoundaryCacheConfig = BoundaryCacheConfig()
+    loader_workers: int | None = Field(
+        None, ge=0, description="Processes that read images; chosen from the machine if left out."
+    )
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="Optimiser steps between two checkpoints within an epoch; one always ends an epoch."
+    )
+    keep_last: int = Field(2, ge=1, description="Checkpoints that are kept; the best epoch's weights are kept apart.")
     seed: int = Field(0, ge=0, description="Seed of the head's weights, the order of the images and the dropout.")
 
     @field_validator("mixed_precision", mode="before")
@@ -127,6 +167,15 @@ class Recipe(Section):
     model: ModelConfig
     training: TrainingConfig
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> Recipe:
+        cache = self.training.boundary_cache
+        if cache.enabled and cache.views > 1 and not self.data.augment:
+            raise ValueError(
+                f"training.boundary_cache.views is {cache.views}, but without data.augment all views are equal"
+            )
+        return self
 
     def as_yaml(self) -> str:
         """The resolved recipe, every key written out."""

@@ -21,3 +21,14 @@ class ToolkitError(Exception):
 
 class CheckFailed(Exception):  # noqa: N818 - a verdict, not an error of the program
     """A check ran to its end and said no (parity, verification). The command line exits with 1."""
+
+
+class Stopped(Exception):  # noqa: N818 - a wish that was met
+    """The user or the system asked the process to stop, and it did in good order.
+
+    The command line exits with 128 + the signal's number, as shells count it.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -24,7 +24,7 @@ def sha256_of(path: Path) -> str:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.partial-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -53,14 +53,19 @@ def writing_to(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def staged_folder(target: Path, *, what: str, marker: str, replace: bool = False) -> Iterator[Path]:
+def staged_folder(
+    target: Path, *, what: str, marker: str, replace: bool = False, durable: bool = False
+) -> Iterator[Path]:
     """Build a folder beside ``target`` and rename it into place; on an error nothing is left.
+
+    A process that is killed in between leaves a hidden folder, which :func:`heal` clears up.
 
     Args:
         target: where the folder shall be.
         what: what the folder is, for the error's text.
         marker: the file by which a folder of this kind is known; only such a one is replaced.
         replace: whether a folder that is already there may be replaced.
+        durable: whether all of it shall be on the disk before it is renamed, in case the power fails.
 
     Raises:
         ToolkitError: ``target`` is taken (see :func:`refuse_existing`).
@@ -74,6 +79,9 @@ def staged_folder(target: Path, *, what: str, marker: str, replace: bool = False
     old = stage.with_name(stage.name.replace(".partial-", ".old-"))
     try:
         yield stage
+        if durable:
+            for path in (*(file for file in stage.rglob("*") if file.is_file()), stage):
+                sync(path)
         if target.exists():
             target.rename(old)
         stage.rename(target)
@@ -82,7 +90,32 @@ def staged_folder(target: Path, *, what: str, marker: str, replace: bool = False
             old.rename(target)
         shutil.rmtree(stage, ignore_errors=True)
         raise
+    if durable:
+        sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's or folder's content is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def heal(folder: Path) -> None:
+    """Clear up what killed processes left in a folder that nobody else writes into.
+
+    Half-written files and folders go; a folder that was moved aside to be replaced comes back
+    if its successor never took its place.
+    """
+    for old in folder.glob(".*.old-*"):
+        target = old.with_name(old.name[1:].rpartition(".old-")[0])
+        if not target.exists():
+            old.rename(target)
+    for left in (*folder.glob(".*.old-*"), *folder.glob(".*.partial-*")):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def refuse_existing(target: Path, *, what: str, marker: str, replace: bool = False) -> None:

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from toolkit.config import Augmentation, DataConfig
-from toolkit.data.dataset import EpochSampler, ImageDataset, augmented, build_loader, loader_workers
+from toolkit.data.dataset import ImageDataset, Key, Loader, augmented, default_workers
 from toolkit.data.source import Example, open_data
 from toolkit.runtime.decode import decode
 from toolkit.runtime.machine import usable_cores
@@ -25,10 +24,8 @@ def examples(color_data: Path) -> list[Example]:
     return open_data(DataConfig(path=color_data)).splits["train"]
 
 
-def dataset_of(examples: Sequence[Example], *, epoch: int = 0, seed: int = 0) -> ImageDataset:
-    dataset = ImageDataset(examples, PREPROCESS, EVERYTHING, seed)
-    dataset.epoch = epoch
-    return dataset
+def dataset_of(examples: Sequence[Example], seed: int = 0) -> ImageDataset:
+    return ImageDataset(examples, PREPROCESS, EVERYTHING, seed)
 
 
 def coordinates(height: int, width: int) -> Image.Image:
@@ -37,41 +34,50 @@ def coordinates(height: int, width: int) -> Image.Image:
     return Image.fromarray(np.stack([rows, columns, np.zeros_like(rows)], axis=-1))
 
 
-def test_without_augmentation_an_item_is_the_decoded_and_preprocessed_file(examples: list[Example]) -> None:
+def keys_of(dataset: ImageDataset, epoch: int = 1) -> list[Key]:
+    return [(epoch, index) for index in range(len(dataset))]
+
+
+def test_without_augmentation_a_batch_is_the_decoded_and_preprocessed_files(examples: list[Example]) -> None:
     dataset = ImageDataset(examples, PREPROCESS)
     assert len(dataset) == len(examples)
-    for index, example in enumerate(examples):
-        item = dataset[index]
-        assert np.array_equal(item["pixel_values"].numpy(), PREPROCESS(decode(example.path)))
-        assert (item["labels"].item(), item["indices"].item()) == (example.label, index)
+    batch = dataset.__getitems__(keys_of(dataset))
+    expected = np.stack([PREPROCESS(decode(example.path)) for example in examples])
+    assert np.array_equal(batch["pixel_values"].numpy(), expected)
+    assert batch["labels"].tolist() == [example.label for example in examples]
+    assert batch["seconds"] > 0
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_index(examples: list[Example]) -> None:
-    forwards, backwards = dataset_of(examples, epoch=3, seed=5), dataset_of(examples, epoch=3, seed=5)
-    seen = {index: forwards[index]["pixel_values"] for index in range(len(examples))}
-    assert all(torch.equal(backwards[index]["pixel_values"], seen[index]) for index in reversed(range(len(examples))))
+    forwards, backwards = dataset_of(examples, seed=5), dataset_of(examples, seed=5)
+    seen = {key: forwards.pixel_values(key) for key in keys_of(forwards, epoch=3)}
+    assert all(torch.equal(backwards.pixel_values(key), seen[key]) for key in reversed(seen))
 
 
 @pytest.mark.parametrize(("epoch", "seed"), [(4, 5), (3, 6)], ids=["other-epoch", "other-seed"])
 def test_another_epoch_or_seed_gives_other_pixels(examples: list[Example], epoch: int, seed: int) -> None:
-    one, other = dataset_of(examples, epoch=3, seed=5), dataset_of(examples, epoch=epoch, seed=seed)
+    one, other = dataset_of(examples, seed=5), dataset_of(examples, seed=seed)
     assert not any(
-        torch.equal(one[index]["pixel_values"], other[index]["pixel_values"]) for index in range(len(examples))
+        torch.equal(one.pixel_values((3, index)), other.pixel_values((epoch, index))) for index in range(len(examples))
     )
 
 
 def test_the_same_image_at_another_index_gives_other_pixels(examples: list[Example]) -> None:
     dataset = dataset_of([examples[0]] * 8)
-    distinct = {dataset[index]["pixel_values"].numpy().tobytes() for index in range(8)}
+    distinct = {dataset.pixel_values(key).numpy().tobytes() for key in keys_of(dataset)}
     assert len(distinct) == 8
 
 
-def test_worker_processes_give_what_none_give(examples: list[Example]) -> None:
-    batches = [
-        torch.cat([batch["pixel_values"] for batch in DataLoader(dataset_of(examples), 5, num_workers=workers)])
-        for workers in (0, 2)
-    ]
-    assert torch.equal(*batches)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_gives_what_was_asked_in_that_order_each_time(examples: list[Example], workers: int) -> None:
+    dataset = dataset_of(examples)
+    loader = Loader(dataset, workers)
+    for asked in ([[(1, 3), (1, 0)], [(2, 3)]], [[(4, 7)]], []):
+        batches = list(loader.read(asked))
+        assert len(batches) == len(asked)
+        for batch, keys in zip(batches, asked, strict=True):
+            assert torch.equal(batch["pixel_values"], torch.stack([dataset.pixel_values(key) for key in keys]))
+            assert batch["labels"].tolist() == [examples[index].label for _, index in keys]
 
 
 @pytest.mark.parametrize(
@@ -105,39 +111,6 @@ def test_without_augmentation_the_image_stays_as_it_is() -> None:
     assert augmented(coordinates(5, 6), [], np.random.default_rng(0)).tobytes() == coordinates(5, 6).tobytes()
 
 
-@pytest.mark.parametrize("length", [0, 1, 2, 50])
-def test_an_epoch_sees_every_index_once(length: int) -> None:
-    sampler = EpochSampler(length, seed=0)
-    assert len(sampler) == length
-    assert sorted(sampler) == list(range(length))
-
-
-def test_the_order_is_a_function_of_seed_and_epoch() -> None:
-    def order(seed: int, epoch: int) -> tuple[int, ...]:
-        sampler = EpochSampler(50, seed)
-        sampler.epoch = epoch
-        first, again = tuple(sampler), tuple(sampler)
-        assert first == again
-        return first
-
-    orders = {(seed, epoch): order(seed, epoch) for seed in range(3) for epoch in range(3)}
-    assert orders == {key: order(*key) for key in orders}
-    assert len(set(orders.values())) == len(orders)
-
-
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_a_loader_gives_every_item_in_the_samplers_order(examples: list[Example], shuffled: bool) -> None:
-    dataset = ImageDataset(examples, PREPROCESS)
-    sampler = EpochSampler(len(examples), seed=1) if shuffled else None
-    batches = list(build_loader(dataset, 5, sampler))
-    order = list(sampler) if sampler else list(range(len(examples)))
-    assert [len(batch["labels"]) for batch in batches] == [5] * 7 + [1]
-    assert torch.cat([batch["indices"] for batch in batches]).tolist() == order
-    assert torch.cat([batch["labels"] for batch in batches]).tolist() == [examples[index].label for index in order]
-    expected = torch.stack([dataset[index]["pixel_values"] for index in order])
-    assert torch.equal(torch.cat([batch["pixel_values"] for batch in batches]), expected)
-
-
 def test_workers_stand_beside_a_gpu_alone() -> None:
-    assert loader_workers(on_gpu=False) == 0
-    assert 1 <= loader_workers(on_gpu=True) <= min(8, usable_cores())
+    assert default_workers(on_gpu=False) == 0
+    assert 1 <= default_workers(on_gpu=True) <= min(8, usable_cores())

@@ -18,10 +18,38 @@ def encoder(request: pytest.FixtureRequest, encoders: dict[str, Path]) -> Encode
     return load_encoder(str(encoders[request.param])).eval()
 
 
-@torch.inference_mode()
-def test_groups_in_order_equal_transformers_forward_bit_for_bit(encoder: Encoder) -> None:
-    pixel_values = torch.randn(3, 3, 32, 32)
-    assert torch.equal(encoder(pixel_values), encoder.family.embed(encoder.model, pixel_values))
+def test_groups_in_order_compute_what_transformers_computes(encoder: Encoder) -> None:
+    """In float64, where only a difference of formula could reach 1e-12; gradients too."""
+    encoder = encoder.double().requires_grad_(True)
+    pixel_values = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    ours, theirs = encoder(pixel_values), encoder.family.embed(encoder.model, pixel_values)
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+    parameters = list(encoder.parameters())
+    gradients = [torch.autograd.grad(embedding.pow(2).sum(), parameters) for embedding in (ours, theirs)]
+    for mine, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-10, rtol=1e-10)
+
+
+def test_clips_last_layer_computes_the_class_token_alone(encoders: dict[str, Path]) -> None:
+    clip = load_encoder(str(encoders["clip"])).eval()
+    tokens = clip(torch.randn(2, 3, 32, 32), stop=3)
+    assert (tokens.shape, clip(tokens, start=3, stop=4).shape) == ((2, 17, 32), (2, 1, 32))
+
+
+def test_layers_that_recompute_give_the_same_gradients_and_keep_less(encoder: Encoder) -> None:
+    pixel_values = torch.randn(2, 3, 32, 32)
+    gradients, kept = [], []
+    for recompute in (False, True):
+        encoder.recompute_layers = recompute
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, saved=saved: (saved.append(t.nbytes), t)[1], lambda t: t
+        ):
+            loss = encoder(pixel_values).pow(2).sum()
+        gradients.append(torch.autograd.grad(loss, list(encoder.parameters())))
+        kept.append(sum(saved))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < 0.5 * kept[0]
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier, load_classifier
 from toolkit.training.metrics import split_metrics
 
-TIMES = {"epoch_seconds", "images_per_second", "data_wait_share"}
+TIMES = {"epoch_seconds", "images_per_second", "data_wait_share", "time_shares", "worker_seconds"}
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:

@@ -79,7 +79,7 @@ def _zero_shot_accuracy(data: Path) -> float:
     from transformers import CLIPModel, CLIPTokenizer
 
     from toolkit.config import DataConfig
-    from toolkit.data.dataset import ImageDataset, build_loader
+    from toolkit.data.dataset import ImageDataset, Loader
     from toolkit.data.source import open_data
     from toolkit.models.clip import Clip
     from toolkit.models.families import EMBEDDED, load_processor, quiet_transformers, resolve
@@ -91,8 +91,10 @@ def _zero_shot_accuracy(data: Path) -> float:
         model, tokenizer = CLIPModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder)
     embeddings = text_embeddings(model, tokenizer, [f"a digit {word}" for word in DIGIT_WORDS])
     test = open_data(DataConfig(path=data)).splits["test"]
-    loader = build_loader(ImageDataset(test, preprocess_from(load_processor(EMBEDDED, Clip()))), 64)
-    return zero_shot_accuracy(model, embeddings, ((batch["pixel_values"], batch["labels"]) for batch in loader))
+    loader = Loader(ImageDataset(test, preprocess_from(load_processor(EMBEDDED, Clip()))))
+    keys = [(1, index) for index in range(len(test))]
+    batches = loader.read([keys[start : start + 64] for start in range(0, len(keys), 64)])
+    return zero_shot_accuracy(model, embeddings, ((batch["pixel_values"], batch["labels"]) for batch in batches))
 
 
 def _print_outcome(outcome: dict[str, Any], test_images: int) -> None:

@@ -25,8 +25,7 @@ def check_folder(listing: Listing, advance: Callable[[], object] = lambda: None)
     for (split, cls, path), result in zip(files, inspected, strict=True):
         if result.error:
             continue
-        splits[split].append(Example(path, listing.classes.index(cls)))
-    digests = {path: result.sha256 for (_, _, path), result in zip(files, inspected, strict=True)}
+        splits[split].append(Example(path, listing.classes.index(cls), result.sha256))
     unreadable = [
         {"path": str(path), "reason": result.error}
         for (_, _, path), result in zip(files, inspected, strict=True)
@@ -42,7 +41,7 @@ def check_folder(listing: Listing, advance: Callable[[], object] = lambda: None)
         "sizes": _counted(f"{r.size[0]}x{r.size[1]}" for r in inspected if r.size),
         "modes": _counted(r.mode for r in inspected if r.mode),
         "unreadable": unreadable,
-        "duplicates_across_splits": duplicates_across(splits, digests),
+        "duplicates_across_splits": duplicates_across(splits),
     }
     return report | {"problems": _problems(report)}
 

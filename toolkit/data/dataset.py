@@ -1,15 +1,18 @@
-"""The torch dataset and its loaders: file -> decode -> augment -> ``pixel_values``."""
+"""The torch dataset and its loader: file -> decode -> augment -> ``pixel_values``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from toolkit.config import Augmentation
 from toolkit.data.source import Example
@@ -17,19 +20,28 @@ from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.preprocess import Preprocess
 
+Key = tuple[int, int]
+"""(epoch, index into the split): all that an image's pixels depend on beside the seed."""
+
 
 class Batch(TypedDict):
-    """``pixel_values`` [batch, 3, height, width], ``labels`` [batch], ``indices`` [batch] into the split."""
+    """Images as the encoder takes them.
+
+    ``pixel_values`` [batch, 3, height, width], ``labels`` [batch], and the seconds that decoding
+    and preprocessing took.
+    """
 
     pixel_values: Tensor
     labels: Tensor
-    indices: Tensor
+    seconds: float
 
 
 class ImageDataset(Dataset[Batch]):
-    """Images of one split as the encoder takes them.
+    """Images of one split as the encoder takes them, a batch at a time.
 
     Augmentation depends on (seed, epoch, index) alone, not on workers or the order of reading.
+    A batch is read by as many threads as the process has cores (a loader's worker has one):
+    Pillow gives up Python's lock while it decodes and resizes.
     """
 
     def __init__(
@@ -40,35 +52,32 @@ class ImageDataset(Dataset[Batch]):
         seed: int = 0,
     ) -> None:
         self.examples, self.preprocess, self.augment, self.seed = examples, preprocess, augment, seed
-        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> Batch:
+    def pixel_values(self, key: Key) -> Tensor:
+        """One image [3, height, width]."""
+        epoch, index = key
         example = self.examples[index]
         image = decode(example.path)
         if self.augment:
-            image = augmented(image, self.augment, np.random.default_rng((self.seed, self.epoch, index)))
+            image = augmented(image, self.augment, np.random.default_rng((self.seed, epoch, index)))
         try:
-            pixel_values = torch.from_numpy(self.preprocess(image))
+            return torch.from_numpy(self.preprocess(image))
         except UnreadableImageError as error:
             raise UnreadableImageError(error.reason, where=example.path) from error
-        return {"pixel_values": pixel_values, "labels": torch.tensor(example.label), "indices": torch.tensor(index)}
 
-
-class EpochSampler(Sampler[int]):
-    """A permutation that is a function of (seed, epoch)."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed = length, seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist())
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        started = time.perf_counter()
+        threads = 1 if get_worker_info() else min(len(keys), reading_threads())
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                images = list(pool.map(self.pixel_values, keys))
+        else:
+            images = [self.pixel_values(key) for key in keys]
+        labels = torch.tensor([self.examples[index].label for _, index in keys])
+        return {"pixel_values": torch.stack(images), "labels": labels, "seconds": time.perf_counter() - started}
 
 
 def augmented(image: Image.Image, augment: Sequence[Augmentation], rng: np.random.Generator) -> Image.Image:
@@ -85,13 +94,56 @@ def augmented(image: Image.Image, augment: Sequence[Augmentation], rng: np.rando
     return image
 
 
-def build_loader(dataset: ImageDataset, batch_size: int, sampler: EpochSampler | None = None) -> DataLoader[Batch]:
-    """A loader in the sampler's order, or in the split's own."""
-    on_gpu = torch.cuda.is_available()
-    workers = loader_workers(on_gpu)
-    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, pin_memory=on_gpu)
+class Loader:
+    """Reads batches of keys, in worker processes where that helps; the workers live as long as the loader.
+
+    Args:
+        dataset: what is read.
+        workers: worker processes; chosen from the machine if None.
+    """
+
+    def __init__(self, dataset: ImageDataset, workers: int | None = None) -> None:
+        on_gpu = torch.cuda.is_available()
+        self.workers = default_workers(on_gpu) if workers is None else workers
+        self._queue = _Queue()
+        self._loader: DataLoader[Batch] = DataLoader(
+            dataset,
+            batch_sampler=self._queue,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            pin_memory=on_gpu,
+            persistent_workers=self.workers > 0,
+        )
+
+    def read(self, batches: Iterable[Sequence[Key]]) -> Iterator[Batch]:
+        """One batch for each list of keys, in order."""
+        self._queue.batches = batches
+        return iter(self._loader)
 
 
-def loader_workers(on_gpu: bool) -> int:
-    """Worker processes: up to 8 of the cores beside a GPU; none where the cores compute the model itself."""
-    return min(8, max(1, usable_cores() - 1)) if on_gpu else 0
+class _Queue:
+    """The keys that a loader shall read next."""
+
+    batches: Iterable[Sequence[Key]] = ()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return (list(keys) for keys in self.batches)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def default_workers(on_gpu: bool) -> int:
+    """Worker processes: up to 8 of this process's cores beside a GPU; none where the cores compute the model."""
+    return min(8, max(1, cores_of_this_process() - 1)) if on_gpu else 0
+
+
+def reading_threads() -> int:
+    """Threads that read a batch where no worker process does."""
+    return cores_of_this_process()
+
+
+def cores_of_this_process() -> int:
+    """The usable cores, shared among the processes that a launcher started on this machine."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -8,10 +8,11 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from toolkit.config import DataConfig
@@ -24,10 +25,11 @@ from toolkit.runtime.machine import usable_cores
 
 @dataclass(frozen=True)
 class Example:
-    """One image file with its label, an index into the classes."""
+    """One image file with its label, an index into the classes, and, once it was read, its content's SHA-256."""
 
     path: Path
     label: int
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class DataSource:
     """Groups of identical files that stand in more than one split."""
     about: dict[str, Any] = field(default_factory=dict)
     """Content of the folder's ``dataset.json``, if there is one."""
+
+    def labels(self, split: str) -> torch.Tensor:
+        """Labels [images] of a split, as indices into the classes."""
+        return torch.tensor([example.label for example in self.splits[split]])
+
+    def order(self, split: str) -> str:
+        """SHA-256 over the contents of a split's images in their order: what an index means."""
+        return hashlib.sha256("\n".join(example.sha256 for example in self.splits[split]).encode()).hexdigest()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images a split and class."""
@@ -110,16 +120,19 @@ def open_data(config: DataConfig, advance: Callable[[], object] = lambda: None) 
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         fix = "replace or remove the file, or set data.on_bad_image=skip; toolkit data check lists all"
         raise ToolkitError(f"unreadable image: {reason}{more}", where=first, fix=fix)
-    kept = {split: [example for example in members if example.path not in bad] for split, members in found.items()}
+    kept = {
+        split: [replace(example, sha256=digests[example.path]) for example in members if example.path not in bad]
+        for split, members in found.items()
+    }
     splits = _complete(kept, config)
     _check_splits(splits, classes, config.path)
     return DataSource(
         root=config.path,
         classes=classes,
         splits=splits,
-        fingerprint=fingerprint(splits, classes, digests),
+        fingerprint=fingerprint(splits, classes),
         skipped=[{"path": str(path), "reason": str(reason)} for path, reason in bad.items()],
-        duplicates=duplicates_across(splits, digests),
+        duplicates=duplicates_across(splits),
         about=_read_about(config.path / "dataset.json"),
     )
 
@@ -132,22 +145,22 @@ def _read_about(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def fingerprint(splits: dict[str, list[Example]], classes: list[str], digests: dict[Path, str]) -> str:
+def fingerprint(splits: dict[str, list[Example]], classes: list[str]) -> str:
     """SHA-256 over (split, class, content) of every image, whatever the files are called."""
     lines = sorted(
-        f"{split}\t{classes[example.label]}\t{digests[example.path]}"
+        f"{split}\t{classes[example.label]}\t{example.sha256}"
         for split, examples in splits.items()
         for example in examples
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def duplicates_across(splits: dict[str, list[Example]], digests: dict[Path, str]) -> list[list[str]]:
+def duplicates_across(splits: dict[str, list[Example]]) -> list[list[str]]:
     """Groups of files with the same content that stand in more than one split."""
     places: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for split, examples in splits.items():
         for example in examples:
-            places[digests[example.path]].append((split, example.path))
+            places[example.sha256].append((split, example.path))
     return [[str(path) for _, path in group] for group in places.values() if len({split for split, _ in group}) > 1]
 
 

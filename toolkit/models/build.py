@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from toolkit.config import HeadConfig, ModelConfig
 from toolkit.errors import ToolkitError
@@ -18,6 +17,7 @@ from toolkit.models.encoder import Encoder
 from toolkit.models.families import FAMILIES, load_encoder, load_processor, quiet_transformers
 from toolkit.models.head import build_head
 from toolkit.models.selection import freeze_all_but, select_groups
+from toolkit.models.tensor_files import load_tensors, save_tensors
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 
@@ -44,9 +44,19 @@ def trainable_groups(classifier: Classifier) -> list[str]:
     return [group.name for group in classifier.groups if any(p.requires_grad for p in group.parameters())]
 
 
-def save_classifier(folder: Path, classifier: Classifier, head: HeadConfig, processor: Any) -> None:
-    """Write weights, configuration, processor and labels into an existing folder."""
-    save_file({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}, folder / WEIGHTS)
+def save_classifier(
+    folder: Path, classifier: Classifier, head: HeadConfig, processor: Any, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write weights, configuration, processor and labels into an existing folder.
+
+    Args:
+        folder: where to.
+        classifier: what is saved.
+        head: its head's configuration.
+        processor: its image processor.
+        weights: the whole state, where the classifier itself holds but a shard of it.
+    """
+    save_tensors(folder / WEIGHTS, classifier.state_dict() if weights is None else weights)
     config = {
         "format": 1,
         "family": classifier.encoder.family.name,
@@ -79,8 +89,8 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
             processor = family.processor_class.from_pretrained(folder)
         head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
         classifier = Classifier(encoder, head, labels)
-        classifier.load_state_dict(load_file(folder / WEIGHTS))
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError, SafetensorError) as error:
+        classifier.load_state_dict(load_tensors(folder / WEIGHTS))
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ToolkitError(
             f"damaged checkpoint: {reason}", where=folder, fix="train again, or copy it again"

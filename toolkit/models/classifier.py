@@ -23,9 +23,25 @@ class Classifier(nn.Module):
         """Every group in the order of computation."""
         return [*self.encoder.groups, Group("head", (self.head,), self.head)]
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Logits [B, classes] of [B, 3, height, width]."""
-        return self.head(self.encoder(pixel_values))
+    @property
+    def boundary(self) -> int:
+        """Place in ``groups`` of the first one that learns; those before it are the frozen trunk."""
+        learns = [any(parameter.requires_grad for parameter in group.parameters()) for group in self.groups]
+        return learns.index(True) if True in learns else len(learns)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set the mode of what learns; the trunk stays in evaluation form, so that it is a function of its input."""
+        super().train(mode)
+        for group in self.groups[: self.boundary]:
+            for module in group.modules:
+                module.eval()
+        return self
+
+    def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run the groups ``start`` to ``stop``; all of them turn [B, 3, height, width] into logits [B, classes]."""
+        groups = len(self.encoder.groups)
+        hidden = self.encoder(inputs, start, stop) if start < groups else inputs
+        return self.head(hidden) if stop is None or stop > groups else hidden
 
     def reference_logits(self, pixel_values: Tensor) -> Tensor:
         """Logits by transformers' own forward pass of the encoder: what parity compares with."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection, PretrainedConfig
 
 from toolkit.models.encoder import Group
@@ -43,10 +44,12 @@ class Clip:
         def pool(tokens_BTD: Tensor) -> Tensor:
             return vision.post_layernorm(tokens_BTD[:, 0])
 
+        *before, last = vision.encoder.layers
         layers = [
             Group(f"layers.{index}", (layer,), partial(layer, attention_mask=None))
-            for index, layer in enumerate(vision.encoder.layers)
+            for index, layer in enumerate(before)
         ]
+        layers.append(Group(f"layers.{len(before)}", (last,), partial(class_token_layer, last)))
         return [
             Group("embeddings", (vision.embeddings, vision.pre_layrnorm), embed),
             *layers,
@@ -61,3 +64,32 @@ class Clip:
     def embedding_size(self, config: Any) -> int:
         """P: the width that image and text share."""
         return config.projection_dim
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP holds the module's weights in shards."""
+    return isinstance(module, FSDPModule)
+
+
+def class_token_layer(layer: Any, tokens_BTD: Tensor) -> Tensor:
+    """The last layer, for the class token alone: [B, 1, D].
+
+    Nothing after it reads the patch tokens, so they serve as keys and values only: a sixth of
+    the layer's products, forward and backward, for the same embedding.
+    """
+    if is_sharded(layer):  # its weights are gathered by a call of the whole layer alone
+        return layer(tokens_BTD, attention_mask=None)
+    attention = layer.self_attn
+    normed_BTD = layer.layer_norm1(tokens_BTD)
+    query, key, value = (
+        projection(tokens).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        for projection, tokens in (
+            (attention.q_proj, normed_BTD[:, :1]),
+            (attention.k_proj, normed_BTD),
+            (attention.v_proj, normed_BTD),
+        )
+    )
+    dropout = attention.dropout if layer.training else 0.0
+    mixed = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=attention.scale)
+    hidden = tokens_BTD[:, :1] + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return hidden + layer.mlp(layer.layer_norm2(hidden))

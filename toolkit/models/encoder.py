@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 
 
@@ -63,6 +65,8 @@ class Encoder(nn.Module):
     def __init__(self, family: Family, model: PreTrainedModel) -> None:
         super().__init__()
         self.family, self.model = family, model
+        self.recompute_layers = False
+        """Gradient checkpointing: layers keep their inputs alone and compute the rest again in the backward pass."""
 
     @property
     def groups(self) -> list[Group]:
@@ -79,9 +83,12 @@ class Encoder(nn.Module):
         """Width P of the embedding."""
         return self.family.embedding_size(self.model.config)
 
-    def forward(self, inputs: Tensor, start: int = 0) -> Tensor:
-        """Run the groups from ``start`` on; from 0, ``pixel_values`` become the embedding [B, P]."""
+    def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run the groups ``start`` to ``stop``; all of them turn ``pixel_values`` into the embedding [B, P]."""
         hidden = inputs
-        for group in self.groups[start:]:
-            hidden = group.run(hidden)
+        for group in self.groups[start:stop]:
+            if self.recompute_layers and torch.is_grad_enabled() and group.name.startswith("layers."):
+                hidden = checkpoint(group.run, hidden, use_reentrant=False)
+            else:
+                hidden = group.run(hidden)
         return hidden

@@ -1,93 +1,155 @@
-"""Checkpoints at the end of an epoch: what learns, the optimiser's state and where the run stands.
+"""Checkpoints at any optimiser step: what learns, the optimiser's moments, and where the run stands.
 
-The order of the images, the augmentation and the dropout are functions of (seed, epoch), so
-nothing else is needed to go on exactly. safetensors and JSON only.
+The order of the images, their augmentation and the dropout are functions of (seed, epoch,
+step), so there is no random state to save, or to fail to restore. safetensors and JSON only;
+every file's hash stands in ``state.json``, and that file's own in its first line's key.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from toolkit.errors import ToolkitError
-from toolkit.files import staged_folder, write_json
+from toolkit.files import sha256_of, staged_folder, write_json, writing_to
+from toolkit.models.tensor_files import load_tensors, save_tensors
 
-WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+FORMAT = 2
+WEIGHTS, OPTIMIZER, EPOCH, STATE = "model.safetensors", "optimizer.safetensors", "epoch.safetensors", "state.json"
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters that learn, on the CPU."""
+    """All parameters that learn, whole and on the CPU. Every process must call it if the model is sharded."""
     return {
-        name: parameter.detach().to("cpu", copy=True)
+        name: whole(parameter.detach()).to("cpu", copy=True)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
 
 
-def save_checkpoint(
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors as ``parameter.moment``, whole and on the CPU."""
+    return {
+        f"{name}.{moment}": whole(tensor).to("cpu", copy=True)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        for moment, tensor in optimizer.state[parameter].items()
+    }
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, gathered from all processes if it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def write_checkpoint(
     folder: Path,
     step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, dict[str, Tensor]],
     state: dict[str, Any],
-    keep_last: int = 2,
+    keep_last: int,
 ) -> Path:
-    """Write ``step-00001234`` atomically and remove all but the last few."""
+    """Write ``step-00001234`` atomically and durably, then remove all but the last few.
+
+    Args:
+        folder: the run's checkpoints.
+        step: optimiser steps done.
+        tensors: for each of the safetensors files, what it holds.
+        state: the rest, as JSON.
+        keep_last: how many checkpoints stay.
+
+    Raises:
+        ToolkitError: the disk is full or not writable; the checkpoints before are as they were.
+    """
     target = folder / f"step-{step:08d}"
-    with staged_folder(target, what="checkpoint", marker=STATE, replace=True) as stage:
-        save_file(trainable_state(model), stage / WEIGHTS)
-        moments = optimizer.state_dict()["state"]
-        flat = {f"{index}.{name}": tensor for index, entry in moments.items() for name, tensor in entry.items()}
-        save_file({name: tensor.cpu().contiguous() for name, tensor in flat.items()}, stage / OPTIMIZER)
-        write_json(stage / STATE, state | {"step": step})
-    for old in sorted(folder.glob("step-*"))[:-keep_last]:
+    with (
+        writing_to(target),
+        staged_folder(target, what="checkpoint", marker=STATE, replace=True, durable=True) as stage,
+    ):
+        for name, content in tensors.items():
+            save_tensors(stage / name, content)
+        content = state | {
+            "format": FORMAT,
+            "step": step,
+            "sha256": {name: sha256_of(stage / name) for name in tensors},
+        }
+        write_json(stage / STATE, {"checksum": _checksum(content)} | content)
+        (stage / STATE).chmod(0o644)
+    for old in checkpoints_in(folder)[:-keep_last]:
         shutil.rmtree(old)
     return target
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore a checkpoint into a model and its optimiser; return its state.
+def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors of each file, and the state, of a checkpoint that is whole.
 
     Raises:
-        ToolkitError: damaged, or written by a run with other trainable parameters.
+        ToolkitError: truncated, changed, or of another format.
     """
+    before = [other.name for other in checkpoints_in(path.parent) if other.name < path.name]
+    fix = (
+        f"remove this folder to go on from {before[-1]}" if before else "remove this folder to start from the beginning"
+    )
     try:
-        weights = load_file(path / WEIGHTS)
-        flat = load_file(path / OPTIMIZER)
         state: dict[str, Any] = json.loads((path / STATE).read_text())
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ToolkitError(
-            f"damaged checkpoint: {error}", where=path, fix="remove it and resume from the one before"
-        ) from error
+        checksum = state.pop("checksum")
+        if state.get("format") != FORMAT:
+            raise ValueError(f"format {state.get('format')}, where this version reads {FORMAT}")
+        if checksum != _checksum(state):
+            raise ValueError(f"{STATE} has been changed")
+        for name, expected in state["sha256"].items():
+            if sha256_of(path / name) != expected:
+                raise ValueError(f"{name} is not what was written")
+        return {name: load_tensors(path / name) for name in state["sha256"]}, state
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ToolkitError(f"damaged checkpoint: {error}", where=path, fix=fix) from error
+
+
+def restore(
+    path: Path, tensors: dict[str, dict[str, Tensor]], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put a checkpoint's tensors into a model and its optimiser.
+
+    Raises:
+        ToolkitError: written by a run with other trainable parameters.
+    """
+    weights, moments = tensors[WEIGHTS], tensors[OPTIMIZER]
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if {name: tensor.shape for name, tensor in weights.items()} != {name: p.shape for name, p in trainable.items()}:
         fix = "resume with the recipe that wrote it (recipe.yaml in the run folder)"
         raise ToolkitError("the checkpoint has other trainable parameters than the recipe", where=path, fix=fix)
+    places = {parameter: name for name, parameter in trainable.items()}
     with torch.no_grad():
         for name, tensor in weights.items():
-            trainable[name].copy_(tensor)
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in flat.items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return state
+            trainable[name].copy_(_like(trainable[name], tensor))
+    order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, parameter in enumerate(order):
+        prefix = f"{places[parameter]}."
+        mine = {key[len(prefix) :]: tensor for key, tensor in moments.items() if key.rpartition(".")[0] + "." == prefix}
+        state[index] = {name: tensor if tensor.ndim == 0 else _like(parameter, tensor) for name, tensor in mine.items()}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def latest_checkpoint(folder: Path) -> Path:
-    """The newest whole checkpoint of a run.
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted(folder.glob("step-*"))
 
-    Raises:
-        ToolkitError: there is none.
-    """
-    found = sorted(folder.glob("step-*"))
-    if not found:
-        raise ToolkitError("no checkpoint to resume from", where=folder, fix="start without --resume")
-    return found[-1]
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor on a parameter's device, sharded as the parameter is."""
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

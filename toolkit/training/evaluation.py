@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from toolkit.data.dataset import Batch
+from toolkit.training.feed import Feed
+from toolkit.training.plan import Plan
+from toolkit.training.stopwatch import Stopwatch
 
 
-@torch.inference_mode()
-def predict_split(model: nn.Module, batches: Iterable[Batch], accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """Logits [images, classes] and labels [images] in the split's order, on the CPU.
+@torch.no_grad()
+def predict_split(
+    model: nn.Module, start: int, feed: Feed, plan: Plan, classes: int, accelerator: Accelerator, watch: Stopwatch
+) -> Tensor:
+    """Logits [images, classes] in the split's order, on the CPU, in every process.
 
-    Loaders for several processes repeat images to fill up their last batches; results are put
-    in place by the images' indices, so a repeated one can't count twice.
+    Args:
+        model: a classifier; run from the group ``start`` on what ``feed`` gives.
+        start: place of the first group to run.
+        feed: where the activations come from.
+        plan: the split's order and this process's share of it; an image that a process repeats
+            to keep in step with the others doesn't count.
+        classes: number of logits.
+        accelerator: gathers from all processes.
+        watch: takes the times.
     """
     model.eval()
-    logits, labels, indices = [], [], []
-    for batch in batches:
-        logits.append(model(batch["pixel_values"]).float())
-        labels.append(batch["labels"])
-        indices.append(batch["indices"])
-    gathered = once_each(accelerator, torch.cat(indices), torch.cat(logits), torch.cat(labels))
-    return gathered[0], gathered[1]
-
-
-def once_each(accelerator: Accelerator, indices: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Gather per-image values from all processes, ordered by index, without repetitions."""
-    ordered, order = accelerator.gather(indices).cpu().sort(stable=True)
-    first = torch.ones(len(ordered), dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return tuple(accelerator.gather(value).cpu()[order[first]] for value in values)
+    logits = torch.zeros(plan.images, classes, device=accelerator.device)
+    batches = [batch for step in plan.steps(epoch=1) for batch in step]
+    for batch, (hidden, _) in zip(batches, feed(batches, watch), strict=True):
+        with watch.on_device("trainable"):
+            rows = model(hidden, start=start).float()
+        if batch.counts:
+            logits[batch.indices] = rows
+            watch.images += len(batch.indices)
+    return accelerator.reduce(logits, "sum").cpu()  # each row is zero in all processes but one

@@ -31,7 +31,7 @@ def build_optimizer(groups: list[Group], config: TrainingConfig) -> torch.optim.
         for members, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
             if members:
                 parameter_groups.append({"params": members, "lr": rate, "weight_decay": decay, "name": group.name})
-    return torch.optim.AdamW(parameter_groups)
+    return torch.optim.AdamW(parameter_groups, fused=True)
 
 
 def learning_rate_factor(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -30,6 +32,43 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Res
         what, where, fix = outcome[1]
         raise ToolkitError(what, where=where, fix=fix)
     return outcome[0]  # type: ignore[return-value]
+
+
+class Agreement:
+    """Lets all processes know what any of them saw: one small reduction on the CPU, which no GPU waits for."""
+
+    def __init__(self, processes: int) -> None:
+        several = processes > 1
+        self._group = torch.distributed.new_group(backend="gloo") if several else None
+
+    def any(self, *facts: bool) -> list[bool]:
+        """For each fact, whether it holds in some process."""
+        if self._group is None:
+            return list(facts)
+        seen = torch.tensor(facts, dtype=torch.int32)
+        torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX, self._group)
+        return [bool(fact) for fact in seen]
+
+    def gathered(self, mine: Result) -> list[Result]:
+        """What each process has, in the order of the processes."""
+        if self._group is None:
+            return [mine]
+        everyone: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(everyone, mine, self._group)
+        return everyone
+
+
+def raise_together(agreement: Agreement, error: ToolkitError | None) -> None:
+    """Raise, in every process, the first error that any of them has; else do nothing."""
+    if agreement.any(error is not None)[0]:
+        errors = agreement.gathered(None if error is None else (error.what, error.where, error.fix))
+        what, where, fix = next(each for each in errors if each is not None)
+        raise ToolkitError(what, where=where, fix=fix) from error
+
+
+def was_restarted() -> bool:
+    """Whether an elastic launcher started this process again after a worker had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def processes_asked_for(command: list[str] | None = None) -> int | None:

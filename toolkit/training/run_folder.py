@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import sys
+from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 
 from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
-from toolkit.files import refuse_existing, write_bytes, write_json, writing_to
+from toolkit.files import heal, refuse_existing, sync, write_bytes, write_json, writing_to
 from toolkit.runtime.machine import describe_machine
+from toolkit.training.locks import LOCK, locked
 
 LIBRARIES = ("clip-toolkit", "torch", "transformers", "accelerate", "safetensors", "numpy", "pillow", "torchmetrics")
 
@@ -31,8 +33,14 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
 
     def refuse_if_taken(self, *, force: bool) -> None:
-        """Raise if another run lives here already."""
+        """Raise if another run lives here already; hidden files alone are what a killed start left."""
+        if self.path.is_dir() and all(child.name.startswith(".") for child in self.path.iterdir()):
+            return
         refuse_existing(self.path, what="run", marker="recipe.yaml", replace=force)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other runs out of the folder until this one ends, however it ends."""
+        return locked(self.path, what="another run is writing here")
 
     def prepare(self, recipe: Recipe, processes: int, *, resume: bool) -> None:
         """Empty the folder unless a run goes on in it, and write the resolved recipe and the environment.
@@ -41,14 +49,17 @@ class RunFolder:
             ToolkitError: a run is to be resumed that another recipe wrote, or nothing can be written here.
         """
         text = recipe.as_yaml()
-        if resume and self.recipe_text() != text:
+        if resume and self.is_run() and self.recipe_text() != text:
             fix = f"resume with --config {self.path / 'recipe.yaml'} and no overrides, or start without --resume"
             raise ToolkitError("the run was started with another recipe", where=self.path / "recipe.yaml", fix=fix)
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.checkpoints):
+                heal(folder)
             if not resume:
                 for child in self.path.iterdir():
-                    shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+                    if child.name != LOCK:
+                        shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
             write_bytes(self.path / "recipe.yaml", text.encode())
             settings = {"processes": processes, "torch_threads": torch.get_num_threads()}
             write_json(self.path / "environment.json", environment() | settings)
@@ -56,17 +67,26 @@ class RunFolder:
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with self._metrics.open("a") as file:
+        with writing_to(self._metrics), self._metrics.open("a") as file:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
+
+    def lines_logged(self) -> int:
+        """Whole lines in ``metrics.jsonl``, which are on the disk when this returns."""
+        sync(self._metrics)
+        return self._metrics.read_bytes().count(b"\n")
 
     def history(self) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``; a last one that was cut off is left out."""
         return [json.loads(line) for line in self._metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
-    def keep_history(self, epochs: int) -> None:
-        """Drop the lines of epochs past the first ``epochs``, which a resumed run writes again."""
-        kept = [entry for entry in self.history() if entry["epoch"] <= epochs]
-        write_bytes(self._metrics, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+    def keep_history(self, lines: int) -> None:
+        """Drop all but the first ``lines`` lines; a resumed run writes the rest again."""
+        kept = self._metrics.read_bytes().splitlines(keepends=True)[:lines]
+        write_bytes(self._metrics, b"".join(kept))
+
+    def is_run(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / "recipe.yaml").is_file()
 
     def recipe_text(self) -> str:
         """The resolved recipe as it was written.
@@ -75,7 +95,7 @@ class RunFolder:
             ToolkitError: no run here.
         """
         path = self.path / "recipe.yaml"
-        if not path.is_file():
+        if not self.is_run():
             raise ToolkitError(
                 "no run folder: recipe.yaml is missing", where=self.path, fix="give a folder that finetune.py wrote"
             )

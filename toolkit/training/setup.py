@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from rich.markup import escape
 from rich.table import Table
 
 from toolkit.config import Recipe
+from toolkit.data.dataset import cores_of_this_process
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
-from toolkit.runtime.machine import usable_cores
+from toolkit.training.plan import Plan
+from toolkit.training.precision import check_precision, precision_handlers
 from toolkit.training.processes import processes_asked_for
 from toolkit.training.progress import console
 
@@ -35,24 +36,43 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     config = recipe.training
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*barrier.*device.*")
-    if config.mixed_precision == "fp16" and not torch.accelerator.is_available():
-        fix = "use training.mixed_precision=bf16 or no"
-        raise ToolkitError("fp16 training needs a GPU", where="training.mixed_precision", fix=fix)
+    check_precision(config.mixed_precision)
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes started on CPUs don't find each other
         mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation,
+        kwargs_handlers=[
+            # nothing is recomputed or broadcast that frozen weights don't need; see Trainer for accumulation
+            DistributedDataParallelKwargs(find_unused_parameters=False, broadcast_buffers=False),
+            *precision_handlers(config.mixed_precision),
+        ],
         log_with="tensorboard" if recipe.tracking.tensorboard else None,
         project_dir=out,
     )
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(cores_of_this_process())
     set_seed(config.seed)
     return accelerator
 
 
-def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, steps_per_epoch: int) -> None:
+def check_batch(accelerator: Accelerator, data: DataSource, recipe: Recipe) -> None:
+    """Refuse a step of more images than there are.
+
+    Raises:
+        ToolkitError: with the arithmetic of the effective batch.
+    """
+    config, processes, images = recipe.training, accelerator.num_processes, len(data.splits["train"])
+    batch = config.batch_size * processes * config.gradient_accumulation
+    if batch > images:
+        what = (
+            f"a step of {batch} images (batch_size {config.batch_size} x {processes} processes x "
+            f"{config.gradient_accumulation} accumulated) is more than the {images} training images"
+        )
+        fix = "lower training.batch_size or training.gradient_accumulation"
+        raise ToolkitError(what, where="training.batch_size", fix=fix)
+
+
+def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: Plan) -> None:
     """Say what runs: processes, device, data, batch arithmetic, and what is odd about them."""
     if not accelerator.is_main_process:
         return
@@ -63,16 +83,29 @@ def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, steps_p
             f"[bold yellow]warning[/]: {asked} processes were asked for, but {processes} runs. On CPUs, launch with "
             "--config_file recipes/accelerate/cpu_2_processes.yaml, or torchrun --nproc-per-node 2"
         )
-    threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
+    threads = (
+        f", {torch.get_num_threads()} threads{' each' if processes > 1 else ''}"
+        if accelerator.device.type == "cpu"
+        else ""
+    )
     plural = "es" if processes > 1 else ""
     console.print(f"{processes} process{plural} on {accelerator.device.type}{threads}, precision {_precision(recipe)}")
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     console.print(f"{len(data.classes)} classes; images: {counts}")
-    batch = config.batch_size * processes * config.gradient_accumulation
     console.print(
-        f"effective batch {batch} = {config.batch_size} a process x {processes} x {config.gradient_accumulation} "
-        f"accumulated; {steps_per_epoch} steps an epoch, {steps_per_epoch * config.epochs:,} in all",
+        f"effective batch {plan.effective_batch} = {config.batch_size} a process x {processes} x "
+        f"{config.gradient_accumulation} accumulated; {plan.steps_per_epoch} steps an epoch, "
+        f"{plan.steps_per_epoch * config.epochs:,} in all"
     )
+    head = config.head_learning_rate or config.learning_rate
+    scaled = ""
+    if plan.effective_batch != config.batch_size:
+        factor = plan.effective_batch / config.batch_size
+        scaled = (
+            f"; not scaled with the effective batch: one that fits {config.batch_size} images, scaled linearly, "
+            f"would be {config.learning_rate * factor:g} and {head * factor:g}"
+        )
+    console.print(f"peak learning rate {config.learning_rate:g}, head {head:g}{scaled}")
     if data.skipped:
         console.print(f"[bold yellow]warning[/]: {len(data.skipped)} unreadable images are left out")
     if data.duplicates:
@@ -93,6 +126,8 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         cells = [f"{figures[name]:.4f}" for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc")]
         table.add_row(split, f"{figures['images']:,}", *cells)
     console.print(table)
+    if summary["advice"]:
+        console.print(f"time: {summary['advice']}", markup=False)
     console.print(f"run folder: {out}", markup=False)
     console.print(f"next: toolkit export --onnx {out} --out bundles/{out.name}", markup=False)
 

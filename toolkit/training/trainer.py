@@ -7,46 +7,39 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
 from toolkit.config import Recipe
-from toolkit.data.dataset import Batch, EpochSampler, ImageDataset, build_loader
+from toolkit.data.dataset import ImageDataset, Loader, cores_of_this_process
 from toolkit.data.source import DataSource
-from toolkit.errors import ToolkitError
-from toolkit.files import staged_folder, write_json
+from toolkit.errors import Stopped
+from toolkit.files import staged_folder, write_json, writing_to
 from toolkit.models.build import load_classifier, save_classifier, trainable_groups
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
+from toolkit.models.selection import freeze_all_but
+from toolkit.training.boundary import Boundary
 from toolkit.training.calibration import fit_temperature
-from toolkit.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
-from toolkit.training.evaluation import once_each, predict_split
+from toolkit.training.checkpoints import whole
+from toolkit.training.evaluation import predict_split
+from toolkit.training.feed import Feed
+from toolkit.training.interruption import Interruption
 from toolkit.training.metrics import split_metrics
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor
-from toolkit.training.processes import on_main_process
+from toolkit.training.outcome import figures_of, predict_splits
+from toolkit.training.plan import MicroBatch, Plan, seed_of
+from toolkit.training.processes import Agreement
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
 from toolkit.training.run_folder import RunFolder
-
-
-@dataclass
-class Standing:
-    """Where a run stands: what a checkpoint keeps beside weights and moments."""
-
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float = math.inf
-
-    def improved_by(self, figures: dict[str, float]) -> bool:
-        """Whether validation got better: in accuracy, and in loss where that is equal."""
-        return (figures["accuracy"], -figures["loss"]) > (self.best_accuracy, -self.best_loss)
+from toolkit.training.stability import MAX_SKIPPED, FiniteWatch, unstable
+from toolkit.training.standing import EpochRecord, Keeper, Standing
+from toolkit.training.stopwatch import Stopwatch, advice
 
 
 class Trainer:
@@ -63,47 +56,60 @@ class Trainer:
     ) -> None:
         self.classifier, self.processor, self.data = classifier, processor, data
         self.recipe, self.run, self.accelerator = recipe, run, accelerator
-        self.standing = Standing()
-        config = recipe.training
+        config, device, augment = recipe.training, accelerator.device, recipe.data.augment
+        self.standing, self.record = Standing(), EpochRecord(len(data.splits["train"]), device)
+        self.agreement = Agreement(accelerator.num_processes)
+        self.interruption = Interruption()
+        self.finite = FiniteWatch(run, data.root, data.splits["train"], self.agreement)
+        self.batches_per_step = config.gradient_accumulation * accelerator.num_processes
         preprocess = preprocess_from(processor)
-        self.train_set = ImageDataset(data.splits["train"], preprocess, recipe.data.augment, config.seed)
-        self.sampler = EpochSampler(len(self.train_set), config.seed)
-        self.loaders = {"train": accelerator.prepare(build_loader(self.train_set, config.batch_size, self.sampler))}
-        for split in ("validation", "test"):
-            held_out = ImageDataset(data.splits[split], preprocess)
-            self.loaders[split] = accelerator.prepare(build_loader(held_out, config.batch_size))
-        plain_train = ImageDataset(data.splits["train"], preprocess)
-        self.evaluation_loaders = self.loaders | {
-            "train": accelerator.prepare(build_loader(plain_train, config.batch_size))
-        }
+        datasets = {split: ImageDataset(examples, preprocess) for split, examples in data.splits.items()}
+        self.plain_loaders = {split: Loader(dataset, config.loader_workers) for split, dataset in datasets.items()}
+        augmented = ImageDataset(data.splits["train"], preprocess, augment, config.seed)
+        self.loaders = self.plain_loaders | {"train": Loader(augmented, config.loader_workers)}
+        self.parameter_counts = parameter_counts(classifier)
+        self.boundary = Boundary(classifier, preprocess, data, recipe, accelerator, self.agreement)
+        classifier.encoder.recompute_layers = config.gradient_checkpointing
         optimizer = build_optimizer(classifier.groups, config)
         self.rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-        self.steps_per_epoch = math.ceil(len(self.loaders["train"]) / config.gradient_accumulation)
         # the schedule counts optimiser steps, so it is not prepared: a prepared one steps once a process
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, learning_rate_factor(config, self.steps_per_epoch)
+            optimizer, learning_rate_factor(config, self.train_plan.steps_per_epoch)
         )
+        if config.compile:
+            classifier.compile()  # in place, so that no name gets a prefix
         self.model, self.optimizer = accelerator.prepare(classifier, optimizer)
+        self.keeper = Keeper(
+            run, recipe, data, self.model, self.optimizer, self.scheduler, accelerator, self.batches_per_step
+        )
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and speaks."""
         return bool(self.accelerator.is_main_process)
 
+    @property
+    def train_plan(self) -> Plan:
+        """The order of the training images; a step keeps its images when a run goes on with other processes."""
+        return self._plan("train", self.batches_per_step, self.recipe.training.seed)
+
     def fit(self, resume: bool = False) -> dict[str, Any]:
-        """Train, keep the best epoch by validation, touch the test split once; return the summary."""
+        """Train, keep the best epoch by validation, touch the test split once; return the summary.
+
+        Raises:
+            ToolkitError: a loss or gradient that is not finite, a full disk, a checkpoint that doesn't fit.
+            Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
+        """
         started = time.perf_counter()
         if resume:
-            self._resume()
-        if self.is_main:
-            print_groups(self.classifier, self.rates)
-        epochs = self.recipe.training.epochs
-        done = self.standing.epoch * self.steps_per_epoch
-        with bar(self.is_main) as progress:
-            task = progress.add_task("training", total=epochs * self.steps_per_epoch, completed=done, figures="")
-            for epoch in range(self.standing.epoch + 1, epochs + 1):
-                self._train_epoch(epoch, progress, task)
-                self._validate(epoch)
+            restored = self.keeper.restore(self.record)
+            if restored is not None:
+                self.standing, self.batches_per_step = restored
+        with self.interruption:
+            if self.is_main:
+                print_groups(self.classifier, self.rates)
+            feeds = self.boundary.feeds(self.model, self.loaders, self.run, self._stop_if_asked)
+            self._run_epochs(feeds)
         trained = time.perf_counter()
         summary = self._evaluate_best()
         summary["seconds"] = {
@@ -113,187 +119,208 @@ class Trainer:
         }
         if self.is_main:
             write_json(self.run.path / "summary.json", summary)
+            self.boundary.remove_private_cache()
         return summary
-
-    def _train_epoch(self, epoch: int, progress: Progress, task: TaskID) -> None:
-        config, accelerator = self.recipe.training, self.accelerator
-        self.sampler.epoch = self.train_set.epoch = epoch
-        torch.manual_seed(_seed_of(config.seed, epoch, accelerator.process_index))
-        self.model.train()
-        indices, losses, hits = [], [], []
-        clock = _Clock()
-        for batch in clock.waiting_for(self.loaders["train"]):
-            with accelerator.accumulate(self.model):
-                loss_B, hits_B = self._step(batch)
-            indices.append(batch["indices"])
-            losses.append(loss_B)
-            hits.append(hits_B)
-            clock.images += len(loss_B) * accelerator.num_processes
-            if accelerator.sync_gradients:
-                self._after_optimizer_step(epoch, loss_B, clock, progress, task)
-        loss, hit = once_each(accelerator, torch.cat(indices), torch.cat(losses), torch.cat(hits))
-        self._log(
-            {
-                "epoch": epoch,
-                "split": "train",
-                "loss": self._finite(float(loss.double().mean())),
-                "accuracy": float(hit.double().mean()),
-                "epoch_seconds": clock.seconds,
-                "images_per_second": clock.images / clock.seconds,
-                "data_wait_share": clock.waited / clock.seconds,
-            }
-        )
-
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Forward, backward and, where gradients are whole, an optimiser step; loss and hit of each image."""
-        logits = self.model(batch["pixel_values"]).float()
-        loss_B = nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
-        self.accelerator.backward(loss_B.mean())
-        if self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.training.max_gradient_norm)
-        self.optimizer.step()
-        if self.accelerator.sync_gradients and not self.accelerator.optimizer_step_was_skipped:
-            self.scheduler.step()
-        self.optimizer.zero_grad()
-        return loss_B.detach(), logits.argmax(-1) == batch["labels"]
-
-    def _after_optimizer_step(
-        self,
-        epoch: int,
-        loss_B: Tensor,
-        clock: _Clock,
-        progress: Progress,
-        task: TaskID,
-    ) -> None:
-        self.standing.step += 1
-        if self.standing.step % self.recipe.tracking.log_every == 0 or self.standing.step == 1:
-            loss = self._finite(float(self.accelerator.reduce(loss_B.mean(), "mean")))
-            rate = self.scheduler.get_last_lr()[-1]
-            self._log(
-                {"epoch": epoch, "split": "train", "step": self.standing.step, "loss": loss, "learning_rate": rate}
-            )
-            speed = clock.images / clock.seconds
-            figures = f"epoch {epoch}/{self.recipe.training.epochs}  loss {loss:.3f}  {speed:.0f} images/s"
-            progress.update(task, figures=figures)
-        progress.advance(task)
-
-    def _validate(self, epoch: int) -> None:
-        """Evaluate on validation, keep the weights if they are the best, write a checkpoint."""
-        clock = _Clock()
-        logits, labels = predict_split(self.model, clock.waiting_for(self.loaders["validation"]), self.accelerator)
-        figures = split_metrics(logits, labels)
-        self._finite(figures["loss"])
-        self._log(
-            {
-                "epoch": epoch,
-                "split": "validation",
-                "loss": figures["loss"],
-                "accuracy": figures["accuracy"],
-                "epoch_seconds": clock.seconds,
-                "images_per_second": len(labels) / clock.seconds,
-                "data_wait_share": clock.waited / clock.seconds,
-            }
-        )
-        if self.is_main and not console.is_terminal:
-            console.print(f"epoch {epoch}: validation loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.4f}")
-        standing = self.standing
-        standing.epoch = epoch
-        improved = standing.improved_by(figures)
-        if improved:
-            standing.best_epoch, standing.best_accuracy, standing.best_loss = (
-                epoch,
-                figures["accuracy"],
-                figures["loss"],
-            )
-        if self.is_main:
-            if improved:
-                self._write_best(self.classifier)
-            model = self.accelerator.unwrap_model(self.model)
-            state = {
-                "standing": vars(standing),
-                "seed": self.recipe.training.seed,
-                "processes": self.accelerator.num_processes,
-                "scheduler_steps": self.scheduler.last_epoch,
-                "gradient_scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-            }
-            save_checkpoint(self.run.checkpoints, standing.step, model, self.optimizer.optimizer, state)
-        self.accelerator.wait_for_everyone()
-
-    def _finite(self, loss: float) -> float:
-        """The loss, which is the same in every process, or an error that ends them all."""
-        if not math.isfinite(loss):
-            fix = "lower training.learning_rate, or train with mixed_precision: bf16 or no"
-            raise ToolkitError(f"the loss is {loss} at step {self.standing.step}", where=self.run.path, fix=fix)
-        return loss
-
-    def _write_best(self, classifier: Classifier) -> None:
-        with staged_folder(self.run.best, what="checkpoint", marker="model.safetensors", replace=True) as stage:
-            save_classifier(stage, classifier, self.recipe.model.head, self.processor)
 
     def _evaluate_best(self) -> dict[str, Any]:
         """Load what was saved, fit the temperature on validation, and figure every split with it."""
         best, _ = load_classifier(self.run.best)
         best.to(self.accelerator.device)
-        outcomes = {
-            split: predict_split(best, loader, self.accelerator) for split, loader in self.evaluation_loaders.items()
-        }
-        temperature = fit_temperature(*outcomes["validation"])
+        logits = predict_splits(best, self.plain_loaders, self._evaluation_plan, self.accelerator)
+        temperature = fit_temperature(logits["validation"], self.data.labels("validation"))
         best.temperature.fill_(temperature)
-        total, learns = parameter_counts(self.classifier)
-        best.requires_grad_(False)
+        trainable, learns = trainable_groups(self.classifier), self.parameter_counts[1]
         if self.is_main:
-            for mine, saved in zip(self.classifier.parameters(), best.parameters(), strict=True):
-                saved.requires_grad_(mine.requires_grad)
-            self._write_best(best)
+            freeze_all_but(best.groups, best, trainable)
+            self._save_best(best)
         self.accelerator.wait_for_everyone()
-        figures = {split: split_metrics(*outcomes[split], temperature) for split in ("train", "validation", "test")}
-        return figures | {
-            "uncalibrated": {
-                split: {"loss": split_metrics(*outcomes[split])["loss"]} for split in ("validation", "test")
-            },
-            "temperature": temperature,
-            "classes": self.data.classes,
-            "images": {split: len(examples) for split, examples in self.data.splits.items()},
-            "skipped_images": self.data.skipped,
-            "data_fingerprint": self.data.fingerprint,
-            "data": {key: self.data.about[key] for key in ("name", "source", "licence") if key in self.data.about},
-            "trainable_groups": trainable_groups(self.classifier),
-            "parameters": total,
+        return figures_of(self.data, logits, temperature) | {
+            "trainable_groups": trainable,
+            "parameters": self.parameter_counts[0],
             "trainable_parameters": learns,
             "best_epoch": self.standing.best_epoch,
             "epochs": self.standing.epoch,
             "steps": self.standing.step,
             "processes": self.accelerator.num_processes,
+            "effective_batch": self.train_plan.effective_batch,
+            "boundary_cache": self.recipe.training.boundary_cache.enabled,
+            "time_shares": self.standing.time_shares,
+            "advice": self._advice(),
             "peak_memory_bytes": peak_memory(),
-            "confusion_matrix": _confusion(*outcomes["test"]),
         }
 
-    def _resume(self) -> None:
-        path = on_main_process(self.accelerator, lambda: latest_checkpoint(self.run.checkpoints))
-        model = self.accelerator.unwrap_model(self.model)
-        state = load_checkpoint(path, model, self.optimizer.optimizer)
-        try:
-            same = (state["processes"], state["seed"]) == (self.accelerator.num_processes, self.recipe.training.seed)
-            self.standing, steps, scaler = (
-                Standing(**state["standing"]),
-                state["scheduler_steps"],
-                state["gradient_scaler"],
-            )
-        except (KeyError, TypeError) as error:
-            raise ToolkitError(f"damaged checkpoint: {error}", where=path, fix="resume from the one before") from error
-        if not same:
-            fix = "resume with the same seed and number of processes"
-            what = "the checkpoint belongs to a run with another seed or number of processes"
-            raise ToolkitError(what, where=path, fix=fix)
-        if self.accelerator.scaler and scaler:
-            self.accelerator.scaler.load_state_dict(scaler)
-        self.scheduler.last_epoch = steps
-        for group, base, factor in zip(
-            self.optimizer.param_groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True
-        ):
-            group["lr"] = base * factor(steps)
-        if self.is_main:
-            self.run.keep_history(self.standing.epoch)
+    def _advice(self) -> str:
+        """What would make the epochs faster; nothing where this process trained none."""
+        if not self.standing.time_shares:
+            return ""
+        return advice(
+            self.standing.time_shares,
+            cached=self.recipe.training.boundary_cache.enabled,
+            cacheable=self.boundary.start > 0,
+            workers=self.loaders["train"].workers,
+            cores=cores_of_this_process(),
+        )
+
+    def _save_best(self, classifier: Classifier, weights: dict[str, Tensor] | None = None) -> None:
+        """Write a classifier to ``best/``, in place of what is there."""
+        folder = self.run.best
+        stage = staged_folder(folder, what="checkpoint", marker="model.safetensors", replace=True, durable=True)
+        with writing_to(folder), stage as path:
+            save_classifier(path, classifier, self.recipe.model.head, self.processor, weights)
+
+    def _plan(self, split: str, batches_per_step: int, seed: int | None = None) -> Plan:
+        return Plan(
+            images=len(self.data.splits[split]),
+            batch_size=self.recipe.training.batch_size,
+            batches_per_step=batches_per_step,
+            seed=seed,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+
+    def _evaluation_plan(self, split: str) -> Plan:
+        """A split in its own order, a batch for each process at a time."""
+        return self._plan(split, self.accelerator.num_processes)
+
+    def _run_epochs(self, feeds: dict[str, Feed]) -> None:
+        epochs, steps = self.recipe.training.epochs, self.train_plan.steps_per_epoch
+        with bar(self.is_main) as progress:
+            task = progress.add_task("training", total=epochs * steps, completed=self.standing.step, figures="")
+            for epoch in range(self.standing.epoch + 1, epochs + 1):
+                self._train_epoch(epoch, feeds["train"], progress, task)
+                self._validate(epoch, feeds["validation"])
+                if epoch < epochs:
+                    self._stop_if_asked()
+
+    def _train_epoch(self, epoch: int, feed: Feed, progress: Progress, task: TaskID) -> None:
+        plan, done = self.train_plan, self.standing.steps_of_epoch
+        self.model.train()
+        watch = Stopwatch(self.accelerator.device)
+        activations = feed((batch for step in plan.steps(epoch, done) for batch in step), watch)
+        for batches in plan.steps(epoch, done):
+            losses, norm = self._step(batches, activations, watch)
+            watch.images += sum(len(batch.indices) for batch in batches if batch.counts)
+            self.standing.step += 1
+            self.standing.steps_of_epoch += 1
+            self._look_at(batches, losses, norm)
+            self._log_step(epoch, batches, losses, watch, progress, task)
+            self._keep_or_stop(plan)
+        next(activations, None)  # lets the loader's workers end their round
+        if self.finite.saw_trouble_at_last():
+            self.finite.fail()
+        all_losses, all_hits = self.record.gathered(self.accelerator)
+        figures = {"loss": float(all_losses.double().mean()), "accuracy": float(all_hits.double().mean())}
+        times = watch.figures(self.accelerator.num_processes)
+        self.standing.time_shares = times["time_shares"]
+        self._log({"epoch": epoch, "split": "train", "step": self.standing.step} | figures | times)
+
+    def _step(
+        self, batches: list[MicroBatch], activations: Iterator[tuple[Tensor, Tensor]], watch: Stopwatch
+    ) -> tuple[list[Tensor], Tensor]:
+        """One optimiser step; the losses of this process's images by micro-batch, and the gradient's norm.
+
+        The gradient is the mean over the step's images, however they are cut into micro-batches
+        and dealt to processes; between processes it is averaged, hence the factor.
+        """
+        accelerator, config = self.accelerator, self.recipe.training
+        losses = []
+        for batch in batches:
+            hidden, labels = next(activations)
+            torch.manual_seed(seed_of(config.seed, batch.epoch, batch.number))
+            partial = batch is not batches[-1]
+            with accelerator.no_sync(self.model) if partial else nullcontext(), watch.on_device("trainable"):
+                logits = self.model(hidden, start=self.boundary.start).float()
+                loss_B = nn.functional.cross_entropy(logits, labels, reduction="none")
+                accelerator.backward(loss_B.sum() * (batch.weight * accelerator.num_processes))
+            losses.append(loss_B.detach())
+            self.record.note(batch, losses[-1], logits.detach().argmax(-1) == labels)
+        with watch.on_device("optimizer"):
+            norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_gradient_norm)
+            self.optimizer.step()
+            if accelerator.scaler is None or math.isfinite(norm):
+                self.scheduler.step()
+                self.standing.skipped = 0
+            else:
+                self.standing.skipped += 1
+            self.optimizer.zero_grad()
+        return losses, whole(norm)
+
+    def _look_at(self, batches: list[MicroBatch], losses: list[Tensor], norm: Tensor) -> None:
+        """Stop on what is not finite, in all processes at the same step; learn of a wish to stop."""
+        scaled = self.accelerator.scaler is not None
+        trouble = self.finite.saw_trouble(self.standing.step, batches, losses, norm, norm_may_overflow=scaled)
+        self.standing.stop_asked, trouble = self.agreement.any(self.interruption.requested, trouble)
+        if trouble:
+            self.finite.fail()
+        if self.standing.skipped > MAX_SKIPPED:
+            raise unstable(f"the gradient overflowed in {self.standing.skipped} steps in a row", self.run)
+
+    def _keep_or_stop(self, plan: Plan) -> None:
+        """Write a checkpoint within an epoch where one is due, or wished for before stopping."""
+        every, done = self.recipe.training.checkpoint_every, self.standing.steps_of_epoch
+        due = every is not None and self.standing.step % every == 0 and done < plan.steps_per_epoch
+        if due or self.standing.stop_asked:
+            self._save_checkpoint()
+        if self.standing.stop_asked:
+            self._stop()
+
+    def _stop_if_asked(self) -> None:
+        """Between steps, where everything is on the disk already."""
+        if self.agreement.any(self.interruption.requested)[0]:
+            self._stop()
+
+    def _stop(self) -> None:
+        number = max(self.agreement.gathered(int(self.interruption.signal or 0)))
+        total = self.train_plan.steps_per_epoch * self.recipe.training.epochs
+        raise Stopped(
+            f"stopped at step {self.standing.step:,} of {total:,}; go on with the same command and --resume", number
+        )
+
+    def _save_checkpoint(self) -> None:
+        if self.finite.saw_trouble_at_last():
+            self.finite.fail()
+        self.keeper.save(self.standing, self.record)
+
+    def _log_step(
+        self,
+        epoch: int,
+        batches: list[MicroBatch],
+        losses: list[Tensor],
+        watch: Stopwatch,
+        progress: Progress,
+        task: TaskID,
+    ) -> None:
+        step = self.standing.step
+        if step % self.recipe.tracking.log_every == 0 or step == 1:
+            mine = torch.stack([loss.sum() * batch.weight for batch, loss in zip(batches, losses, strict=True)]).sum()
+            loss = float(self.accelerator.reduce(mine, "sum"))
+            if self.finite.saw_trouble_at_last():
+                self.finite.fail()
+            rate = self.scheduler.get_last_lr()[-1]
+            self._log({"epoch": epoch, "split": "train", "step": step, "loss": loss, "learning_rate": rate})
+            speed = watch.images * self.accelerator.num_processes / watch.elapsed
+            figures = f"epoch {epoch}/{self.recipe.training.epochs}  loss {loss:.3f}  {speed:,.0f} images/s"
+            progress.update(task, figures=figures)
+        progress.advance(task)
+
+    def _validate(self, epoch: int, feed: Feed) -> None:
+        """Evaluate on validation, keep the weights if they are the best, write a checkpoint."""
+        watch = Stopwatch(self.accelerator.device)
+        plan, classes = self._evaluation_plan("validation"), len(self.data.classes)
+        logits = predict_split(self.model, self.boundary.start, feed, plan, classes, self.accelerator, watch)
+        figures = split_metrics(logits, self.data.labels("validation"))
+        if not math.isfinite(figures["loss"]):
+            raise unstable(f"the validation loss is {figures['loss']} after epoch {epoch}", self.run)
+        figures = {name: figures[name] for name in ("loss", "accuracy")}
+        self._log({"epoch": epoch, "split": "validation"} | figures | watch.figures(self.accelerator.num_processes))
+        if self.is_main and not console.is_terminal:
+            console.print(f"epoch {epoch}: validation loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.4f}")
+        if self.standing.end_epoch(epoch, figures):
+            weights = {name: whole(tensor) for name, tensor in self.classifier.state_dict().items()}
+            if self.is_main:
+                self._save_best(self.classifier, weights)
+        self.record.clear()
+        self._save_checkpoint()
 
     def _log(self, entry: dict[str, Any]) -> None:
         """Write an entry to ``metrics.jsonl`` and to the trackers."""
@@ -304,41 +331,7 @@ class Trainer:
         self.accelerator.log(values, step=self.standing.step)
 
 
-class _Clock:
-    """Seconds of an epoch, and those of them spent waiting for data."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.waited = 0.0
-        self.images = 0
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.started
-
-    def waiting_for(self, batches: Any) -> Iterator[Batch]:
-        iterator = iter(batches)
-        while True:
-            asked = time.perf_counter()
-            batch = next(iterator, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
-
-
 def peak_memory() -> int:
     """Largest resident size of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _seed_of(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:
-    """Counts [true class][predicted class]."""
-    classes = logits.shape[1]
-    pairs = labels * classes + logits.argmax(-1)
-    return pairs.bincount(minlength=classes * classes).reshape(classes, classes).tolist()

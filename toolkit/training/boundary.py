@@ -1,0 +1,124 @@
+"""Where the frozen trunk ends in a run, and what stands there: the trunk itself, or its cache."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import nn
+
+from toolkit.config import Recipe
+from toolkit.data.dataset import Loader
+from toolkit.data.source import DataSource
+from toolkit.errors import ToolkitError
+from toolkit.models.classifier import Classifier
+from toolkit.runtime.preprocess import Preprocess
+from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
+from toolkit.training.feed import CacheFeed, Feed, PixelFeed
+from toolkit.training.filling import fill_cache, trunk_contents
+from toolkit.training.processes import Agreement
+from toolkit.training.progress import bar, console
+from toolkit.training.run_folder import RunFolder
+
+CACHED_SPLITS = ("train", "validation")
+"""What every epoch reads; the test split is touched once, through the whole saved classifier."""
+
+
+class Boundary:
+    """The first group that learns, and the feeds that lead up to it."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        preprocess: Preprocess,
+        data: DataSource,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        agreement: Agreement,
+    ) -> None:
+        self.start = classifier.boundary
+        self.preprocess, self.data, self.recipe = preprocess, data, recipe
+        self.accelerator, self.agreement = accelerator, agreement
+        self.config = recipe.training.boundary_cache
+        if self.config.enabled and not self.start:
+            fix = "freeze the embeddings and the first layers (model.unfreeze_last), or switch the cache off"
+            raise ToolkitError("no group is frozen, so there is nothing to cache", where="model.unfreeze", fix=fix)
+        # before the model is prepared: a sharded one no longer holds its weights whole
+        self._trunk = trunk_contents(classifier) if self.config.enabled else {}
+        self._private: Path | None = None
+
+    def feeds(
+        self, model: nn.Module, loaders: Mapping[str, Loader], run: RunFolder, stop_if_asked: Callable[[], None]
+    ) -> dict[str, Feed]:
+        """For each split that epochs read, its feed; a cache is filled first."""
+        device = self.accelerator.device
+        pixels: dict[str, Feed] = {
+            split: PixelFeed(loaders[split], model, self.start, device) for split in CACHED_SPLITS
+        }
+        if not self.config.enabled:
+            return pixels
+        model.eval()
+        layout = Layout(
+            images={split: len(self.data.splits[split]) for split in CACHED_SPLITS},
+            views={"train": self.config.views, "validation": 1},
+            row=self._row(model),
+            dtype=self.config.dtype,
+        )
+        if self.config.dir is None:
+            self._private = run.path / "boundary_cache"
+        cache = BoundaryCache(self.config.dir or self._private, self._contents(), layout)  # type: ignore[arg-type]
+        cache.check_budget(self.config.max_gb)
+        with bar(self.accelerator.is_main_process) as progress:
+            task = progress.add_task("caching activations", total=None, figures="")
+            counts = fill_cache(
+                cache,
+                pixels,
+                self.accelerator,
+                self.agreement,
+                stop_if_asked,
+                lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        if self.accelerator.is_main_process:
+            size = layout.bytes_of(layout.shards()) / 1e9
+            damaged = f", {counts['damaged']} of them damaged before" if counts["damaged"] else ""
+            console.print(
+                f"boundary cache at {self._trunk['cut']}: {size:.3g} GB in {counts['shards']} shards, "
+                f"{counts['computed']} computed now{damaged}"
+            )
+        return {
+            split: CacheFeed(cache.split(split), self.data.labels(split).tolist(), device) for split in CACHED_SPLITS
+        }
+
+    def remove_private_cache(self) -> None:
+        """Remove a cache that was to live as long as the run."""
+        if self._private is not None:
+            shutil.rmtree(self._private, ignore_errors=True)
+
+    def _contents(self) -> dict[str, Any]:
+        """All that the activations depend on beside their layout; its hash is the cache's key."""
+        augment, training = list(self.recipe.data.augment), self.recipe.training
+        return self._trunk | {
+            "preprocess": self.preprocess.model_dump(mode="json"),
+            "augment": augment,
+            "augment_seed": training.seed if augment else None,
+            "images": {split: self.data.order(split) for split in CACHED_SPLITS},
+            "mixed_precision": training.mixed_precision,
+            "compiled": training.compile,
+            "device": self.accelerator.device.type,
+            "batch": FILL_BATCH,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    @torch.no_grad()
+    def _row(self, model: nn.Module) -> tuple[int, ...]:
+        """Shape of one image's activations, asked of the trunk itself."""
+        size = self.preprocess.output_size
+        assert size is not None  # checked when the preprocessing was built
+        black = torch.zeros(1, 3, *size, device=self.accelerator.device)
+        return tuple(model(black, stop=self.start).shape[1:])

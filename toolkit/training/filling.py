@@ -1,0 +1,155 @@
+"""Fill a boundary cache: look what is there, compute what is missing, all processes in step."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from toolkit.errors import ToolkitError
+from toolkit.files import heal
+from toolkit.models.classifier import Classifier
+from toolkit.training.boundary_cache import DTYPES, FILL_BATCH, BoundaryCache, Shard
+from toolkit.training.feed import Feed
+from toolkit.training.locks import locked
+from toolkit.training.plan import MicroBatch
+from toolkit.training.processes import Agreement, on_main_process, raise_together
+from toolkit.training.stopwatch import Stopwatch
+
+
+def trunk_contents(classifier: Classifier) -> dict[str, Any]:
+    """What the trunk's activations depend on: its weights, its configuration and where it ends."""
+    digest = hashlib.sha256()
+    groups, config = classifier.groups, classifier.encoder.model.config.to_dict()
+    for group in groups[: classifier.boundary]:
+        for module in group.modules:
+            for name, tensor in module.state_dict().items():
+                digest.update(f"{group.name} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return {
+        "trunk_sha256": digest.hexdigest(),
+        "cut": groups[classifier.boundary].name,
+        "family": classifier.encoder.family.name,
+        "encoder": {name: value for name, value in config.items() if name != "_name_or_path"},
+    }
+
+
+def fill_cache(
+    cache: BoundaryCache,
+    feeds: Mapping[str, Feed],
+    accelerator: Accelerator,
+    agreement: Agreement,
+    stop_if_asked: Callable[[], None],
+    advance: Callable[[int, int], None],
+) -> dict[str, int]:
+    """Compute the shards that are missing or damaged.
+
+    Args:
+        cache: what is to be filled.
+        feeds: for each split, where its activations come from.
+        accelerator: its processes share the work.
+        agreement: how they tell each other of failures.
+        stop_if_asked: called after each batch; may raise in all processes.
+        advance: called with (images done, images to do) of this process.
+
+    Returns:
+        ``shards``, ``computed`` and ``damaged``, over all processes.
+    """
+    process, processes = accelerator.process_index, accelerator.num_processes
+    alone = locked(cache.folder, what="another run fills this cache", wait=True)
+    with alone if accelerator.is_main_process else nullcontext():
+        shards = cache.layout.shards()
+        if accelerator.is_main_process:
+            for folder in cache.folder.glob("rank-*"):
+                heal(folder)
+        accelerator.wait_for_everyone()
+        found = agreement.gathered(cache.missing(shards[process::processes]))
+        missing = sorted((shard for theirs, _ in found for shard in theirs), key=lambda shard: shard.name)
+        on_main_process(accelerator, lambda: _prepare(cache, missing))
+        rounds = max(_batches(missing[rank::processes]) for rank in range(processes))
+        _fill(cache, missing[process::processes], rounds, feeds, accelerator, agreement, stop_if_asked, advance)
+    return {"shards": len(shards), "computed": len(missing), "damaged": sum(damaged for _, damaged in found)}
+
+
+def _prepare(cache: BoundaryCache, missing: list[Shard]) -> None:
+    cache.check_space(missing)
+    cache.write_key()
+
+
+def _batches(shards: list[Shard]) -> int:
+    return sum(len(range(shard.start, shard.stop, FILL_BATCH)) for shard in shards)
+
+
+def _fill(
+    cache: BoundaryCache,
+    mine: list[Shard],
+    rounds: int,
+    feeds: Mapping[str, Feed],
+    accelerator: Accelerator,
+    agreement: Agreement,
+    stop_if_asked: Callable[[], None],
+    advance: Callable[[int, int], None],
+) -> None:
+    """Run ``rounds`` batches in every process, since a sharded model's processes must call it together."""
+    watch = Stopwatch(accelerator.device)
+    done, total = 0, sum(shard.stop - shard.start for shard in mine)
+    collector = _Collector(cache, accelerator.process_index)
+    for shard, batch, hidden in _computed(mine, rounds, cache, feeds, watch):
+        error = None
+        if shard is not None:
+            try:
+                collector.add(shard, batch, hidden)
+            except ToolkitError as failure:
+                error = failure
+            done += len(batch.indices)
+            advance(done, total)
+        raise_together(agreement, error)
+        stop_if_asked()
+
+
+def _computed(
+    mine: list[Shard], rounds: int, cache: BoundaryCache, feeds: Mapping[str, Feed], watch: Stopwatch
+) -> Iterator[tuple[Shard | None, MicroBatch, Tensor]]:
+    """The activations of this process's shards, and then of repeated images (shard None) until all rounds are done."""
+    work = [(shard.split, shard, batch) for shard in mine for batch in _cut(shard)]
+    anywhere = cache.layout.shards()[0]
+    filler: list[tuple[str, Shard | None, MicroBatch]] = [
+        (anywhere.split, None, MicroBatch(anywhere.view + 1, 0, [anywhere.start], 1))
+    ]
+    work_and_filler = [*work, *filler * (rounds - len(work))]
+    for split, part in itertools.groupby(work_and_filler, key=lambda item: item[0]):
+        items = list(part)
+        activations = feeds[split]((batch for _, _, batch in items), watch)
+        for (_, shard, batch), (hidden, _) in zip(items, activations, strict=True):
+            yield shard, batch, hidden
+
+
+def _cut(shard: Shard) -> Iterator[MicroBatch]:
+    """A shard's images as batches; view v is what epoch v + 1 sees."""
+    for number, start in enumerate(range(shard.start, shard.stop, FILL_BATCH)):
+        indices = list(range(start, min(start + FILL_BATCH, shard.stop)))
+        yield MicroBatch(shard.view + 1, number, indices, len(indices))
+
+
+class _Collector:
+    """Gathers the batches of one shard after the other, and writes each when it is whole."""
+
+    def __init__(self, cache: BoundaryCache, process: int) -> None:
+        self.cache, self.process = cache, process
+        self.rows: Tensor | None = None
+
+    def add(self, shard: Shard, batch: MicroBatch, hidden: Tensor) -> None:
+        dtype = DTYPES[self.cache.layout.dtype][0]
+        if self.rows is None:
+            self.rows = torch.empty(shard.stop - shard.start, *self.cache.layout.row, dtype=dtype)
+        first = batch.indices[0] - shard.start
+        self.rows[first : first + len(hidden)] = hidden.to("cpu", dtype)
+        if batch.indices[-1] + 1 == shard.stop:
+            rows, self.rows = self.rows, None
+            self.cache.write(shard, rows, self.process)

@@ -1,0 +1,54 @@
+"""The end of a run: what the saved classifier gives on every split, calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from toolkit.data.dataset import Loader
+from toolkit.data.source import DataSource
+from toolkit.models.classifier import Classifier
+from toolkit.training.evaluation import predict_split
+from toolkit.training.feed import PixelFeed
+from toolkit.training.metrics import split_metrics
+from toolkit.training.plan import Plan
+from toolkit.training.stopwatch import Stopwatch
+
+
+def predict_splits(
+    classifier: Classifier, loaders: Mapping[str, Loader], plan: Callable[[str], Plan], accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """Logits [images, classes] of every split, from the image files through the whole classifier."""
+    watch = Stopwatch(accelerator.device)
+    logits = {}
+    for split, loader in loaders.items():
+        feed = PixelFeed(loader, classifier, 0, accelerator.device)
+        logits[split] = predict_split(classifier, 0, feed, plan(split), len(classifier.labels), accelerator, watch)
+    return logits
+
+
+def figures_of(data: DataSource, logits: Mapping[str, Tensor], temperature: float) -> dict[str, Any]:
+    """What ``summary.json`` says of the splits and of the data set."""
+    figures = {split: split_metrics(logits[split], data.labels(split), temperature) for split in data.splits}
+    uncalibrated = {split: split_metrics(logits[split], data.labels(split)) for split in ("validation", "test")}
+    return figures | {
+        "uncalibrated": {split: {"loss": uncalibrated[split]["loss"]} for split in uncalibrated},
+        "temperature": temperature,
+        "classes": data.classes,
+        "images": {split: len(examples) for split, examples in data.splits.items()},
+        "skipped_images": data.skipped,
+        "data_fingerprint": data.fingerprint,
+        "data": {key: data.about[key] for key in ("name", "source", "licence") if key in data.about},
+        "confusion_matrix": _confusion(logits["test"], data.labels("test")),
+    }
+
+
+def _confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:
+    """Counts [true class][predicted class]."""
+    classes = logits.shape[1]
+    pairs = labels * classes + logits.argmax(-1)
+    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes).tolist()

@@ -1,0 +1,89 @@
+"""Which images go through the model when, and on which process: a function of seed, epoch and step alone.
+
+An epoch is a permutation of the split, cut into micro-batches; a step is a run of micro-batches
+that are dealt to the processes in turn. Nothing here depends on workers, on what was loaded
+before, or on how many processes share a step: those only decide who computes a micro-batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Images that go through the model at once."""
+
+    epoch: int
+    number: int
+    """Place in the epoch, over all processes: what seeds the dropout."""
+    indices: list[int]
+    """Images, as indices into the split."""
+    step_images: int
+    """Images of the whole step, over all its micro-batches and processes."""
+    counts: bool = True
+    """False where a process has no share in a round and repeats an image at weight zero."""
+
+    @property
+    def weight(self) -> float:
+        """What the sum of the images' losses is multiplied by, so that a step's loss is a mean over its images."""
+        return 1 / self.step_images if self.counts else 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of a split's images, as one process of several sees it."""
+
+    images: int
+    batch_size: int
+    batches_per_step: int = 1
+    """Micro-batches that make a step, over all processes."""
+    seed: int | None = None
+    """None: the split's own order, the same in every epoch."""
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def effective_batch(self) -> int:
+        """Images of a step."""
+        return self.batch_size * self.batches_per_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps an epoch; the last may be smaller."""
+        return math.ceil(self.images / self.effective_batch)
+
+    def order(self, epoch: int) -> list[int]:
+        """All images of an epoch, each once."""
+        if self.seed is None:
+            return list(range(self.images))
+        return np.random.default_rng((self.seed, epoch)).permutation(self.images).tolist()
+
+    def steps(self, epoch: int, first: int = 0) -> Iterator[list[MicroBatch]]:
+        """This process's micro-batches of each step from the step ``first`` on.
+
+        In every process a step has the same number of micro-batches, so that collective
+        operations meet; where images run out, the step's first image is repeated and doesn't count.
+        """
+        order = self.order(epoch)
+        for step in range(first, self.steps_per_epoch):
+            yield self._share(epoch, step, order[step * self.effective_batch : (step + 1) * self.effective_batch])
+
+    def _share(self, epoch: int, step: int, indices: list[int]) -> list[MicroBatch]:
+        number = step * self.batches_per_step
+        batches = [
+            MicroBatch(epoch, number + position, indices[start : start + self.batch_size], len(indices))
+            for position, start in enumerate(range(0, len(indices), self.batch_size))
+        ]
+        idle = replace(batches[0], indices=indices[:1], counts=False)
+        batches += [idle] * (-len(batches) % self.processes)
+        return batches[self.process :: self.processes]
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers, well mixed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

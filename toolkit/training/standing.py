@@ -1,0 +1,206 @@
+"""Where a run stands, and how that gets into a checkpoint and out again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from toolkit.config import Recipe
+from toolkit.data.source import DataSource
+from toolkit.errors import ToolkitError
+from toolkit.training.checkpoints import (
+    EPOCH,
+    OPTIMIZER,
+    WEIGHTS,
+    checkpoints_in,
+    optimizer_state,
+    read_checkpoint,
+    restore,
+    trainable_state,
+    write_checkpoint,
+)
+from toolkit.training.plan import MicroBatch
+from toolkit.training.processes import on_main_process
+from toolkit.training.progress import console
+from toolkit.training.run_folder import RunFolder
+from toolkit.training.stability import unstable
+
+
+@dataclass
+class Standing:
+    """How far a run is: what a checkpoint keeps beside weights and moments."""
+
+    epoch: int = 0
+    """Epochs that are done."""
+    step: int = 0
+    """Optimiser steps that are done."""
+    steps_of_epoch: int = 0
+    """Those of them that belong to the epoch under way."""
+    skipped: int = 0
+    """Steps in a row that the gradient scaler left out."""
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float | None = None
+    stop_asked: bool = field(default=False, metadata={"transient": True})
+    time_shares: dict[str, float] = field(default_factory=dict, metadata={"transient": True})
+
+    def end_epoch(self, epoch: int, figures: dict[str, float]) -> bool:
+        """Count an epoch; whether validation got better: in accuracy, and in loss where that is equal."""
+        self.epoch, self.steps_of_epoch = epoch, 0
+        best_loss = math.inf if self.best_loss is None else self.best_loss
+        better = (figures["accuracy"], -figures["loss"]) > (self.best_accuracy, -best_loss)
+        if better:
+            self.best_epoch, self.best_accuracy, self.best_loss = epoch, figures["accuracy"], figures["loss"]
+        return better
+
+    def lasting(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        transient = {"stop_asked", "time_shares"}
+        return {name: value for name, value in asdict(self).items() if name not in transient}
+
+
+class EpochRecord:
+    """Loss and hit of each training image in the epoch under way, in the process that computed them."""
+
+    def __init__(self, images: int, device: torch.device) -> None:
+        self.losses, self.hits = (torch.zeros(images, device=device) for _ in range(2))
+
+    def note(self, batch: MicroBatch, loss_B: Tensor, hits_B: Tensor) -> None:
+        """Keep a micro-batch's outcome, unless it only kept the other processes company."""
+        if batch.counts:
+            self.losses[batch.indices] = loss_B
+            self.hits[batch.indices] = hits_B.float()
+
+    def gathered(self, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+        """Losses [images] and hits [images], zero where an image was not seen yet; the same in every process."""
+        losses, hits = accelerator.reduce(torch.stack([self.losses, self.hits]), "sum").cpu()
+        return losses, hits
+
+    def clear(self) -> None:
+        """Begin an epoch."""
+        self.losses.zero_()
+        self.hits.zero_()
+
+
+class Keeper:
+    """Writes checkpoints of a run, and reads the newest one."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        data: DataSource,
+        model: nn.Module,
+        optimizer: Any,
+        scheduler: torch.optim.lr_scheduler.LambdaLR,
+        accelerator: Accelerator,
+        batches_per_step: int,
+    ) -> None:
+        self.run, self.recipe, self.data = run, recipe, data
+        self.optimizer, self.scheduler, self.accelerator = optimizer, scheduler, accelerator
+        self.model = accelerator.unwrap_model(model)
+        self.batches_per_step = batches_per_step
+
+    def save(self, standing: Standing, record: EpochRecord) -> None:
+        """Write a checkpoint; every process takes part, the main one writes.
+
+        Raises:
+            ToolkitError: weights that are not finite, or a full disk; the checkpoints before stay.
+        """
+        losses, hits = record.gathered(self.accelerator)
+        tensors = {
+            WEIGHTS: trainable_state(self.model),
+            OPTIMIZER: optimizer_state(self.model, self.optimizer.optimizer),
+            EPOCH: {"losses": losses, "hits": hits},
+        }
+        bad = [name for name, tensor in tensors[WEIGHTS].items() if not bool(torch.isfinite(tensor).all())]
+        if bad:
+            raise unstable(f"weights are not finite after step {standing.step}: {', '.join(bad[:3])}", self.run)
+        on_main_process(self.accelerator, lambda: self._write(standing, tensors))
+
+    def _write(self, standing: Standing, tensors: dict[str, dict[str, Tensor]]) -> None:
+        scaler = self.accelerator.scaler
+        state = {
+            "standing": standing.lasting(),
+            "belongs_to": self._belongs_to(),
+            "batches_per_step": self.batches_per_step,
+            "metrics_lines": self.run.lines_logged(),
+            "scheduler_steps": self.scheduler.last_epoch,
+            "gradient_scaler": scaler.state_dict() if scaler else None,
+            "arithmetic": self._arithmetic(),
+        }
+        write_checkpoint(self.run.checkpoints, standing.step, tensors, state, self.recipe.training.keep_last)
+
+    def restore(self, record: EpochRecord) -> tuple[Standing, int] | None:
+        """Put the newest checkpoint back; where the run stands and the micro-batches a step, or None without one.
+
+        Raises:
+            ToolkitError: damaged, or of another recipe or data set.
+        """
+        names = on_main_process(self.accelerator, lambda: [p.name for p in checkpoints_in(self.run.checkpoints)])
+        if not names:
+            on_main_process(self.accelerator, lambda: self.run.keep_history(0))
+            if self.accelerator.is_main_process:
+                console.print(f"no checkpoint in {self.run.path} yet: starting from the beginning", markup=False)
+            return None
+        path = self.run.checkpoints / names[-1]
+        tensors, state = read_checkpoint(path)
+        ours = self._belongs_to()
+        for what, theirs in state["belongs_to"].items():
+            if theirs != ours[what]:
+                fix = "resume with the recipe and the data that wrote it, or start without --resume"
+                raise ToolkitError(f"the checkpoint belongs to another {what}", where=path, fix=fix)
+        restore(path, tensors, self.model, self.optimizer.optimizer)
+        if self.accelerator.is_main_process:  # the other processes' shares are in it already
+            record.losses.copy_(tensors[EPOCH]["losses"])
+            record.hits.copy_(tensors[EPOCH]["hits"])
+        if self.accelerator.scaler and state["gradient_scaler"]:
+            self.accelerator.scaler.load_state_dict(state["gradient_scaler"])
+        self._set_schedule(state["scheduler_steps"])
+        self.batches_per_step = state["batches_per_step"]
+        on_main_process(self.accelerator, lambda: self.run.keep_history(state["metrics_lines"]))
+        if self.accelerator.is_main_process:
+            self._say(path.name, state["arithmetic"])
+        return Standing(**state["standing"]), self.batches_per_step
+
+    def _set_schedule(self, steps: int) -> None:
+        self.scheduler.last_epoch = steps
+        rates = [
+            base * factor(steps)
+            for base, factor in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
+        ]
+        self.scheduler._last_lr = rates
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _belongs_to(self) -> dict[str, str]:
+        return {
+            "recipe": hashlib.sha256(self.recipe.as_yaml().encode()).hexdigest(),
+            "data set": self.data.fingerprint,
+            "order of the images": self.data.order("train"),
+        }
+
+    def _arithmetic(self) -> dict[str, Any]:
+        """What changes a sum's last bits: the same steps, but not to the bit, if one of these differs."""
+        return {
+            "processes": self.accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "device": self.accelerator.device.type,
+            "torch": torch.__version__,
+        }
+
+    def _say(self, name: str, before: dict[str, Any]) -> None:
+        now = self._arithmetic()
+        changed = ", ".join(f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key) != now[key])
+        console.print(f"going on from {name}", markup=False)
+        if changed:
+            console.print(
+                f"[bold yellow]note[/]: {changed}. The steps hold the same images as before; sums may differ in their "
+                "last bits"
+            )
