@@ -38,7 +38,8 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         data = on_main_process(
             accelerator, lambda: open_data(recipe.data, lambda: progress.advance(progress.task_ids[0]))
         )
-    check_batch(accelerator, data, recipe)
+    if not resume:
+        check_batch(accelerator, data, recipe)
     classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed)
     with ExitStack() as held:
         trainer = Trainer(classifier, processor, data, recipe, folder, accelerator)

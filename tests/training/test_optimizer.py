@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ from toolkit.training.optimizer import build_optimizer, learning_rate_factor
 @pytest.mark.parametrize("scheduler", ["cosine", "step", "constant"])
 def test_the_rate_rises_over_the_warm_up_to_its_peak_and_never_past_it(scheduler: str) -> None:
     config = TrainingConfig(epochs=10, scheduler=scheduler, warmup_share=0.1)  # type: ignore[arg-type]
-    factors = [learning_rate_factor(config, 10)(step) for step in range(100)]
+    factors = [learning_rate_factor(config, 10, step) for step in range(100)]
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert max(factors) == pytest.approx(1.0)
     assert min(factors) > 0
 
 
 def test_cosine_falls_to_zero_and_is_half_in_the_middle() -> None:
-    factor = learning_rate_factor(TrainingConfig(epochs=10, warmup_share=0.0), 10)
+    factor = partial(learning_rate_factor, TrainingConfig(epochs=10, warmup_share=0.0), 10)
     assert factor(0) == 1.0
     assert factor(50) == pytest.approx(0.5)
     assert factor(100) == pytest.approx(0.0)
@@ -28,7 +29,7 @@ def test_cosine_falls_to_zero_and_is_half_in_the_middle() -> None:
 
 def test_step_reduces_at_the_epochs_it_names() -> None:
     config = TrainingConfig(epochs=6, scheduler="step", step_epochs=2, step_factor=0.5, warmup_share=0.0)
-    factor = learning_rate_factor(config, 7)
+    factor = partial(learning_rate_factor, config, 7)
     assert [factor(epoch * 7) for epoch in range(6)] == pytest.approx([1, 1, 0.5, 0.5, 0.25, 0.25])
 
 

@@ -134,7 +134,10 @@ def restore(
     for index, parameter in enumerate(order):
         prefix = f"{places[parameter]}."
         mine = {key[len(prefix) :]: tensor for key, tensor in moments.items() if key.rpartition(".")[0] + "." == prefix}
-        state[index] = {name: tensor if tensor.ndim == 0 else _like(parameter, tensor) for name, tensor in mine.items()}
+        if mine:  # none before the first step
+            state[index] = {
+                name: tensor if tensor.ndim == 0 else _like(parameter, tensor) for name, tensor in mine.items()
+            }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
+ECHO_SECONDS = 3.0
+"""A terminal signals the launcher and its workers alike, and the launcher passes it on: one wish, heard twice."""
+
 
 class Interruption:
-    """While it is entered, the first signal is noted and a second one ends the process at once."""
+    """While it is entered, the first signal is noted; another one, later, ends the process at once."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._noted_at = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     @property
@@ -35,6 +40,8 @@ class Interruption:
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
+        if self.signal is None:
+            self.signal, self._noted_at = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._noted_at > ECHO_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)

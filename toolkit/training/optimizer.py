@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
@@ -34,22 +33,18 @@ def build_optimizer(groups: list[Group], config: TrainingConfig) -> torch.optim.
     return torch.optim.AdamW(parameter_groups, fused=True)
 
 
-def learning_rate_factor(config: TrainingConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """Factor on every group's rate as a function of the optimiser step, from 0.
+def learning_rate_factor(config: TrainingConfig, steps_per_epoch: int, step: int) -> float:
+    """Factor on every group's rate at an optimiser step, from 0.
 
     Linear warm-up over ``warmup_share`` of the steps, then half a cosine to zero (Loshchilov and
     Hutter, "SGDR", 2017), reductions every ``step_epochs`` (StepLR), or nothing.
     """
     total = config.epochs * steps_per_epoch
     warmup = round(total * config.warmup_share)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        if config.scheduler == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-        if config.scheduler == "step":
-            return float(config.step_factor ** (step // (config.step_epochs * steps_per_epoch)))
-        return 1.0
-
-    return factor
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.scheduler == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    if config.scheduler == "step":
+        return float(config.step_factor ** (step // (config.step_epochs * steps_per_epoch)))
+    return 1.0

@@ -73,9 +73,7 @@ class Trainer:
         optimizer = build_optimizer(classifier.groups, config)
         self.rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
         # the schedule counts optimiser steps, so it is not prepared: a prepared one steps once a process
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, learning_rate_factor(config, self.train_plan.steps_per_epoch)
-        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         if config.compile:
             classifier.compile()  # in place, so that no name gets a prefix
         self.model, self.optimizer = accelerator.prepare(classifier, optimizer)
@@ -93,6 +91,9 @@ class Trainer:
         """The order of the training images; a step keeps its images when a run goes on with other processes."""
         return self._plan("train", self.batches_per_step, self.recipe.training.seed)
 
+    def _learning_rate_factor(self, step: int) -> float:
+        return learning_rate_factor(self.recipe.training, self.train_plan.steps_per_epoch, step)
+
     def fit(self, resume: bool = False) -> dict[str, Any]:
         """Train, keep the best epoch by validation, touch the test split once; return the summary.
 
@@ -101,10 +102,11 @@ class Trainer:
             Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
         """
         started = time.perf_counter()
-        if resume:
-            restored = self.keeper.restore(self.record)
-            if restored is not None:
-                self.standing, self.batches_per_step = restored
+        restored = self.keeper.restore(self.record) if resume else None
+        if restored is None:
+            self.keeper.save(self.standing, self.record)
+        else:
+            self.standing, self.batches_per_step = restored
         with self.interruption:
             if self.is_main:
                 print_groups(self.classifier, self.rates)

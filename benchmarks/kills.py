@@ -1,0 +1,167 @@
+"""Kill runs with SIGKILL at random moments and while a checkpoint is being written; resume; compare every byte.
+
+    python benchmarks/kills.py [--kills 30] [--seed 0]
+
+A third of the kills waits for a checkpoint's half-written folder; the others come at a random
+moment between the first file of the run folder and its end. One process and two, with the
+boundary cache and without, take turns. Each killed run is resumed with the same command and
+``--resume`` and must equal the run that was never stopped: weights, optimiser, metrics (their
+times aside). Writes benchmarks/results/kills.json; takes about fifteen minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toolkit.data.digits import write_digits
+from toolkit.files import sha256_of, write_json
+from toolkit.runtime.machine import describe_machine
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "kills.json"
+TIMES = {"epoch_seconds", "images_per_second", "data_wait_share", "time_shares", "worker_seconds"}
+SCRIPT = ROOT / "recipes" / "finetune.py"
+
+
+def recipe(data: Path, processes: int, *, cached: bool) -> dict[str, Any]:
+    """Three epochs of thirteen steps; a step is four micro-batches, so that kills fall inside its window."""
+    return {
+        "data": {"path": str(data), "augment": ["crop"]},
+        "model": {"encoder": "tiny-clip", "unfreeze_last": 1},
+        "training": {
+            "epochs": 3,
+            "batch_size": 24,
+            "learning_rate": 1e-3,
+            "gradient_accumulation": 4 // processes,
+            "checkpoint_every": 2,
+            "boundary_cache": {"enabled": cached, "views": 2 if cached else 1},
+        },
+        "tracking": {"tensorboard": False, "log_every": 3},
+    }
+
+
+def start(config: Path, out: Path, processes: int, *, resume: bool) -> subprocess.Popen[bytes]:
+    """Launch the recipe in a process group of its own."""
+    launcher = (
+        [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    )
+    command = [sys.executable, *launcher, str(SCRIPT), "--config", str(config), "--out", str(out)]
+    log = out.with_suffix(".log").open("ab")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command + ["--resume"] * resume, stdout=log, stderr=log, start_new_session=True, env=environment
+    )
+
+
+def outcome_of(run: Path) -> dict[str, Any]:
+    """Everything that must be equal: hashes of weights and optimiser, and the metrics without their times."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    files = [run / "best" / "model.safetensors", *sorted(run.glob("checkpoints/*/*.safetensors"))]
+    summary = json.loads((run / "summary.json").read_text())
+    return {
+        "files": {str(file.relative_to(run)): sha256_of(file) for file in files},
+        "metrics": [{key: value for key, value in line.items() if key not in TIMES} for line in lines],
+        "test": summary["test"],
+    }
+
+
+def kill(process: subprocess.Popen[bytes], out: Path, moment: float | None) -> str | None:
+    """Kill the group at a moment, or while a checkpoint is being written; what was going on, None if it had ended."""
+    while not (out / "recipe.yaml").exists():
+        time.sleep(0.002)
+    began, seen = time.perf_counter(), 0
+    wanted = random.randint(1, 12)  # which of the checkpoints
+    while process.poll() is None:
+        partial = list((out / "checkpoints").glob(".step-*.partial-*")) if (out / "checkpoints").exists() else []
+        if moment is None and partial:
+            seen += 1
+            if seen == wanted:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                left = [path.name for path in (out / "checkpoints").glob(".step-*")]
+                return f"writing {left[0]}" if left else "just written"
+            while any((out / "checkpoints").glob(".step-*.partial-*")) and process.poll() is None:
+                pass
+        elif moment is not None and time.perf_counter() - began > moment:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return f"after {moment:.2f} s"
+    return None
+
+
+def main() -> None:
+    """Run, kill, resume, compare; exit with 1 if a single run differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    random.seed(arguments.seed)
+    rows, straight, seconds = [], {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        write_digits(work / "digits")
+        kinds = [(processes, cached) for cached in (False, True) for processes in (1, 2)]
+        for kind in kinds:
+            processes, cached = kind
+            config = work / f"{processes}-{cached}.yaml"
+            config.write_text(yaml.safe_dump(recipe(work / "digits", processes, cached=cached)))
+            process = start(config, work / config.stem, processes, resume=False)
+            while not (work / config.stem / "recipe.yaml").exists():
+                time.sleep(0.01)
+            began = time.perf_counter()
+            assert process.wait() == 0, (work / f"{config.stem}.log").read_text()
+            seconds[kind], straight[kind] = time.perf_counter() - began, outcome_of(work / config.stem)
+        attempts = 0
+        while len(rows) < arguments.kills:
+            kind, writing = kinds[len(rows) % 4], len(rows) % 3 == 0
+            processes, cached = kind
+            config, out = work / f"{processes}-{cached}.yaml", work / f"killed-{attempts}"
+            attempts += 1
+            process = start(config, out, processes, resume=False)
+            happened = kill(process, out, None if writing else random.uniform(0, seconds[kind]))
+            if happened is None or (writing and "partial" not in happened):
+                continue  # it had ended, or the checkpoint had: try again
+            lines = (out / "metrics.jsonl").read_text().count("\n") if (out / "metrics.jsonl").exists() else 0
+            again = start(config, out, processes, resume=True)
+            code = again.wait()
+            exact = code == 0 and outcome_of(out) == straight[kind]
+            row = {"processes": processes, "boundary_cache": cached, "killed": happened, "lines_logged": lines}
+            rows.append(row | {"while_writing_a_checkpoint": writing, "exact": exact, "exit_code": code})
+            print(rows[-1], flush=True)
+            if not exact:
+                print(out.with_suffix(".log").read_text()[-3000:], flush=True)
+        same = {
+            f"1 and 2 processes, cache {'on' if cached else 'off'}": straight[1, cached]["metrics"]
+            == straight[2, cached]["metrics"]
+            for cached in (False, True)
+        }
+    exact = sum(row["exact"] for row in rows)
+    writing = sum(row["while_writing_a_checkpoint"] for row in rows)
+    result = {
+        "machine": describe_machine(),
+        "seed": arguments.seed,
+        "kills": len(rows),
+        "while_writing_a_checkpoint": writing,
+        "exact_resumes": exact,
+        "same_metrics": same,
+        "rows": rows,
+    }
+    write_json(RESULTS, result)
+    print(f"{exact} of {len(rows)} resumes exact, {writing} of the kills while a checkpoint was being written; {same}")
+    sys.exit(exact != len(rows))
+
+
+if __name__ == "__main__":
+    main()
