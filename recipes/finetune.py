@@ -45,10 +45,12 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         trainer = Trainer(classifier, processor, data, recipe, folder, accelerator)
         on_main_process(accelerator, lambda: held.enter_context(folder.held()))
         on_main_process(accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume))
+        if resume:
+            trainer.resume()
         announce(accelerator, data, recipe, trainer.train_plan)
         accelerator.init_trackers("tensorboard")
         try:
-            summary = trainer.fit(resume=resume)
+            summary = trainer.fit()
         except Stopped:
             accelerator.end_training()
             raise

@@ -76,7 +76,8 @@ def staged_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
         stage.chmod(0o755)
-    old = stage.with_name(stage.name.replace(".partial-", ".old-"))
+    name, _, unique = stage.name.rpartition(".partial-")
+    old = stage.with_name(f"{name}.old-{unique}")
     try:
         yield stage
         if durable:
@@ -110,12 +111,12 @@ def heal(folder: Path) -> None:
     Half-written files and folders go; a folder that was moved aside to be replaced comes back
     if its successor never took its place.
     """
-    for old in folder.glob(".*.old-*"):
+    for old in sorted(folder.glob(".*.old-*"), key=lambda path: path.lstat().st_mtime, reverse=True):
         target = old.with_name(old.name[1:].rpartition(".old-")[0])
         if not target.exists():
             old.rename(target)
     for left in (*folder.glob(".*.old-*"), *folder.glob(".*.partial-*")):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 def refuse_existing(target: Path, *, what: str, marker: str, replace: bool = False) -> None:

@@ -100,10 +100,11 @@ class Loader:
     Args:
         dataset: what is read.
         workers: worker processes; chosen from the machine if None.
+        device: where the images will go; memory is pinned for a GPU.
     """
 
-    def __init__(self, dataset: ImageDataset, workers: int | None = None) -> None:
-        on_gpu = torch.cuda.is_available()
+    def __init__(self, dataset: ImageDataset, workers: int | None = None, device: torch.device | None = None) -> None:
+        on_gpu = device is not None and device.type == "cuda"
         self.workers = default_workers(on_gpu) if workers is None else workers
         self._queue = _Queue()
         self._loader: DataLoader[Batch] = DataLoader(

@@ -17,6 +17,9 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder, self.head, self.labels = encoder, head, labels
         self.register_buffer("temperature", torch.ones(()))
+        layers = [group for group in encoder.groups if group.name.startswith("layers.")]
+        self._no_split_modules = sorted({type(module).__name__ for group in layers for module in group.modules})
+        """Classes that FSDP makes a unit of, by the name that Accelerate asks for."""
 
     @property
     def groups(self) -> list[Group]:

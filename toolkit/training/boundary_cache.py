@@ -43,6 +43,11 @@ DTYPES: dict[str, tuple[torch.dtype, np.dtype[Any]]] = {
 }
 """For each stored dtype: torch's, and numpy's of the same width, which has no bfloat16."""
 
+NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+"""safetensors' names of the same."""
+ABOUT = "about"
+"""Key of the shard's own description in the file's metadata."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -109,11 +114,9 @@ class BoundaryCache:
         """
         need = self.layout.bytes_of(self.layout.shards()) / 1e9
         if need > max_gb:
-            counts = " + ".join(
-                f"{images:,} {split} images" + (f" x {self.layout.views[split]} views" if split == "train" else "")
-                for split, images in self.layout.images.items()
-            )
-            what = f"the boundary cache needs {need:.3g} GB ({counts}, {self.layout.row_bytes / 1000:,.3g} kB each)"
+            views = {split: f" x {count} views" if count > 1 else "" for split, count in self.layout.views.items()}
+            counts = " + ".join(f"{n:,} {split} images{views[split]}" for split, n in self.layout.images.items())
+            what = f"the boundary cache needs {need:,.6g} GB ({counts}, {self.layout.row_bytes / 1000:,.1f} kB each)"
             half = "" if self.layout.dtype != "fp32" else ", training.boundary_cache.dtype=fp16"
             fix = f"set training.boundary_cache.max_gb={math.ceil(need)}{half}, or fewer views"
             raise ToolkitError(f"{what}, over max_gb = {max_gb:g}", where="training.boundary_cache", fix=fix)
@@ -142,12 +145,14 @@ class BoundaryCache:
         """Those of ``shards`` that are not there whole, and how many of them were there but damaged; these go."""
         missing, damaged = [], 0
         for shard in shards:
-            path = self._find(shard)
-            if path is None or not self._is_whole(path, shard):
-                missing.append(shard)
-                if path is not None:
-                    damaged += 1
+            copies = self._copies(shard)
+            broken = [path for path in copies if not self._is_whole(path, shard)]
+            for path in broken:
+                with writing_to(path):
                     path.unlink()
+            damaged += len(broken)
+            if len(broken) == len(copies):
+                missing.append(shard)
         return missing, damaged
 
     def write(self, shard: Shard, rows: Tensor, process: int) -> None:
@@ -158,15 +163,16 @@ class BoundaryCache:
         """
         if not bool(torch.isfinite(rows).all()):
             what = f"activations at the boundary are not finite in {self.layout.dtype}"
-            fix = "use training.boundary_cache.dtype=fp32 or bf16"
+            fix = "use training.boundary_cache.dtype=fp32 or bf16, or another encoder if it is fp32 already"
             raise ToolkitError(what, where=f"training.boundary_cache, {shard.name}", fix=fix)
         target = self.folder / f"rank-{process:05d}" / shard.name
         partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-        metadata = {"key": self.key, "shard": shard.name, "sha256": _sha256(rows.view(torch.uint8).numpy())}
+        # one entry, since safetensors writes several in any order
+        about = {"key": self.key, "shard": shard.name, "sha256": _sha256(rows.view(torch.uint8).numpy())}
         with writing_to(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                save_tensors(partial, {"rows": rows}, metadata)
+                save_tensors(partial, {"rows": rows}, {ABOUT: json.dumps(about)})
                 sync(partial)
                 partial.replace(target)
             finally:
@@ -181,28 +187,30 @@ class BoundaryCache:
         paths = {}
         for shard in self.layout.shards():
             if shard.split == name:
-                path = self._find(shard)
-                if path is None:
+                copies = self._copies(shard)
+                if not copies:
                     fix = "set training.boundary_cache.dir to a folder that all machines share"
                     raise ToolkitError(f"{shard.name} is not here", where=self.folder, fix=fix)
-                paths[shard.view, shard.start] = path
+                paths[shard.view, shard.start] = copies[0]
         return CachedSplit(self.layout, self.layout.views[name], paths)
 
-    def _find(self, shard: Shard) -> Path | None:
-        return next(iter(sorted(self.folder.glob(f"rank-*/{shard.name}"))), None)
+    def _copies(self, shard: Shard) -> list[Path]:
+        return sorted(self.folder.glob(f"rank-*/{shard.name}"))
 
     def _is_whole(self, path: Path, shard: Shard) -> bool:
         try:
             header, rows, _ = map_rows(path, DTYPES[self.layout.dtype][1])
+            about = json.loads(header["__metadata__"][ABOUT])
+            known = header.keys() == {"__metadata__", "rows"} and header["rows"]["dtype"] == NAMES[self.layout.dtype]
+            right = (about["key"], about["shard"]) == (self.key, shard.name)
+            return (
+                known
+                and right
+                and rows.shape == (shard.stop - shard.start, *self.layout.row)
+                and about["sha256"] == _sha256(rows)
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a damaged header may say anything
             return False
-        metadata = header.get("__metadata__", {})
-        expected = (shard.stop - shard.start, *self.layout.row)
-        return (
-            rows.shape == expected
-            and (metadata.get("key"), metadata.get("shard")) == (self.key, shard.name)
-            and metadata.get("sha256") == _sha256(rows)
-        )
 
 
 class CachedSplit:

@@ -20,6 +20,7 @@ from toolkit.training.feed import Feed
 from toolkit.training.locks import locked
 from toolkit.training.plan import MicroBatch
 from toolkit.training.processes import Agreement, on_main_process, raise_together
+from toolkit.training.progress import console
 from toolkit.training.stopwatch import Stopwatch
 
 
@@ -62,7 +63,8 @@ def fill_cache(
         ``shards``, ``computed`` and ``damaged``, over all processes.
     """
     process, processes = accelerator.process_index, accelerator.num_processes
-    alone = locked(cache.folder, what="another run fills this cache", wait=True)
+    what = "another run fills this cache"
+    alone = locked(cache.folder, what=what, wait=True, on_wait=lambda: console.print(f"{what}: waiting for it"))
     with alone if accelerator.is_main_process else nullcontext():
         shards = cache.layout.shards()
         if accelerator.is_main_process:

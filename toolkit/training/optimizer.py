@@ -48,3 +48,12 @@ def learning_rate_factor(config: TrainingConfig, steps_per_epoch: int, step: int
     if config.scheduler == "step":
         return float(config.step_factor ** (step // (config.step_epochs * steps_per_epoch)))
     return 1.0
+
+
+def set_schedule(scheduler: torch.optim.lr_scheduler.LambdaLR, steps: int) -> None:
+    """Put a schedule, and its optimiser's rates, where they stand after a number of steps."""
+    scheduler.last_epoch = steps
+    pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    scheduler._last_lr = [base * factor(steps) for base, factor in pairs]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate

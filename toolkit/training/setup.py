@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,7 +21,7 @@ from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.training.plan import Plan
 from toolkit.training.precision import check_precision, precision_handlers
-from toolkit.training.processes import processes_asked_for
+from toolkit.training.processes import meet_again, processes_asked_for, restarts_would_fail
 from toolkit.training.progress import console
 
 
@@ -37,6 +38,7 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*barrier.*device.*")
     check_precision(config.mixed_precision)
+    meet_again()
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else processes started on CPUs don't find each other
@@ -49,6 +51,9 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
         log_with="tensorboard" if recipe.tracking.tensorboard else None,
         project_dir=out,
     )
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        fix = "set fsdp_version: 2 in the launch configuration, as recipes/accelerate/fsdp2.yaml does"
+        raise ToolkitError("FSDP 1 can't shard frozen and trainable weights together", where="fsdp_config", fix=fix)
     if accelerator.device.type == "cpu":
         torch.set_num_threads(cores_of_this_process())
     set_seed(config.seed)
@@ -83,6 +88,13 @@ def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: P
             f"[bold yellow]warning[/]: {asked} processes were asked for, but {processes} runs. On CPUs, launch with "
             "--config_file recipes/accelerate/cpu_2_processes.yaml, or torchrun --nproc-per-node 2"
         )
+    if restarts_would_fail():
+        console.print(
+            "[bold yellow]warning[/]: torchrun can't restart processes on several machines unless it is launched with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 (pytorch#135712)"
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.distributed_type != DistributedType.FSDP:
+        console.print("[bold yellow]warning[/]: FSDP was asked for, but it needs several GPUs; weights are not sharded")
     threads = (
         f", {torch.get_num_threads()} threads{' each' if processes > 1 else ''}"
         if accelerator.device.type == "cpu"
@@ -92,9 +104,11 @@ def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: P
     console.print(f"{processes} process{plural} on {accelerator.device.type}{threads}, precision {_precision(recipe)}")
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     console.print(f"{len(data.classes)} classes; images: {counts}")
+    arithmetic = f"{config.batch_size} a process x {processes} x {config.gradient_accumulation} accumulated"
+    if plan.batches_per_step != processes * config.gradient_accumulation:
+        arithmetic = f"{config.batch_size} x {plan.batches_per_step} micro-batches, as the run began"
     console.print(
-        f"effective batch {plan.effective_batch} = {config.batch_size} a process x {processes} x "
-        f"{config.gradient_accumulation} accumulated; {plan.steps_per_epoch} steps an epoch, "
+        f"effective batch {plan.effective_batch} = {arithmetic}; {plan.steps_per_epoch} steps an epoch, "
         f"{plan.steps_per_epoch * config.epochs:,} in all"
     )
     head = config.head_learning_rate or config.learning_rate

@@ -40,6 +40,8 @@ class Standing:
     """Epochs that are done."""
     step: int = 0
     """Optimiser steps that are done."""
+    scheduled: int = 0
+    """Those of them that the learning rate's schedule counts: all but the ones a gradient scaler left out."""
     steps_of_epoch: int = 0
     """Those of them that belong to the epoch under way."""
     skipped: int = 0
@@ -98,12 +100,11 @@ class Keeper:
         data: DataSource,
         model: nn.Module,
         optimizer: Any,
-        scheduler: torch.optim.lr_scheduler.LambdaLR,
         accelerator: Accelerator,
         batches_per_step: int,
     ) -> None:
         self.run, self.recipe, self.data = run, recipe, data
-        self.optimizer, self.scheduler, self.accelerator = optimizer, scheduler, accelerator
+        self.optimizer, self.accelerator = optimizer, accelerator
         self.model = accelerator.unwrap_model(model)
         self.batches_per_step = batches_per_step
 
@@ -131,7 +132,6 @@ class Keeper:
             "belongs_to": self._belongs_to(),
             "batches_per_step": self.batches_per_step,
             "metrics_lines": self.run.lines_logged(),
-            "scheduler_steps": self.scheduler.last_epoch,
             "gradient_scaler": scaler.state_dict() if scaler else None,
             "arithmetic": self._arithmetic(),
         }
@@ -162,22 +162,11 @@ class Keeper:
             record.hits.copy_(tensors[EPOCH]["hits"])
         if self.accelerator.scaler and state["gradient_scaler"]:
             self.accelerator.scaler.load_state_dict(state["gradient_scaler"])
-        self._set_schedule(state["scheduler_steps"])
         self.batches_per_step = state["batches_per_step"]
         on_main_process(self.accelerator, lambda: self.run.keep_history(state["metrics_lines"]))
         if self.accelerator.is_main_process:
             self._say(path.name, state["arithmetic"])
         return Standing(**state["standing"]), self.batches_per_step
-
-    def _set_schedule(self, steps: int) -> None:
-        self.scheduler.last_epoch = steps
-        rates = [
-            base * factor(steps)
-            for base, factor in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
-        ]
-        self.scheduler._last_lr = rates
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
 
     def _belongs_to(self) -> dict[str, str]:
         return {

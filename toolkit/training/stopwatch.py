@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from toolkit.config import TrainingConfig
+
 STAGES = ("data_wait", "preprocessing", "trunk", "trainable", "optimizer")
 """Waiting for the loader or the cache; decoding and preprocessing in this very process; the frozen
 groups; forward and backward of what learns; clipping and the optimiser."""
@@ -19,7 +21,8 @@ class Stopwatch:
     """Seconds an epoch spends in each stage.
 
     On CUDA the stages' kernels are timed by events on the stream, so nothing waits for them
-    until the epoch's end; waiting for data is the host's time.
+    until the epoch's end; waiting for data is the host's time and may overlap with them, so that
+    the shares can sum to more than one.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -72,36 +75,40 @@ class Stopwatch:
         }
 
 
-def advice(shares: dict[str, float], *, cached: bool, cacheable: bool, workers: int, cores: int) -> str:
+def advice(
+    shares: dict[str, float], config: TrainingConfig, *, cacheable: bool, workers: int, cores: int, on_gpu: bool
+) -> str:
     """One sentence: where most of an epoch's time went, and what would help.
 
     Args:
         shares: ``time_shares`` of the last training epoch.
-        cached: whether the boundary cache was on.
+        config: how it was trained.
         cacheable: whether there is a frozen trunk to cache.
         workers: worker processes of the loader.
         cores: cores that this process may use.
+        on_gpu: whether the cores are free for reading.
     """
-    waiting, trunk = shares["data_wait"] + shares["preprocessing"], shares["trunk"]
-    if not cached and cacheable and waiting + trunk > 0.25:
+    waiting, trunk, cache = shares["data_wait"] + shares["preprocessing"], shares["trunk"], config.boundary_cache
+    steps = shares["other"] + shares["optimizer"]
+    if not cache.enabled and cacheable and waiting + trunk > 0.25:
         return (
             f"{waiting:.0%} of the time went into reading images and {trunk:.0%} into the frozen trunk: "
             "training.boundary_cache.enabled=true does both once instead of in every epoch"
         )
+    if waiting > 0.25 and cache.enabled:
+        smaller = "training.boundary_cache.dtype=fp16 halves it, or " if cache.dtype == "fp32" else ""
+        faster = f"{smaller}training.boundary_cache.dir on a faster disk would help"
+        return f"{waiting:.0%} of the time went into reading the cache: {faster}"
     if waiting > 0.25:
-        if cached:
-            return (
-                f"{waiting:.0%} of the time went into reading the cache: "
-                "training.boundary_cache.dtype=fp16 halves it, or put training.boundary_cache.dir on a faster disk"
-            )
-        if workers and cores > workers + 1:
-            more = f"training.loader_workers={cores - 1} reads faster"
-            return f"{waiting:.0%} of the time went into waiting for images: {more}"
-        return f"{waiting:.0%} of the time went into waiting for images: smaller files or more cores would help"
-    if shares["other"] + shares["optimizer"] > 0.5:
-        share = shares["other"] + shares["optimizer"]
-        return f"{share:.0%} of the time went into what each step costs anyway: a larger training.batch_size would help"
+        more = on_gpu and cores > workers + 1
+        help_ = (
+            f"training.loader_workers={cores - 1} reads faster" if more else "smaller files or more cores would help"
+        )
+        return f"{waiting:.0%} of the time went into waiting for images: {help_}"
+    if steps > 0.5:
+        return f"{steps:.0%} of the time went into what each step costs anyway: a larger training.batch_size would help"
+    precision = " or mixed_precision: bf16 on a device that has it" if config.mixed_precision == "no" else ""
     return (
         f"{shares['trainable']:.0%} of the time went into the groups that learn: "
-        "fewer of them, mixed_precision: bf16 on a device that has it, or more processes would help"
+        f"fewer of them, more processes{precision} would help"
     )

@@ -31,7 +31,7 @@ from toolkit.training.evaluation import predict_split
 from toolkit.training.feed import Feed
 from toolkit.training.interruption import Interruption
 from toolkit.training.metrics import split_metrics
-from toolkit.training.optimizer import build_optimizer, learning_rate_factor
+from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
 from toolkit.training.outcome import figures_of, predict_splits
 from toolkit.training.plan import MicroBatch, Plan, seed_of
 from toolkit.training.processes import Agreement
@@ -64,9 +64,11 @@ class Trainer:
         self.batches_per_step = config.gradient_accumulation * accelerator.num_processes
         preprocess = preprocess_from(processor)
         datasets = {split: ImageDataset(examples, preprocess) for split, examples in data.splits.items()}
-        self.plain_loaders = {split: Loader(dataset, config.loader_workers) for split, dataset in datasets.items()}
+        self.plain_loaders = {
+            split: Loader(dataset, config.loader_workers, device) for split, dataset in datasets.items()
+        }
         augmented = ImageDataset(data.splits["train"], preprocess, augment, config.seed)
-        self.loaders = self.plain_loaders | {"train": Loader(augmented, config.loader_workers)}
+        self.loaders = self.plain_loaders | {"train": Loader(augmented, config.loader_workers, device)}
         self.parameter_counts = parameter_counts(classifier)
         self.boundary = Boundary(classifier, preprocess, data, recipe, accelerator, self.agreement)
         classifier.encoder.recompute_layers = config.gradient_checkpointing
@@ -77,9 +79,7 @@ class Trainer:
         if config.compile:
             classifier.compile()  # in place, so that no name gets a prefix
         self.model, self.optimizer = accelerator.prepare(classifier, optimizer)
-        self.keeper = Keeper(
-            run, recipe, data, self.model, self.optimizer, self.scheduler, accelerator, self.batches_per_step
-        )
+        self.keeper = Keeper(run, recipe, data, self.model, self.optimizer, accelerator, self.batches_per_step)
 
     @property
     def is_main(self) -> bool:
@@ -94,19 +94,27 @@ class Trainer:
     def _learning_rate_factor(self, step: int) -> float:
         return learning_rate_factor(self.recipe.training, self.train_plan.steps_per_epoch, step)
 
-    def fit(self, resume: bool = False) -> dict[str, Any]:
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, or from the beginning where there is none yet.
+
+        Raises:
+            ToolkitError: a checkpoint that is damaged, or of another recipe or data set.
+        """
+        restored = self.keeper.restore(self.record)
+        if restored is not None:
+            self.standing, self.batches_per_step = restored
+            set_schedule(self.scheduler, self.standing.scheduled)
+
+    def fit(self) -> dict[str, Any]:
         """Train, keep the best epoch by validation, touch the test split once; return the summary.
 
         Raises:
-            ToolkitError: a loss or gradient that is not finite, a full disk, a checkpoint that doesn't fit.
+            ToolkitError: a loss or gradient that is not finite, or a full disk.
             Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
         """
         started = time.perf_counter()
-        restored = self.keeper.restore(self.record) if resume else None
-        if restored is None:
+        if not self.standing.step:
             self.keeper.save(self.standing, self.record)
-        else:
-            self.standing, self.batches_per_step = restored
         with self.interruption:
             if self.is_main:
                 print_groups(self.classifier, self.rates)
@@ -157,10 +165,11 @@ class Trainer:
             return ""
         return advice(
             self.standing.time_shares,
-            cached=self.recipe.training.boundary_cache.enabled,
+            self.recipe.training,
             cacheable=self.boundary.start > 0,
             workers=self.loaders["train"].workers,
             cores=cores_of_this_process(),
+            on_gpu=self.accelerator.device.type == "cuda",
         )
 
     def _save_best(self, classifier: Classifier, weights: dict[str, Tensor] | None = None) -> None:
@@ -241,6 +250,7 @@ class Trainer:
             self.optimizer.step()
             if accelerator.scaler is None or math.isfinite(norm):
                 self.scheduler.step()
+                self.standing.scheduled += 1
                 self.standing.skipped = 0
             else:
                 self.standing.skipped += 1
