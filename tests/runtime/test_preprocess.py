@@ -174,3 +174,19 @@ def test_a_processor_that_can_not_be_expressed_is_refused(processor: Any, messag
     with pytest.raises(ToolkitError, match=message) as caught:
         preprocess_from(processor)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "I;16", "RGB", "LA", "P"])
+@pytest.mark.parametrize("size", [(300, 300), (41, 97), (5, 3)])
+def test_a_grey_image_that_stays_grey_gives_the_same_values(mode: str, size: tuple[int, int], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 65536 if mode == "I;16" else 256, size[::-1]).astype(np.uint16)
+    image = Image.fromarray(pixels if mode == "I;16" else pixels.astype(np.uint8))
+    path = tmp_path / "image.png"
+    (image if mode == "I;16" else image.convert(mode)).save(path)
+    preprocess = Preprocess(
+        resize="shortest_edge", size=(32, 32), crop=(40, 32), mean=(0.48, 0.45, 0.4), std=(0.26, 0.26, 0.27)
+    )
+    kept = decode(path, grey=True)
+    assert kept.mode == ("L" if mode in ("L", "1", "I;16") else "RGB")
+    assert_bitwise_equal(preprocess(kept), preprocess(decode(path)))

@@ -60,7 +60,7 @@ class ImageDataset(Dataset[Batch]):
         """One image [3, height, width]."""
         epoch, index = key
         example = self.examples[index]
-        image = decode(example.path)
+        image = decode(example.path, grey=True)
         if self.augment:
             image = augmented(image, self.augment, np.random.default_rng((self.seed, epoch, index)))
         try:

@@ -34,7 +34,7 @@ class Predictor:
         readable, pixel_values = [], []
         for path, entry in zip(paths, entries, strict=True):
             try:
-                pixel_values.append(self.bundle.preprocess(decode(path)))
+                pixel_values.append(self.bundle.preprocess(decode(path, grey=True)))
                 readable.append(entry)
             except UnreadableImageError as error:
                 entry["error"] = error.reason

@@ -67,11 +67,15 @@ class Preprocess(BaseModel):
         return np.ascontiguousarray(table.T)
 
     def __call__(self, image: Image.Image) -> Float32:
-        """Turn an RGB image of any size into float32 [3, height, width]."""
+        """Turn an RGB image of any size, or a grey one (mode L), into float32 [3, height, width]."""
         pixels = np.asarray(self.resized(image))
         if self.crop is not None:
             pixels = _center_crop(pixels, *self.crop)
-        return np.stack([self._table[channel][pixels[..., channel]] for channel in range(3)])
+        values = np.empty((3, *pixels.shape[:2]), np.float32)
+        for channel in range(3):
+            plane = pixels if pixels.ndim == 2 else pixels[..., channel]
+            np.take(self._table[channel], plane, out=values[channel], mode="clip")  # clip: without a buffer in between
+        return values
 
     def resized(self, image: Image.Image) -> Image.Image:
         """Apply the resize alone.
@@ -95,17 +99,17 @@ class Preprocess(BaseModel):
 
     def batch(self, sources: list[Path | bytes]) -> Float32:
         """Decode and preprocess files: float32 [batch, 3, height, width]."""
-        return np.stack([self(decode(source)) for source in sources])
+        return np.stack([self(decode(source, grey=True)) for source in sources])
 
 
 def _center_crop(pixels: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Cut [height, width] from the middle of pixels [h, w, 3]; a smaller image is padded with zeros."""
+    """Cut [height, width] from the middle of pixels [h, w] or [h, w, 3]; a smaller image is padded with zeros."""
     have_height, have_width = pixels.shape[:2]
     pad_height, pad_width = max(0, height - have_height), max(0, width - have_width)
     top, left = (have_height - height) // 2, (have_width - width) // 2
     if pad_height or pad_width:
         before_height, before_width = -(-pad_height // 2), -(-pad_width // 2)
         padding = ((before_height, pad_height - before_height), (before_width, pad_width - before_width), (0, 0))
-        pixels = np.pad(pixels, padding)
+        pixels = np.pad(pixels, padding[: pixels.ndim])
         top, left = top + before_height, left + before_width
     return pixels[max(0, top) : top + height, max(0, left) : left + width]

@@ -45,7 +45,9 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
         mixed_precision=config.mixed_precision,
         kwargs_handlers=[
             # nothing is recomputed or broadcast that frozen weights don't need; see Trainer for accumulation
-            DistributedDataParallelKwargs(find_unused_parameters=False, broadcast_buffers=False),
+            DistributedDataParallelKwargs(
+                find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True
+            ),
             *precision_handlers(config.mixed_precision),
         ],
         log_with="tensorboard" if recipe.tracking.tensorboard else None,

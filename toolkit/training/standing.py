@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -63,8 +63,7 @@ class Standing:
 
     def lasting(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        transient = {"stop_asked", "time_shares"}
-        return {name: value for name, value in asdict(self).items() if name not in transient}
+        return {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("transient")}
 
 
 class EpochRecord:

@@ -119,11 +119,13 @@ class Trainer:
             if self.is_main:
                 print_groups(self.classifier, self.rates)
             feeds = self.boundary.feeds(self.model, self.loaders, self.run, self._stop_if_asked)
+            cached = time.perf_counter()
             self._run_epochs(feeds)
         trained = time.perf_counter()
         summary = self._evaluate_best()
         summary["seconds"] = {
-            "training": trained - started,
+            "caching": cached - started,
+            "training": trained - cached,
             "evaluation": time.perf_counter() - trained,
             "total": time.perf_counter() - started,
         }
@@ -217,8 +219,7 @@ class Trainer:
             self._log_step(epoch, batches, losses, watch, progress, task)
             self._keep_or_stop(plan)
         next(activations, None)  # lets the loader's workers end their round
-        if self.finite.saw_trouble_at_last():
-            self.finite.fail()
+        self._settle()
         all_losses, all_hits = self.record.gathered(self.accelerator)
         figures = {"loss": float(all_losses.double().mean()), "accuracy": float(all_hits.double().mean())}
         times = watch.figures(self.accelerator.num_processes)
@@ -267,6 +268,11 @@ class Trainer:
         if self.standing.skipped > MAX_SKIPPED:
             raise unstable(f"the gradient overflowed in {self.standing.skipped} steps in a row", self.run)
 
+    def _settle(self) -> None:
+        """Know of the newest step, before anything is written that builds on it, that all of it was finite."""
+        if self.agreement.any(self.finite.saw_trouble_at_last())[0]:
+            self.finite.fail()
+
     def _keep_or_stop(self, plan: Plan) -> None:
         """Write a checkpoint within an epoch where one is due, or wished for before stopping."""
         every, done = self.recipe.training.checkpoint_every, self.standing.steps_of_epoch
@@ -289,8 +295,7 @@ class Trainer:
         )
 
     def _save_checkpoint(self) -> None:
-        if self.finite.saw_trouble_at_last():
-            self.finite.fail()
+        self._settle()
         self.keeper.save(self.standing, self.record)
 
     def _log_step(
@@ -306,8 +311,7 @@ class Trainer:
         if step % self.recipe.tracking.log_every == 0 or step == 1:
             mine = torch.stack([loss.sum() * batch.weight for batch, loss in zip(batches, losses, strict=True)]).sum()
             loss = float(self.accelerator.reduce(mine, "sum"))
-            if self.finite.saw_trouble_at_last():
-                self.finite.fail()
+            self._settle()
             rate = self.scheduler.get_last_lr()[-1]
             self._log({"epoch": epoch, "split": "train", "step": step, "loss": loss, "learning_rate": rate})
             speed = watch.images * self.accelerator.num_processes / watch.elapsed
