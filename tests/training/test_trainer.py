@@ -83,12 +83,13 @@ def test_a_compiled_model_learns_the_same_and_keeps_its_names(
 ) -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs g++ on CPUs")
+    model = {"unfreeze_last": 1, "head": {"dropout": 0.0}}  # a compiled dropout draws other masks
     for name, compiled in (("eager", False), ("compiled", True)):
-        finetune(make_recipe(training={"compile": compiled, "epochs": 1, "batch_size": 12}), tmp_path / name)
-    eager, compiled_weights = (weights_of(tmp_path / name) for name in ("eager", "compiled"))
-    assert eager.keys() == compiled_weights.keys()
-    for name, tensor in eager.items():
-        torch.testing.assert_close(compiled_weights[name], tensor, atol=1e-4, rtol=1e-3)
+        training = {"compile": compiled, "epochs": 1, "batch_size": 12}
+        finetune(make_recipe(model=model, training=training), tmp_path / name)
+    assert weights_of(tmp_path / "eager").keys() == weights_of(tmp_path / "compiled").keys()
+    losses = [[entry["loss"] for entry in history_of(tmp_path / name)] for name in ("eager", "compiled")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(37, 1), (10, 4)])
