@@ -148,21 +148,22 @@ def main() -> None:
             row = {"processes": processes, "boundary_cache": cached, "killed": happened, "lines_logged": lines}
             rows.append(row | {"while_writing_a_checkpoint": writing, "exact": exact, "exit_code": code})
             print(rows[-1], flush=True)
+            write_results(rows, arguments.seed)
             if not exact:
                 print(out.with_suffix(".log").read_text()[-3000:], flush=True)
     exact = sum(row["exact"] for row in rows)
-    writing = sum(row["while_writing_a_checkpoint"] for row in rows)
-    result = {
-        "machine": describe_machine(),
-        "seed": arguments.seed,
-        "kills": len(rows),
-        "while_writing_a_checkpoint": writing,
-        "exact_resumes": exact,
-        "rows": rows,
-    }
-    write_json(RESULTS, result)
-    print(f"{exact} of {len(rows)} resumes exact, {writing} of the kills while a checkpoint was being written")
+    print(f"{exact} of {len(rows)} resumes exact")
     sys.exit(exact != len(rows))
+
+
+def write_results(rows: list[dict[str, Any]], seed: int) -> None:
+    """Write what is known so far."""
+    counts = {
+        "kills": len(rows),
+        "while_writing_a_checkpoint": sum(row["while_writing_a_checkpoint"] for row in rows),
+        "exact_resumes": sum(row["exact"] for row in rows),
+    }
+    write_json(RESULTS, {"machine": describe_machine(), "seed": seed} | counts | {"rows": rows})
 
 
 if __name__ == "__main__":
