@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from toolkit.errors import ToolkitError
-from toolkit.training.precision import check_precision
+from toolkit.training.precision import check_precision, precision_handlers
 
 without_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
 
@@ -25,3 +25,4 @@ def test_a_precision_that_needs_a_gpu_is_refused_and_says_what_is_missing(precis
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_cpu_trains_in_fp32_and_bf16(precision: str) -> None:
     check_precision(precision)
+    assert precision_handlers(precision) == []
