@@ -50,6 +50,14 @@ class Boundary:
             raise ToolkitError("no group is frozen, so there is nothing to cache", where="model.unfreeze", fix=fix)
         # before the model is prepared: a sharded one no longer holds its weights whole
         self._trunk = trunk_contents(classifier) if self.config.enabled else {}
+        self._layout = Layout(
+            images={split: len(data.splits[split]) for split in CACHED_SPLITS},
+            views={"train": self.config.views, "validation": 1},
+            row=self._row(classifier) if self.config.enabled else (),
+            dtype=self.config.dtype,
+        )
+        if self.config.enabled:
+            self._layout.check_budget(self.config.max_gb)
         self._private: Path | None = None
 
     def feeds(
@@ -63,16 +71,10 @@ class Boundary:
         if not self.config.enabled:
             return pixels
         model.eval()
-        layout = Layout(
-            images={split: len(self.data.splits[split]) for split in CACHED_SPLITS},
-            views={"train": self.config.views, "validation": 1},
-            row=self._row(model),
-            dtype=self.config.dtype,
-        )
+        layout = self._layout
         if self.config.dir is None:
             self._private = run.path / "boundary_cache"
         cache = BoundaryCache(self.config.dir or self._private, self._contents(), layout)  # type: ignore[arg-type]
-        cache.check_budget(self.config.max_gb)
         with bar(self.accelerator.is_main_process) as progress:
             task = progress.add_task("caching activations", total=None, figures="")
             counts = fill_cache(
@@ -120,5 +122,5 @@ class Boundary:
         """Shape of one image's activations, asked of the trunk itself."""
         size = self.preprocess.output_size
         assert size is not None  # checked when the preprocessing was built
-        black = torch.zeros(1, 3, *size, device=self.accelerator.device)
+        black = torch.zeros(1, 3, *size)
         return tuple(model(black, stop=self.start).shape[1:])

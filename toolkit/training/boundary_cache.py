@@ -96,6 +96,21 @@ class Layout:
         """Bytes that shards take, headers aside."""
         return sum(shard.stop - shard.start for shard in shards) * self.row_bytes
 
+    def check_budget(self, max_gb: float) -> None:
+        """Refuse a cache that is larger than was allowed.
+
+        Raises:
+            ToolkitError: saying what it needs.
+        """
+        need = self.bytes_of(self.shards()) / 1e9
+        if need > max_gb:
+            views = {split: f" x {count} views" if count > 1 else "" for split, count in self.views.items()}
+            counts = " + ".join(f"{n:,} {split} images{views[split]}" for split, n in self.images.items())
+            what = f"the boundary cache needs {need:,.6g} GB ({counts}, {self.row_bytes / 1000:,.1f} kB each)"
+            half = "" if self.dtype != "fp32" else ", training.boundary_cache.dtype=fp16"
+            fix = f"set training.boundary_cache.max_gb={math.ceil(need)}{half}, or fewer views"
+            raise ToolkitError(f"{what}, over max_gb = {max_gb:g}", where="training.boundary_cache", fix=fix)
+
 
 class BoundaryCache:
     """The shards of one key below ``root``, in one folder a process that wrote them."""
@@ -105,21 +120,6 @@ class BoundaryCache:
         self.contents = contents | {"row": list(layout.row), "dtype": layout.dtype, "views": layout.views}
         self.key = hashlib.sha256(json.dumps(self.contents, sort_keys=True).encode()).hexdigest()
         self.folder = root / self.key[:16]
-
-    def check_budget(self, max_gb: float) -> None:
-        """Refuse a cache that is larger than was allowed.
-
-        Raises:
-            ToolkitError: saying what it needs.
-        """
-        need = self.layout.bytes_of(self.layout.shards()) / 1e9
-        if need > max_gb:
-            views = {split: f" x {count} views" if count > 1 else "" for split, count in self.layout.views.items()}
-            counts = " + ".join(f"{n:,} {split} images{views[split]}" for split, n in self.layout.images.items())
-            what = f"the boundary cache needs {need:,.6g} GB ({counts}, {self.layout.row_bytes / 1000:,.1f} kB each)"
-            half = "" if self.layout.dtype != "fp32" else ", training.boundary_cache.dtype=fp16"
-            fix = f"set training.boundary_cache.max_gb={math.ceil(need)}{half}, or fewer views"
-            raise ToolkitError(f"{what}, over max_gb = {max_gb:g}", where="training.boundary_cache", fix=fix)
 
     def check_space(self, missing: Sequence[Shard]) -> None:
         """Refuse to start what the disk has no room for.
