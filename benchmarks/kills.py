@@ -28,10 +28,10 @@ import yaml
 from toolkit.data.digits import write_digits
 from toolkit.files import sha256_of, write_json
 from toolkit.runtime.machine import describe_machine
+from toolkit.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "kills.json"
-TIMES = {"epoch_seconds", "images_per_second", "data_wait_share", "time_shares", "worker_seconds"}
 SCRIPT = ROOT / "recipes" / "finetune.py"
 
 
@@ -58,21 +58,28 @@ def start(config: Path, out: Path, processes: int, *, resume: bool) -> subproces
         [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     )
     command = [sys.executable, *launcher, str(SCRIPT), "--config", str(config), "--out", str(out)]
-    log = out.with_suffix(".log").open("ab")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command + ["--resume"] * resume, stdout=log, stderr=log, start_new_session=True, env=environment
-    )
+    with out.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            command + ["--resume"] * resume, stdout=log, stderr=log, start_new_session=True, env=environment
+        )
+
+
+def wait_for_start(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Wait for the run folder's first file."""
+    while not (out / "recipe.yaml").exists():
+        if process.poll() is not None:
+            sys.exit(f"the run ended before it began:\n{out.with_suffix('.log').read_text()}")
+        time.sleep(0.002)
 
 
 def outcome_of(run: Path) -> dict[str, Any]:
     """Everything that must be equal: hashes of weights and optimiser, and the metrics without their times."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     files = [run / "best" / "model.safetensors", *sorted(run.glob("checkpoints/*/*.safetensors"))]
     summary = json.loads((run / "summary.json").read_text())
     return {
         "files": {str(file.relative_to(run)): sha256_of(file) for file in files},
-        "metrics": [{key: value for key, value in line.items() if key not in TIMES} for line in lines],
+        "metrics": RunFolder(run).history(times=False),
         "test": summary["test"],
     }
 
@@ -89,8 +96,7 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 
 def kill(process: subprocess.Popen[bytes], out: Path, moment: float | None) -> str | None:
     """Kill the group at a moment, or while a checkpoint is being written; what was going on, None if it had ended."""
-    while not (out / "recipe.yaml").exists():
-        time.sleep(0.002)
+    wait_for_start(process, out)
     began, seen = time.perf_counter(), 0
     wanted = random.randint(1, 12)  # which of the checkpoints
     while process.poll() is None:
@@ -126,8 +132,7 @@ def main() -> None:
             config = work / f"{processes}-{cached}.yaml"
             config.write_text(yaml.safe_dump(recipe(work / "digits", processes, cached=cached)))
             process = start(config, work / config.stem, processes, resume=False)
-            while not (work / config.stem / "recipe.yaml").exists():
-                time.sleep(0.01)
+            wait_for_start(process, work / config.stem)
             began = time.perf_counter()
             assert process.wait() == 0, (work / f"{config.stem}.log").read_text()
             seconds[kind], straight[kind] = time.perf_counter() - began, outcome_of(work / config.stem)

@@ -23,7 +23,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.data.source import open_data
     from toolkit.models.build import build_classifier
     from toolkit.reporting.plots import plot_run
-    from toolkit.training.processes import on_main_process, was_restarted
+    from toolkit.training.processes import on_main_process
     from toolkit.training.progress import counting
     from toolkit.training.run_folder import RunFolder
     from toolkit.training.setup import announce, build_accelerator, check_batch
@@ -31,9 +31,8 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
 
     accelerator = build_accelerator(recipe, out)
     folder = RunFolder(out)
-    resume = resume or was_restarted()
-    if not resume:
-        on_main_process(accelerator, lambda: folder.refuse_if_taken(force=force))
+    resume = resume or on_main_process(accelerator, folder.was_prepared_by_this_launch)
+    on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))
     with counting("reading images", accelerator.is_main_process) as progress:
         data = on_main_process(
             accelerator, lambda: open_data(recipe.data, lambda: progress.advance(progress.task_ids[0]))
@@ -44,6 +43,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     with ExitStack() as held:
         trainer = Trainer(classifier, processor, data, recipe, folder, accelerator)
         on_main_process(accelerator, lambda: held.enter_context(folder.held()))
+        on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))  # somebody was faster
         on_main_process(accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume))
         if resume:
             trainer.resume()

@@ -26,11 +26,12 @@ def run(app: typer.Typer) -> NoReturn:
     try:
         code = app(standalone_mode=False) or 0
     except ToolkitError as error:
-        code = _fail(2, error.as_line(), {"what": error.what, "where": error.where, "fix": error.fix})
+        content = {"what": error.what, "where": error.where, "fix": error.fix}
+        code = _fail(2, error.as_line(), content, everywhere=error.everywhere)
     except CheckFailed as error:
         code = _fail(1, str(error))
     except Stopped as stop:
-        if os.environ.get("RANK", "0") == "0":
+        if _rank() == 0:
             sys.stderr.write(f"{stop}\n")
         code = 128 + stop.signal_number
     except ClickException as error:
@@ -48,10 +49,19 @@ def run(app: typer.Typer) -> NoReturn:
     sys.exit(code)
 
 
-def _fail(code: int, line: str, content: dict[str, str] | None = None) -> int:
-    """Say what is wrong, once for all processes; with ``--json`` also as an object where nothing else was printed."""
-    if os.environ.get("RANK", "0") == "0":
-        sys.stderr.write(f"error: {line}\n")
-        if "--json" in sys.argv and content:
-            sys.stdout.write(json.dumps({"error": content}, indent=2, ensure_ascii=False) + "\n")
+def _fail(code: int, line: str, content: dict[str, str] | None = None, *, everywhere: bool = False) -> int:
+    """Say what is wrong; with ``--json`` also as an object where nothing else was printed.
+
+    What all processes of a launch say is said once, by the first of them.
+    """
+    rank = _rank()
+    if rank == 0 or not everywhere:
+        process = f" (process {rank})" if rank else ""
+        sys.stderr.write(f"error{process}: {line}\n")
+    if rank == 0 and "--json" in sys.argv and content:
+        sys.stdout.write(json.dumps({"error": content}, indent=2, ensure_ascii=False) + "\n")
     return code
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))

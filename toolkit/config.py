@@ -181,6 +181,13 @@ class Recipe(Section):
         """The resolved recipe, every key written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
+    def equals(self, resolved: Any) -> bool:
+        """Whether a resolved recipe, as it was written, says the same; keys that are newer than it count as default."""
+        try:
+            return Recipe.model_validate(resolved) == self
+        except ValidationError:
+            return False
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``section.key=value`` overrides; values are read as YAML.

@@ -7,11 +7,17 @@ class ToolkitError(Exception):
     """A mistake the user can mend: what is wrong, where, and how to mend it.
 
     The command line prints it without a traceback and exits with 2.
+
+    Args:
+        what: what is wrong.
+        where: the file, key or place.
+        fix: what to do.
+        everywhere: whether every process of a launch raises it, so that one of them is to print it.
     """
 
-    def __init__(self, what: str, *, where: object, fix: str) -> None:
+    def __init__(self, what: str, *, where: object, fix: str, everywhere: bool = False) -> None:
         super().__init__(f"{what}\n  at: {where}\n  fix: {fix}")
-        self.what, self.where, self.fix = what, str(where), fix
+        self.what, self.where, self.fix, self.everywhere = what, str(where), fix, everywhere
 
     def as_line(self) -> str:
         """What, where and what to do, in one line."""

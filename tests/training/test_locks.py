@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from recipes.finetune import finetune
+from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
 from toolkit.training.locks import locked
 
@@ -34,13 +38,18 @@ with locked(Path(sys.argv[1]), what="another run is writing here"):
 COUNT = """
 import sys, time
 from pathlib import Path
-from toolkit.training.locks import locked
+from toolkit.training.locks import TakenError, locked
 folder, times = Path(sys.argv[1]), int(sys.argv[2])
 for _ in range(times):
-    with locked(folder, what="another counter counts", wait=True):
-        count = int((folder / "count").read_text())
-        time.sleep(0.001)
-        (folder / "count").write_text(str(count + 1))
+    while True:
+        try:
+            with locked(folder, what="another counter counts"):
+                count = int((folder / "count").read_text())
+                time.sleep(0.001)
+                (folder / "count").write_text(str(count + 1))
+            break
+        except TakenError:
+            time.sleep(0.001)
 """
 
 
@@ -104,13 +113,29 @@ def test_an_error_inside_gives_it_back(tmp_path: Path) -> None:
         assert line_of(other) == "held"
 
 
-def test_processes_that_wait_take_turns(tmp_path: Path) -> None:
+def test_processes_that_try_again_take_turns(tmp_path: Path) -> None:
     (tmp_path / "count").write_text("0")
     with started(COUNT, tmp_path, 40) as one, started(COUNT, tmp_path, 40) as two:
         for process in (one, two):
             _, errors = process.communicate()
             assert process.returncode == 0, errors
     assert (tmp_path / "count").read_text() == "80"
+
+
+def test_a_run_waits_for_another_that_fills_the_same_cache(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = {"enabled": True, "dir": tmp_path / "cache"}
+    recipe = make_recipe(training={"epochs": 1, "boundary_cache": cache})
+    finetune(recipe, tmp_path / "first")
+    (folder,) = (tmp_path / "cache").iterdir()
+    with started(HOLD, folder) as other:
+        assert line_of(other) == "held"
+        ends = threading.Timer(2, other.kill)
+        ends.start()
+        finetune(recipe, tmp_path / "second")
+    assert "another run fills this cache: waiting for it" in capsys.readouterr().err
+    assert json.loads((tmp_path / "second" / "summary.json").read_text())["seconds"]["caching"] > 1
 
 
 def test_a_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> None:

@@ -18,32 +18,34 @@ import pytest
 from safetensors.torch import load_file
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe
+from toolkit.config import BoundaryCacheConfig, Recipe
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
 from toolkit.training.locks import locked
+from toolkit.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
-TIMES = {"epoch_seconds", "images_per_second", "data_wait_share", "time_shares", "worker_seconds"}
 EVERY_STEP = {"checkpoint_every": 1, "keep_last": 1000}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 def outcome_of(run: Path) -> dict[str, Any]:
     """All that must be equal between two runs: hashes of weights and moments, and the metrics without times."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     files = [run / "best" / "model.safetensors", *sorted(run.glob("checkpoints/*/*.safetensors"))]
     return {
         "files": {str(file.relative_to(run)): sha256_of(file) for file in files},
-        "metrics": [{key: value for key, value in line.items() if key not in TIMES} for line in lines],
+        "metrics": RunFolder(run).history(times=False),
         "test": json.loads((run / "summary.json").read_text())["test"],
     }
 
 
 def cut_back(run: Path, step: int, to: Path) -> None:
-    """What lay on the disk when a run was killed after ``step``, with later metrics and no end."""
+    """What lay on the disk when a run was killed after ``step``, with later metrics, other best weights and no end."""
     shutil.copytree(run, to)
+    summary = json.loads((to / "summary.json").read_text())
+    if step < summary["best_epoch"] * summary["steps"] // summary["epochs"]:
+        (to / "best" / "model.safetensors").write_bytes(b"of an earlier epoch")
     for checkpoint in checkpoints_in(to / "checkpoints"):
         if int(checkpoint.name[5:]) > step:
             shutil.rmtree(checkpoint)
@@ -83,19 +85,36 @@ def write_recipe(recipe: Recipe, path: Path) -> Path:
 
 
 def start(config: Path, out: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Launch the recipe on one core, so that one process and two have a thread each."""
+    """Launch the recipe on one core, so that one process and two have a thread each, in a process group of its own."""
     command = [*launcher, str(ROOT / "recipes" / "finetune.py"), "--config", str(config), "--out", str(out), *options]
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [sys.executable, *command],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     psutil.Process(process.pid).cpu_affinity([min(os.sched_getaffinity(0))])
     return process
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
-    while not (run / "checkpoints" / f"step-{step:08d}").exists():
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not what():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    wait_for((run / "checkpoints" / f"step-{step:08d}").exists, process)
+
+
+def finish(config: Path, run: Path, *options: str, launcher: tuple[str, ...] = ()) -> str:
+    """Launch the recipe and wait for its good end; what it said."""
+    process = start(config, run, *options, launcher=launcher)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return stderr
 
 
 @pytest.fixture(scope="module")
@@ -109,42 +128,84 @@ def long_recipe(make_recipe: Callable[..., Recipe]) -> Recipe:
 def straight(long_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the long recipe gives in one process that nobody stops."""
     folder = tmp_path_factory.mktemp("straight")
-    process = start(write_recipe(long_recipe, folder / "recipe.yaml"), folder / "run")
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
+    finish(write_recipe(long_recipe, folder / "recipe.yaml"), folder / "run")
     return outcome_of(folder / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture(scope="module")
+def unhurried(make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """Eight epochs of 36 steps that write a checkpoint at their ends alone, and the run that nobody stopped."""
+    training = {"epochs": 8, "batch_size": 1, "keep_last": 1}
+    recipe = make_recipe(training=training, data={"augment": ["crop"]}, tracking={"log_every": 1})
+    folder = tmp_path_factory.mktemp("unhurried")
+    finish(write_recipe(recipe, folder / "recipe.yaml"), folder / "run")
+    return recipe, folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("number", "workers", "whole_group"),
+    [(signal.SIGTERM, 0, False), (signal.SIGINT, 0, False), (signal.SIGTERM, 2, True), (signal.SIGINT, 2, True)],
+)
 def test_a_signal_writes_a_checkpoint_at_the_next_step_and_says_how_to_go_on(
-    number: signal.Signals, long_recipe: Recipe, straight: dict[str, Any], tmp_path: Path
+    number: signal.Signals, workers: int, whole_group: bool, unhurried: tuple[Recipe, Path], tmp_path: Path
 ) -> None:
-    config, run = write_recipe(long_recipe, tmp_path / "recipe.yaml"), tmp_path / "run"
+    """Also where a scheduler signals the loader's workers with their trainer."""
+    recipe = with_training(unhurried[0], loader_workers=workers)
+    config, run = write_recipe(recipe, tmp_path / "recipe.yaml"), tmp_path / "run"
     process = start(config, run)
-    wait_for_step(run, 4, process)
-    process.send_signal(number)
+    metrics = run / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 40, process)
+    os.killpg(process.pid, number) if whole_group else process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     newest = checkpoints_in(run / "checkpoints")[-1]
-    assert process.returncode == 128 + number
-    assert f"stopped at step {int(newest.name[5:])} of 60; go on with the same command and --resume" in stderr
+    assert process.returncode == 128 + number, stderr
+    assert f"stopped at step {int(newest.name[5:])} of 288; go on with the same command and --resume" in stderr
+    assert "Traceback" not in stderr
     assert not (run / "summary.json").exists()
-    resumed = start(config, run, "--resume")
-    _, stderr = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, stderr
+    stderr = finish(config, run, "--resume")
     assert f"going on from {newest.name}" in stderr
-    assert outcome_of(run) == straight
+    assert outcome_of(run) == outcome_of(unhurried[1])
 
 
-def without_accumulation(recipe: Recipe) -> Recipe:
-    training = recipe.training.model_copy(update={"gradient_accumulation": 1})
-    return recipe.model_copy(update={"training": training})
+@pytest.fixture(scope="module")
+def cached_recipe(long_recipe: Recipe) -> Recipe:
+    """The same with a hundred views in the cache, which last a moment to fill."""
+    return with_training(long_recipe, epochs=3, boundary_cache=BoundaryCacheConfig(enabled=True, views=100))
+
+
+def test_a_signal_while_the_cache_is_filled_keeps_what_is_there(cached_recipe: Recipe, tmp_path: Path) -> None:
+    config, run = write_recipe(cached_recipe, tmp_path / "recipe.yaml"), tmp_path / "run"
+    process = start(config, run)
+    wait_for(lambda: any(run.glob("boundary_cache/*/rank-*/*.safetensors")), process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, stderr
+    assert "stopped at step 0 of 9" in stderr
+    kept = len(list(run.glob("boundary_cache/*/rank-*/*.safetensors")))
+    stderr = finish(config, run, "--resume")
+    assert f"in 101 shards, {101 - kept} computed now" in stderr
+    finish(config, tmp_path / "straight")
+    assert outcome_of(run) == outcome_of(tmp_path / "straight")
+
+
+def test_two_processes_fill_and_read_one_cache_as_one_process_does(cached_recipe: Recipe, tmp_path: Path) -> None:
+    cache = cached_recipe.training.boundary_cache.model_copy(update={"views": 2})
+    recipe = with_training(cached_recipe, boundary_cache=cache)
+    for name, launcher, accumulated in (("one", (), 2), ("two", tuple(TORCHRUN), 1)):
+        mine = with_training(recipe, gradient_accumulation=accumulated)
+        finish(write_recipe(mine, tmp_path / f"{name}.yaml"), tmp_path / name, launcher=launcher)
+    assert outcome_of(tmp_path / "two") == outcome_of(tmp_path / "one")
+
+
+def with_training(recipe: Recipe, **changes: Any) -> Recipe:
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
 
 
 def test_one_killed_worker_of_two_and_the_launch_ends_as_one_process_would(
     long_recipe: Recipe, straight: dict[str, Any], tmp_path: Path
 ) -> None:
     """Two processes that don't accumulate are the same steps, and the same bytes: one sum of two gradients."""
-    recipe = without_accumulation(long_recipe)
+    recipe = with_training(long_recipe, gradient_accumulation=1)
     config, run = write_recipe(recipe, tmp_path / "recipe.yaml"), tmp_path / "run"
     process = start(config, run, launcher=(*TORCHRUN, "--max-restarts=1"))
     wait_for_step(run, 20, process)
@@ -158,16 +219,14 @@ def test_one_killed_worker_of_two_and_the_launch_ends_as_one_process_would(
 
 
 def test_a_run_of_two_processes_goes_on_in_one(long_recipe: Recipe, straight: dict[str, Any], tmp_path: Path) -> None:
-    recipe = without_accumulation(long_recipe)
+    recipe = with_training(long_recipe, gradient_accumulation=1)
     config, run = write_recipe(recipe, tmp_path / "recipe.yaml"), tmp_path / "run"
     process = start(config, run, launcher=tuple(TORCHRUN))
     wait_for_step(run, 10, process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert "stopped at step" in stderr
-    resumed = start(config, run, "--resume")
-    _, stderr = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, stderr
+    stderr = finish(config, run, "--resume")
     assert "processes 2 -> 1" in stderr
     assert "effective batch 12 = 6 x 2 micro-batches, as the run began" in stderr
     assert outcome_of(run) == straight
@@ -183,6 +242,48 @@ def test_resuming_where_nothing_is_yet_starts_from_the_beginning(
     (tmp_path / "c" / ".lock").touch()
     finetune(recipe, tmp_path / "c")
     assert outcome_of(tmp_path / "a") == outcome_of(tmp_path / "b") == outcome_of(tmp_path / "c")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", [".git", "notes.txt"])
+def test_a_folder_that_holds_something_else_is_left_alone(
+    name: str, resume: bool, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / name).mkdir(parents=True)
+    with pytest.raises(ToolkitError, match="something that is no run is there already"):
+        finetune(make_recipe(), tmp_path / "mine", resume=resume)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
+
+
+def test_a_finished_run_that_is_resumed_trains_nothing(
+    finished_run: Path, make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    before = outcome_of(run)
+    finetune(make_recipe(finished_run.name, tracking={"tensorboard": True}), run, resume=True)
+    assert outcome_of(run) == before
+
+
+def test_only_the_launch_that_prepared_a_run_goes_on_with_it_unasked(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a-launch")
+    RunFolder(tmp_path).prepare(make_recipe(), 1, resume=False)
+    assert not RunFolder(tmp_path).was_prepared_by_this_launch()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert RunFolder(tmp_path).was_prepared_by_this_launch()
+    assert not RunFolder(tmp_path / "elsewhere").was_prepared_by_this_launch()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another-launch")
+    assert not RunFolder(tmp_path).was_prepared_by_this_launch()
+
+
+def test_a_recipe_of_before_a_key_was_there_says_the_same(make_recipe: Callable[..., Recipe]) -> None:
+    recipe = make_recipe()
+    resolved = recipe.model_dump(mode="json")
+    del resolved["training"]["keep_last"]
+    assert recipe.equals(resolved)
+    assert not recipe.equals(resolved | {"tracking": {"log_every": 77}})
+    assert not recipe.equals("no recipe")
 
 
 def flip_a_bit(file: Path) -> None:

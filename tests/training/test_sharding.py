@@ -38,4 +38,4 @@ def test_every_launch_configuration_is_one_that_accelerate_reads(path: Path) -> 
     assert config.num_processes >= 1
     if config.distributed_type == "FSDP":
         assert config.fsdp_config["fsdp_version"] == 2
-    assert "launch" in path.read_text()
+    assert "\n# launch    " in path.read_text()

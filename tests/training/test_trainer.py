@@ -14,18 +14,11 @@ from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier, load_classifier
 from toolkit.training.metrics import split_metrics
-
-TIMES = {"epoch_seconds", "images_per_second", "data_wait_share", "time_shares", "worker_seconds"}
+from toolkit.training.run_folder import RunFolder
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "best" / "model.safetensors")
-
-
-def history_of(run: Path) -> list[dict[str, object]]:
-    """Lines of ``metrics.jsonl`` without the times, which differ from run to run."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
 
 
 def test_two_runs_of_one_recipe_and_seed_write_the_same_bytes(
@@ -36,7 +29,7 @@ def test_two_runs_of_one_recipe_and_seed_write_the_same_bytes(
         finetune(recipe, tmp_path / name)
     first, second = ((tmp_path / name / "best" / "model.safetensors").read_bytes() for name in "ab")
     assert first == second
-    assert history_of(tmp_path / "a") == history_of(tmp_path / "b")
+    assert RunFolder(tmp_path / "a").history(times=False) == RunFolder(tmp_path / "b").history(times=False)
 
 
 def test_another_seed_gives_other_weights(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -88,7 +81,7 @@ def test_a_compiled_model_learns_the_same_and_keeps_its_names(
         training = {"compile": compiled, "epochs": 1, "batch_size": 12}
         finetune(make_recipe(model=model, training=training), tmp_path / name)
     assert weights_of(tmp_path / "eager").keys() == weights_of(tmp_path / "compiled").keys()
-    losses = [[entry["loss"] for entry in history_of(tmp_path / name)] for name in ("eager", "compiled")]
+    losses = [[entry["loss"] for entry in RunFolder(tmp_path / name).history()] for name in ("eager", "compiled")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
@@ -127,12 +120,12 @@ def test_a_run_is_not_overwritten_unless_forced(make_recipe: Callable[..., Recip
     with pytest.raises(ToolkitError, match="there already"):
         finetune(recipe, tmp_path / "run")
     finetune(recipe, tmp_path / "run", force=True)
-    assert len([e for e in history_of(tmp_path / "run") if e["split"] == "validation"]) == 1
+    assert len([e for e in RunFolder(tmp_path / "run").history() if e["split"] == "validation"]) == 1
 
 
 def test_the_best_epoch_is_the_one_with_the_best_validation_accuracy_then_loss(finished_run: Path) -> None:
     summary = json.loads((finished_run / "summary.json").read_text())
-    validation = [entry for entry in history_of(finished_run) if entry["split"] == "validation"]
+    validation = [entry for entry in RunFolder(finished_run).history() if entry["split"] == "validation"]
     best = max(validation, key=lambda entry: (entry["accuracy"], -entry["loss"]))  # type: ignore[operator]
     assert summary["best_epoch"] == best["epoch"]
     assert summary["validation"]["accuracy"] == best["accuracy"]
@@ -178,7 +171,7 @@ def test_the_summary_is_what_the_saved_classifier_gives(finished_run: Path, make
 def test_bf16_keeps_the_weights_in_float32_and_learns(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     summary = finetune(make_recipe(training={"mixed_precision": "bf16", "epochs": 4}), tmp_path / "run")
     assert {tensor.dtype for tensor in weights_of(tmp_path / "run").values()} == {torch.float32}
-    losses = [entry["loss"] for entry in history_of(tmp_path / "run") if entry["split"] == "validation"]
+    losses = [entry["loss"] for entry in RunFolder(tmp_path / "run").history() if entry["split"] == "validation"]
     assert losses[-1] < losses[0]
     assert summary["test"]["accuracy"] > summary["test"]["majority_class_accuracy"]
 

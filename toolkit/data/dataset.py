@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.preprocess import Preprocess
 
+GRACE_SECONDS = 60
+"""How long a loader's worker stays after SIGTERM."""
 Key = tuple[int, int]
 """(epoch, index into the split): all that an image's pixels depend on beside the seed."""
 
@@ -95,7 +98,7 @@ def augmented(image: Image.Image, augment: Sequence[Augmentation], rng: np.rando
 
 
 class Loader:
-    """Reads batches of keys, in worker processes where that helps; the workers live as long as the loader.
+    """Reads batches of keys, in worker processes where that helps; these live from the first read to :meth:`close`.
 
     Args:
         dataset: what is read.
@@ -104,22 +107,32 @@ class Loader:
     """
 
     def __init__(self, dataset: ImageDataset, workers: int | None = None, device: torch.device | None = None) -> None:
-        on_gpu = device is not None and device.type == "cuda"
-        self.workers = default_workers(on_gpu) if workers is None else workers
+        self.dataset, self.on_gpu = dataset, device is not None and device.type == "cuda"
+        self.workers = default_workers(self.on_gpu) if workers is None else workers
         self._queue = _Queue()
-        self._loader: DataLoader[Batch] = DataLoader(
-            dataset,
-            batch_sampler=self._queue,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
-            pin_memory=on_gpu,
-            persistent_workers=self.workers > 0,
-        )
+        self._loader: DataLoader[Batch] | None = None
 
     def read(self, batches: Iterable[Sequence[Key]]) -> Iterator[Batch]:
         """One batch for each list of keys, in order."""
         self._queue.batches = batches
+        if self._loader is None:
+            self._loader = DataLoader(
+                self.dataset,
+                batch_sampler=self._queue,
+                num_workers=self.workers,
+                collate_fn=_as_it_is,  # type: ignore[arg-type]
+                pin_memory=self.on_gpu,
+                persistent_workers=self.workers > 0,
+                worker_init_fn=_leave_signals_to_the_trainer,
+            )
         return iter(self._loader)
+
+    def close(self) -> None:
+        """Let the worker processes go, also in the middle of a read; the next read starts new ones."""
+        workers = getattr(self._loader, "_iterator", None)  # dropping it is not enough where a traceback holds it
+        if workers is not None:
+            workers._shutdown_workers()
+        self._loader = None
 
 
 class _Queue:
@@ -133,6 +146,12 @@ class _Queue:
 
 def _as_it_is(batch: Batch) -> Batch:
     return batch
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; a worker must outlive the last checkpoint."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
 
 
 def default_workers(on_gpu: bool) -> int:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL
 import torch
 import transformers
 from accelerate import Accelerator
 from torch import nn
 
 from toolkit.config import Recipe
+from toolkit.data import dataset
 from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.runtime import decode, preprocess
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
 from toolkit.training.feed import CacheFeed, Feed, PixelFeed
-from toolkit.training.filling import fill_cache, trunk_contents
+from toolkit.training.filling import fill_cache
 from toolkit.training.processes import Agreement
 from toolkit.training.progress import bar, console
 from toolkit.training.run_folder import RunFolder
@@ -113,8 +119,8 @@ class Boundary:
             "compiled": training.compile,
             "device": self.accelerator.device.type,
             "batch": FILL_BATCH,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "pixel_code": _pixel_code(),
+            "versions": {module.__name__: module.__version__ for module in (np, PIL, torch, transformers)},
         }
 
     @torch.no_grad()
@@ -124,3 +130,28 @@ class Boundary:
         assert size is not None  # checked when the preprocessing was built
         black = torch.zeros(1, 3, *size)
         return tuple(model(black, stop=self.start).shape[1:])
+
+
+def _pixel_code() -> str:
+    """SHA-256 over the code that turns a file into ``pixel_values``: where it changes, activations may."""
+    digest = hashlib.sha256()
+    for module in (decode, preprocess, dataset):
+        digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()
+
+
+def trunk_contents(classifier: Classifier) -> dict[str, Any]:
+    """What the trunk's activations depend on: its weights, its configuration and where it ends."""
+    digest = hashlib.sha256()
+    groups, config = classifier.groups, classifier.encoder.model.config.to_dict()
+    for group in groups[: classifier.boundary]:
+        for module in group.modules:
+            for name, tensor in module.state_dict().items():
+                digest.update(f"{group.name} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return {
+        "trunk_sha256": digest.hexdigest(),
+        "cut": groups[classifier.boundary].name,
+        "family": classifier.encoder.family.name,
+        "encoder": {name: value for name, value in config.items() if name != "_name_or_path"},
+    }

@@ -2,7 +2,7 @@
 
 The order of the images, their augmentation and the dropout are functions of (seed, epoch,
 step), so there is no random state to save, or to fail to restore. safetensors and JSON only;
-every file's hash stands in ``state.json``, and that file's own in its first line's key.
+every file's hash stands in ``state.json``, and that file's own under its first key, ``checksum``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, staged_folder, write_json, writing_to
 from toolkit.models.tensor_files import load_tensors, save_tensors
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS, OPTIMIZER, EPOCH, STATE = "model.safetensors", "optimizer.safetensors", "epoch.safetensors", "state.json"
 
 
@@ -81,7 +81,6 @@ def write_checkpoint(
             "sha256": {name: sha256_of(stage / name) for name in tensors},
         }
         write_json(stage / STATE, {"checksum": _checksum(content)} | content)
-        (stage / STATE).chmod(0o644)
     for old in checkpoints_in(folder)[:-keep_last]:
         shutil.rmtree(old)
     return target

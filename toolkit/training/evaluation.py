@@ -34,6 +34,6 @@ def predict_split(
         with watch.on_device("trainable"):
             rows = model(hidden, start=start).float()
         if batch.counts:
-            logits[batch.indices] = rows
-            watch.images += len(batch.indices)
+            logits[batch.places] = rows
+    watch.images += plan.images
     return accelerator.reduce(logits, "sum").cpu()  # each row is zero in all processes but one

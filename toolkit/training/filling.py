@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -14,31 +14,16 @@ from torch import Tensor
 
 from toolkit.errors import ToolkitError
 from toolkit.files import heal
-from toolkit.models.classifier import Classifier
 from toolkit.training.boundary_cache import DTYPES, FILL_BATCH, BoundaryCache, Shard
 from toolkit.training.feed import Feed
-from toolkit.training.locks import locked
+from toolkit.training.locks import TakenError, locked
 from toolkit.training.plan import MicroBatch
 from toolkit.training.processes import Agreement, on_main_process, raise_together
 from toolkit.training.progress import console
 from toolkit.training.stopwatch import Stopwatch
 
-
-def trunk_contents(classifier: Classifier) -> dict[str, Any]:
-    """What the trunk's activations depend on: its weights, its configuration and where it ends."""
-    digest = hashlib.sha256()
-    groups, config = classifier.groups, classifier.encoder.model.config.to_dict()
-    for group in groups[: classifier.boundary]:
-        for module in group.modules:
-            for name, tensor in module.state_dict().items():
-                digest.update(f"{group.name} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return {
-        "trunk_sha256": digest.hexdigest(),
-        "cut": groups[classifier.boundary].name,
-        "family": classifier.encoder.family.name,
-        "encoder": {name: value for name, value in config.items() if name != "_name_or_path"},
-    }
+LOOK_SECONDS = 0.5
+"""Between two looks at whether another run still fills the cache."""
 
 
 def fill_cache(
@@ -63,9 +48,8 @@ def fill_cache(
         ``shards``, ``computed`` and ``damaged``, over all processes.
     """
     process, processes = accelerator.process_index, accelerator.num_processes
-    what = "another run fills this cache"
-    alone = locked(cache.folder, what=what, wait=True, on_wait=lambda: console.print(f"{what}: waiting for it"))
-    with alone if accelerator.is_main_process else nullcontext():
+    with ExitStack() as held:
+        _wait_for_turn(held, cache.folder, accelerator, stop_if_asked)
         shards = cache.layout.shards()
         if accelerator.is_main_process:
             for folder in cache.folder.glob("rank-*"):
@@ -77,6 +61,25 @@ def fill_cache(
         rounds = max(_batches(missing[rank::processes]) for rank in range(processes))
         _fill(cache, missing[process::processes], rounds, feeds, accelerator, agreement, stop_if_asked, advance)
     return {"shards": len(shards), "computed": len(missing), "damaged": sum(damaged for _, damaged in found)}
+
+
+def _wait_for_turn(held: ExitStack, folder: Path, accelerator: Accelerator, stop_if_asked: Callable[[], None]) -> None:
+    """Lock the cache in the main process; while another run fills it, all processes wait together."""
+    what, waits = "another run fills this cache", 0
+
+    def take() -> bool:
+        try:
+            held.enter_context(locked(folder, what=what))
+        except TakenError:
+            return False
+        return True
+
+    while not on_main_process(accelerator, take):
+        if accelerator.is_main_process and not waits:
+            console.print(f"{what}: waiting for it")
+        waits += 1
+        stop_if_asked()
+        time.sleep(LOOK_SECONDS)
 
 
 def _prepare(cache: BoundaryCache, missing: list[Shard]) -> None:
@@ -122,7 +125,7 @@ def _computed(
     work = [(shard.split, shard, batch) for shard in mine for batch in _cut(shard)]
     anywhere = cache.layout.shards()[0]
     filler: list[tuple[str, Shard | None, MicroBatch]] = [
-        (anywhere.split, None, MicroBatch(anywhere.view + 1, 0, [anywhere.start], 1))
+        (anywhere.split, None, MicroBatch(anywhere.view + 1, 0, [anywhere.start], first=0, step_images=1))
     ]
     work_and_filler = [*work, *filler * (rounds - len(work))]
     for split, part in itertools.groupby(work_and_filler, key=lambda item: item[0]):
@@ -136,7 +139,7 @@ def _cut(shard: Shard) -> Iterator[MicroBatch]:
     """A shard's images as batches; view v is what epoch v + 1 sees."""
     for number, start in enumerate(range(shard.start, shard.stop, FILL_BATCH)):
         indices = list(range(start, min(start + FILL_BATCH, shard.stop)))
-        yield MicroBatch(shard.view + 1, number, indices, len(indices))
+        yield MicroBatch(shard.view + 1, number, indices, first=start, step_images=len(indices))
 
 
 class _Collector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from toolkit.files import writing_to
 LOCK = ".lock"
 
 
+class TakenError(ToolkitError):
+    """Another process holds the lock."""
+
+
 @contextmanager
-def locked(
-    folder: Path, *, what: str, wait: bool = False, on_wait: Callable[[], object] = lambda: None
-) -> Iterator[None]:
+def locked(folder: Path, *, what: str) -> Iterator[None]:
     """Hold ``folder`` (made if it is missing) against other processes.
 
     Record locks (``lockf``) rather than ``flock``: a loader's workers don't inherit them, so a
@@ -25,11 +27,10 @@ def locked(
     Args:
         folder: what is locked, by a file ``.lock`` in it.
         what: what another process would be doing there, for the error's text.
-        wait: whether to wait for the other process instead of raising.
-        on_wait: called once if there is something to wait for.
 
     Raises:
-        ToolkitError: another process holds it.
+        TakenError: another process holds it.
+        ToolkitError: nothing can be written or locked here.
     """
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,9 +39,11 @@ def locked(
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            if not wait:
-                fix = "wait for it, or choose another folder"
-                raise ToolkitError(f"{what} already", where=folder, fix=fix) from error
-            on_wait()
-            fcntl.lockf(file, fcntl.LOCK_EX)
+            raise TakenError(f"{what} already", where=folder, fix="wait for it, or choose another folder") from error
+        except OSError as error:
+            raise ToolkitError(
+                f"this file system can't lock files ({error.strerror}), so two runs could write here at once",
+                where=folder,
+                fix="choose a folder on another file system, or have it mounted with locks",
+            ) from error
         yield

@@ -28,6 +28,7 @@ def predict_splits(
     for split, loader in loaders.items():
         feed = PixelFeed(loader, classifier, 0, accelerator.device)
         logits[split] = predict_split(classifier, 0, feed, plan(split), len(classifier.labels), accelerator, watch)
+        loader.close()
     return logits
 
 

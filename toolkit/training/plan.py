@@ -23,10 +23,17 @@ class MicroBatch:
     """Place in the epoch, over all processes: what seeds the dropout."""
     indices: list[int]
     """Images, as indices into the split."""
+    first: int
+    """Place of the first of them in the epoch's order."""
     step_images: int
     """Images of the whole step, over all its micro-batches and processes."""
     counts: bool = True
     """False where a process has no share in a round and repeats an image at weight zero."""
+
+    @property
+    def places(self) -> slice:
+        """Places of the images in the epoch's order."""
+        return slice(self.first, self.first + len(self.indices))
 
     @property
     def weight(self) -> float:
@@ -71,15 +78,21 @@ class Plan:
         """
         order = self.order(epoch)
         for step in range(first, self.steps_per_epoch):
-            yield self._share(epoch, step, order[step * self.effective_batch : (step + 1) * self.effective_batch])
+            yield self._share(epoch, step, order)
 
-    def _share(self, epoch: int, step: int, indices: list[int]) -> list[MicroBatch]:
-        number = step * self.batches_per_step
+    def _share(self, epoch: int, step: int, order: list[int]) -> list[MicroBatch]:
+        begin, end = step * self.effective_batch, min((step + 1) * self.effective_batch, len(order))
         batches = [
-            MicroBatch(epoch, number + position, indices[start : start + self.batch_size], len(indices))
-            for position, start in enumerate(range(0, len(indices), self.batch_size))
+            MicroBatch(
+                epoch=epoch,
+                number=step * self.batches_per_step + position,
+                indices=order[first : min(first + self.batch_size, end)],
+                first=first,
+                step_images=end - begin,
+            )
+            for position, first in enumerate(range(begin, end, self.batch_size))
         ]
-        idle = replace(batches[0], indices=indices[:1], counts=False)
+        idle = replace(batches[0], indices=batches[0].indices[:1], counts=False)
         batches += [idle] * (-len(batches) % self.processes)
         return batches[self.process :: self.processes]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +12,12 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from toolkit.errors import ToolkitError
 
 Result = TypeVar("Result")
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for one that works for all of them: reading a large data set takes its time."""
 
 
 def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
@@ -31,7 +32,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Res
         broadcast_object_list(outcome)
     if outcome[1] is not None:
         what, where, fix = outcome[1]
-        raise ToolkitError(what, where=where, fix=fix)
+        raise ToolkitError(what, where=where, fix=fix, everywhere=True)
     return outcome[0]  # type: ignore[return-value]
 
 
@@ -40,7 +41,7 @@ class Agreement:
 
     def __init__(self, processes: int) -> None:
         several = processes > 1
-        self._group = torch.distributed.new_group(backend="gloo") if several else None
+        self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if several else None
 
     def any(self, *facts: bool) -> list[bool]:
         """For each fact, whether it holds in some process."""
@@ -64,48 +65,7 @@ def raise_together(agreement: Agreement, error: ToolkitError | None) -> None:
     if agreement.any(error is not None)[0]:
         errors = agreement.gathered(None if error is None else (error.what, error.where, error.fix))
         what, where, fix = next(each for each in errors if each is not None)
-        raise ToolkitError(what, where=where, fix=fix) from error
-
-
-def was_restarted() -> bool:
-    """Whether an elastic launcher started this process again after a worker had died."""
-    return _restarts() > 0
-
-
-def meet_again() -> None:
-    """After a restart by torchrun, let the new processes meet under keys of their own.
-
-    torchrun (2.5 to 2.13) keeps one key-value store for all attempts, in which the dead
-    processes' addresses still stand; gloo and NCCL then try to connect to those
-    (pytorch#135712). On one machine the number of the attempt tells the keys apart. On several
-    it differs from machine to machine, and torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
-    """
-    if not was_restarted() or not _shares_a_store() or _machines() > 1 or torch.distributed.is_initialized():
-        return
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    torch.distributed.init_process_group(
-        "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo",
-        store=PrefixStore(f"attempt-{_restarts()}", store),
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-    )
-
-
-def restarts_would_fail() -> bool:
-    """Whether torchrun runs on several machines in the way that :func:`meet_again` can't mend."""
-    return _shares_a_store() and _machines() > 1
-
-
-def _restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def _shares_a_store() -> bool:
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-
-
-def _machines() -> int:
-    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+        raise ToolkitError(what, where=where, fix=fix, everywhere=True) from error
 
 
 def processes_asked_for(command: list[str] | None = None) -> int | None:

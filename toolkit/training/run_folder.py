@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 import sys
 from contextlib import AbstractContextManager
@@ -12,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
 from toolkit.files import heal, refuse_existing, sync, write_bytes, write_json, writing_to
 from toolkit.runtime.machine import describe_machine
 from toolkit.training.locks import LOCK, locked
+from toolkit.training.restarts import launch_id, was_restarted
+from toolkit.training.stopwatch import TIMES
 
+LEFT_BY_A_START = re.compile(rf"{re.escape(LOCK)}|\.(recipe\.yaml|environment\.json)\.partial-.*")
 LIBRARIES = ("clip-toolkit", "torch", "transformers", "accelerate", "safetensors", "numpy", "pillow", "torchmetrics")
 
 
@@ -32,11 +37,14 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._metrics = path / "metrics.jsonl"
 
-    def refuse_if_taken(self, *, force: bool) -> None:
-        """Raise if another run lives here already; hidden files alone are what a killed start left."""
-        if self.path.is_dir() and all(child.name.startswith(".") for child in self.path.iterdir()):
+    def refuse_if_taken(self, *, replace: bool) -> None:
+        """Raise if something else than a run is here, or a run that is not to be replaced or resumed.
+
+        What a killed start leaves behind, the lock and half-written files of ours, doesn't count.
+        """
+        if self.path.is_dir() and all(LEFT_BY_A_START.fullmatch(child.name) for child in self.path.iterdir()):
             return
-        refuse_existing(self.path, what="run", marker="recipe.yaml", replace=force)
+        refuse_existing(self.path, what="run", marker="recipe.yaml", replace=replace)
 
     def held(self) -> AbstractContextManager[None]:
         """Keep other runs out of the folder until this one ends, however it ends."""
@@ -48,8 +56,7 @@ class RunFolder:
         Raises:
             ToolkitError: a run is to be resumed that another recipe wrote, or nothing can be written here.
         """
-        text = recipe.as_yaml()
-        if resume and self.is_run() and self.recipe_text() != text:
+        if resume and self.is_run() and not recipe.equals(yaml.safe_load(self.recipe_text())):
             fix = f"resume with --config {self.path / 'recipe.yaml'} and no overrides, or start without --resume"
             raise ToolkitError("the run was started with another recipe", where=self.path / "recipe.yaml", fix=fix)
         with writing_to(self.path):
@@ -60,10 +67,18 @@ class RunFolder:
                 for child in self.path.iterdir():
                     if child.name != LOCK:
                         shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
-            write_bytes(self.path / "recipe.yaml", text.encode())
-            settings = {"processes": processes, "torch_threads": torch.get_num_threads()}
+            write_bytes(self.path / "recipe.yaml", recipe.as_yaml().encode())
+            settings = {"processes": processes, "torch_threads": torch.get_num_threads(), "launch": launch_id()}
             write_json(self.path / "environment.json", environment() | settings)
             self._metrics.touch()
+
+    def was_prepared_by_this_launch(self) -> bool:
+        """Whether the launcher that started this process had started others before, which got as far as here."""
+        try:
+            written = json.loads((self.path / "environment.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return was_restarted() and isinstance(written, dict) and written.get("launch") == launch_id()
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -75,9 +90,10 @@ class RunFolder:
         sync(self._metrics)
         return self._metrics.read_bytes().count(b"\n")
 
-    def history(self) -> list[dict[str, Any]]:
-        """All lines of ``metrics.jsonl``; a last one that was cut off is left out."""
-        return [json.loads(line) for line in self._metrics.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    def history(self, *, times: bool = True) -> list[dict[str, Any]]:
+        """All lines of ``metrics.jsonl``, with or without what differs between equal runs."""
+        entries = [json.loads(line) for line in self._metrics.read_text().splitlines()]
+        return entries if times else [{key: entry[key] for key in entry if key not in TIMES} for entry in entries]
 
     def keep_history(self, lines: int) -> None:
         """Drop all but the first ``lines`` lines; a resumed run writes the rest again."""

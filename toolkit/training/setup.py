@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, set_seed
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,8 +21,9 @@ from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.training.plan import Plan
 from toolkit.training.precision import check_precision, precision_handlers
-from toolkit.training.processes import meet_again, processes_asked_for, restarts_would_fail
+from toolkit.training.processes import PATIENCE, processes_asked_for
 from toolkit.training.progress import console
+from toolkit.training.restarts import meet_again, restarts_would_fail
 
 
 def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
@@ -48,6 +49,7 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
             DistributedDataParallelKwargs(
                 find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True
             ),
+            InitProcessGroupKwargs(timeout=PATIENCE),
             *precision_handlers(config.mixed_precision),
         ],
         log_with="tensorboard" if recipe.tracking.tensorboard else None,

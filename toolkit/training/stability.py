@@ -104,4 +104,4 @@ def unstable(what: str, run: RunFolder) -> ToolkitError:
     good = checkpoints_in(run.checkpoints)
     last = f"the last good checkpoint is {good[-1].name}" if good else "there is no checkpoint yet"
     fix = f"{last}; lower training.learning_rate, or train with mixed_precision: bf16 or no"
-    return ToolkitError(what, where=run.path, fix=fix)
+    return ToolkitError(what, where=run.path, fix=fix, everywhere=True)

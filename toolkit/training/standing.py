@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -44,6 +43,8 @@ class Standing:
     """Those of them that the learning rate's schedule counts: all but the ones a gradient scaler left out."""
     steps_of_epoch: int = 0
     """Those of them that belong to the epoch under way."""
+    batches_per_step: int = 1
+    """Micro-batches of a step over all processes, which a run keeps when it goes on with another number of them."""
     skipped: int = 0
     """Steps in a row that the gradient scaler left out."""
     best_epoch: int = 0
@@ -67,7 +68,7 @@ class Standing:
 
 
 class EpochRecord:
-    """Loss and hit of each training image in the epoch under way, in the process that computed them."""
+    """Loss and hit at each place of the epoch under way, in the process that computed them."""
 
     def __init__(self, images: int, device: torch.device) -> None:
         self.losses, self.hits = (torch.zeros(images, device=device) for _ in range(2))
@@ -75,11 +76,11 @@ class EpochRecord:
     def note(self, batch: MicroBatch, loss_B: Tensor, hits_B: Tensor) -> None:
         """Keep a micro-batch's outcome, unless it only kept the other processes company."""
         if batch.counts:
-            self.losses[batch.indices] = loss_B
-            self.hits[batch.indices] = hits_B.float()
+            self.losses[batch.places] = loss_B
+            self.hits[batch.places] = hits_B
 
     def gathered(self, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-        """Losses [images] and hits [images], zero where an image was not seen yet; the same in every process."""
+        """Losses and hits [images] in the epoch's order, zero where it has not come yet; the same in every process."""
         losses, hits = accelerator.reduce(torch.stack([self.losses, self.hits]), "sum").cpu()
         return losses, hits
 
@@ -100,12 +101,10 @@ class Keeper:
         model: nn.Module,
         optimizer: Any,
         accelerator: Accelerator,
-        batches_per_step: int,
     ) -> None:
         self.run, self.recipe, self.data = run, recipe, data
         self.optimizer, self.accelerator = optimizer, accelerator
         self.model = accelerator.unwrap_model(model)
-        self.batches_per_step = batches_per_step
 
     def save(self, standing: Standing, record: EpochRecord) -> None:
         """Write a checkpoint; every process takes part, the main one writes.
@@ -128,16 +127,16 @@ class Keeper:
         scaler = self.accelerator.scaler
         state = {
             "standing": standing.lasting(),
+            "recipe": self.recipe.model_dump(mode="json"),
             "belongs_to": self._belongs_to(),
-            "batches_per_step": self.batches_per_step,
             "metrics_lines": self.run.lines_logged(),
             "gradient_scaler": scaler.state_dict() if scaler else None,
             "arithmetic": self._arithmetic(),
         }
         write_checkpoint(self.run.checkpoints, standing.step, tensors, state, self.recipe.training.keep_last)
 
-    def restore(self, record: EpochRecord) -> tuple[Standing, int] | None:
-        """Put the newest checkpoint back; where the run stands and the micro-batches a step, or None without one.
+    def restore(self, record: EpochRecord) -> Standing | None:
+        """Put the newest checkpoint back; where the run stands, or None without one.
 
         Raises:
             ToolkitError: damaged, or of another recipe or data set.
@@ -151,25 +150,25 @@ class Keeper:
         path = self.run.checkpoints / names[-1]
         tensors, state = read_checkpoint(path)
         ours = self._belongs_to()
-        for what, theirs in state["belongs_to"].items():
-            if theirs != ours[what]:
-                fix = "resume with the recipe and the data that wrote it, or start without --resume"
-                raise ToolkitError(f"the checkpoint belongs to another {what}", where=path, fix=fix)
+        other = [what for what, theirs in state["belongs_to"].items() if theirs != ours[what]]
+        if not self.recipe.equals(state["recipe"]):
+            other.insert(0, "recipe")
+        if other:
+            fix = "resume with the recipe and the data that wrote it, or start without --resume"
+            raise ToolkitError(f"the checkpoint belongs to another {other[0]}", where=path, fix=fix)
         restore(path, tensors, self.model, self.optimizer.optimizer)
         if self.accelerator.is_main_process:  # the other processes' shares are in it already
             record.losses.copy_(tensors[EPOCH]["losses"])
             record.hits.copy_(tensors[EPOCH]["hits"])
         if self.accelerator.scaler and state["gradient_scaler"]:
             self.accelerator.scaler.load_state_dict(state["gradient_scaler"])
-        self.batches_per_step = state["batches_per_step"]
         on_main_process(self.accelerator, lambda: self.run.keep_history(state["metrics_lines"]))
         if self.accelerator.is_main_process:
             self._say(path.name, state["arithmetic"])
-        return Standing(**state["standing"]), self.batches_per_step
+        return Standing(**state["standing"])
 
     def _belongs_to(self) -> dict[str, str]:
         return {
-            "recipe": hashlib.sha256(self.recipe.as_yaml().encode()).hexdigest(),
             "data set": self.data.fingerprint,
             "order of the images": self.data.order("train"),
         }

@@ -16,6 +16,9 @@ STAGES = ("data_wait", "preprocessing", "trunk", "trainable", "optimizer")
 """Waiting for the loader or the cache; decoding and preprocessing in this very process; the frozen
 groups; forward and backward of what learns; clipping and the optimiser."""
 
+TIMES = frozenset({"epoch_seconds", "images_per_second", "data_wait_share", "time_shares", "worker_seconds"})
+"""Keys of what differs between two runs that compute the same."""
+
 
 class Stopwatch:
     """Seconds an epoch spends in each stage.
@@ -28,6 +31,7 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.started = time.perf_counter()
         self.images = 0
+        """Over all processes."""
         self.worker_seconds = 0.0
         """Decoding and preprocessing by all worker processes, which happens beside the rest."""
         self._on_cuda = device.type == "cuda"
@@ -57,8 +61,8 @@ class Stopwatch:
             yield
             self._seconds[stage] += time.perf_counter() - started
 
-    def figures(self, processes: int = 1) -> dict[str, Any]:
-        """What ``metrics.jsonl`` says of an epoch's time; ``images`` are those of this process."""
+    def figures(self) -> dict[str, Any]:
+        """What ``metrics.jsonl`` says of an epoch's time: the keys in ``TIMES``."""
         if self._events:
             torch.cuda.synchronize()
             for stage, start, end in self._events:
@@ -68,7 +72,7 @@ class Stopwatch:
         shares = {stage: self._seconds[stage] / elapsed for stage in STAGES}
         return {
             "epoch_seconds": elapsed,
-            "images_per_second": self.images * processes / elapsed,
+            "images_per_second": self.images / elapsed,
             "data_wait_share": shares["data_wait"] + shares["preprocessing"],
             "time_shares": shares | {"other": max(0.0, 1 - sum(shares.values()))},
             "worker_seconds": self.worker_seconds,

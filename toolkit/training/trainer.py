@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -57,18 +57,20 @@ class Trainer:
         self.classifier, self.processor, self.data = classifier, processor, data
         self.recipe, self.run, self.accelerator = recipe, run, accelerator
         config, device, augment = recipe.training, accelerator.device, recipe.data.augment
-        self.standing, self.record = Standing(), EpochRecord(len(data.splits["train"]), device)
+        self.standing = Standing(batches_per_step=config.gradient_accumulation * accelerator.num_processes)
+        self.record = EpochRecord(len(data.splits["train"]), device)
         self.agreement = Agreement(accelerator.num_processes)
         self.interruption = Interruption()
         self.finite = FiniteWatch(run, data.root, data.splits["train"], self.agreement)
-        self.batches_per_step = config.gradient_accumulation * accelerator.num_processes
         preprocess = preprocess_from(processor)
         datasets = {split: ImageDataset(examples, preprocess) for split, examples in data.splits.items()}
         self.plain_loaders = {
             split: Loader(dataset, config.loader_workers, device) for split, dataset in datasets.items()
         }
-        augmented = ImageDataset(data.splits["train"], preprocess, augment, config.seed)
-        self.loaders = self.plain_loaders | {"train": Loader(augmented, config.loader_workers, device)}
+        self.loaders = dict(self.plain_loaders)
+        if augment:
+            augmented = ImageDataset(data.splits["train"], preprocess, augment, config.seed)
+            self.loaders["train"] = Loader(augmented, config.loader_workers, device)
         self.parameter_counts = parameter_counts(classifier)
         self.boundary = Boundary(classifier, preprocess, data, recipe, accelerator, self.agreement)
         classifier.encoder.recompute_layers = config.gradient_checkpointing
@@ -79,7 +81,7 @@ class Trainer:
         if config.compile:
             classifier.compile()  # in place, so that no name gets a prefix
         self.model, self.optimizer = accelerator.prepare(classifier, optimizer)
-        self.keeper = Keeper(run, recipe, data, self.model, self.optimizer, accelerator, self.batches_per_step)
+        self.keeper = Keeper(run, recipe, data, self.model, self.optimizer, accelerator)
 
     @property
     def is_main(self) -> bool:
@@ -89,7 +91,7 @@ class Trainer:
     @property
     def train_plan(self) -> Plan:
         """The order of the training images; a step keeps its images when a run goes on with other processes."""
-        return self._plan("train", self.batches_per_step, self.recipe.training.seed)
+        return self._plan("train", self.standing.batches_per_step, self.recipe.training.seed)
 
     def _learning_rate_factor(self, step: int) -> float:
         return learning_rate_factor(self.recipe.training, self.train_plan.steps_per_epoch, step)
@@ -102,7 +104,7 @@ class Trainer:
         """
         restored = self.keeper.restore(self.record)
         if restored is not None:
-            self.standing, self.batches_per_step = restored
+            self.standing = restored
             set_schedule(self.scheduler, self.standing.scheduled)
 
     def fit(self) -> dict[str, Any]:
@@ -115,12 +117,14 @@ class Trainer:
         started = time.perf_counter()
         if not self.standing.step:
             self.keeper.save(self.standing, self.record)
-        with self.interruption:
+        with self.interruption, self._open_loaders():
             if self.is_main:
                 print_groups(self.classifier, self.rates)
-            feeds = self.boundary.feeds(self.model, self.loaders, self.run, self._stop_if_asked)
-            cached = time.perf_counter()
-            self._run_epochs(feeds)
+            cached = started
+            if self.standing.epoch < self.recipe.training.epochs:
+                feeds = self.boundary.feeds(self.model, self.loaders, self.run, self._stop_if_asked)
+                cached = time.perf_counter()
+                self._run_epochs(feeds)
         trained = time.perf_counter()
         summary = self._evaluate_best()
         summary["seconds"] = {
@@ -133,6 +137,14 @@ class Trainer:
             write_json(self.run.path / "summary.json", summary)
             self.boundary.remove_private_cache()
         return summary
+
+    @contextmanager
+    def _open_loaders(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for loader in self.loaders.values():
+                loader.close()
 
     def _evaluate_best(self) -> dict[str, Any]:
         """Load what was saved, fit the temperature on validation, and figure every split with it."""
@@ -202,8 +214,7 @@ class Trainer:
             for epoch in range(self.standing.epoch + 1, epochs + 1):
                 self._train_epoch(epoch, feeds["train"], progress, task)
                 self._validate(epoch, feeds["validation"])
-                if epoch < epochs:
-                    self._stop_if_asked()
+                self._stop_if_asked()
 
     def _train_epoch(self, epoch: int, feed: Feed, progress: Progress, task: TaskID) -> None:
         plan, done = self.train_plan, self.standing.steps_of_epoch
@@ -212,7 +223,7 @@ class Trainer:
         activations = feed((batch for step in plan.steps(epoch, done) for batch in step), watch)
         for batches in plan.steps(epoch, done):
             losses, norm = self._step(batches, activations, watch)
-            watch.images += sum(len(batch.indices) for batch in batches if batch.counts)
+            watch.images += batches[0].step_images
             self.standing.step += 1
             self.standing.steps_of_epoch += 1
             self._look_at(batches, losses, norm)
@@ -222,7 +233,7 @@ class Trainer:
         self._settle()
         all_losses, all_hits = self.record.gathered(self.accelerator)
         figures = {"loss": float(all_losses.double().mean()), "accuracy": float(all_hits.double().mean())}
-        times = watch.figures(self.accelerator.num_processes)
+        times = watch.figures()
         self.standing.time_shares = times["time_shares"]
         self._log({"epoch": epoch, "split": "train", "step": self.standing.step} | figures | times)
 
@@ -314,8 +325,8 @@ class Trainer:
             self._settle()
             rate = self.scheduler.get_last_lr()[-1]
             self._log({"epoch": epoch, "split": "train", "step": step, "loss": loss, "learning_rate": rate})
-            speed = watch.images * self.accelerator.num_processes / watch.elapsed
-            figures = f"epoch {epoch}/{self.recipe.training.epochs}  loss {loss:.3f}  {speed:,.0f} images/s"
+            speed = f"{watch.images / watch.elapsed:,.0f} images/s"
+            figures = f"epoch {epoch}/{self.recipe.training.epochs}  loss {loss:.3f}  {speed}"
             progress.update(task, figures=figures)
         progress.advance(task)
 
@@ -328,11 +339,15 @@ class Trainer:
         if not math.isfinite(figures["loss"]):
             raise unstable(f"the validation loss is {figures['loss']} after epoch {epoch}", self.run)
         figures = {name: figures[name] for name in ("loss", "accuracy")}
-        self._log({"epoch": epoch, "split": "validation"} | figures | watch.figures(self.accelerator.num_processes))
+        self._log({"epoch": epoch, "split": "validation"} | figures | watch.figures())
         if self.is_main and not console.is_terminal:
             console.print(f"epoch {epoch}: validation loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.4f}")
         if self.standing.end_epoch(epoch, figures):
-            weights = {name: whole(tensor) for name, tensor in self.classifier.state_dict().items()}
+            weights = {}
+            for name, tensor in self.classifier.state_dict().items():
+                gathered = whole(tensor)
+                if self.is_main:  # one tensor at a time is whole on the other devices
+                    weights[name] = gathered.cpu()
             if self.is_main:
                 self._save_best(self.classifier, weights)
         self.record.clear()
