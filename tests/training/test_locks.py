@@ -85,7 +85,7 @@ def test_a_second_process_cannot_take_it_until_the_first_gives_it_back(tmp_path:
     with locked(folder, what="another run is writing here"), started(HOLD, folder) as second:
         _, errors = second.communicate()
         assert second.returncode == 1
-        assert "ToolkitError: another run is writing here already" in errors
+        assert "TakenError: another run is writing here already" in errors
         assert str(folder) in errors
     with started(HOLD, folder) as third:
         assert line_of(third) == "held"
