@@ -65,7 +65,7 @@ def fill_cache(
 
 def _wait_for_turn(held: ExitStack, folder: Path, accelerator: Accelerator, stop_if_asked: Callable[[], None]) -> None:
     """Lock the cache in the main process; while another run fills it, all processes wait together."""
-    what, waits = "another run fills this cache", 0
+    what, said = "another run fills this cache", False
 
     def take() -> bool:
         try:
@@ -75,9 +75,9 @@ def _wait_for_turn(held: ExitStack, folder: Path, accelerator: Accelerator, stop
         return True
 
     while not on_main_process(accelerator, take):
-        if accelerator.is_main_process and not waits:
+        if accelerator.is_main_process and not said:
             console.print(f"{what}: waiting for it")
-        waits += 1
+            said = True
         stop_if_asked()
         time.sleep(LOOK_SECONDS)
 

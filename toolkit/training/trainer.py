@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -117,7 +117,9 @@ class Trainer:
         started = time.perf_counter()
         if not self.standing.step:
             self.keeper.save(self.standing, self.record)
-        with self.interruption, self._open_loaders():
+        with self.interruption, ExitStack() as at_the_end:
+            for loader in self.loaders.values():
+                at_the_end.callback(loader.close)
             if self.is_main:
                 print_groups(self.classifier, self.rates)
             cached = started
@@ -137,14 +139,6 @@ class Trainer:
             write_json(self.run.path / "summary.json", summary)
             self.boundary.remove_private_cache()
         return summary
-
-    @contextmanager
-    def _open_loaders(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            for loader in self.loaders.values():
-                loader.close()
 
     def _evaluate_best(self) -> dict[str, Any]:
         """Load what was saved, fit the temperature on validation, and figure every split with it."""
