@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from toolkit.errors import ToolkitError
 
-Augmentation = Literal["crop", "flip_horizontal", "flip_vertical"]
+Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
+SelectBy = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "loss"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -30,6 +31,16 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"the smaller of {value[0]:g} and {value[1]:g} comes first")
+    return value
+
+
+Range = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)]
+"""Two positive numbers, the smaller one first."""
+
+
 class DataConfig(Section):
     """Where the images come from."""
 
@@ -40,8 +51,17 @@ class DataConfig(Section):
     )
     augment: list[Augmentation] = Field(
         [],
-        description="Random changes of training images: crop (80-100 % of the sides), flip_horizontal, flip_vertical.",
+        description="Random changes of training images: crop (80-100 % of the sides), random_resized_crop, "
+        "flip_horizontal, flip_vertical, rand_augment.",
     )
+    crop_area: Range = Field(
+        (0.5, 1.0), description="With random_resized_crop: smallest and largest share of the area."
+    )
+    crop_ratio: Range = Field(
+        (0.75, 1.3333333333333333), description="With random_resized_crop: smallest and largest width to height ratio."
+    )
+    rand_augment_operations: int = Field(2, ge=1, le=14, description="With rand_augment: operations an image.")
+    rand_augment_magnitude: float = Field(9.0, ge=0, le=30, description="With rand_augment: strength, from 0 to 30.")
     validation_share: Share = Field(
         0.15, gt=0, description="Share of the images held out for validation, where the folder holds no val/."
     )
@@ -72,9 +92,14 @@ class ModelConfig(Section):
         None, ge=0, description="Train the last K layers, the post norm and the head; 0 trains the head alone."
     )
     unfreeze: list[str] | None = Field(
-        None, min_length=1, description="Instead of unfreeze_last: names or patterns of groups, or [all]."
+        None, min_length=1, description="Instead of unfreeze_last: names or patterns of groups, or all."
     )
     head: HeadConfig = HeadConfig()
+
+    @field_validator("unfreeze", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_selection(self) -> ModelConfig:
@@ -128,6 +153,35 @@ class TrainingConfig(Section):
     step_factor: float = Field(
         0.1, gt=0, lt=1, description="With scheduler: step, what a reduction multiplies the rate by."
     )
+    label_smoothing: Share = Field(0.0, description="Share of each label that is spread over all classes.")
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="Weights of the losses: balanced for the inverse of each class's count, or a weight a class."
+    )
+    focal_gamma: float = Field(0.0, ge=0, description="Focal loss: how much images that are right already count less.")
+    sampling: Literal["shuffled", "balanced"] = Field(
+        "shuffled",
+        description="An epoch holds each image once, or as many images of each class (repeats the rare ones).",
+    )
+    mixup: float = Field(
+        0.0, ge=0, description="Mix two images and labels by shares from Beta(mixup, mixup); 0 for none."
+    )
+    cutmix: float = Field(
+        0.0, ge=0, description="Replace a window by another image's, its area from Beta(cutmix, cutmix); 0 for none."
+    )
+    mix_at: Literal["images", "boundary"] = Field(
+        "images", description="Mix the images, or (mixup alone) what the frozen trunk made of them, cached or not."
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Validate and keep a moving average of the weights with this decay a step."
+    )
+    wise_ft: bool = Field(
+        False,
+        description="At the end mix fine-tuned and original weights of the encoder; validation chooses the share.",
+    )
+    select_by: SelectBy = Field("accuracy", description="Validation figure that decides which epoch is kept.")
+    early_stopping: int | None = Field(
+        None, ge=1, description="Stop after this many epochs without a better validation figure."
+    )
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
     gradient_accumulation: int = Field(1, ge=1, description="Batches of each process that make one optimiser step.")
     mixed_precision: Literal["no", "bf16", "fp16", "fp8"] = Field(
@@ -156,7 +210,10 @@ class TrainingConfig(Section):
 class TrackingConfig(Section):
     """What is written down on the way."""
 
-    tensorboard: bool = Field(True, description="Write TensorBoard events into the run folder.")
+    trackers: list[Literal["tensorboard", "csv", "wandb", "mlflow"]] = Field(
+        ["tensorboard"], description="Where figures go beside metrics.jsonl; wandb and mlflow are installed apart."
+    )
+    project: str = Field("clip-toolkit", min_length=1, description="Project (wandb) or experiment (mlflow) of the run.")
     log_every: int = Field(10, ge=1, description="Optimiser steps between two logged steps.")
 
 
@@ -167,6 +224,18 @@ class Recipe(Section):
     model: ModelConfig
     training: TrainingConfig
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _mixing_is_possible(self) -> Recipe:
+        training = self.training
+        if training.mix_at == "boundary" and training.cutmix:
+            raise ValueError("training.cutmix cuts images; with training.mix_at: boundary, use training.mixup alone")
+        if training.mix_at == "images" and (training.mixup or training.cutmix) and training.boundary_cache.enabled:
+            raise ValueError(
+                "training.boundary_cache holds images that are not mixed; set training.mix_at: boundary to mix them "
+                "behind the cache (mixup alone), or switch the cache off"
+            )
+        return self
 
     @model_validator(mode="after")
     def _views_differ(self) -> Recipe:

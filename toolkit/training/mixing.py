@@ -1,0 +1,75 @@
+"""Mixup and cutmix: training on mixtures of two images of a micro-batch and of their labels."""
+
+# B batch, H height, W width
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.config import TrainingConfig
+from toolkit.training.plan import MicroBatch
+
+MIXING = 1
+"""Tells the random numbers of mixing from those of dropout."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How one micro-batch is mixed: a function of seed, epoch and place in the epoch alone."""
+
+    partners: list[int]
+    """For each image, the place of the one that is mixed in."""
+    share: float
+    """Of an image's own label, at least a half."""
+    box: tuple[int, int, int, int] | None = None
+    """With cutmix the window (top, left, bottom, right) that comes from the partner; with mixup None."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Mix images [B, 3, H, W], or with mixup what any layer made of them [B, ...]."""
+        others = inputs[self.partners]
+        if self.box is None:
+            return torch.lerp(others, inputs, self.share)
+        top, left, bottom, right = self.box
+        mixed = inputs.clone()
+        mixed[..., top:bottom, left:right] = others[..., top:bottom, left:right]
+        return mixed
+
+
+class Mixing:
+    """Draws a mix for each micro-batch.
+
+    Source: Zhang et al., "mixup" (2018); Yun et al., "CutMix" (2019); mixing what a layer made
+    of the images rather than the images is Verma et al., "Manifold Mixup" (2019).
+
+    Args:
+        config: the parameters of both, and the seed.
+        size: (height, width) of the images.
+    """
+
+    def __init__(self, config: TrainingConfig, size: tuple[int, int]) -> None:
+        self.config, self.size = config, size
+
+    def __call__(self, batch: MicroBatch) -> Mix | None:
+        """The mix of a micro-batch; None where nothing is mixed."""
+        config = self.config
+        kinds = [kind for kind in ("mixup", "cutmix") if getattr(config, kind)]
+        if not kinds or len(batch.indices) < 2:
+            return None
+        rng = np.random.default_rng((config.seed, batch.epoch, batch.number, MIXING))
+        kind = kinds[int(rng.integers(len(kinds)))]
+        alpha = getattr(config, kind)
+        share = float(rng.beta(alpha, alpha))
+        share = max(share, 1 - share)
+        partners = rng.permutation(len(batch.indices)).tolist()
+        if kind == "mixup":
+            return Mix(partners, share)
+        height, width = self.size
+        cut = math.sqrt(1 - share)
+        h, w = round(height * cut), round(width * cut)
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        return Mix(partners, 1 - h * w / (height * width), (top, left, top + h, left + w))
