@@ -11,11 +11,10 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from toolkit.config import Augmentation
+from toolkit.data.augment import Augment
 from toolkit.data.source import Example
 from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.machine import usable_cores
@@ -51,7 +50,7 @@ class ImageDataset(Dataset[Batch]):
         self,
         examples: Sequence[Example],
         preprocess: Preprocess,
-        augment: Sequence[Augmentation] = (),
+        augment: Augment | None = None,
         seed: int = 0,
     ) -> None:
         self.examples, self.preprocess, self.augment, self.seed = examples, preprocess, augment, seed
@@ -65,7 +64,7 @@ class ImageDataset(Dataset[Batch]):
         example = self.examples[index]
         image = decode(example.path, grey=True)
         if self.augment:
-            image = augmented(image, self.augment, np.random.default_rng((self.seed, epoch, index)))
+            image = self.augment(image, np.random.default_rng((self.seed, epoch, index)))
         try:
             return torch.from_numpy(self.preprocess(image))
         except UnreadableImageError as error:
@@ -81,20 +80,6 @@ class ImageDataset(Dataset[Batch]):
             images = [self.pixel_values(key) for key in keys]
         labels = torch.tensor([self.examples[index].label for _, index in keys])
         return {"pixel_values": torch.stack(images), "labels": labels, "seconds": time.perf_counter() - started}
-
-
-def augmented(image: Image.Image, augment: Sequence[Augmentation], rng: np.random.Generator) -> Image.Image:
-    """Apply the named random changes to an RGB image."""
-    if "crop" in augment:
-        width, height = (max(1, round(side * rng.uniform(0.8, 1.0))) for side in image.size)
-        left = int(rng.integers(0, image.width - width + 1))
-        top = int(rng.integers(0, image.height - height + 1))
-        image = image.crop((left, top, left + width, top + height))
-    if "flip_horizontal" in augment and rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if "flip_vertical" in augment and rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    return image
 
 
 class Loader:

@@ -17,7 +17,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from toolkit.config import Recipe
-from toolkit.data import dataset
+from toolkit.data import augment
+from toolkit.data.augment import Augment
 from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
@@ -27,6 +28,7 @@ from toolkit.runtime.preprocess import Preprocess
 from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
 from toolkit.training.feed import CacheFeed, Feed, PixelFeed
 from toolkit.training.filling import fill_cache
+from toolkit.training.mixing import Mixing
 from toolkit.training.processes import Agreement
 from toolkit.training.progress import bar, console
 from toolkit.training.run_folder import RunFolder
@@ -67,12 +69,18 @@ class Boundary:
         self._private: Path | None = None
 
     def feeds(
-        self, model: nn.Module, loaders: Mapping[str, Loader], run: RunFolder, stop_if_asked: Callable[[], None]
+        self,
+        model: nn.Module,
+        loaders: Mapping[str, Loader],
+        mixing: Mixing | None,
+        run: RunFolder,
+        stop_if_asked: Callable[[], None],
     ) -> dict[str, Feed]:
-        """For each split that epochs read, its feed; a cache is filled first."""
+        """For each split that epochs read, its feed, training images mixed; a cache is filled first."""
         device = self.accelerator.device
         pixels: dict[str, Feed] = {
-            split: PixelFeed(loaders[split], model, self.start, device) for split in CACHED_SPLITS
+            split: PixelFeed(loaders[split], model, self.start, device, mixing if split == "train" else None)
+            for split in CACHED_SPLITS
         }
         if not self.config.enabled:
             return pixels
@@ -107,13 +115,19 @@ class Boundary:
         if self._private is not None:
             shutil.rmtree(self._private, ignore_errors=True)
 
+    @property
+    def _size(self) -> tuple[int, int]:
+        size = self.preprocess.output_size
+        assert size is not None  # checked when the preprocessing was built
+        return size
+
     def _contents(self) -> dict[str, Any]:
         """All that the activations depend on beside their layout; its hash is the cache's key."""
-        augment, training = list(self.recipe.data.augment), self.recipe.training
+        training, changes = self.recipe.training, Augment(self.recipe.data, self._size)
         return self._trunk | {
             "preprocess": self.preprocess.model_dump(mode="json"),
-            "augment": augment,
-            "augment_seed": training.seed if augment else None,
+            "augment": changes.describe(),
+            "augment_seed": training.seed if changes else None,
             "images": {split: self.data.order(split) for split in CACHED_SPLITS},
             "mixed_precision": training.mixed_precision,
             "compiled": training.compile,
@@ -126,16 +140,14 @@ class Boundary:
     @torch.no_grad()
     def _row(self, model: nn.Module) -> tuple[int, ...]:
         """Shape of one image's activations, asked of the trunk itself."""
-        size = self.preprocess.output_size
-        assert size is not None  # checked when the preprocessing was built
-        black = torch.zeros(1, 3, *size)
+        black = torch.zeros(1, 3, *self._size)
         return tuple(model(black, stop=self.start).shape[1:])
 
 
 def _pixel_code() -> str:
     """SHA-256 over the code that turns a file into ``pixel_values``: where it changes, activations may."""
     digest = hashlib.sha256()
-    for module in (decode, preprocess, dataset):
+    for module in (decode, preprocess, augment):
         digest.update(inspect.getsource(module).encode())
     return digest.hexdigest()
 

@@ -22,7 +22,8 @@ from toolkit.files import sha256_of, staged_folder, write_json, writing_to
 from toolkit.models.tensor_files import load_tensors, save_tensors
 
 FORMAT = 3
-WEIGHTS, OPTIMIZER, EPOCH, STATE = "model.safetensors", "optimizer.safetensors", "epoch.safetensors", "state.json"
+WEIGHTS, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
+EPOCH, STATE = "epoch.safetensors", "state.json"
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -127,7 +128,7 @@ def restore(
     places = {parameter: name for name, parameter in trainable.items()}
     with torch.no_grad():
         for name, tensor in weights.items():
-            trainable[name].copy_(_like(trainable[name], tensor))
+            trainable[name].copy_(like(trainable[name], tensor))
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for index, parameter in enumerate(order):
@@ -135,7 +136,7 @@ def restore(
         mine = {key[len(prefix) :]: tensor for key, tensor in moments.items() if key.rpartition(".")[0] + "." == prefix}
         if mine:  # none before the first step
             state[index] = {
-                name: tensor if tensor.ndim == 0 else _like(parameter, tensor) for name, tensor in mine.items()
+                name: tensor if tensor.ndim == 0 else like(parameter, tensor) for name, tensor in mine.items()
             }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -145,7 +146,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+def like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """A whole tensor on a parameter's device, sharded as the parameter is."""
     tensor = tensor.to(parameter.device)
     if isinstance(parameter, DTensor):

@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from toolkit.data.dataset import Loader
+from toolkit.data.dataset import Key, Loader
 from toolkit.training.boundary_cache import CachedSplit
+from toolkit.training.mixing import Mixing
 from toolkit.training.plan import MicroBatch
 from toolkit.training.stopwatch import Stopwatch
 
@@ -25,15 +27,24 @@ class Feed(Protocol):
 
 
 class PixelFeed:
-    """Reads, preprocesses and runs the frozen groups up to ``boundary``."""
+    """Reads, preprocesses, mixes and runs the frozen groups up to ``boundary``."""
 
-    def __init__(self, loader: Loader, model: nn.Module, boundary: int, device: torch.device) -> None:
+    def __init__(
+        self, loader: Loader, model: nn.Module, boundary: int, device: torch.device, mixing: Mixing | None = None
+    ) -> None:
         self.loader, self.model, self.boundary, self.device = loader, model, boundary, device
+        self.mixing = mixing
 
     def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
         """Feed micro-batches from their files."""
-        keys = ([(batch.epoch, index) for index in batch.indices] for batch in batches)
-        loaded = self.loader.read(keys)
+        read: deque[MicroBatch] = deque()  # the loader's workers are some batches ahead
+
+        def keys() -> Iterator[list[Key]]:
+            for batch in batches:
+                read.append(batch)
+                yield [(batch.epoch, index) for index in batch.indices]
+
+        loaded = self.loader.read(keys())
         while True:
             asked = time.perf_counter()
             batch = next(loaded, None)
@@ -48,6 +59,9 @@ class PixelFeed:
                 watch.add("data_wait", waited - batch["seconds"])
             hidden = batch["pixel_values"].to(self.device, non_blocking=True)
             labels = batch["labels"].to(self.device, non_blocking=True)
+            mix = self.mixing(read.popleft()) if self.mixing else None
+            if mix is not None:
+                hidden = mix(hidden)
             if self.boundary:
                 with torch.no_grad(), watch.on_device("trunk"):
                     hidden = self.model(hidden, stop=self.boundary)

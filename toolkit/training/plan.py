@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Plan:
     """None: the split's own order, the same in every epoch."""
     process: int = 0
     processes: int = 1
+    balance: tuple[int, ...] | None = None
+    """Labels of the images, where an epoch is to hold as many of each class."""
 
     @property
     def effective_batch(self) -> int:
@@ -65,10 +68,13 @@ class Plan:
         return math.ceil(self.images / self.effective_batch)
 
     def order(self, epoch: int) -> list[int]:
-        """All images of an epoch, each once."""
+        """All images of an epoch: each once, or as many of each class."""
         if self.seed is None:
             return list(range(self.images))
-        return np.random.default_rng((self.seed, epoch)).permutation(self.images).tolist()
+        rng = np.random.default_rng((self.seed, epoch))
+        if self.balance is not None:
+            return balanced(np.array(self.balance), rng)
+        return rng.permutation(self.images).tolist()
 
     def steps(self, epoch: int, first: int = 0) -> Iterator[list[MicroBatch]]:
         """This process's micro-batches of each step from the step ``first`` on.
@@ -95,6 +101,21 @@ class Plan:
         idle = replace(batches[0], indices=batches[0].indices[:1], counts=False)
         batches += [idle] * (-len(batches) % self.processes)
         return batches[self.process :: self.processes]
+
+
+def balanced(labels: npt.NDArray[np.int64], rng: np.random.Generator) -> list[int]:
+    """As many images as there are, in random order, from each class the same number but for one.
+
+    Within a class no image comes twice more often than another.
+    """
+    classes = rng.permutation(np.unique(labels))
+    drawn = []
+    for place, label in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        count = len(labels) // len(classes) + (place < len(labels) % len(classes))
+        rounds = [rng.permutation(members) for _ in range(math.ceil(count / len(members)))]
+        drawn.append(np.concatenate(rounds)[:count] if rounds else members[:0])
+    return rng.permutation(np.concatenate(drawn)).tolist()
 
 
 def seed_of(*numbers: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 from toolkit.config import Recipe
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
+from toolkit.training.averaging import RunningAverage
 from toolkit.training.checkpoints import (
+    AVERAGE,
     EPOCH,
     OPTIMIZER,
     WEIGHTS,
@@ -48,18 +49,17 @@ class Standing:
     skipped: int = 0
     """Steps in a row that the gradient scaler left out."""
     best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_loss: float | None = None
+    best_score: tuple[float, float] | None = None
+    """What :func:`toolkit.training.metrics.score_by` said of the best epoch."""
     stop_asked: bool = field(default=False, metadata={"transient": True})
     time_shares: dict[str, float] = field(default_factory=dict, metadata={"transient": True})
 
-    def end_epoch(self, epoch: int, figures: dict[str, float]) -> bool:
-        """Count an epoch; whether validation got better: in accuracy, and in loss where that is equal."""
+    def end_epoch(self, epoch: int, score: tuple[float, float]) -> bool:
+        """Count an epoch; whether validation got better."""
         self.epoch, self.steps_of_epoch = epoch, 0
-        best_loss = math.inf if self.best_loss is None else self.best_loss
-        better = (figures["accuracy"], -figures["loss"]) > (self.best_accuracy, -best_loss)
+        better = self.best_score is None or score > tuple(self.best_score)
         if better:
-            self.best_epoch, self.best_accuracy, self.best_loss = epoch, figures["accuracy"], figures["loss"]
+            self.best_epoch, self.best_score = epoch, score
         return better
 
     def lasting(self) -> dict[str, Any]:
@@ -101,8 +101,9 @@ class Keeper:
         model: nn.Module,
         optimizer: Any,
         accelerator: Accelerator,
+        average: RunningAverage | None,
     ) -> None:
-        self.run, self.recipe, self.data = run, recipe, data
+        self.run, self.recipe, self.data, self.average = run, recipe, data, average
         self.optimizer, self.accelerator = optimizer, accelerator
         self.model = accelerator.unwrap_model(model)
 
@@ -118,6 +119,8 @@ class Keeper:
             OPTIMIZER: optimizer_state(self.model, self.optimizer.optimizer),
             EPOCH: {"losses": losses, "hits": hits},
         }
+        if self.average is not None:
+            tensors[AVERAGE] = self.average.state()
         bad = [name for name, tensor in tensors[WEIGHTS].items() if not bool(torch.isfinite(tensor).all())]
         if bad:
             raise unstable(f"weights are not finite after step {standing.step}: {', '.join(bad[:3])}", self.run)
@@ -157,6 +160,8 @@ class Keeper:
             fix = "resume with the recipe and the data that wrote it, or start without --resume"
             raise ToolkitError(f"the checkpoint belongs to another {other[0]}", where=path, fix=fix)
         restore(path, tensors, self.model, self.optimizer.optimizer)
+        if self.average is not None:
+            self.average.load(tensors[AVERAGE])
         if self.accelerator.is_main_process:  # the other processes' shares are in it already
             record.losses.copy_(tensors[EPOCH]["losses"])
             record.hits.copy_(tensors[EPOCH]["hits"])
