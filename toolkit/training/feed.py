@@ -59,7 +59,8 @@ class PixelFeed:
                 watch.add("data_wait", waited - batch["seconds"])
             hidden = batch["pixel_values"].to(self.device, non_blocking=True)
             labels = batch["labels"].to(self.device, non_blocking=True)
-            mix = self.mixing(read.popleft()) if self.mixing else None
+            micro_batch = read.popleft()
+            mix = self.mixing(micro_batch) if self.mixing else None
             if mix is not None:
                 hidden = mix(hidden)
             if self.boundary:

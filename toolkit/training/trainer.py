@@ -7,30 +7,35 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from rich.progress import Progress, TaskID
-from torch import Tensor, nn
+from torch import Tensor
 
 from toolkit.config import Recipe
+from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, Loader, cores_of_this_process
 from toolkit.data.source import DataSource
-from toolkit.errors import Stopped
+from toolkit.errors import Stopped, ToolkitError
 from toolkit.files import staged_folder, write_json, writing_to
 from toolkit.models.build import load_classifier, save_classifier, trainable_groups
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.models.selection import freeze_all_but
+from toolkit.training.averaging import RunningAverage, choose_alpha, encoder_weights
 from toolkit.training.boundary import Boundary
 from toolkit.training.calibration import fit_temperature
 from toolkit.training.checkpoints import whole
 from toolkit.training.evaluation import predict_split
 from toolkit.training.feed import Feed
 from toolkit.training.interruption import Interruption
-from toolkit.training.metrics import split_metrics
+from toolkit.training.loss import Loss, class_weights
+from toolkit.training.metrics import score_by, split_metrics
+from toolkit.training.mixing import Mixing
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
 from toolkit.training.outcome import figures_of, predict_splits
 from toolkit.training.plan import MicroBatch, Plan, seed_of
@@ -56,13 +61,16 @@ class Trainer:
     ) -> None:
         self.classifier, self.processor, self.data = classifier, processor, data
         self.recipe, self.run, self.accelerator = recipe, run, accelerator
-        config, device, augment = recipe.training, accelerator.device, recipe.data.augment
+        config, device = recipe.training, accelerator.device
         self.standing = Standing(batches_per_step=config.gradient_accumulation * accelerator.num_processes)
         self.record = EpochRecord(len(data.splits["train"]), device)
         self.agreement = Agreement(accelerator.num_processes)
         self.interruption = Interruption()
         self.finite = FiniteWatch(run, data.root, data.splits["train"], self.agreement)
         preprocess = preprocess_from(processor)
+        size = preprocess.output_size
+        assert size is not None  # checked when the preprocessing was built
+        augment = Augment(recipe.data, size)
         datasets = {split: ImageDataset(examples, preprocess) for split, examples in data.splits.items()}
         self.plain_loaders = {
             split: Loader(dataset, config.loader_workers, device) for split, dataset in datasets.items()
@@ -71,6 +79,15 @@ class Trainer:
         if augment:
             augmented = ImageDataset(data.splits["train"], preprocess, augment, config.seed)
             self.loaders["train"] = Loader(augmented, config.loader_workers, device)
+        self.labels = tuple(data.labels("train").tolist())
+        self.loss = Loss(config, class_weights(config.class_weights, data.classes, data.labels("train"), device))
+        self.mixing = Mixing(config, size)
+        self.original = encoder_weights(classifier) if config.wise_ft else {}
+        if config.wise_ft and not self.original:
+            fix = "unfreeze layers (model.unfreeze_last), or leave wise_ft out"
+            raise ToolkitError(
+                "the head alone learns, and it has no original weights", where="training.wise_ft", fix=fix
+            )
         self.parameter_counts = parameter_counts(classifier)
         self.boundary = Boundary(classifier, preprocess, data, recipe, accelerator, self.agreement)
         classifier.encoder.recompute_layers = config.gradient_checkpointing
@@ -81,7 +98,8 @@ class Trainer:
         if config.compile:
             classifier.compile()  # in place, so that no name gets a prefix
         self.model, self.optimizer = accelerator.prepare(classifier, optimizer)
-        self.keeper = Keeper(run, recipe, data, self.model, self.optimizer, accelerator)
+        self.average = RunningAverage(classifier, config.ema_decay) if config.ema_decay else None
+        self.keeper = Keeper(run, recipe, data, self.model, self.optimizer, accelerator, self.average)
 
     @property
     def is_main(self) -> bool:
@@ -91,7 +109,9 @@ class Trainer:
     @property
     def train_plan(self) -> Plan:
         """The order of the training images; a step keeps its images when a run goes on with other processes."""
-        return self._plan("train", self.standing.batches_per_step, self.recipe.training.seed)
+        config = self.recipe.training
+        plan = self._plan("train", self.standing.batches_per_step, config.seed)
+        return replace(plan, balance=self.labels) if config.sampling == "balanced" else plan
 
     def _learning_rate_factor(self, step: int) -> float:
         return learning_rate_factor(self.recipe.training, self.train_plan.steps_per_epoch, step)
@@ -124,7 +144,9 @@ class Trainer:
                 print_groups(self.classifier, self.rates)
             cached = started
             if self.standing.epoch < self.recipe.training.epochs:
-                feeds = self.boundary.feeds(self.model, self.loaders, self.run, self._stop_if_asked)
+                feeds = self.boundary.feeds(
+                    self.model, self.loaders, self._mixing_at("images"), self.run, self._stop_if_asked
+                )
                 cached = time.perf_counter()
                 self._run_epochs(feeds)
         trained = time.perf_counter()
@@ -144,6 +166,7 @@ class Trainer:
         """Load what was saved, fit the temperature on validation, and figure every split with it."""
         best, _ = load_classifier(self.run.best)
         best.to(self.accelerator.device)
+        wise_ft = self._interpolate(best) if self.original else None
         logits = predict_splits(best, self.plain_loaders, self._evaluation_plan, self.accelerator)
         temperature = fit_temperature(logits["validation"], self.data.labels("validation"))
         best.temperature.fill_(temperature)
@@ -162,10 +185,31 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "effective_batch": self.train_plan.effective_batch,
             "boundary_cache": self.recipe.training.boundary_cache.enabled,
+            "wise_ft": wise_ft,
             "time_shares": self.standing.time_shares,
             "advice": self._advice(),
             "peak_memory_bytes": peak_memory(),
         }
+
+    def _interpolate(self, best: Classifier) -> dict[str, Any]:
+        """Mix the original weights into the best classifier by the share that validation chooses."""
+        freeze_all_but(best.groups, best, trainable_groups(self.classifier))
+
+        def figures() -> dict[str, float]:
+            logits = predict_splits(
+                best, {"validation": self.plain_loaders["validation"]}, self._evaluation_plan, self.accelerator
+            )
+            return self._validation_figures(logits["validation"])
+
+        chosen = self.recipe.training.select_by
+        return choose_alpha(best, self.original, encoder_weights(best), figures, lambda each: score_by(chosen, each))
+
+    def _validation_figures(self, logits: Tensor) -> dict[str, float]:
+        figures = split_metrics(logits, self.data.labels("validation"))
+        return {name: figures[name] for name in dict.fromkeys(("loss", "accuracy", self.recipe.training.select_by))}
+
+    def _mixing_at(self, place: str) -> Mixing | None:
+        return self.mixing if self.recipe.training.mix_at == place else None
 
     def _advice(self) -> str:
         """What would make the epochs faster; nothing where this process trained none."""
@@ -206,9 +250,15 @@ class Trainer:
         with bar(self.is_main) as progress:
             task = progress.add_task("training", total=epochs * steps, completed=self.standing.step, figures="")
             for epoch in range(self.standing.epoch + 1, epochs + 1):
+                if self._waited_enough():
+                    break
                 self._train_epoch(epoch, feeds["train"], progress, task)
                 self._validate(epoch, feeds["validation"])
                 self._stop_if_asked()
+
+    def _waited_enough(self) -> bool:
+        patience = self.recipe.training.early_stopping
+        return patience is not None and self.standing.epoch - self.standing.best_epoch >= patience
 
     def _train_epoch(self, epoch: int, feed: Feed, progress: Progress, task: TaskID) -> None:
         plan, done = self.train_plan, self.standing.steps_of_epoch
@@ -245,9 +295,11 @@ class Trainer:
             hidden, labels = next(activations)
             torch.manual_seed(seed_of(config.seed, batch.epoch, batch.number))
             partial = batch is not batches[-1]
+            mix, mix_here = self.mixing(batch), self._mixing_at("boundary")
             with accelerator.no_sync(self.model) if partial else nullcontext(), watch.on_device("trainable"):
-                logits = self.model(hidden, start=self.boundary.start).float()
-                loss_B = nn.functional.cross_entropy(logits, labels, reduction="none")
+                inputs = mix(hidden) if mix and mix_here else hidden
+                logits = self.model(inputs, start=self.boundary.start).float()
+                loss_B = self.loss(logits, labels, mix)
                 accelerator.backward(loss_B.sum() * (batch.weight * accelerator.num_processes))
             losses.append(loss_B.detach())
             self.record.note(batch, losses[-1], logits.detach().argmax(-1) == labels)
@@ -258,6 +310,8 @@ class Trainer:
                 self.scheduler.step()
                 self.standing.scheduled += 1
                 self.standing.skipped = 0
+                if self.average is not None:
+                    self.average.update(self.standing.scheduled)
             else:
                 self.standing.skipped += 1
             self.optimizer.zero_grad()
@@ -328,15 +382,20 @@ class Trainer:
         """Evaluate on validation, keep the weights if they are the best, write a checkpoint."""
         watch = Stopwatch(self.accelerator.device)
         plan, classes = self._evaluation_plan("validation"), len(self.data.classes)
-        logits = predict_split(self.model, self.boundary.start, feed, plan, classes, self.accelerator, watch)
-        figures = split_metrics(logits, self.data.labels("validation"))
+        with self.average.in_place() if self.average else nullcontext():
+            logits = predict_split(self.model, self.boundary.start, feed, plan, classes, self.accelerator, watch)
+            figures = self._validation_figures(logits)
+            self._keep_if_best(epoch, figures, watch)
+        self.record.clear()
+        self._save_checkpoint()
+
+    def _keep_if_best(self, epoch: int, figures: dict[str, float], watch: Stopwatch) -> None:
         if not math.isfinite(figures["loss"]):
             raise unstable(f"the validation loss is {figures['loss']} after epoch {epoch}", self.run)
-        figures = {name: figures[name] for name in ("loss", "accuracy")}
         self._log({"epoch": epoch, "split": "validation"} | figures | watch.figures())
         if self.is_main and not console.is_terminal:
             console.print(f"epoch {epoch}: validation loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.4f}")
-        if self.standing.end_epoch(epoch, figures):
+        if self.standing.end_epoch(epoch, score_by(self.recipe.training.select_by, figures)):
             weights = {}
             for name, tensor in self.classifier.state_dict().items():
                 gathered = whole(tensor)
@@ -344,8 +403,6 @@ class Trainer:
                     weights[name] = gathered.cpu()
             if self.is_main:
                 self._save_best(self.classifier, weights)
-        self.record.clear()
-        self._save_checkpoint()
 
     def _log(self, entry: dict[str, Any]) -> None:
         """Write an entry to ``metrics.jsonl`` and to the trackers."""
