@@ -48,7 +48,7 @@ def recipe(data: Path, processes: int, *, cached: bool) -> dict[str, Any]:
             "checkpoint_every": 2,
             "boundary_cache": {"enabled": cached, "views": 2 if cached else 1},
         },
-        "tracking": {"tensorboard": False, "log_every": 3},
+        "tracking": {"trackers": [], "log_every": 3},
     }
 
 

@@ -110,7 +110,7 @@ class Bench:
                 "mixed_precision": self.precision,
                 "boundary_cache": {"enabled": cached},
             },
-            "tracking": {"tensorboard": False},
+            "tracking": {"trackers": []},
         }
         config = out.with_suffix(".yaml")
         config.write_text(yaml.safe_dump(recipe))

@@ -27,6 +27,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.training.progress import counting
     from toolkit.training.run_folder import RunFolder
     from toolkit.training.setup import announce, build_accelerator, check_batch
+    from toolkit.training.trackers import start_trackers
     from toolkit.training.trainer import Trainer
 
     accelerator = build_accelerator(recipe, out)
@@ -48,7 +49,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         if resume:
             trainer.resume()
         announce(accelerator, data, recipe, trainer.train_plan)
-        accelerator.init_trackers("tensorboard")
+        start_trackers(accelerator, recipe, out)
         try:
             summary = trainer.fit()
         except Stopped:

@@ -81,7 +81,7 @@ def make_recipe(color_data: Path, encoders: dict[str, Path]) -> Callable[..., Re
             model["unfreeze_last"] = 1
         training = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3} | sections.get("training", {})
         data = {"path": color_data} | sections.get("data", {})
-        tracking = {"tensorboard": False, "log_every": 2} | sections.get("tracking", {})
+        tracking = {"trackers": [], "log_every": 2} | sections.get("tracking", {})
         return Recipe.model_validate({"data": data, "model": model, "training": training, "tracking": tracking})
 
     return make
@@ -95,7 +95,7 @@ def finished_run(
     from recipes.finetune import finetune
 
     out = tmp_path_factory.mktemp("runs") / request.param
-    finetune(make_recipe(request.param, tracking={"tensorboard": True}), out)
+    finetune(make_recipe(request.param, tracking={"trackers": ["tensorboard"]}), out)
     return out
 
 

@@ -101,7 +101,7 @@ def test_missing_sections_and_keys_are_named(tmp_path: Path) -> None:
         ("training.head_learning_rate=null", None),
         ("training.mixed_precision=no", "no"),
         ("training.mixed_precision=bf16", "bf16"),
-        ("tracking.tensorboard=false", False),
+        ("tracking.trackers=[csv]", ["csv"]),
         ("data.path=a=b", Path("a=b").absolute()),
         ("data.augment=[crop, flip_vertical]", ["crop", "flip_vertical"]),
         ("model.unfreeze=[all]", ["all"]),

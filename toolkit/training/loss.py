@@ -44,8 +44,9 @@ class Loss(nn.Module):
 
     def _of(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
         if not self.gamma:
-            options = {"weight": self.weights, "label_smoothing": self.smoothing, "reduction": "none"}
-            return functional.cross_entropy(logits_BC, labels_B, **options)
+            return functional.cross_entropy(
+                logits_BC, labels_B, self.weights, label_smoothing=self.smoothing, reduction="none"
+            )
         classes = logits_BC.shape[-1]
         log_p_BC = functional.log_softmax(logits_BC, dim=-1)
         target_BC = functional.one_hot(labels_B, classes) * (1 - self.smoothing) + self.smoothing / classes

@@ -24,6 +24,7 @@ from toolkit.training.precision import check_precision, precision_handlers
 from toolkit.training.processes import PATIENCE, processes_asked_for
 from toolkit.training.progress import console
 from toolkit.training.restarts import meet_again, restarts_would_fail
+from toolkit.training.trackers import trackers_of
 
 
 def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
@@ -52,7 +53,7 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
             InitProcessGroupKwargs(timeout=PATIENCE),
             *precision_handlers(config.mixed_precision),
         ],
-        log_with="tensorboard" if recipe.tracking.tensorboard else None,
+        log_with=trackers_of(recipe.tracking, out),
         project_dir=out,
     )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
