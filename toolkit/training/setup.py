@@ -24,7 +24,7 @@ from toolkit.training.precision import check_precision, precision_handlers
 from toolkit.training.processes import PATIENCE, processes_asked_for
 from toolkit.training.progress import console
 from toolkit.training.restarts import meet_again, restarts_would_fail
-from toolkit.training.trackers import trackers_of
+from toolkit.training.trackers import check_trackers
 
 
 def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
@@ -40,6 +40,7 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*barrier.*device.*")
     check_precision(config.mixed_precision)
+    check_trackers(recipe.tracking)
     meet_again()
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
@@ -53,7 +54,6 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
             InitProcessGroupKwargs(timeout=PATIENCE),
             *precision_handlers(config.mixed_precision),
         ],
-        log_with=trackers_of(recipe.tracking, out),
         project_dir=out,
     )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker, on_main_process
+from accelerate import Accelerator, PartialState
+from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
 
 from toolkit.config import Recipe, TrackingConfig
 from toolkit.errors import ToolkitError
@@ -33,44 +34,45 @@ class CsvTracker(GeneralTracker):
         """The file."""
         return self.path
 
-    @on_main_process
     def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """Begin the file; the recipe stands in ``recipe.yaml``."""
-        if not self.path.exists():
-            self.path.write_text("step,name,value\n")
+        """Nothing: the recipe stands in ``recipe.yaml``."""
 
-    @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
         """Append a line for each figure."""
+        if not PartialState().is_main_process:
+            return
+        if not self.path.exists():
+            self.path.write_text("step,name,value\n")
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows([step, name, value] for name, value in values.items())
 
 
-def trackers_of(config: TrackingConfig, out: Path) -> list[str | GeneralTracker]:
-    """What :class:`accelerate.Accelerator` is given as ``log_with``.
+def check_trackers(config: TrackingConfig) -> None:
+    """Refuse a tracker that isn't installed.
 
     Raises:
-        ToolkitError: a tracker that isn't installed.
+        ToolkitError: naming what to install.
     """
     for name in config.trackers:
         if name in PACKAGES and importlib.util.find_spec(name) is None:
             fix = f"pip install {PACKAGES[name]}, or leave it out"
             raise ToolkitError(f"{name} is not installed", where="tracking.trackers", fix=fix)
-    return [CsvTracker(out / "metrics.csv") if name == "csv" else name for name in config.trackers]
 
 
 def start_trackers(accelerator: Accelerator, recipe: Recipe, out: Path) -> None:
-    """Open the trackers under the recipe's project, with the recipe's keys as the run's configuration."""
+    """Open the recipe's trackers; Weights & Biases and MLflow are told its keys too."""
     project = recipe.tracking.project
-    flat = _flat(recipe.model_dump(mode="json"))
-    options: dict[str, dict[str, Any]] = {
-        "wandb": {"name": out.name, "dir": str(out)},
-        "mlflow": {"run_name": out.name},
+    make: dict[str, Callable[[], GeneralTracker]] = {
+        "tensorboard": lambda: TensorBoardTracker("tensorboard", out),
+        "csv": lambda: CsvTracker(out / "metrics.csv"),
+        "wandb": lambda: WandBTracker(project, name=out.name, dir=str(out)),
+        "mlflow": lambda: MLflowTracker(project, run_name=out.name),
     }
-    folder = "tensorboard" if recipe.tracking.trackers == ["tensorboard"] else project
-    accelerator.init_trackers(
-        folder, config=flat, init_kwargs={n: options[n] for n in recipe.tracking.trackers if n in options}
-    )
+    accelerator.log_with = [make[name]() for name in recipe.tracking.trackers]
+    accelerator.init_trackers(project)
+    for name in ("wandb", "mlflow"):
+        if name in recipe.tracking.trackers and accelerator.is_main_process:
+            accelerator.get_tracker(name).store_init_configuration(_flat(recipe.model_dump(mode="json")))
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
