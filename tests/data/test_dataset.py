@@ -6,17 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from toolkit.config import Augmentation, DataConfig
-from toolkit.data.dataset import ImageDataset, Key, Loader, augmented, default_workers
+from toolkit.config import DataConfig
+from toolkit.data.augment import Augment
+from toolkit.data.dataset import ImageDataset, Key, Loader, default_workers
 from toolkit.data.source import Example, open_data
 from toolkit.runtime.decode import decode
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.preprocess import Preprocess
 
 PREPROCESS = Preprocess(resize="squash", size=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-EVERYTHING: tuple[Augmentation, ...] = ("crop", "flip_horizontal", "flip_vertical")
+EVERYTHING = DataConfig(
+    path=Path(), augment=["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +27,7 @@ def examples(color_data: Path) -> list[Example]:
 
 
 def dataset_of(examples: Sequence[Example], seed: int = 0) -> ImageDataset:
-    return ImageDataset(examples, PREPROCESS, EVERYTHING, seed)
-
-
-def coordinates(height: int, width: int) -> Image.Image:
-    """An image whose red and green say where a pixel stood."""
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.uint8)
-    return Image.fromarray(np.stack([rows, columns, np.zeros_like(rows)], axis=-1))
+    return ImageDataset(examples, PREPROCESS, Augment(EVERYTHING, (16, 16)), seed)
 
 
 def keys_of(dataset: ImageDataset, epoch: int = 1) -> list[Key]:
@@ -78,37 +74,6 @@ def test_a_loader_gives_what_was_asked_in_that_order_each_time(examples: list[Ex
         for batch, keys in zip(batches, asked, strict=True):
             assert torch.equal(batch["pixel_values"], torch.stack([dataset.pixel_values(key) for key in keys]))
             assert batch["labels"].tolist() == [examples[index].label for _, index in keys]
-
-
-@pytest.mark.parametrize(
-    ("augment", "turned"),
-    [
-        ("flip_horizontal", Image.Transpose.FLIP_LEFT_RIGHT),
-        ("flip_vertical", Image.Transpose.FLIP_TOP_BOTTOM),
-    ],
-)
-def test_a_flip_gives_the_image_or_its_mirror_image(augment: Augmentation, turned: Image.Transpose) -> None:
-    image = coordinates(21, 34)
-    results = {augmented(image, [augment], np.random.default_rng(seed)).tobytes() for seed in range(32)}
-    # all 32 on one side would be a chance of 2 ** -31
-    assert results == {image.tobytes(), image.transpose(turned).tobytes()}
-
-
-@pytest.mark.parametrize(("height", "width"), [(21, 34), (100, 7), (1, 1)])
-def test_a_crop_is_a_window_of_80_to_100_percent_of_the_sides(height: int, width: int) -> None:
-    image = coordinates(height, width)
-    for seed in range(100):
-        window = np.asarray(augmented(image, ["crop"], np.random.default_rng(seed)))
-        top, left = window[0, 0, :2].astype(int)
-        rows, columns = window.shape[:2]
-        assert np.array_equal(window, np.asarray(image)[top : top + rows, left : left + columns])
-        # a side is rounded to a pixel
-        assert 0.8 * height - 0.5 <= rows <= height
-        assert 0.8 * width - 0.5 <= columns <= width
-
-
-def test_without_augmentation_the_image_stays_as_it_is() -> None:
-    assert augmented(coordinates(5, 6), [], np.random.default_rng(0)).tobytes() == coordinates(5, 6).tobytes()
 
 
 def test_workers_stand_beside_a_gpu_alone() -> None:
