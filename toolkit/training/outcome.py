@@ -12,11 +12,15 @@ from torch import Tensor
 from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.models.classifier import Classifier
+from toolkit.training.bootstrap import intervals
 from toolkit.training.evaluation import predict_split
 from toolkit.training.feed import PixelFeed
-from toolkit.training.metrics import split_metrics
+from toolkit.training.metrics import class_metrics, split_metrics
 from toolkit.training.plan import Plan
 from toolkit.training.stopwatch import Stopwatch
+
+CALIBRATED = ("loss", "nll", "expected_calibration_error")
+"""Figures that the temperature changes."""
 
 
 def predict_splits(
@@ -35,9 +39,20 @@ def predict_splits(
 def figures_of(data: DataSource, logits: Mapping[str, Tensor], temperature: float) -> dict[str, Any]:
     """What ``summary.json`` says of the splits and of the data set."""
     figures = {split: split_metrics(logits[split], data.labels(split), temperature) for split in data.splits}
-    uncalibrated = {split: split_metrics(logits[split], data.labels(split)) for split in ("validation", "test")}
+    labels = data.labels("test")
+    test: dict[str, Any] = {
+        "intervals": intervals(logits["test"], labels, temperature),
+        "per_class": class_metrics(logits["test"], labels, data.classes),
+    }
+    uncalibrated = {
+        split: {name: split_metrics(logits[split], data.labels(split))[name] for name in CALIBRATED}
+        for split in ("validation", "test")
+    }
+    before = intervals(logits["test"], labels)
     return figures | {
-        "uncalibrated": {split: {"loss": uncalibrated[split]["loss"]} for split in uncalibrated},
+        "test": figures["test"] | test,
+        "uncalibrated": uncalibrated
+        | {"test": uncalibrated["test"] | {"intervals": {name: before[name] for name in CALIBRATED}}},
         "temperature": temperature,
         "classes": data.classes,
         "images": {split: len(examples) for split, examples in data.splits.items()},
