@@ -1,0 +1,141 @@
+"""What a source lists: every image with its split, class and group, before any of them is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from toolkit.errors import ToolkitError
+
+SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+"""What people call them."""
+UNSPLIT = "all"
+
+
+class Content(Protocol):
+    """Where an image's encoded bytes lie; it can be sent to a loader's workers."""
+
+    def read(self) -> bytes:
+        """The whole encoded image.
+
+        Raises:
+            OSError: it can't be read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """A file of its own."""
+
+    path: Path
+
+    def read(self) -> bytes:
+        """The file's bytes."""
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image as its source names it."""
+
+    split: str
+    label: str
+    name: Path
+    """What messages call it, and what tells it from others."""
+    content: Content
+    group: str = ""
+    """What must not be divided between splits, such as a patient; empty without groups."""
+    sha256: str = ""
+    """Hash that the source's index promises; empty where it promises none."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All images of a source."""
+
+    root: Path
+    items: list[Item]
+    classes: list[str]
+    """Names of all classes in order, also of those without an image."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What the source says of itself: name, source, licence."""
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that there are, ``UNSPLIT`` where the source makes none."""
+        present = {item.split for item in self.items}
+        return [split for split in (*SPLITS, UNSPLIT) if split in present]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images a split and class."""
+        counted = Counter((item.split, item.label) for item in self.items)
+        return {split: {name: counted[split, name] for name in self.classes} for split in self.splits}
+
+
+def split_named(name: str) -> str | None:
+    """The split that a word such as ``val`` means, None if it means none."""
+    lowered = name.strip().lower()
+    return next((split for split, names in SPLIT_NAMES.items() if lowered in names), None)
+
+
+def check_listing(listing: Listing) -> None:
+    """Raise unless a classifier can be trained and judged on it.
+
+    Raises:
+        ToolkitError: fewer than two classes, a split that lacks one, or a group on both sides of a split.
+    """
+    if len(listing.classes) < 2:
+        what = f"a classifier needs two classes, here is {len(listing.classes)}: {', '.join(listing.classes)}"
+        raise ToolkitError(what, where=listing.root, fix="give images of at least two classes")
+    for split, counts in listing.counts().items():
+        empty = [name for name, count in counts.items() if not count]
+        if empty:
+            place = "the data" if split == UNSPLIT else f"split {split!r}"
+            raise ToolkitError(
+                f"{place} has no image of: {', '.join(empty)}",
+                where=listing.root,
+                fix="add images of these classes, or leave the classes out everywhere",
+            )
+    leaks = leaking_groups(listing.items)
+    if leaks:
+        first, splits = next(iter(leaks.items()))
+        more = f" (and {len(leaks) - 1} more groups)" if len(leaks) > 1 else ""
+        raise ToolkitError(
+            f"group {first!r} stands in {' and '.join(splits)}{more}, so test figures would be of images half known",
+            where=listing.root,
+            fix="move each group to one split, or leave the split column out and let the toolkit split by group",
+        )
+
+
+def leaking_groups(items: Iterable[Item]) -> dict[str, list[str]]:
+    """Groups that stand in more than one split, with these."""
+    splits: dict[str, set[str]] = {}
+    for item in items:
+        if item.group:
+            splits.setdefault(item.group, set()).add(item.split)
+    return {group: sorted(found) for group, found in splits.items() if len(found) > 1}
+
+
+def classes_of(items: Sequence[Item], given: Sequence[str] | None, where: Path) -> list[str]:
+    """The classes in order: those given, else all that occur, sorted.
+
+    Raises:
+        ToolkitError: a label outside the given classes.
+    """
+    found = sorted({item.label for item in items})
+    if given is None:
+        return found
+    odd = [label for label in found if label not in given]
+    if odd:
+        first = next(item.name for item in items if item.label == odd[0])
+        what = f"labels outside data.classes: {', '.join(odd[:5])} (first at {first})"
+        raise ToolkitError(what, where=where, fix=f"mend the labels, or add them to data.classes ({', '.join(given)})")
+    return list(given)

@@ -1,0 +1,114 @@
+"""A table of images, CSV or Parquet: path, label, and where known split and group."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from toolkit.config import ColumnsConfig
+from toolkit.data.listing import UNSPLIT, Item, WholeFile, split_named
+from toolkit.errors import ToolkitError
+
+EXTENSIONS = frozenset({".csv", ".tsv", ".parquet"})
+NAMED = 3
+"""Rows that an error names."""
+
+
+def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
+    """Every row of a manifest; relative paths start at the manifest's own folder.
+
+    Raises:
+        ToolkitError: unreadable, a column that is missing, rows without path or label, rows
+            that stand there twice, unknown splits, or files that are not there.
+    """
+    table = read_table(path)
+    for role in ("path", "label"):
+        name = getattr(columns, role)
+        if name not in table:
+            raise ToolkitError(
+                f"column {name!r} is missing; there are: {', '.join(table) or 'none'}",
+                where=path,
+                fix=f"add it, or name the column that holds it: data.columns.{role}=NAME",
+            )
+    texts = {role: [_text(value) for value in table.get(getattr(columns, role), [])] for role in type(columns).model_fields}
+    rows = len(texts["path"])
+    if not rows:
+        raise ToolkitError("the manifest has no rows", where=path, fix="add a row an image")
+    for role in ("path", "label"):
+        _refuse(path, f"no {role}", [row for row, text in enumerate(texts[role]) if not text], "fill it in or remove the rows")
+    places = [_place(path, text) for text in texts["path"]]
+    seen = Counter(places)
+    twice = [row for row, place in enumerate(places) if seen[place] > 1]
+    _refuse(path, "the same path more than once", twice, "keep one row an image")
+    splits = _splits(path, texts["split"], rows)
+    groups = texts["group"] or [""] * rows
+    if any(groups):
+        _refuse(path, "no group", [row for row, group in enumerate(groups) if not group], "give every row a group, or none")
+    return [
+        Item(split, label, place, WholeFile(place), group)
+        for split, label, place, group in zip(splits, texts["label"], places, groups, strict=True)
+    ]
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """Columns by name.
+
+    Raises:
+        ToolkitError: not there, or neither CSV nor Parquet.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            return _read_parquet(path)
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            names = list(reader.fieldnames or [])
+            rows = list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise ToolkitError(f"can't read the manifest: {reason}", where=path, fix="give a CSV or Parquet file") from error
+    _refuse(path, "more values than columns", [row for row, values in enumerate(rows) if None in values], "quote values with commas")
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _read_parquet(path: Path) -> dict[str, list[Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from error
+    return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+def _text(value: Any) -> str:
+    """A cell as text; empty where there is none. A whole number that was stored as a float reads as one."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip()
+    return "" if text.lower() == "nan" else text
+
+
+def _place(manifest: Path, text: str) -> Path:
+    return (manifest.parent / Path(text).expanduser()).absolute()
+
+
+def _splits(path: Path, texts: list[str], rows: int) -> list[str]:
+    if not any(texts):
+        return [UNSPLIT] * rows
+    found = [split_named(text) for text in texts]
+    odd = [row for row, split in enumerate(found) if split is None]
+    _refuse(path, "no split, or one that is not train, validation or test", odd, "name a split in every row, or in none")
+    return [split for split in found if split is not None]
+
+
+def _refuse(path: Path, what: str, rows: list[int], fix: str) -> None:
+    """Raise if there are such rows, counted from 1 below the heading."""
+    if rows:
+        listed = ", ".join(str(row + 1) for row in rows[:NAMED]) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+        raise ToolkitError(f"{what} in row {listed}", where=path, fix=fix)
