@@ -1,0 +1,87 @@
+"""Hugging Face data sets on disk, as ``save_to_disk`` writes them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.config import ColumnsConfig
+from toolkit.data.listing import UNSPLIT, Item, split_named
+from toolkit.errors import ToolkitError
+
+MARKERS = ("dataset_dict.json", "state.json")
+"""Files that tell such a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """An image in a row of a data set, encoded as it was stored."""
+
+    table: Any
+    column: str
+    index: int
+
+    def read(self) -> bytes:
+        """The encoded image: stored in the table, or in a file that the table names."""
+        value = self.table[self.index][self.column]
+        if value["bytes"] is not None:
+            return bytes(value["bytes"])
+        return Path(value["path"]).read_bytes()
+
+
+def list_arrow(path: Path, columns: ColumnsConfig) -> tuple[list[Item], list[str] | None]:
+    """Every row of a data set on disk, and its class names in their order where it says them.
+
+    Raises:
+        ToolkitError: ``datasets`` isn't installed, nothing can be loaded, or columns are missing.
+    """
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        fix = 'pip install "clip-toolkit[data]"'
+        raise ToolkitError("datasets is not installed", where=path, fix=fix) from error
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ToolkitError(f"can't load the data set: {reason}", where=path, fix="write it again with save_to_disk") from error
+    tables = loaded if isinstance(loaded, dict) else {UNSPLIT: loaded}
+    items, names = [], None
+    for title, table in tables.items():
+        split = UNSPLIT if title == UNSPLIT else split_named(title)
+        if split is None:
+            raise ToolkitError(f"split {title!r} is none of train, validation and test", where=path, fix="rename it")
+        found, names = _rows(path, title, table, split, columns)
+        items += found
+    return items, names
+
+
+def _rows(
+    path: Path, title: str, table: Any, split: str, columns: ColumnsConfig
+) -> tuple[list[Item], list[str] | None]:
+    import datasets
+
+    for role in ("image", "label"):
+        name = getattr(columns, role)
+        if name not in table.column_names:
+            there = ", ".join(table.column_names)
+            fix = f"name the column that holds it: data.columns.{role}=NAME"
+            raise ToolkitError(f"column {name!r} is missing; there are: {there}", where=path, fix=fix)
+    if not isinstance(table.features[columns.image], datasets.Image):
+        fix = f"cast it: dataset.cast_column({columns.image!r}, datasets.Image())"
+        raise ToolkitError(f"column {columns.image!r} holds no images", where=path, fix=fix)
+    raw = table.cast_column(columns.image, datasets.Image(decode=False))
+    feature = table.features[columns.label]
+    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    groups = table[columns.group] if columns.group in table.column_names else None
+    items = []
+    for index, value in enumerate(table[columns.label]):
+        missing = value is None or (isinstance(value, float) and math.isnan(value)) or (names is not None and value < 0)
+        if missing:
+            raise ToolkitError(f"row {index + 1} of {title} has no label", where=path, fix="fill it in or remove the row")
+        label = names[value] if names is not None else str(value)
+        group = "" if groups is None else str(groups[index])
+        items.append(Item(split, label, path / title / str(index), TableRow(raw, columns.image, index), group))
+    return items, names
