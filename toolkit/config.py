@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from toolkit.errors import ToolkitError
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
+DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
 SelectBy = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "loss"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -41,11 +42,30 @@ Range = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt
 """Two positive numbers, the smaller one first."""
 
 
+class ColumnsConfig(Section):
+    """What the columns of a table are called."""
+
+    path: str = Field("path", min_length=1, description="Of a manifest: the image's file, from the manifest's folder.")
+    image: str = Field("image", min_length=1, description="Of a Hugging Face data set: the image.")
+    label: str = Field("label", min_length=1, description="The class: a name or a number.")
+    split: str = Field("split", min_length=1, description="Of a manifest: train, validation or test; may be missing.")
+    group: str = Field(
+        "group", min_length=1, description="What no split may divide, such as the patient; may be missing."
+    )
+
+
 class DataConfig(Section):
     """Where the images come from."""
 
-    path: Path = Field(description="Folder with train/ val/ test/ of one folder a class, or with class folders alone.")
-    format: Literal["folder"] = Field("folder", description="How the images are stored.")
+    path: Path = Field(
+        description="Image folder (train/ val/ test/ of one folder a class, or class folders alone), CSV or Parquet "
+        "manifest, Hugging Face data set on disk, or folder of WebDataset shards."
+    )
+    format: DataFormat = Field("auto", description="How the images are stored; auto tells it from the path.")
+    columns: ColumnsConfig = ColumnsConfig()
+    classes: list[str] | None = Field(
+        None, min_length=2, description="All classes in the order of the logits; those that occur, sorted, if left out."
+    )
     on_bad_image: Literal["error", "skip"] = Field(
         "error", description="What an unreadable image does: stop before training, or be left out and counted."
     )
@@ -63,17 +83,29 @@ class DataConfig(Section):
     rand_augment_operations: int = Field(2, ge=1, le=14, description="With rand_augment: operations an image.")
     rand_augment_magnitude: float = Field(9.0, ge=0, le=30, description="With rand_augment: strength, from 0 to 30.")
     validation_share: Share = Field(
-        0.15, gt=0, description="Share of the images held out for validation, where the folder holds no val/."
+        0.15, gt=0, description="Share of the images held out for validation, where the source makes none."
     )
     test_share: Share = Field(
-        0.2, gt=0, description="Share of the images held out for the test, where the folder holds no test/."
+        0.2, gt=0, description="Share of the images held out for the test, where the source makes none."
     )
-    split_seed: int = Field(0, ge=0, description="Seed of the splits made where the folder holds none.")
+    split_seed: int = Field(0, ge=0, description="Seed of the splits that are made where the source makes none.")
 
     @field_validator("path")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return _absolute_path(value)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: Any) -> Any:
+        return [str(name) for name in value] if isinstance(value, list) else value
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("the same class stands there twice")
+        return value
 
 
 class HeadConfig(Section):

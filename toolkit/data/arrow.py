@@ -46,7 +46,9 @@ def list_arrow(path: Path, columns: ColumnsConfig) -> tuple[list[Item], list[str
         loaded = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise ToolkitError(f"can't load the data set: {reason}", where=path, fix="write it again with save_to_disk") from error
+        raise ToolkitError(
+            f"can't load the data set: {reason}", where=path, fix="write it again with save_to_disk"
+        ) from error
     tables = loaded if isinstance(loaded, dict) else {UNSPLIT: loaded}
     items, names = [], None
     for title, table in tables.items():
@@ -80,8 +82,10 @@ def _rows(
     for index, value in enumerate(table[columns.label]):
         missing = value is None or (isinstance(value, float) and math.isnan(value)) or (names is not None and value < 0)
         if missing:
-            raise ToolkitError(f"row {index + 1} of {title} has no label", where=path, fix="fill it in or remove the row")
+            raise ToolkitError(
+                f"row {index + 1} of {title} has no label", where=path, fix="fill it in or remove the row"
+            )
         label = names[value] if names is not None else str(value)
-        group = "" if groups is None else str(groups[index])
+        group = "" if groups is None or groups[index] is None else str(groups[index])
         items.append(Item(split, label, path / title / str(index), TableRow(raw, columns.image, index), group))
     return items, names

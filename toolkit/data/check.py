@@ -1,71 +1,84 @@
-"""Inspect any image folder without training on it."""
+"""Inspect any data set without training on it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from toolkit.data.folder import UNSPLIT, Listing, list_folder
-from toolkit.data.source import Example, duplicates_across, inspect_files
+from toolkit.config import DataConfig
+from toolkit.data.formats import list_data
+from toolkit.data.inspection import Report, inspect_items, silent
+from toolkit.data.listing import UNSPLIT, Item, leaking_groups
 
 
-def check_folder(listing: Listing, advance: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Count, hash and decode every image of a folder.
+def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
+    """Count, hash and decode every image of a data set.
 
     Returns:
-        ``classes``; ``counts`` {split: {class: images}}; ``sizes`` and ``modes`` {value:
-        images}; ``unreadable`` [{path, reason}]; ``duplicates_across_splits`` [[path, ...]];
-        ``problems``, a sentence for each thing that would stop or bias a training.
+        ``classes``; ``counts`` {split: {class: images}}; ``groups``, their number; ``sizes`` and
+        ``modes`` {value: images}; ``unreadable`` [{path, reason}]; ``duplicates_across_splits``
+        and ``duplicates_with_other_labels`` [[path, ...]]; ``groups_across_splits`` {group:
+        [split, ...]}; ``problems``, a sentence for each thing that would stop or bias a training.
+
+    Raises:
+        ToolkitError: what can't even be listed.
     """
-    files = [(split, cls, path) for split, by in listing.files.items() for cls, paths in by.items() for path in paths]
-    inspected = inspect_files((path for _, _, path in files), advance)
-    splits: dict[str, list[Example]] = {split: [] for split in listing.files}
-    for (split, cls, path), result in zip(files, inspected, strict=True):
-        if result.error:
+    listing = list_data(config)
+    sizes: Counter[str] = Counter()
+    modes: Counter[str] = Counter()
+    unreadable = []
+    first: dict[bytes, int] = {}
+    alike: dict[bytes, list[int]] = {}
+    for index, (item, inspected) in enumerate(zip(listing.items, inspect_items(listing.items, report), strict=True)):
+        if inspected.error or inspected.size is None:
+            unreadable.append({"path": str(item.path), "reason": inspected.error})
             continue
-        splits[split].append(Example(path, listing.classes.index(cls), result.sha256))
-    unreadable = [
-        {"path": str(path), "reason": result.error}
-        for (_, _, path), result in zip(files, inspected, strict=True)
-        if result.error
-    ]
-    report: dict[str, Any] = {
+        sizes[f"{inspected.size[0]}x{inspected.size[1]}"] += 1
+        modes[str(inspected.mode)] += 1
+        digest = bytes.fromhex(inspected.sha256)
+        if first.setdefault(digest, index) != index:
+            alike.setdefault(digest, [first[digest]]).append(index)
+    twins = [[listing.items[index] for index in indices] for indices in alike.values()]
+    found: dict[str, Any] = {
         "path": str(listing.root),
-        "images": len(files),
+        "images": len(listing.items),
         "classes": listing.classes,
-        "counts": {
-            split: {cls: len(by.get(cls, [])) for cls in listing.classes} for split, by in listing.files.items()
-        },
-        "sizes": _counted(f"{r.size[0]}x{r.size[1]}" for r in inspected if r.size),
-        "modes": _counted(r.mode for r in inspected if r.mode),
+        "counts": listing.counts(),
+        "groups": len({item.group for item in listing.items if item.group}),
+        "sizes": dict(sizes.most_common()),
+        "modes": dict(modes.most_common()),
         "unreadable": unreadable,
-        "duplicates_across_splits": duplicates_across(splits),
+        "duplicates_across_splits": _paths(twin for twin in twins if len({item.split for item in twin}) > 1),
+        "duplicates_with_other_labels": _paths(twin for twin in twins if len({item.label for item in twin}) > 1),
+        "groups_across_splits": leaking_groups(listing.items),
     }
-    return report | {"problems": _problems(report)}
+    without = sum(not item.group for item in listing.items) if found["groups"] else 0
+    return found | {"problems": _problems(found, without)}
 
 
-def check_path(path: Path, advance: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """:func:`check_folder` of the folder at ``path``."""
-    return check_folder(list_folder(path), advance)
+def _paths(twins: Any) -> list[list[str]]:
+    def paths(items: list[Item]) -> list[str]:
+        return sorted(str(item.path) for item in items)
+
+    return [paths(items) for items in twins]
 
 
-def _counted(values: Any) -> dict[str, int]:
-    return dict(Counter(values).most_common())
-
-
-def _problems(report: dict[str, Any]) -> list[str]:
+def _problems(found: dict[str, Any], without_group: int) -> list[str]:
     problems = []
-    if len(report["classes"]) < 2:
+    if len(found["classes"]) < 2:
         problems.append("a classifier needs two classes or more")
-    for split, counts in report["counts"].items():
+    for split, counts in found["counts"].items():
         empty = [name for name, count in counts.items() if not count]
         if empty:
             place = "" if split == UNSPLIT else f" in {split}"
             problems.append(f"no image{place} of: {', '.join(empty)}")
-    if report["unreadable"]:
-        problems.append(f"{len(report['unreadable'])} unreadable files")
-    if report["duplicates_across_splits"]:
-        problems.append(f"{len(report['duplicates_across_splits'])} images stand in more than one split")
+    if without_group:
+        problems.append(f"{without_group} images have no group, the others have one")
+    listed = {
+        "unreadable": "unreadable files",
+        "duplicates_across_splits": "images stand in more than one split",
+        "duplicates_with_other_labels": "images stand there again with another label",
+        "groups_across_splits": "groups stand in more than one split",
+    }
+    problems += [f"{len(found[key])} {what}" for key, what in listed.items() if found[key]]
     return problems

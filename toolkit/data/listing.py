@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -48,8 +49,8 @@ class Item:
 
     split: str
     label: str
-    name: Path
-    """What messages call it, and what tells it from others."""
+    path: Path
+    """Where it lies, and what messages call it; within a shard or a table, a path below it."""
     content: Content
     group: str = ""
     """What must not be divided between splits, such as a patient; empty without groups."""
@@ -104,6 +105,10 @@ def check_listing(listing: Listing) -> None:
                 where=listing.root,
                 fix="add images of these classes, or leave the classes out everywhere",
             )
+    alone = [item.path for item in listing.items if not item.group]
+    if 0 < len(alone) < len(listing.items):
+        what = f"{len(alone)} of {len(listing.items)} images have no group, such as {alone[0]}"
+        raise ToolkitError(what, where=listing.root, fix="give every image a group, or none")
     leaks = leaking_groups(listing.items)
     if leaks:
         first, splits = next(iter(leaks.items()))
@@ -130,12 +135,17 @@ def classes_of(items: Sequence[Item], given: Sequence[str] | None, where: Path) 
     Raises:
         ToolkitError: a label outside the given classes.
     """
-    found = sorted({item.label for item in items})
+    found = sorted({item.label for item in items}, key=_in_natural_order)
     if given is None:
         return found
     odd = [label for label in found if label not in given]
     if odd:
-        first = next(item.name for item in items if item.label == odd[0])
+        first = next(item.path for item in items if item.label == odd[0])
         what = f"labels outside data.classes: {', '.join(odd[:5])} (first at {first})"
         raise ToolkitError(what, where=where, fix=f"mend the labels, or add them to data.classes ({', '.join(given)})")
     return list(given)
+
+
+def _in_natural_order(label: str) -> tuple[int, str]:
+    """Sorts numbers by value, before other names."""
+    return (int(label), "") if label.isascii() and label.isdigit() else (sys.maxsize, label)

@@ -22,7 +22,7 @@ def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
 
     Raises:
         ToolkitError: unreadable, a column that is missing, rows without path or label, rows
-            that stand there twice, unknown splits, or files that are not there.
+            that stand there twice, or unknown splits.
     """
     table = read_table(path)
     for role in ("path", "label"):
@@ -33,20 +33,25 @@ def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
                 where=path,
                 fix=f"add it, or name the column that holds it: data.columns.{role}=NAME",
             )
-    texts = {role: [_text(value) for value in table.get(getattr(columns, role), [])] for role in type(columns).model_fields}
+    texts = {
+        role: [_text(value) for value in table.get(getattr(columns, role), [])] for role in type(columns).model_fields
+    }
     rows = len(texts["path"])
     if not rows:
         raise ToolkitError("the manifest has no rows", where=path, fix="add a row an image")
     for role in ("path", "label"):
-        _refuse(path, f"no {role}", [row for row, text in enumerate(texts[role]) if not text], "fill it in or remove the rows")
+        _refuse(
+            path,
+            f"no {role}",
+            [row for row, text in enumerate(texts[role]) if not text],
+            "fill it in or remove the rows",
+        )
     places = [_place(path, text) for text in texts["path"]]
     seen = Counter(places)
     twice = [row for row, place in enumerate(places) if seen[place] > 1]
     _refuse(path, "the same path more than once", twice, "keep one row an image")
     splits = _splits(path, texts["split"], rows)
     groups = texts["group"] or [""] * rows
-    if any(groups):
-        _refuse(path, "no group", [row for row, group in enumerate(groups) if not group], "give every row a group, or none")
     return [
         Item(split, label, place, WholeFile(place), group)
         for split, label, place, group in zip(splits, texts["label"], places, groups, strict=True)
@@ -68,8 +73,15 @@ def read_table(path: Path) -> dict[str, list[Any]]:
             rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise ToolkitError(f"can't read the manifest: {reason}", where=path, fix="give a CSV or Parquet file") from error
-    _refuse(path, "more values than columns", [row for row, values in enumerate(rows) if None in values], "quote values with commas")
+        raise ToolkitError(
+            f"can't read the manifest: {reason}", where=path, fix="give a CSV or Parquet file"
+        ) from error
+    _refuse(
+        path,
+        "more values than columns",
+        [row for row, values in enumerate(rows) if None in values],
+        "quote values with commas",
+    )
     return {name: [row[name] for row in rows] for name in names}
 
 
@@ -103,12 +115,16 @@ def _splits(path: Path, texts: list[str], rows: int) -> list[str]:
         return [UNSPLIT] * rows
     found = [split_named(text) for text in texts]
     odd = [row for row, split in enumerate(found) if split is None]
-    _refuse(path, "no split, or one that is not train, validation or test", odd, "name a split in every row, or in none")
+    _refuse(
+        path, "no split, or one that is not train, validation or test", odd, "name a split in every row, or in none"
+    )
     return [split for split in found if split is not None]
 
 
 def _refuse(path: Path, what: str, rows: list[int], fix: str) -> None:
     """Raise if there are such rows, counted from 1 below the heading."""
     if rows:
-        listed = ", ".join(str(row + 1) for row in rows[:NAMED]) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+        listed = ", ".join(str(row + 1) for row in rows[:NAMED]) + (
+            f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        )
         raise ToolkitError(f"{what} in row {listed}", where=path, fix=fix)

@@ -1,14 +1,10 @@
-"""An opened data set: every split's files with labels, hashed, decoded once, and fingerprinted."""
+"""An opened data set: every split's images with labels, hashed, decoded once, and fingerprinted."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +12,48 @@ import torch
 from PIL import Image
 
 from toolkit.config import DataConfig
-from toolkit.data.folder import SPLITS, UNSPLIT, check_classes, list_folder
+from toolkit.data.formats import list_data
+from toolkit.data.inspection import Report, inspect_items, silent
+from toolkit.data.listing import SPLITS, UNSPLIT, Content, Item, Listing, check_listing
 from toolkit.data.splits import hold_out_splits
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import UnreadableImageError, decode
-from toolkit.runtime.machine import usable_cores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
-    """One image file with its label, an index into the classes, and, once it was read, its content's SHA-256."""
+    """One image with its label, an index into the classes, and its content's SHA-256."""
 
     path: Path
+    """Where it lies, and what messages call it; within a shard or a table, a path below it."""
     label: int
+    content: Content
     sha256: str = ""
+    group: str = ""
+
+    def read(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            UnreadableImageError: it can't be read any more.
+        """
+        try:
+            return self.content.read()
+        except OSError as error:
+            raise UnreadableImageError(error.strerror or str(error), where=self.path) from error
+
+    def decode(self, *, grey: bool = False) -> Image.Image:
+        """The image's upright pixels; see :func:`toolkit.runtime.decode.decode`."""
+        return decode(self.read(), where=self.path, grey=grey)
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """The splits of a data set, ready to train on."""
+    """The splits of a data set, ready to train on.
+
+    A split's order is by class, then by content: the same images give the same run whatever
+    files they lie in.
+    """
 
     root: Path
     classes: list[str]
@@ -42,15 +61,20 @@ class DataSource:
     fingerprint: str
     """SHA-256 over every image's split, class and content, in order."""
     skipped: list[dict[str, str]] = field(default_factory=list)
-    """Unreadable files that were left out: path and reason."""
+    """Unreadable images that were left out: path and reason."""
     duplicates: list[list[str]] = field(default_factory=list)
-    """Groups of identical files that stand in more than one split."""
+    """Sets of identical images that stand in more than one split."""
     about: dict[str, Any] = field(default_factory=dict)
-    """Content of the folder's ``dataset.json``, if there is one."""
+    """Content of the data set's ``dataset.json``, if there is one."""
 
     def labels(self, split: str) -> torch.Tensor:
         """Labels [images] of a split, as indices into the classes."""
         return torch.tensor([example.label for example in self.splits[split]])
+
+    def groups(self, split: str) -> list[str] | None:
+        """Each image's group, None without groups."""
+        groups = [example.group for example in self.splits[split]]
+        return groups if any(groups) else None
 
     def order(self, split: str) -> str:
         """SHA-256 over the contents of a split's images in their order: what an index means."""
@@ -62,87 +86,50 @@ class DataSource:
         return {split: {name: count[i] for i, name in enumerate(self.classes)} for split, count in counted.items()}
 
 
-@dataclass(frozen=True)
-class Inspected:
-    """What reading one file showed: its content's hash, and why it can't be decoded if it can't."""
-
-    sha256: str
-    size: tuple[int, int] | None = None
-    mode: str | None = None
-    error: str | None = None
-
-
-def inspect_file(path: Path) -> Inspected:
-    """Hash a file and decode it fully."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        return Inspected("", error=error.strerror)
-    digest = hashlib.sha256(content).hexdigest()
-    try:
-        decode(content)
-    except UnreadableImageError as error:
-        return Inspected(digest, error=error.reason)
-    with Image.open(io.BytesIO(content)) as image:
-        return Inspected(digest, size=image.size, mode=image.mode)
-
-
-def inspect_files(paths: Iterable[Path], advance: Callable[[], object] = lambda: None) -> list[Inspected]:
-    """Inspect files on all usable cores, in order; ``advance`` is called after each."""
-    results = []
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for result in pool.map(inspect_file, paths):
-            results.append(result)
-            advance()
-    return results
-
-
-def open_data(config: DataConfig, advance: Callable[[], object] = lambda: None) -> DataSource:
-    """List, split, hash and decode a data set once, before anything is trained on it.
+def open_data(config: DataConfig, report: Report = silent) -> DataSource:
+    """List, hash, decode and split a data set once, before anything is trained on it.
 
     Raises:
-        ToolkitError: nothing there, classes that don't fit, or an unreadable image where
-            ``on_bad_image`` is ``error``.
+        ToolkitError: nothing there, classes, groups or splits that don't fit, or an unreadable
+            image where ``on_bad_image`` is ``error``.
     """
-    listing = list_folder(config.path)
-    check_classes(listing)
-    classes = listing.classes
-    found = {
-        split: [Example(path, classes.index(name)) for name, paths in sorted(by_class.items()) for path in paths]
-        for split, by_class in listing.files.items()
-    }
-    examples = [(split, example) for split, members in found.items() for example in members]
-    inspected = inspect_files((example.path for _, example in examples), advance)
-    digests = {example.path: result.sha256 for (_, example), result in zip(examples, inspected, strict=True)}
-    bad = {example.path: result.error for (_, example), result in zip(examples, inspected, strict=True) if result.error}
+    listing = list_data(config)
+    check_listing(listing)
+    found, bad = _read(listing, report)
     if bad and config.on_bad_image == "error":
-        first, reason = next(iter(bad.items()))
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         fix = "replace or remove the file, or set data.on_bad_image=skip; toolkit data check lists all"
-        raise ToolkitError(f"unreadable image: {reason}{more}", where=first, fix=fix)
-    kept = {
-        split: [replace(example, sha256=digests[example.path]) for example in members if example.path not in bad]
-        for split, members in found.items()
-    }
-    splits = _complete(kept, config)
-    _check_splits(splits, classes, config.path)
+        raise ToolkitError(f"unreadable image: {bad[0]['reason']}{more}", where=bad[0]["path"], fix=fix)
+    splits = _complete(found, config)
+    _check_splits(splits, listing.classes, config.path)
     return DataSource(
         root=config.path,
-        classes=classes,
+        classes=listing.classes,
         splits=splits,
-        fingerprint=fingerprint(splits, classes),
-        skipped=[{"path": str(path), "reason": str(reason)} for path, reason in bad.items()],
-        duplicates=duplicates_across(splits),
-        about=_read_about(config.path / "dataset.json"),
+        fingerprint=fingerprint(splits, listing.classes),
+        skipped=bad,
+        duplicates=[sorted(map(str, paths)) for paths in duplicates_across(splits)],
+        about=listing.about,
     )
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
-        raise ToolkitError(f"dataset.json is no JSON: {error}", where=path, fix="mend or remove it") from error
-    return content if isinstance(content, dict) else {}
+def _read(listing: Listing, report: Report) -> tuple[dict[str, list[Example]], list[dict[str, str]]]:
+    """The readable images of each split in canonical order, and the others with the reason."""
+    labels = {name: index for index, name in enumerate(listing.classes)}
+    found: dict[str, list[Example]] = {split: [] for split in listing.splits}
+    bad = []
+    for item, inspected in zip(listing.items, inspect_items(listing.items, report), strict=True):
+        if inspected.error:
+            bad.append({"path": str(item.path), "reason": inspected.error})
+        else:
+            found[item.split].append(_example(item, labels[item.label], inspected.sha256))
+    for examples in found.values():
+        examples.sort(key=lambda example: (example.label, example.sha256, example.group))
+    return found, bad
+
+
+def _example(item: Item, label: int, sha256: str) -> Example:
+    return Example(item.path, label, item.content, sha256, item.group)
 
 
 def fingerprint(splits: dict[str, list[Example]], classes: list[str]) -> str:
@@ -155,30 +142,36 @@ def fingerprint(splits: dict[str, list[Example]], classes: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def duplicates_across(splits: dict[str, list[Example]]) -> list[list[str]]:
-    """Groups of files with the same content that stand in more than one split."""
+def duplicates_across(splits: dict[str, list[Example]]) -> list[list[Path]]:
+    """Sets of images with the same content that stand in more than one split."""
     places: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for split, examples in splits.items():
         for example in examples:
             places[example.sha256].append((split, example.path))
-    return [[str(path) for _, path in group] for group in places.values() if len({split for split, _ in group}) > 1]
+    return [[path for _, path in found] for found in places.values() if len({split for split, _ in found}) > 1]
 
 
 def _complete(found: dict[str, list[Example]], config: DataConfig) -> dict[str, list[Example]]:
-    """Make the splits that the folder does not hold: test and validation from what else there is."""
+    """Make the splits that the source does not make: test and validation from what else there is."""
     splits = dict(found)
     rest = splits.pop(UNSPLIT, None) or splits.get("train")
     if rest is None:
         raise ToolkitError(
-            "no training images: train/ is missing", where=config.path, fix="add train/ with one folder a class"
+            "no training images: the split 'train' is missing", where=config.path, fix="add train/, or rows of it"
         )
     if "test" not in splits and "validation" in splits:
-        raise ToolkitError(
-            "val/ is there, but no test/", where=config.path, fix="add test/, or keep class folders alone"
-        )
+        fix = "add a test split, or give no splits at all"
+        raise ToolkitError("there is a validation split, but no test split", where=config.path, fix=fix)
     shares = {"test": config.test_share, "validation": config.validation_share}
     missing = {split: share for split, share in shares.items() if split not in splits}
-    rest, held = hold_out_splits(rest, lambda example: example.label, missing, config.split_seed, config.path)
+    rest, held = hold_out_splits(
+        rest,
+        lambda example: example.label,
+        missing,
+        config.split_seed,
+        config.path,
+        group_of=(lambda example: example.group) if any(example.group for example in rest) else None,
+    )
     splits |= held
     splits["train"] = rest
     return {split: splits[split] for split in SPLITS}

@@ -1,41 +1,65 @@
-"""Stratified splits, a function of the files' order and a seed."""
+"""Stratified splits, by image or by group: a function of the items' order and a seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sklearn.model_selection import train_test_split
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from toolkit.errors import ToolkitError
 
 Item = TypeVar("Item")
+FARTHEST = 2.0
+"""A group split may hold out this many times the share asked for of each class, or one part in as many."""
 
 
 def hold_out(
-    items: Sequence[Item], labels: Sequence[int], share: float, seed: int, where: object
+    items: Sequence[Item],
+    labels: Sequence[int],
+    share: float,
+    seed: int,
+    where: object,
+    groups: Sequence[str] | None = None,
 ) -> tuple[list[Item], list[Item]]:
     """Divide items into (kept, held out), each class in proportion, both in the given order.
 
+    Args:
+        items: what is divided.
+        labels: their classes.
+        share: what is held out.
+        seed: of the choice.
+        where: what errors name.
+        groups: each item's group, where all items of a group are to stand on the same side; classes are
+            then held in proportion as well as the groups allow.
+
     Raises:
-        ToolkitError: too few images of a class for both sides to get one.
+        ToolkitError: too few images or groups of a class for both sides to get their part.
     """
-    try:
-        kept, held = train_test_split(range(len(items)), test_size=share, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise ToolkitError(
-            f"can't hold out {share:.0%} of each class: {error}",
-            where=where,
-            fix="add images, or make the split folders",
-        ) from error
-    if not set(labels) == {labels[index] for index in kept} == {labels[index] for index in held}:
-        what = f"can't hold out {share:.0%} of each class: one is too small to stand on both sides"
-        raise ToolkitError(what, where=where, fix="add images, or make the split folders")
-    return [items[index] for index in sorted(kept)], [items[index] for index in sorted(held)]
+    held = _held_by_image(labels, share, seed, where) if groups is None else _held_by_group(labels, groups, share, seed)
+    if (
+        not set(labels)
+        == {labels[index] for index in np.flatnonzero(~held)}
+        == {labels[i] for i in np.flatnonzero(held)}
+    ):
+        one = "one is too small" if groups is None else "one lies in too few groups"
+        what = f"can't hold out {share:.0%} of each class: {one} to stand on both sides"
+        raise ToolkitError(what, where=where, fix="add images, or make the splits yourself")
+    if groups is not None:
+        _refuse_if_unbalanced(np.asarray(labels), held, share, where)
+    kept_items = [item for item, out in zip(items, held, strict=True) if not out]
+    return kept_items, [item for item, out in zip(items, held, strict=True) if out]
 
 
 def hold_out_splits(
-    items: Sequence[Item], label_of: Callable[[Item], int], shares: dict[str, float], seed: int, where: object
+    items: Sequence[Item],
+    label_of: Callable[[Item], int],
+    shares: dict[str, float],
+    seed: int,
+    where: object,
+    group_of: Callable[[Item], str] | None = None,
 ) -> tuple[list[Item], dict[str, list[Item]]]:
     """Hold out several splits, one after the other; each share is one of all the items.
 
@@ -44,6 +68,57 @@ def hold_out_splits(
     """
     rest, remaining, held = list(items), 1.0, {}
     for split, share in shares.items():
-        rest, held[split] = hold_out(rest, [label_of(item) for item in rest], share / remaining, seed, where)
+        labels = [label_of(item) for item in rest]
+        groups = None if group_of is None else [group_of(item) for item in rest]
+        rest, held[split] = hold_out(rest, labels, share / remaining, seed, where, groups)
         remaining -= share
     return rest, held
+
+
+def _held_by_image(labels: Sequence[int], share: float, seed: int, where: object) -> npt.NDArray[np.bool_]:
+    held = np.zeros(len(labels), dtype=bool)
+    try:
+        _, out = train_test_split(range(len(labels)), test_size=share, random_state=seed, stratify=labels)
+    except ValueError as error:
+        what = f"can't hold out {share:.0%} of each class: {error}"
+        raise ToolkitError(what, where=where, fix="add images, or make the splits yourself") from error
+    held[out] = True
+    return held
+
+
+def _held_by_group(labels: Sequence[int], groups: Sequence[str], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """The fold of a stratified group k-fold that comes nearest to the share in every class."""
+    answers, names = np.asarray(labels), np.asarray(groups)
+    folds = min(max(2, round(1 / share)), len(np.unique(names)))
+    best = np.zeros(len(answers), dtype=bool)
+    if folds < 2:
+        return best
+    nearest = float("inf")
+    for _, out in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(answers, answers, names):
+        held = np.zeros(len(answers), dtype=bool)
+        held[out] = True
+        distance = float(np.abs(_class_shares(answers, held) - share).max())
+        if distance < nearest:
+            best, nearest = held, distance
+    return best
+
+
+def _class_shares(labels: npt.NDArray[np.int64], held: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Which share of each class is held out."""
+    counts = np.bincount(labels)
+    present = counts > 0
+    shares: npt.NDArray[np.float64] = np.bincount(labels[held], minlength=len(counts))[present] / counts[present]
+    return shares
+
+
+def _refuse_if_unbalanced(
+    labels: npt.NDArray[np.int64], held: npt.NDArray[np.bool_], share: float, where: object
+) -> None:
+    shares = _class_shares(labels, held)
+    if shares.min() < share / FARTHEST or shares.max() > min(share * FARTHEST, (1 + share) / 2):
+        raise ToolkitError(
+            f"can't hold out {share:.0%} by group: the best division holds out {shares.min():.0%} to "
+            f"{shares.max():.0%} of a class, since whole groups are too large a part of it",
+            where=where,
+            fix="make the splits yourself in a split column, choose another share, or add groups",
+        )
