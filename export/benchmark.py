@@ -49,7 +49,7 @@ def benchmark(
         from export.engines import torch_engine
 
         reference = run_of(bundle, run_folder)
-        pool = bundle.preprocess.batch([example.path for example in reference.held_out(POOL)])
+        pool = bundle.preprocess.batch([example.read() for example in reference.held_out(POOL)])
         source = "held-out images of the run's data set"
         for name in compare:
             engines.append(torch_engine(name, reference.classifier, provider=provider, threads=engine.threads))

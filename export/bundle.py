@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from export.graph import export_graph
 from export.parity import (
@@ -26,6 +27,7 @@ from toolkit.files import staged_folder, write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
+from toolkit.runtime.decode import decode, suffix_of
 from toolkit.runtime.predict import expand
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session
@@ -71,7 +73,7 @@ def export_bundle(
         examples = run.held_out(images)
         session = Session(graph, provider=provider, threads=threads)
         labels = [example.label for example in examples]
-        parity, pixel_values, logits = prove(run, session, [example.path for example in examples], labels, HELD_OUT)
+        parity, pixel_values, logits = prove(run, session, (example.decode() for example in examples), labels, HELD_OUT)
         require_passed(parity)
         write_json(stage / "parity.json", parity)
         _write_golden(stage, examples, pixel_values, logits)
@@ -86,21 +88,21 @@ def export_bundle(
 
 
 def prove(
-    run: Run, session: Session, paths: Sequence[Path], labels: Sequence[int] | None, source: str
+    run: Run, session: Session, images: Iterable[Image.Image], labels: Sequence[int] | None, source: str
 ) -> tuple[dict[str, Any], Float32, Float32]:
     """Compare a session with the run's PyTorch model on real images.
 
     Args:
         run: where the reference model and its image processor come from.
         session: the shipped graph, opened as production opens it.
-        paths: image files.
+        images: decoded images.
         labels: their classes, where known.
         source: where the images come from, in words.
 
     Returns:
         The content of ``parity.json``, and the reference's ``pixel_values`` and logits.
     """
-    pixel_values = reference_inputs(run.processor, paths)
+    pixel_values = reference_inputs(run.processor, images)
     expected = reference_logits(run.classifier, pixel_values)
     floor = noise_floor(run.classifier, pixel_values, expected)
     entry = compare(session, pixel_values, expected, "fp32", floor) | {"images_from": source}
@@ -141,10 +143,10 @@ def prove_again(
     bundle.check_files()
     session = bundle.session(provider=provider, threads=threads)
     if folder is not None:
-        return prove(run, session, expand([folder]), None, str(folder))[0]
+        return prove(run, session, map(decode, expand([folder])), None, str(folder))[0]
     examples = run.held_out(count)
-    paths, labels = [example.path for example in examples], [example.label for example in examples]
-    parity, _, _ = prove(run, session, paths, labels, HELD_OUT)
+    labels = [example.label for example in examples]
+    parity, _, _ = prove(run, session, (example.decode() for example in examples), labels, HELD_OUT)
     for precision, by_provider in bundle.parity_results.items():
         parity["results"][precision] = by_provider | parity["results"].get(precision, {})
     write_json(bundle.path / "parity.json", parity)
@@ -186,7 +188,7 @@ def _write_golden(stage: Path, examples: Sequence[Example], pixel_values: Float3
     (stage / "golden").mkdir()
     names = []
     for number, index in enumerate(chosen):
-        source = examples[index].path
-        names.append(f"{number:03d}{source.suffix.lower()}")
-        shutil.copyfile(source, stage / "golden" / names[-1])
+        content = examples[index].read()
+        names.append(f"{number:03d}{suffix_of(content)}")
+        (stage / "golden" / names[-1]).write_bytes(content)
     Golden(names, pixel_values[chosen], logits[chosen]).save(stage)

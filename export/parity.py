@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from toolkit.models.classifier import Classifier
-from toolkit.runtime.decode import decode
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session
 
@@ -24,9 +23,9 @@ TOLERANCE = {"fp32": 1e-4}
 """Largest logit difference that passes, by precision."""
 
 
-def reference_inputs(processor: Any, paths: Sequence[Path]) -> Float32:
-    """``pixel_values`` [images, 3, height, width] by the training-time processor."""
-    batches = [processor(images=[decode(path)], return_tensors="np")["pixel_values"] for path in paths]
+def reference_inputs(processor: Any, images: Iterable[Image.Image]) -> Float32:
+    """``pixel_values`` [images, 3, height, width] by the training-time processor, of decoded images."""
+    batches = [processor(images=[image], return_tensors="np")["pixel_values"] for image in images]
     return np.concatenate(batches)
 
 

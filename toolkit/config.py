@@ -317,6 +317,22 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ToolkitError("; ".join(problems), where=path, fix="mend the keys that are named") from error
 
 
+def load_data_config(path: Path, settings: Sequence[str] = ()) -> DataConfig:
+    """The section ``data`` of a recipe for a path, with ``key=value`` settings such as ``columns.label=finding``.
+
+    Raises:
+        ToolkitError: any number of problems in it, all in one message.
+    """
+    content: dict[str, Any] = {"data": {"path": str(path)}}
+    for setting in settings:
+        _apply(content, f"data.{setting}")
+    try:
+        return DataConfig.model_validate(content["data"])
+    except ValidationError as error:
+        problems = [_describe(problem, ("data",)) for problem in error.errors()]
+        raise ToolkitError("; ".join(problems), where="settings", fix="mend the keys that are named") from error
+
+
 def _apply(content: dict[str, Any], override: str) -> None:
     name, separator, value = override.partition("=")
     *sections, key = name.split(".")
@@ -341,12 +357,17 @@ def _apply(content: dict[str, Any], override: str) -> None:
         node.pop("unfreeze", None)
 
 
-def _describe(problem: Any) -> str:
-    """One problem in words: where it is, what is wrong and, for an unknown key, the nearest valid one."""
+def _describe(problem: Any, sections: tuple[str, ...] = ()) -> str:
+    """One problem in words: where it is, what is wrong and, for an unknown key, the nearest valid one.
+
+    Args:
+        problem: an entry of pydantic's errors.
+        sections: where in a recipe the model stands that was checked.
+    """
     path = [part for part in problem["loc"] if isinstance(part, str)]
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        valid = _keys_of(path[:-1])
+        valid = _keys_of([*sections, *path[:-1]])
         nearest = difflib.get_close_matches(path[-1], valid, n=1, cutoff=0.4)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys: {', '.join(valid)}"
         return f"unknown key {place!r}, {hint}"

@@ -7,10 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from toolkit.cli.output import ForceFlag, JsonFlag, advance_of, console, counting, print_json, print_table
+from toolkit.cli.output import ForceFlag, JsonFlag, console, counting, print_json, print_table, report_to
 
-app = typer.Typer(help="Write a real data set as image folders, or inspect any data set.", no_args_is_help=True)
+app = typer.Typer(help="Write a real data set as image folders; inspect, pack or index any.", no_args_is_help=True)
 Dest = Annotated[Path, typer.Argument(help="Folder to write.")]
+SourceArgument = Annotated[
+    Path, typer.Argument(help="Image folder, CSV or Parquet manifest, data set on disk, or folder of shards.")
+]
+SettingsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Keys of a recipe's section data.")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the split.")]
 
 
@@ -37,20 +43,63 @@ def elpv(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonF
 
 
 @app.command()
-def check(path: Annotated[Path, typer.Argument(help="Image folder.")], json: JsonFlag = False) -> None:
-    """Count classes, sizes, modes, unreadable files and duplicates across splits; exit 1 if there are problems.
+def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFlag = False) -> None:
+    """Count classes, sizes and modes; find unreadable images, duplicates and groups in two splits; exit 1 on problems.
 
-    Example: toolkit data check datasets/digits
+    Example: toolkit data check images.csv columns.label=finding
     """
-    from toolkit.data.check import check_path
+    from toolkit.config import load_data_config
+    from toolkit.data.check import check_data
 
+    config = load_data_config(path, settings or ())
     with counting("reading images") as progress:
-        report = check_path(path, advance_of(progress))
+        report = check_data(config, report_to(progress))
     if json:
         print_json(report)
     else:
         _print_check(report)
     raise typer.Exit(1 if report["problems"] else 0)
+
+
+@app.command()
+def shard(
+    path: SourceArgument,
+    dest: Annotated[Path, typer.Argument(help="Folder to write.")],
+    settings: SettingsArgument = None,
+    images_per_shard: Annotated[int, typer.Option(min=1, help="Images in a shard.")] = 1000,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Pack images as they are encoded into WebDataset shards, an index beside each.
+
+    Example: toolkit data shard datasets/digits shards/digits
+    """
+    from toolkit.config import load_data_config
+    from toolkit.data.sharding import write_shards
+
+    config = load_data_config(path, settings or ())
+    with counting("packing images") as progress:
+        about = write_shards(config, dest, images_per_shard=images_per_shard, force=force, report=report_to(progress))
+    if json:
+        print_json({"path": str(dest)} | about)
+    else:
+        console().print(f"{about['images']:,} images in {len(about['shards'])} shards\nwritten to {dest}")
+
+
+@app.command()
+def index(path: Annotated[Path, typer.Argument(help="Folder of shards, or one.")], json: JsonFlag = False) -> None:
+    """Write the index of WebDataset shards, so that they are read like a folder and checked for damage.
+
+    Example: toolkit data index shards/mine
+    """
+    from toolkit.data.sharding import index_shards
+
+    with counting("indexing shards") as progress:
+        found = index_shards(path, report_to(progress))
+    if json:
+        print_json({"path": str(path), "images": sum(found.values()), "shards": found})
+    else:
+        console().print(f"{sum(found.values()):,} images in {len(found)} shards indexed")
 
 
 def _report(dest: Path, about: dict[str, Any], json: bool) -> None:

@@ -55,7 +55,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 @contextmanager
 def counting(description: str, total: int | None = None) -> Iterator[Progress]:
-    """A progress bar on stderr; call ``advance(0)`` of what is yielded."""
+    """A progress bar on stderr; hand on :func:`advance_of` or :func:`report_to` of what is yielded."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -68,3 +68,8 @@ def counting(description: str, total: int | None = None) -> Iterator[Progress]:
 def advance_of(progress: Progress) -> Any:
     """A function that advances the one task of a bar."""
     return lambda: progress.advance(progress.task_ids[0])
+
+
+def report_to(progress: Progress) -> Any:
+    """A function that sets the one task of a bar to so many done of so many."""
+    return lambda done, total: progress.update(progress.task_ids[0], completed=done, total=total)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from toolkit.data.augment import Augment
 from toolkit.data.source import Example
-from toolkit.runtime.decode import UnreadableImageError, decode
+from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.preprocess import Preprocess
 
@@ -62,7 +62,7 @@ class ImageDataset(Dataset[Batch]):
         """One image [3, height, width]."""
         epoch, index = key
         example = self.examples[index]
-        image = decode(example.path, grey=True)
+        image = example.decode(grey=True)
         if self.augment:
             image = self.augment(image, np.random.default_rng((self.seed, epoch, index)))
         try:

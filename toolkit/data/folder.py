@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit.data.listing import SPLIT_NAMES, UNSPLIT, Item, WholeFile
+from toolkit.data.listing import SPLIT_NAMES, UNSPLIT, Item, WholeFile, in_natural_order
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import images_below
 
@@ -35,7 +35,7 @@ def list_folder(root: Path) -> tuple[list[Item], list[str]]:
         for name, paths in by_class.items()
         for path in paths
     ]
-    return items, sorted({name for by_class in found.values() for name in by_class})
+    return items, sorted({name for by_class in found.values() for name in by_class}, key=in_natural_order)
 
 
 def _classes_of(folder: Path) -> dict[str, list[Path]]:

@@ -135,7 +135,7 @@ def classes_of(items: Sequence[Item], given: Sequence[str] | None, where: Path) 
     Raises:
         ToolkitError: a label outside the given classes.
     """
-    found = sorted({item.label for item in items}, key=_in_natural_order)
+    found = sorted({item.label for item in items}, key=in_natural_order)
     if given is None:
         return found
     odd = [label for label in found if label not in given]
@@ -146,6 +146,6 @@ def classes_of(items: Sequence[Item], given: Sequence[str] | None, where: Path) 
     return list(given)
 
 
-def _in_natural_order(label: str) -> tuple[int, str]:
-    """Sorts numbers by value, before other names."""
+def in_natural_order(label: str) -> tuple[int, str]:
+    """Sorts labels: numbers by value, before names."""
     return (int(label), "") if label.isascii() and label.isdigit() else (sys.maxsize, label)

@@ -3,14 +3,15 @@
 A sample is the members of one key, ``train/00017.jpg`` and ``train/00017.cls`` or
 ``train/00017.json``; a key runs to the first dot of its last part (the WebDataset format). The
 index beside a shard, ``NAME.tar.index.jsonl``, says where each image's bytes lie, so that a
-shard is read like a folder: in any order, from any place, by any number of workers.
+shard is read like a folder: in any order, from any place, by any number of workers. A shard
+without an index is read through once when it is listed.
 """
 
 from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +23,8 @@ from toolkit.runtime.decode import EXTENSIONS
 
 FORMAT = 1
 INDEX = ".index.jsonl"
+LABELS = ("cls", "label", "txt")
+"""Extensions of the member that holds an image's label; without one, ``label`` in the ``.json`` is it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +61,31 @@ class Sample:
     split: str = ""
     group: str = ""
     sha256: str = ""
+    """Of the image; only an index knows it."""
+
+    def lies_in(self, size: int) -> bool:
+        """Whether it has a label and stands within a file of ``size`` bytes."""
+        return bool(self.label) and 0 <= self.offset <= self.offset + self.length <= size
 
 
-def shards_in(folder: Path) -> list[Path]:
-    """The tar files of a folder, sorted."""
-    return sorted(folder.glob("*.tar"))
+def shards_in(path: Path) -> list[Path]:
+    """The tar files of a folder and of the folders in it, sorted; or the one that the path names."""
+    return [path] if path.is_file() else sorted([*path.glob("*.tar"), *path.glob("*/*.tar")])
 
 
-def list_shards(folder: Path) -> list[Item]:
+def list_shards(path: Path) -> list[Item]:
     """Every image of a folder's shards, from their indexes, or from the shards where there is none.
 
     Raises:
         ToolkitError: a broken shard, or an index that doesn't match its shard.
     """
     items = []
-    for shard in shards_in(folder):
-        index = index_of(shard)
-        samples = read_index(shard) if index.exists() else list(scan(shard))
+    for shard in shards_in(path):
+        samples = read_index(shard) if index_of(shard).exists() else scan(shard)
         items += [_item(shard, sample) for sample in samples]
+    if not items:
+        fix = "put an image and its label under one key, such as 0001.jpg and 0001.cls"
+        raise ToolkitError("no shard with an image lies here", where=path, fix=fix)
     return items
 
 
@@ -104,15 +114,17 @@ def read_index(shard: Path) -> list[Sample]:
         samples = [Sample(**line) for line in lines]
         known = (about["format"], about["shard"], about["images"]) == (FORMAT, shard.name, len(samples))
         size = about["bytes"]
+        known = known and all(sample.lies_in(size) for sample in samples)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ToolkitError(f"damaged index: {error}", where=index, fix=fix) from error
     if not known or size != shard.stat().st_size:
-        what = f"the index doesn't match its shard: it is of {about['shard']} with {about['images']} images and {size} bytes"
+        named = f"{about['shard']} with {about['images']} images and {size:,} bytes"
+        what = f"the index doesn't match its shard: it is of {named}"
         raise ToolkitError(what, where=index, fix=fix)
     return samples
 
 
-def scan(shard: Path, advance: Callable[[], object] = lambda: None) -> Iterator[Sample]:
+def scan(shard: Path) -> Iterator[Sample]:
     """Find the images of a shard, in order.
 
     Raises:
@@ -131,7 +143,6 @@ def scan(shard: Path, advance: Callable[[], object] = lambda: None) -> Iterator[
                 images = [part for extension, part in parts.items() if f".{extension.rsplit('.', 1)[-1]}" in EXTENSIONS]
                 if images:
                     yield _sample(shard, tar, key, images[0], parts)
-                    advance()
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ToolkitError(f"broken tar: {error}", where=shard, fix="copy it again, or remove it") from error
 
@@ -150,20 +161,20 @@ def _cut_off(members: dict[str, dict[str, tarfile.TarInfo]], size: int) -> bool:
 def _sample(
     shard: Path, tar: tarfile.TarFile, key: str, image: tarfile.TarInfo, parts: dict[str, tarfile.TarInfo]
 ) -> Sample:
-    about: dict[str, Any] = {}
-    if "json" in parts:
-        try:
-            about = json.loads(_text(tar, parts["json"]))
-        except ValueError as error:
-            raise ToolkitError(f"{key}.json is no JSON: {error}", where=shard, fix="write the shard again") from error
-    label = next((_text(tar, parts[name]).strip() for name in ("cls", "label", "txt") if name in parts), None)
-    if label is None and isinstance(about, dict) and about.get("label") is not None:
+    try:
+        about: dict[str, Any] = dict(json.loads(_text(tar, parts["json"]))) if "json" in parts else {}
+        label = next((_text(tar, parts[name]).strip() for name in LABELS if name in parts), None)
+    except (ValueError, TypeError) as error:
+        raise ToolkitError(
+            f"{key}: label or JSON is damaged: {error}", where=shard, fix="write the shard again"
+        ) from error
+    if label is None and about.get("label") is not None:
         label = str(about["label"])
     if not label or label.lower() == "nan":
         fix = f"put {key}.cls beside the image, or 'label' into {key}.json"
         raise ToolkitError(f"{image.name} has no label", where=shard, fix=fix)
     split, group = (str(about.get(name) or "") for name in ("split", "group"))
-    return Sample(image.name, image.offset_data, image.size, label, split, group, str(about.get("sha256") or ""))
+    return Sample(image.name, image.offset_data, image.size, label, split, group)
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
@@ -174,7 +185,8 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 def _item(shard: Path, sample: Sample) -> Item:
     """A sample as an item; its split stands in the index, else in the key's or the shard's name."""
-    words = [sample.split] if sample.split else [PurePosixPath(sample.name).parts[0], shard.name.split("-")[0]]
+    names = [PurePosixPath(sample.name).parts[0], shard.stem.split("-")[0], shard.parent.name]
+    words = [sample.split] if sample.split else names
     split = next((found for found in map(split_named, words) if found), UNSPLIT)
     if sample.split and split == UNSPLIT:
         fix = "use train, validation or test"

@@ -18,6 +18,18 @@ MAX_ASPECT = 1000
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 """File names that count as images, in lower case."""
 
+SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+    "PPM": ".ppm",
+}
+"""File extensions of Pillow's formats."""
+
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on damaged files."""
 ORIENTATION_TAG = 0x0112
@@ -88,6 +100,15 @@ def images_below(folder: Path) -> list[Path]:
         for file in folder.rglob("*")
         if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
     )
+
+
+def suffix_of(content: bytes, otherwise: str = ".jpg") -> str:
+    """File extension that fits an encoded image, such as ``.png``; ``otherwise`` for what is no image."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return SUFFIXES.get(str(image.format), otherwise)
+    except DAMAGE:
+        return otherwise
 
 
 def to_rgb(image: Image.Image, *, grey: bool = False) -> Image.Image:

@@ -39,16 +39,16 @@ def predict_splits(
 def figures_of(data: DataSource, logits: Mapping[str, Tensor], temperature: float) -> dict[str, Any]:
     """What ``summary.json`` says of the splits and of the data set."""
     figures = {split: split_metrics(logits[split], data.labels(split), temperature) for split in data.splits}
-    labels = data.labels("test")
+    labels, groups = data.labels("test"), data.groups("test")
     test: dict[str, Any] = {
-        "intervals": intervals(logits["test"], labels, temperature),
+        "intervals": intervals(logits["test"], labels, temperature, groups=groups),
         "per_class": class_metrics(logits["test"], labels, data.classes),
     }
     uncalibrated = {
         split: {name: split_metrics(logits[split], data.labels(split))[name] for name in CALIBRATED}
         for split in ("validation", "test")
     }
-    before = intervals(logits["test"], labels)
+    before = intervals(logits["test"], labels, groups=groups)
     return figures | {
         "test": figures["test"] | test,
         "uncalibrated": uncalibrated

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import nn
 
+from toolkit.data.inspection import Report
 from toolkit.models.classifier import Classifier
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -29,11 +30,11 @@ def bar(enabled: bool = True) -> Progress:
 
 
 @contextmanager
-def counting(description: str, enabled: bool = True) -> Iterator[Progress]:
-    """A bar over a number of files that is not known yet; advance it with ``advance(0)``."""
+def counting(description: str, enabled: bool = True) -> Iterator[Report]:
+    """A bar; call what is yielded with what is done and the total."""
     with bar(enabled) as progress:
-        progress.add_task(description, total=None, figures="")
-        yield progress
+        task = progress.add_task(description, total=None, figures="")
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def print_groups(classifier: Classifier, rates: dict[str, float]) -> None:

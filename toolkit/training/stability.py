@@ -67,7 +67,8 @@ class FiniteWatch:
         raise unstable(what, self.run)
 
     def _named(self, indices: list[int]) -> str:
-        names = [str(self.examples[index].path.relative_to(self.root)) for index in sorted(set(indices))]
+        paths = [self.examples[index].path for index in sorted(set(indices))]
+        names = [str(path.relative_to(self.root) if path.is_relative_to(self.root) else path) for path in paths]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         return ", ".join(names[:5]) + more
 

@@ -1,0 +1,87 @@
+"""Read images once, to hash and decode them, on all cores and in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from PIL import Image
+
+from toolkit.data.listing import Content, Item
+from toolkit.errors import ToolkitError
+from toolkit.runtime.decode import UnreadableImageError, decode
+from toolkit.runtime.machine import usable_cores
+
+Report = Callable[[int, int], object]
+"""Told how many images of how many are done."""
+CHUNK = 16
+"""Images that a thread takes at once."""
+
+
+def silent(done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What reading one image showed: its content's hash, and why it can't be decoded if it can't."""
+
+    sha256: str
+    size: tuple[int, int] | None = None
+    """Width and height as stored."""
+    mode: str | None = None
+    error: str | None = None
+
+
+def inspect_content(content: Content) -> Inspected:
+    """Hash an image and decode it fully."""
+    try:
+        encoded = content.read()
+    except OSError as error:
+        return Inspected("", error=error.strerror or str(error))
+    digest = hashlib.sha256(encoded).hexdigest()
+    try:
+        decode(encoded)
+    except UnreadableImageError as error:
+        return Inspected(digest, error=error.reason)
+    with Image.open(io.BytesIO(encoded)) as image:
+        return Inspected(digest, size=image.size, mode=image.mode)
+
+
+def inspect_items(items: Sequence[Item], report: Report = silent) -> Iterator[Inspected]:
+    """Inspect images on all usable cores, in order, a few ahead of what is asked for.
+
+    Raises:
+        ToolkitError: content that is not what its index promises.
+    """
+    for done, (item, inspected) in enumerate(zip(items, _ahead(items), strict=True), 1):
+        if item.sha256 and inspected.sha256 != item.sha256:
+            what = "the shard's index promises other content (SHA-256) than lies there"
+            fix = f"copy the shard again, or write its index again: toolkit data index {item.path.parent}"
+            raise ToolkitError(what, where=item.path, fix=fix)
+        report(done, len(items))
+        yield inspected
+
+
+def _ahead(items: Iterable[Item]) -> Iterator[Inspected]:
+    cores, remaining = usable_cores(), iter(items)
+    waiting: deque[Future[list[Inspected]]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        try:
+            while True:
+                while len(waiting) < 4 * cores and (chunk := [item.content for item in islice(remaining, CHUNK)]):
+                    waiting.append(pool.submit(_inspect_chunk, chunk))
+                if not waiting:
+                    return
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _inspect_chunk(contents: list[Content]) -> list[Inspected]:
+    return [inspect_content(content) for content in contents]

@@ -1,0 +1,109 @@
+"""Pack any data set into WebDataset shards, and index shards that others packed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toolkit.config import DataConfig
+from toolkit.data.formats import list_data
+from toolkit.data.inspection import Report, silent
+from toolkit.data.listing import UNSPLIT, Item
+from toolkit.data.shards import FilePart, scan, shards_in, write_index
+from toolkit.errors import ToolkitError
+from toolkit.files import staged_folder, write_json, writing_to
+from toolkit.runtime.decode import suffix_of
+
+
+def write_shards(
+    config: DataConfig, dest: Path, *, images_per_shard: int = 1000, force: bool = False, report: Report = silent
+) -> dict[str, Any]:
+    """Pack a data set's images, as they are encoded, into ``SPLIT-00000.tar`` with an index beside each.
+
+    Args:
+        config: the data set.
+        dest: folder to be; it is whole or not there.
+        images_per_shard: images in a shard but the last of a split.
+        force: replace shards that an earlier call wrote.
+        report: told how many images of how many are written.
+
+    Returns:
+        The content of ``dataset.json``: what the source says of itself, classes, counts and shards.
+
+    Raises:
+        ToolkitError: what can't be listed, or an image that can't be read.
+    """
+    listing = list_data(config)
+    with staged_folder(dest, what="folder of shards", marker="dataset.json", replace=force) as stage, writing_to(dest):
+        done, names = 0, []
+        for split in listing.splits:
+            items = [item for item in listing.items if item.split == split]
+            for first in range(0, len(items), images_per_shard):
+                shard = stage / f"{split}-{first // images_per_shard:05d}.tar"
+                _write_shard(shard, items[first : first + images_per_shard], first)
+                write_index(shard, [replace(sample, sha256=_hash(shard, sample)) for sample in scan(shard)])
+                names.append(shard.name)
+                done += len(items[first : first + images_per_shard])
+                report(done, len(listing.items))
+        about = listing.about | {
+            "classes": listing.classes,
+            "images": len(listing.items),
+            "counts": listing.counts(),
+            "shards": names,
+        }
+        write_json(stage / "dataset.json", about)
+    return about
+
+
+def index_shards(path: Path, report: Report = silent) -> dict[str, int]:
+    """Write the index of every shard at a path anew, with each image's SHA-256; return images by shard.
+
+    Raises:
+        ToolkitError: no shards, a broken one, or images without labels.
+    """
+    shards = shards_in(path) if path.exists() else []
+    if not shards:
+        raise ToolkitError("there are no shards (*.tar)", where=path, fix="give a folder of tar files")
+    found = {}
+    for done, shard in enumerate(shards, 1):
+        samples = [replace(sample, sha256=_hash(shard, sample)) for sample in scan(shard)]
+        with writing_to(shard.parent):
+            write_index(shard, samples)
+        found[str(shard)] = len(samples)
+        report(done, len(shards))
+    return found
+
+
+def _hash(shard: Path, sample: Any) -> str:
+    return hashlib.sha256(FilePart(shard, sample.offset, sample.length).read()).hexdigest()
+
+
+def _write_shard(shard: Path, items: Sequence[Item], first: int) -> None:
+    """Two members an image, without times or owners: the same images give the same bytes."""
+    with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, item in enumerate(items, first):
+            try:
+                content = item.content.read()
+            except OSError as error:
+                fix = "replace or remove it; toolkit data check lists all"
+                raise ToolkitError(
+                    f"can't read the image: {error.strerror or error}", where=item.path, fix=fix
+                ) from error
+            about = {"label": item.label, "group": item.group} if item.group else {"label": item.label}
+            if item.split != UNSPLIT:
+                about["split"] = item.split
+            _add(tar, f"{number:08d}{suffix_of(content, item.path.suffix.lower() or '.jpg')}", content)
+            _add(tar, f"{number:08d}.json", json.dumps(about, ensure_ascii=False).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    member.mode = 0o644
+    tar.addfile(member, io.BytesIO(content))
