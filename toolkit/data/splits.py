@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from toolkit.errors import ToolkitError
 
 Item = TypeVar("Item")
+Labels = npt.NDArray[np.int64]
 FARTHEST = 2.0
 """A group split may hold out this many times the share asked for of each class, or one part in as many."""
 
@@ -38,17 +39,18 @@ def hold_out(
     Raises:
         ToolkitError: too few images or groups of a class for both sides to get their part.
     """
-    held = _held_by_image(labels, share, seed, where) if groups is None else _held_by_group(labels, groups, share, seed)
-    if (
-        not set(labels)
-        == {labels[index] for index in np.flatnonzero(~held)}
-        == {labels[i] for i in np.flatnonzero(held)}
-    ):
+    answers = np.asarray(labels)
+    answers: Labels = np.asarray(labels)
+    if groups is None:
+        held = _held_by_image(answers, share, seed, where)
+    else:
+        held = _held_by_group(answers, groups, share, seed)
+    if not set(labels) == set(answers[held].tolist()) == set(answers[~held].tolist()):
         one = "one is too small" if groups is None else "one lies in too few groups"
         what = f"can't hold out {share:.0%} of each class: {one} to stand on both sides"
         raise ToolkitError(what, where=where, fix="add images, or make the splits yourself")
     if groups is not None:
-        _refuse_if_unbalanced(np.asarray(labels), held, share, where)
+        _refuse_if_unbalanced(answers, held, share, where)
     kept_items = [item for item, out in zip(items, held, strict=True) if not out]
     return kept_items, [item for item, out in zip(items, held, strict=True) if out]
 
@@ -75,7 +77,7 @@ def hold_out_splits(
     return rest, held
 
 
-def _held_by_image(labels: Sequence[int], share: float, seed: int, where: object) -> npt.NDArray[np.bool_]:
+def _held_by_image(labels: Labels, share: float, seed: int, where: object) -> npt.NDArray[np.bool_]:
     held = np.zeros(len(labels), dtype=bool)
     try:
         _, out = train_test_split(range(len(labels)), test_size=share, random_state=seed, stratify=labels)
@@ -86,24 +88,24 @@ def _held_by_image(labels: Sequence[int], share: float, seed: int, where: object
     return held
 
 
-def _held_by_group(labels: Sequence[int], groups: Sequence[str], share: float, seed: int) -> npt.NDArray[np.bool_]:
+def _held_by_group(labels: Labels, groups: Sequence[str], share: float, seed: int) -> npt.NDArray[np.bool_]:
     """The fold of a stratified group k-fold that comes nearest to the share in every class."""
-    answers, names = np.asarray(labels), np.asarray(groups)
+    names = np.asarray(groups)
     folds = min(max(2, round(1 / share)), len(np.unique(names)))
-    best = np.zeros(len(answers), dtype=bool)
+    best = np.zeros(len(labels), dtype=bool)
     if folds < 2:
         return best
     nearest = float("inf")
-    for _, out in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(answers, answers, names):
-        held = np.zeros(len(answers), dtype=bool)
+    for _, out in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, names):
+        held = np.zeros(len(labels), dtype=bool)
         held[out] = True
-        distance = float(np.abs(_class_shares(answers, held) - share).max())
+        distance = float(np.abs(_class_shares(labels, held) - share).max())
         if distance < nearest:
             best, nearest = held, distance
     return best
 
 
-def _class_shares(labels: npt.NDArray[np.int64], held: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _class_shares(labels: Labels, held: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Which share of each class is held out."""
     counts = np.bincount(labels)
     present = counts > 0
@@ -111,9 +113,7 @@ def _class_shares(labels: npt.NDArray[np.int64], held: npt.NDArray[np.bool_]) ->
     return shares
 
 
-def _refuse_if_unbalanced(
-    labels: npt.NDArray[np.int64], held: npt.NDArray[np.bool_], share: float, where: object
-) -> None:
+def _refuse_if_unbalanced(labels: Labels, held: npt.NDArray[np.bool_], share: float, where: object) -> None:
     shares = _class_shares(labels, held)
     if shares.min() < share / FARTHEST or shares.max() > min(share * FARTHEST, (1 + share) / 2):
         raise ToolkitError(
