@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from itertools import count
 from pathlib import Path
 
 import pytest
 
 from toolkit.config import DataConfig
-from toolkit.data.check import check_path
+from toolkit.data.check import check_data
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 
@@ -19,12 +18,14 @@ def data(color_data: Path, tmp_path: Path) -> Path:
 
 
 def test_a_sound_folder_is_counted_as_training_counts_it(color_data: Path) -> None:
-    ticks = count()
-    report = check_path(color_data, lambda: next(ticks))
+    seen: list[tuple[int, int]] = []
+    report = check_data(DataConfig(path=color_data), lambda done, total: seen.append((done, total)))
     source = open_data(DataConfig(path=color_data))
     assert report["problems"] == report["unreadable"] == report["duplicates_across_splits"] == []
     assert (report["classes"], report["counts"]) == (source.classes, source.counts())
-    assert next(ticks) == report["images"] == sum(report["sizes"].values())
+    images = sum(report["sizes"].values())
+    assert report["images"] == images
+    assert seen == [(done, images) for done in range(1, images + 1)]
     assert report["modes"] == {"RGB": report["images"]}
     assert list(report["sizes"].values()) == sorted(report["sizes"].values(), reverse=True)
     assert json.loads(json.dumps(report)) == report
@@ -34,7 +35,7 @@ def test_unreadable_files_are_all_listed(data: Path) -> None:
     broken = [data / "test" / "red" / "00.png", data / "train" / "blue" / "01.png"]
     broken[0].write_text("no image")
     broken[1].write_bytes(b"")
-    report = check_path(data)
+    report = check_data(DataConfig(path=data))
     assert {entry["path"] for entry in report["unreadable"]} == set(map(str, broken))
     assert all(entry["reason"] for entry in report["unreadable"])
     assert report["problems"] == ["2 unreadable files"]
@@ -43,7 +44,7 @@ def test_unreadable_files_are_all_listed(data: Path) -> None:
 
 def test_duplicates_are_those_that_training_finds(data: Path) -> None:
     shutil.copyfile(data / "train" / "red" / "03.png", data / "test" / "red" / "leaked.png")
-    report = check_path(data)
+    report = check_data(DataConfig(path=data))
     assert report["duplicates_across_splits"] == open_data(DataConfig(path=data)).duplicates
     assert report["problems"] == ["1 images stand in more than one split"]
 
@@ -55,18 +56,18 @@ def test_duplicates_are_those_that_training_finds(data: Path) -> None:
 def test_classes_without_images_are_named_where_training_would_stop(data: Path, remove: str, problem: str) -> None:
     for path in list(data.glob(remove)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert check_path(data)["problems"] == [problem]
+    assert check_data(DataConfig(path=data))["problems"] == [problem]
     with pytest.raises(ToolkitError):
         open_data(DataConfig(path=data))
 
 
 def test_one_class_alone_is_a_problem(color_data: Path, tmp_path: Path) -> None:
     shutil.copytree(color_data / "train" / "red", tmp_path / "red")
-    report = check_path(tmp_path)
+    report = check_data(DataConfig(path=tmp_path))
     assert report["counts"] == {"all": {"red": report["images"]}}
     assert report["problems"] == ["a classifier needs two classes or more"]
 
 
 def test_a_folder_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match="no such data folder"):
-        check_path(tmp_path / "missing")
+        check_data(DataConfig(path=tmp_path / "missing"))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from toolkit.config import DataConfig
-from toolkit.data.source import DataSource, inspect_file, inspect_files, open_data
+from toolkit.data.source import DataSource, open_data
 from toolkit.errors import ToolkitError
 
 CLASSES = ["blue", "green", "red"]
@@ -74,7 +74,7 @@ def test_validation_is_taken_from_train_where_val_is_missing(data: Path) -> None
     assert all(source.counts()["validation"].values())
 
 
-@pytest.mark.parametrize(("missing", "message"), [("test", "no test/"), ("train", "train/ is missing")])
+@pytest.mark.parametrize(("missing", "message"), [("test", "no test split"), ("train", "the split 'train' is missing")])
 def test_splits_that_can_not_be_completed_are_refused(data: Path, missing: str, message: str) -> None:
     shutil.rmtree(data / missing)
     with pytest.raises(ToolkitError, match=message):
@@ -93,8 +93,11 @@ def test_a_train_folder_alone_is_divided_like_class_folders(data: Path, unsplit:
         (shutil.rmtree, "no such data folder"),
         (lambda root: (shutil.rmtree(root), root.touch()), "the data path is a file"),
         (lambda root: (shutil.rmtree(root), root.mkdir()), "no class folders"),
-        (lambda root: [file.unlink() for file in (root / "val" / "red").iterdir()], "without an image: red"),
-        (lambda root: shutil.rmtree(root / "test" / "blue"), "split 'test' lacks classes .*: blue"),
+        (
+            lambda root: [file.unlink() for file in (root / "val" / "red").iterdir()],
+            "split 'validation' has no image of: red",
+        ),
+        (lambda root: shutil.rmtree(root / "test" / "blue"), "split 'test' has no image of: blue"),
         (lambda root: [shutil.rmtree(folder) for folder in root.glob("*/[br]*")], "needs two classes"),
     ],
     ids=["missing", "file", "empty", "empty-class", "split-lacks-class", "one-class"],
@@ -186,20 +189,3 @@ def test_a_damaged_dataset_json_is_the_users_to_mend(data: Path) -> None:
     with pytest.raises(ToolkitError) as caught:
         open_data(DataConfig(path=data))
     assert caught.value.where == str(data / "dataset.json")
-
-
-def test_progress_advances_once_an_image(color_data: Path) -> None:
-    ticks = count()
-    source = open_data(DataConfig(path=color_data), lambda: next(ticks))
-    assert next(ticks) == sum(map(len, source.splits.values()))
-
-
-def test_files_are_inspected_in_the_order_given(color_data: Path, tmp_path: Path) -> None:
-    paths = [*sorted(color_data.rglob("*.png"))[:20], tmp_path / "missing.png"]
-    inspected = inspect_files(paths)
-    assert inspected == [inspect_file(path) for path in paths]
-    for path, result in zip(paths[:-1], inspected, strict=False):
-        with Image.open(path) as image:
-            assert (result.size, result.mode, result.error) == (image.size, image.mode, None)
-    assert inspected[-1].error
-    assert (inspected[-1].size, inspected[-1].mode) == (None, None)

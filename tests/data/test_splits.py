@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from toolkit.data.splits import hold_out
@@ -43,3 +44,45 @@ def test_a_class_too_small_for_both_sides_is_refused(counts: tuple[int, ...], sh
     with pytest.raises(ToolkitError, match="can't hold out") as caught:
         hold_out(range(len(labels)), labels, share, 0, "here")
     assert caught.value.where == "here"
+
+
+def group_items(groups: dict[str, list[int]]) -> tuple[list[int], list[str]]:
+    """Labels and groups of images, from each group's labels."""
+    return (
+        [label for labels in groups.values() for label in labels],
+        [group for group, labels in groups.items() for _ in labels],
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.2, 0.33])
+def test_no_group_is_divided_and_every_class_is_held_out_about_as_asked(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    labels, groups = group_items(
+        {f"patient {number}": rng.choice(3, rng.integers(3, 9), p=(0.5, 0.3, 0.2)).tolist() for number in range(80)}
+    )
+    items = list(range(len(labels)))
+    kept, held = hold_out(items, labels, share, seed, "here", groups)
+    assert sorted(kept + held) == items
+    assert not {groups[item] for item in kept} & {groups[item] for item in held}
+    for label in range(3):
+        of_class = [item for item in items if labels[item] == label]
+        assert share / 2 <= len(set(of_class) & set(held)) / len(of_class) <= 2 * share
+    assert hold_out(items, labels, share, seed, "here", groups) == (kept, held)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"one": [0, 1] * 20}, "too few groups"),
+        ({"a": [0] * 10, "b": [1] * 10}, "too few groups"),
+        ({"large": [0] * 90 + [1] * 5, **{f"{n}": [0, 1] for n in range(10)}}, "by group: the best division"),
+    ],
+    ids=["one-group", "a-group-a-class", "one-holds-most"],
+)
+def test_a_group_split_that_can_not_be_balanced_is_refused(groups: dict[str, list[int]], message: str) -> None:
+    labels, names = group_items(groups)
+    with pytest.raises(ToolkitError, match=message) as caught:
+        hold_out(range(len(labels)), labels, 0.2, 0, "here", names)
+    assert caught.value.where == "here"
+    assert "make the splits yourself" in caught.value.fix

@@ -39,7 +39,6 @@ def hold_out(
     Raises:
         ToolkitError: too few images or groups of a class for both sides to get their part.
     """
-    answers = np.asarray(labels)
     answers: Labels = np.asarray(labels)
     if groups is None:
         held = _held_by_image(answers, share, seed, where)
