@@ -1,4 +1,4 @@
-"""What each ingredient of the recipes brings: digits and elpv, five seeds, the plain recipe against one change at a time.
+"""What each ingredient of the recipes brings: digits and elpv, five seeds, the plain recipe against one change.
 
     python benchmarks/ingredients.py --jobs 2
 

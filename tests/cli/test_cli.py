@@ -59,7 +59,9 @@ def test_verbs_and_options_are_the_contract() -> None:
         "recipes copy": ["--force", "--json", "dest", "name"],
         "data digits": ["--force", "--json", "--seed", "dest"],
         "data elpv": ["--force", "--json", "--seed", "dest"],
-        "data check": ["--json", "path"],
+        "data check": ["--json", "path", "settings"],
+        "data shard": ["--force", "--images-per-shard", "--json", "dest", "path", "settings"],
+        "data index": ["--json", "path"],
     }  # fmt: skip
 
 
@@ -154,7 +156,7 @@ def test_recipes_are_listed_and_copied(cli: Cli, tmp_path: Path) -> None:
 def test_brackets_in_names_are_printed_as_they_are(cli: Cli, tmp_path: Path, color_data: Path) -> None:
     shutil.copytree(color_data, tmp_path / "[train] colors")
     shutil.copytree(color_data / "train" / "red", tmp_path / "[train] colors" / "train" / "[red]")
-    assert "[train] colors: 84 images" in cli("data", "check", "[train] colors", cwd=tmp_path).stdout
+    assert "[train] colors: 84 images\n" in cli("data", "check", "[train] colors", cwd=tmp_path).stdout
 
 
 def test_doctor_knows_what_really_loads(cli: Cli) -> None:

@@ -115,16 +115,23 @@ def _report(dest: Path, about: dict[str, Any], json: bool) -> None:
 def _print_check(report: dict[str, Any]) -> None:
     counts = report["counts"]
     rows = [[name, *(f"{counts[split][name]:,}" for split in counts)] for name in report["classes"]]
-    print_table(f"{report['path']}: {report['images']:,} images", ["class", *counts], rows)
     out = console()
+    out.print(f"{report['path']}: {report['images']:,} images", soft_wrap=True)
+    print_table("images by class and split", ["class", *counts], rows)
     for title in ("sizes", "modes"):
         listed = [f"{value} ({count:,})" for value, count in list(report[title].items())[:8]]
         more = f", and {len(report[title]) - 8} more" if len(report[title]) > 8 else ""
         out.print(f"{title}: {', '.join(listed)}{more}")
     for entry in report["unreadable"]:
         out.print(f"unreadable: {entry['path']}: {entry['reason']}", soft_wrap=True)
-    for group in report["duplicates_across_splits"]:
-        out.print(f"duplicates: {' = '.join(group)}", soft_wrap=True)
+    if report["groups"]:
+        out.print(f"groups: {report['groups']:,}")
+    for paths in report["duplicates_across_splits"]:
+        out.print(f"duplicates: {' = '.join(paths)}", soft_wrap=True)
+    for paths in report["duplicates_with_other_labels"]:
+        out.print(f"labels differ: {' = '.join(paths)}", soft_wrap=True)
+    for group, splits in report["groups_across_splits"].items():
+        out.print(f"group {group} stands in {', '.join(splits)}", soft_wrap=True)
     for problem in report["problems"]:
         out.print(f"problem: {problem}", soft_wrap=True)
     if not report["problems"]:

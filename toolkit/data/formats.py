@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.config import DataConfig, DataFormat
 from toolkit.data import arrow, manifest, shards
 from toolkit.data.folder import list_folder
-from toolkit.data.listing import Listing, classes_of
+from toolkit.data.listing import Item, Listing, classes_of
 from toolkit.errors import ToolkitError
 
 
@@ -20,35 +20,41 @@ def list_data(config: DataConfig) -> Listing:
         ToolkitError: nothing there, not of the format, or rows, labels and indexes that are damaged.
     """
     path = config.path
-    found = format_of(path) if config.format == "auto" else config.format
-    names: list[str] | None = None
-    if found == "manifest":
-        items = manifest.list_manifest(path, config.columns)
-    elif found == "datasets":
-        items, names = arrow.list_arrow(path, config.columns)
-    elif found == "webdataset":
-        items = shards.list_shards(path)
-    else:
-        items, names = list_folder(path)
+    if not path.exists():
+        fix = "give images in one folder a class, a manifest or shards (toolkit data digits DEST writes a data set)"
+        raise ToolkitError("there is no such data folder or manifest", where=path, fix=fix)
+    try:
+        items, names = _list(config, format_of(path) if config.format == "auto" else config.format)
+    except OSError as error:
+        fix = "check its permissions, or data.format"
+        raise ToolkitError(f"can't read the data set: {error.strerror or error}", where=path, fix=fix) from error
     if config.classes is not None or names is None:
         names = classes_of(items, config.classes, path)
     about = _read_about((path if path.is_dir() else path.parent) / "dataset.json")
     return Listing(path, items, names, about)
 
 
+def _list(config: DataConfig, found: DataFormat) -> tuple[list[Item], list[str] | None]:
+    """Every image of a data set of a known format, and the class names where the format says them."""
+    if found == "manifest":
+        return manifest.list_manifest(config.path, config.columns), None
+    if found == "datasets":
+        return arrow.list_arrow(config.path, config.columns)
+    if found == "webdataset":
+        return shards.list_shards(config.path), None
+    return list_folder(config.path)
+
+
 def format_of(path: Path) -> DataFormat:
     """Tell the format from what lies at the path.
 
     Raises:
-        ToolkitError: nothing there, or a file that is no manifest and no shard.
+        ToolkitError: a file that is no manifest and no shard.
     """
     if path.is_dir():
         if any((path / marker).is_file() for marker in arrow.MARKERS):
             return "datasets"
         return "webdataset" if shards.shards_in(path) else "folder"
-    if not path.exists():
-        fix = "give images in one folder a class, a manifest or shards (toolkit data digits DEST writes a data set)"
-        raise ToolkitError("there is no such data folder or manifest", where=path, fix=fix)
     if path.suffix.lower() in manifest.EXTENSIONS:
         return "manifest"
     if path.suffix.lower() == ".tar":

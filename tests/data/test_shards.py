@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import io
+import json
+import random
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from toolkit.config import DataConfig
+from toolkit.data.listing import UNSPLIT
+from toolkit.data.sharding import index_shards, write_shards
+from toolkit.data.shards import Sample, index_of, key_of, list_shards, read_index, scan
+from toolkit.data.source import open_data
+from toolkit.errors import ToolkitError
+from toolkit.files import sha256_of
+
+
+def png(color: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (color, 0, 0)).save(content, "PNG")
+    return content.getvalue()
+
+
+def tar_of(path: Path, members: dict[str, bytes | str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            encoded = content.encode() if isinstance(content, str) else content
+            member = tarfile.TarInfo(name)
+            member.size = len(encoded)
+            tar.addfile(member, io.BytesIO(encoded))
+    return path
+
+
+@pytest.fixture
+def shards(color_data: Path, tmp_path: Path) -> Path:
+    write_shards(DataConfig(path=color_data), tmp_path / "shards", images_per_shard=10)
+    return tmp_path / "shards"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "extension"),
+    [
+        ("0001.jpg", "0001", "jpg"),
+        ("train/a.b.Seg.PNG", "train/a", "b.seg.png"),
+        ("a.b/c.json", "a.b/c", "json"),
+        ("no-extension", "no-extension", ""),
+    ],
+)
+def test_a_key_runs_to_the_first_dot_of_the_last_part(name: str, key: str, extension: str) -> None:
+    assert key_of(name) == (key, extension)
+
+
+def test_labels_stand_beside_images_or_in_json(tmp_path: Path) -> None:
+    members = {
+        "a.png": png(1),
+        "a.cls": "cat\n",
+        "b.json": json.dumps({"label": 3, "split": "val", "group": "p1", "width": 8}),
+        "b.input.png": png(2),
+        "c.txt": "dog",
+        "c.png": png(3),
+        "README.md": "no image",
+    }
+    shard = tar_of(tmp_path / "x.tar", members)
+    samples = list(scan(shard))
+    assert [(each.name, each.label, each.split, each.group) for each in samples] == [
+        ("a.png", "cat", "", ""),
+        ("b.input.png", "3", "val", "p1"),
+        ("c.png", "dog", "", ""),
+    ]
+    items = list_shards(tmp_path)
+    assert [item.content.read() for item in items] == [png(1), png(2), png(3)]
+    assert [item.split for item in items] == [UNSPLIT, "validation", UNSPLIT]
+
+
+@pytest.mark.parametrize(
+    ("shard", "member", "split"),
+    [
+        ("train-00001.tar", "1", "train"),
+        ("val/0.tar", "1", "validation"),
+        ("0.tar", "test/1", "test"),
+        ("imagenet-1.tar", "1", UNSPLIT),
+    ],
+)
+def test_the_split_stands_in_the_name_of_key_shard_or_folder(
+    tmp_path: Path, shard: str, member: str, split: str
+) -> None:
+    tar_of(tmp_path / shard, {f"{member}.png": png(1), f"{member}.cls": "a"})
+    assert [item.split for item in list_shards(tmp_path)] == [split]
+
+
+def test_shards_are_the_same_bytes_each_time(color_data: Path, shards: Path, tmp_path: Path) -> None:
+    write_shards(DataConfig(path=color_data), tmp_path / "again", images_per_shard=10)
+    files = sorted(path.name for path in shards.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "again").iterdir())
+    assert [sha256_of(shards / name) for name in files] == [sha256_of(tmp_path / "again" / name) for name in files]
+    about = json.loads((shards / "dataset.json").read_text())
+    assert about["shards"] == sorted(
+        about["shards"], key=lambda name: ["train", "validation", "test"].index(name[:-10])
+    )
+    assert about["images"] == sum(len(read_index(shard)) for shard in shards.glob("*.tar")) == 72
+
+
+def test_webdatasets_own_reader_would_find_the_members(shards: Path) -> None:
+    with tarfile.open(next(shards.glob("train-*.tar"))) as tar:
+        names = tar.getnames()
+    assert names[:4] == ["00000000.png", "00000000.json", "00000001.png", "00000001.json"]
+
+
+def test_an_index_is_written_for_shards_of_others(tmp_path: Path) -> None:
+    tar_of(tmp_path / "a.tar", {"1.png": png(1), "1.cls": "x"})
+    tar_of(tmp_path / "b.tar", {"2.png": png(2), "2.cls": "y", "3.png": png(3), "3.cls": "x"})
+    seen: list[tuple[int, int]] = []
+    found = index_shards(tmp_path, lambda done, total: seen.append((done, total)))
+    assert found == {str(tmp_path / "a.tar"): 1, str(tmp_path / "b.tar"): 2}
+    assert seen == [(1, 2), (2, 2)]
+    assert all(len(sample.sha256) == 64 for sample in read_index(tmp_path / "b.tar"))
+    with pytest.raises(ToolkitError, match="no shards"):
+        index_shards(tmp_path / "nowhere")
+
+
+def test_existing_shards_are_replaced_only_if_asked(color_data: Path, shards: Path) -> None:
+    with pytest.raises(ToolkitError, match="there already"):
+        write_shards(DataConfig(path=color_data), shards)
+    assert write_shards(DataConfig(path=color_data), shards, force=True)["shards"] == [
+        "train-00000.tar", "validation-00000.tar", "test-00000.tar",
+    ]  # fmt: skip
+
+
+def changed_byte(shard: Path) -> None:
+    sample = random.Random(0).choice(read_index(shard))
+    content = bytearray(shard.read_bytes())
+    content[sample.offset + sample.length // 2] ^= 255
+    shard.write_bytes(content)
+
+
+def rewrite_index(shard: Path, change: Callable[[list[dict[str, object]]], object]) -> None:
+    lines = [json.loads(line) for line in index_of(shard).read_text().splitlines()]
+    change(lines)
+    index_of(shard).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda shard: shard.write_bytes(shard.read_bytes() + b"\0" * 512), "the index doesn't match its shard"),
+        (lambda shard: shutil.copyfile(next(shard.parent.glob("test-*.tar")), shard), "the index doesn't match"),
+        (changed_byte, "promises other content"),
+        (lambda shard: index_of(shard).write_text("{"), "damaged index"),
+        (lambda shard: index_of(shard).write_text(""), "damaged index"),
+        (lambda shard: index_of(shard).write_text('{"format": 1}\n'), "damaged index"),
+        (lambda shard: rewrite_index(shard, lambda lines: lines.pop()), "the index doesn't match"),
+        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=10**9)), "the index doesn't match"),
+        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=-5)), "the index doesn't match"),
+        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset="x")), "damaged index"),
+        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(label=None)), "the index doesn't match"),
+        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=0)), "promises other content"),
+    ],
+    ids=[
+        "longer", "another-shard", "changed-byte", "no-json", "empty", "no-fields", "line-lost", "beyond", "negative",
+        "no-number", "no-label", "moved",
+    ],
+)  # fmt: skip
+def test_an_index_that_does_not_match_its_shard_is_refused(
+    shards: Path, damage: Callable[[Path], object], what: str
+) -> None:
+    damage(shards / "train-00000.tar")
+    with pytest.raises(ToolkitError, match=what) as caught:
+        open_data(DataConfig(path=shards, on_bad_image="skip"))
+    assert "train-00000.tar" in caught.value.where
+    assert "toolkit data index" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:700],
+        lambda content: b"",
+        lambda content: b"text, not a tar file\n" * 100,
+        lambda content: content[:512] + b"\xff" * 512 + content[1024:3000],
+        lambda content: b"\x1f\x8b" + content,
+    ],
+    ids=["half", "within-the-first", "empty", "text", "cut-off-mess", "gzip-like"],
+)
+def test_a_broken_tar_is_refused(shards: Path, damage: Callable[[bytes], bytes]) -> None:
+    shard = shards / "train-00000.tar"
+    index_of(shard).unlink()
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(ToolkitError, match=r"broken tar|has no label|label or JSON is damaged") as caught:
+        list_shards(shards)
+    assert caught.value.where == str(shard)
+
+
+@pytest.mark.parametrize(
+    ("members", "what"),
+    [
+        ({"a.png": b"x"}, "a.png has no label"),
+        ({"a.png": b"x", "a.cls": " \n"}, "a.png has no label"),
+        ({"a.png": b"x", "a.json": '{"label": NaN}'}, "a.png has no label"),
+        ({"a.png": b"x", "a.json": "[1]"}, "a: label or JSON is damaged"),
+        ({"a.png": b"x", "a.json": "{"}, "a: label or JSON is damaged"),
+        ({"a.png": b"x", "a.cls": b"\xff"}, "a: label or JSON is damaged"),
+        ({"a.png": b"x", "a.json": '{"label": 1, "split": "dev"}'}, "a.png is of the split 'dev'"),
+        ({"a.txt": "x"}, "no shard with an image"),
+        ({}, "no shard with an image"),
+    ],
+)
+def test_samples_that_can_not_be_trained_on_are_named(
+    tmp_path: Path, members: dict[str, bytes | str], what: str
+) -> None:
+    tar_of(tmp_path / "s" / "x.tar", members)
+    with pytest.raises(ToolkitError, match=what) as caught:
+        list_shards(tmp_path / "s")
+    assert caught.value.where.startswith(str(tmp_path / "s"))
+
+
+def test_an_image_that_was_broken_when_it_was_packed_is_skipped_if_asked(color_data: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(color_data, tmp_path / "data"))
+    (data / "train" / "red" / "00.png").write_text("no image")
+    write_shards(DataConfig(path=data), tmp_path / "shards")
+    source = open_data(DataConfig(path=tmp_path / "shards", on_bad_image="skip"))
+    assert [entry["reason"] for entry in source.skipped] == ["not an image that Pillow knows"]
+    assert source.skipped[0]["path"].startswith(str(tmp_path / "shards" / "train-00000.tar"))
+
+
+def test_a_sample_knows_whether_it_lies_in_a_file() -> None:
+    assert Sample("a", 0, 10, "x").lies_in(10)
+    assert not Sample("a", 1, 10, "x").lies_in(10)
+    assert not Sample("a", 0, -1, "x").lies_in(10)
