@@ -13,7 +13,8 @@ from recipes.finetune import finetune
 from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier, load_classifier
-from toolkit.training.metrics import split_metrics
+from toolkit.training.bootstrap import intervals
+from toolkit.training.metrics import class_metrics, split_metrics
 from toolkit.training.run_folder import RunFolder
 
 
@@ -164,8 +165,21 @@ def test_the_summary_is_what_the_saved_classifier_gives(finished_run: Path, make
     with torch.inference_mode():
         logits = run.classifier.reference_logits(pixel_values)
     labels = torch.tensor([example.label for example in examples])
-    figures = split_metrics(logits, labels, float(run.classifier.temperature))
-    assert figures == pytest.approx(run.summary["test"], abs=1e-5)
+    temperature = float(run.classifier.temperature)
+    figures = split_metrics(logits, labels, temperature)
+    test = run.summary["test"]
+    assert figures == pytest.approx({name: test[name] for name in figures}, abs=1e-5)
+    for name, interval in intervals(logits, labels, temperature).items():
+        assert test["intervals"][name] == pytest.approx(interval, abs=1e-5)
+        assert interval[0] <= figures[name] <= interval[1]
+    for name, mine in class_metrics(logits, labels, run.data.classes).items():
+        assert test["per_class"][name] == pytest.approx(mine)
+    before = split_metrics(logits, labels)
+    for name in ("loss", "nll", "expected_calibration_error"):
+        assert run.summary["uncalibrated"]["test"][name] == pytest.approx(before[name], abs=1e-5)
+        assert run.summary["uncalibrated"]["test"]["intervals"][name] == pytest.approx(
+            intervals(logits, labels)[name], abs=1e-5
+        )
 
 
 def test_bf16_keeps_the_weights_in_float32_and_learns(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
