@@ -171,7 +171,8 @@ def test_the_summary_is_what_the_saved_classifier_gives(finished_run: Path, make
     assert figures == pytest.approx({name: test[name] for name in figures}, abs=1e-5)
     for name, interval in intervals(logits, labels, temperature).items():
         assert test["intervals"][name] == pytest.approx(interval, abs=1e-5)
-        assert interval[0] <= figures[name] <= interval[1]
+        if name != "expected_calibration_error":  # resampling repeats images, which can only add to the error
+            assert interval[0] - 1e-6 <= figures[name] <= interval[1] + 1e-6
     for name, mine in class_metrics(logits, labels, run.data.classes).items():
         assert test["per_class"][name] == pytest.approx(mine)
     before = split_metrics(logits, labels)
