@@ -47,7 +47,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         if resume:
             trainer.resume()
         announce(accelerator, data, recipe, trainer.train_plan)
-        start_trackers(accelerator, recipe, out)
+        start_trackers(accelerator, recipe, out, trainer.standing.step)
         try:
             summary = trainer.fit()
         except Stopped:

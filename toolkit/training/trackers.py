@@ -13,21 +13,32 @@ from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracke
 
 from toolkit.config import Recipe, TrackingConfig
 from toolkit.errors import ToolkitError
+from toolkit.files import write_bytes
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
 """What a tracker needs, as pip calls it."""
+HEADING = "step,name,value\n"
 
 
 class CsvTracker(GeneralTracker):
-    """One line a figure: ``step,name,value``, so that a new figure never changes the columns."""
+    """One line a figure: ``step,name,value``, so that a new figure never changes the columns.
+
+    Args:
+        path: the file; what an interrupted run wrote after the checkpoint that is gone on from is cut off.
+        step: optimiser steps that the run has made.
+    """
 
     name = "csv"
     requires_logging_directory = False
     main_process_only = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, step: int) -> None:
         super().__init__()
         self.path = path
+        if PartialState().is_main_process:
+            lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []
+            kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) <= step]
+            write_bytes(path, "".join([HEADING, *kept]).encode())
 
     @property
     def tracker(self) -> Path:
@@ -39,12 +50,9 @@ class CsvTracker(GeneralTracker):
 
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
         """Append a line for each figure."""
-        if not PartialState().is_main_process:
-            return
-        if not self.path.exists():
-            self.path.write_text("step,name,value\n")
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows([step, name, value] for name, value in values.items())
+        if PartialState().is_main_process:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([step, name, values[name]] for name in sorted(values))
 
 
 def check_trackers(config: TrackingConfig) -> None:
@@ -59,12 +67,12 @@ def check_trackers(config: TrackingConfig) -> None:
             raise ToolkitError(f"{name} is not installed", where="tracking.trackers", fix=fix)
 
 
-def start_trackers(accelerator: Accelerator, recipe: Recipe, out: Path) -> None:
-    """Open the recipe's trackers; Weights & Biases and MLflow are told its keys too."""
+def start_trackers(accelerator: Accelerator, recipe: Recipe, out: Path, step: int) -> None:
+    """Open the recipe's trackers for a run that made ``step`` steps; W&B and MLflow are told its keys too."""
     project = recipe.tracking.project
     make: dict[str, Callable[[], GeneralTracker]] = {
         "tensorboard": lambda: TensorBoardTracker("tensorboard", out),
-        "csv": lambda: CsvTracker(out / "metrics.csv"),
+        "csv": lambda: CsvTracker(out / "metrics.csv", step),
         "wandb": lambda: WandBTracker(project, name=out.name, dir=str(out)),
         "mlflow": lambda: MLflowTracker(project, run_name=out.name),
     }
