@@ -54,7 +54,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
             accelerator.end_training()
             raise
         if accelerator.is_main_process:
-            plot_run(folder.path)
+            plot_run(folder.path, [example.decode for example in data.splits["test"]])
     accelerator.end_training()
     return summary
 

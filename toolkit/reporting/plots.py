@@ -1,81 +1,47 @@
-"""Figures in one look: colour-blind-safe, labelled with units, the number that matters written on."""
+"""The plots of a finished run, from what it left in its folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import ticker
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
-"""From Okabe and Ito's colour-blind-safe palette (2008)."""
-LOOK: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "savefig.dpi": 140,
-}
+from toolkit.reporting.calibration_plot import plot_reliability
+from toolkit.reporting.contact_sheet import contact_sheet
+from toolkit.reporting.look import BLUE, LOOK, ORANGE, save, shortened
+from toolkit.reporting.predictions import read_predictions
+from toolkit.reporting.ranking_plots import plot_precision_recall, plot_roc
 
 
-def plot_run(run: Path) -> None:
-    """Draw ``plots/curves.png`` and ``plots/confusion_matrix.png`` of a finished run."""
+def plot_run(run: Path, images: Sequence[Callable[[], Image.Image]] | None = None) -> None:
+    """Draw ``plots/`` of a finished run: curves, confusion matrix, reliability, ROC, precision and recall, errors.
+
+    Args:
+        run: the run folder; everything but the contact sheet is drawn from its files.
+        images: opens each test image, in the order of ``test_predictions.csv``; without it there is no contact sheet.
+    """
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((run / "summary.json").read_text())
-    (run / "plots").mkdir(exist_ok=True)
+    predictions = read_predictions(run)
+    plots = run / "plots"
+    plots.mkdir(exist_ok=True)
     with mpl.rc_context(LOOK):
-        _save(_curves(history, summary), run / "plots" / "curves.png")
-        matrix = np.array(summary["confusion_matrix"])
-        _save(_confusion_matrix(matrix, summary["classes"]), run / "plots" / "confusion_matrix.png")
-
-
-def plot_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw p50 latency with p90 and p99 marks over the batch size, a line an engine."""
-    with mpl.rc_context(LOOK):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        latency, throughput = figure.subplots(1, 2)
-        engines = list(dict.fromkeys((row["engine"], row["precision"], row["provider"]) for row in rows))
-        for engine, color in zip(engines, (BLUE, ORANGE, GREEN, PINK), strict=False):
-            mine = [row for row in rows if (row["engine"], row["precision"], row["provider"]) == engine]
-            sizes = [row["batch_size"] for row in mine]
-            p50 = [row["p50_ms"] for row in mine]
-            beyond = [[0] * len(mine), [row["p99_ms"] - row["p50_ms"] for row in mine]]
-            label = " ".join(engine)
-            latency.errorbar(sizes, p50, yerr=beyond, marker="o", capsize=3, color=color, label=label)
-            throughput.plot(sizes, [row["throughput_ips"] for row in mine], marker="o", color=color, label=label)
-            for size, milliseconds in zip(sizes, p50, strict=True):
-                place = {"textcoords": "offset points", "xytext": (7, -3), "color": color, "fontsize": 9}
-                latency.annotate(f"{milliseconds:.3g}", (size, milliseconds), **place)
-        sizes = sorted({row["batch_size"] for row in rows})
-        _over_batch_size(latency, sizes, "latency of a batch: p50, whisker to p99", "ms")
-        latency.set_yscale("log")
-        latency.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        latency.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-        latency.yaxis.set_minor_locator(ticker.NullLocator())
-        _over_batch_size(throughput, sizes, "throughput", "images / s")
-        throughput.set_ylim(bottom=0)
-        latency.legend()
-        _save(figure, path)
-
-
-def _over_batch_size(axes: Axes, sizes: list[int], title: str, unit: str) -> None:
-    axes.set_title(title)
-    axes.set_xlabel("batch size (images)")
-    axes.set_ylabel(unit)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xlim(sizes[0] * 0.8, sizes[-1] * 1.6)
+        save(_curves(history, summary), plots / "curves.png")
+        save(
+            _confusion_matrix(np.array(summary["confusion_matrix"]), summary["classes"]), plots / "confusion_matrix.png"
+        )
+        save(plot_reliability(predictions, summary), plots / "reliability.png")
+        save(plot_roc(predictions, summary), plots / "roc.png")
+        save(plot_precision_recall(predictions, summary), plots / "precision_recall.png")
+        if images is not None:
+            save(contact_sheet(predictions, images), plots / "worst_errors.png")
 
 
 def _curves(history: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
@@ -97,7 +63,8 @@ def _curves(history: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
     return figure
 
 
-def _confusion_matrix(matrix: np.ndarray, labels: list[str]) -> Figure:
+def _confusion_matrix(matrix: np.ndarray, names: list[str]) -> Figure:
+    labels = [shortened(name, 24) for name in names]
     side = min(14.0, 2.6 + 0.45 * len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
@@ -115,7 +82,3 @@ def _confusion_matrix(matrix: np.ndarray, labels: list[str]) -> Figure:
                 color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=8)
     return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, metadata={"Software": None})

@@ -25,7 +25,15 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: .5rem; mar
 img[alt^="Confusion"] { max-width: min(100%, 34rem); display: block; }
 code { overflow-wrap: anywhere; }
 """
-PLOTS = {"curves": "Training curves", "confusion_matrix": "Confusion matrix on the test split", "latency": "Latency"}
+PLOTS = {
+    "curves": "Training curves",
+    "confusion_matrix": "Confusion matrix on the test split",
+    "reliability": "Reliability on the test split",
+    "roc": "ROC curves on the test split",
+    "precision_recall": "Precision and recall on the test split",
+    "worst_errors": "The worst errors on the test split",
+    "latency": "Latency",
+}
 
 
 def report_html(
@@ -57,8 +65,7 @@ def report_html(
         + "</ul>",
         "<h2>Accuracy</h2>",
         _table(["split", "images", *FIGURES.values()], splits),
-        _plot(plots, "curves"),
-        _plot(plots, "confusion_matrix"),
+        *(_plot(plots, name) for name in PLOTS if name != "latency"),
         "<h2>Parity</h2>",
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in parity_lines(parity)) + "</ul>",
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +17,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.training.bootstrap import intervals
 from toolkit.training.evaluation import predict_split
 from toolkit.training.feed import PixelFeed
-from toolkit.training.metrics import class_metrics, split_metrics
+from toolkit.training.metrics import BINS, class_metrics, split_metrics
 from toolkit.training.plan import Plan
 from toolkit.training.stopwatch import Stopwatch
 
@@ -54,6 +56,7 @@ def figures_of(data: DataSource, logits: Mapping[str, Tensor], temperature: floa
         "uncalibrated": uncalibrated
         | {"test": uncalibrated["test"] | {"intervals": {name: before[name] for name in CALIBRATED}}},
         "temperature": temperature,
+        "calibration_bins": BINS,
         "classes": data.classes,
         "images": {split: len(examples) for split, examples in data.splits.items()},
         "skipped_images": data.skipped,
@@ -61,6 +64,17 @@ def figures_of(data: DataSource, logits: Mapping[str, Tensor], temperature: floa
         "data": {key: data.about[key] for key in ("name", "source", "licence") if key in data.about},
         "confusion_matrix": _confusion(logits["test"], data.labels("test")),
     }
+
+
+def predictions_csv(data: DataSource, logits: Tensor) -> bytes:
+    """The test split in its order as a table: path, label, prediction, and the logits as the network gave them."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "label", "predicted", *(f"logit:{name}" for name in data.classes)])
+    for example, row in zip(data.splits["test"], logits, strict=True):
+        path = example.path.relative_to(data.root) if example.path.is_relative_to(data.root) else example.path
+        table.writerow([path, data.classes[example.label], data.classes[int(row.argmax())], *row.tolist()])
+    return text.getvalue().encode()
 
 
 def _confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:

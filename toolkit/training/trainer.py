@@ -21,7 +21,7 @@ from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, Loader, cores_of_this_process
 from toolkit.data.source import DataSource
 from toolkit.errors import Stopped, ToolkitError
-from toolkit.files import staged_folder, write_json, writing_to
+from toolkit.files import staged_folder, write_bytes, write_json, writing_to
 from toolkit.models.build import load_classifier, save_classifier, trainable_groups
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
@@ -37,7 +37,7 @@ from toolkit.training.loss import Loss, class_weights
 from toolkit.training.metrics import score_by, split_metrics
 from toolkit.training.mixing import Mixing
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
-from toolkit.training.outcome import figures_of, predict_splits
+from toolkit.training.outcome import figures_of, predict_splits, predictions_csv
 from toolkit.training.plan import MicroBatch, Plan, seed_of
 from toolkit.training.processes import Agreement
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
@@ -174,6 +174,7 @@ class Trainer:
         if self.is_main:
             freeze_all_but(best.groups, best, trainable)
             self._save_best(best)
+            write_bytes(self.run.path / "test_predictions.csv", predictions_csv(self.data, logits["test"]))
         self.accelerator.wait_for_everyone()
         return figures_of(self.data, logits, temperature) | {
             "trainable_groups": trainable,

@@ -1,0 +1,85 @@
+"""How well probabilities rank images: ROC curves, and precision against recall."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from toolkit.reporting.look import BLUE, GREY, PALETTE, shortened, with_interval
+from toolkit.reporting.predictions import Array, Predictions
+
+Curve = tuple[Array, Array]
+
+
+def plot_roc(predictions: Predictions, summary: dict[str, Any]) -> Figure:
+    """True against false positive rate of each class against the rest, and their mean; of two classes, one."""
+    curves = [_roc(predictions, index) for index in range(len(predictions.classes))]
+    figure, axes = _axes("ROC", "AUROC", "auroc", predictions, summary)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    _draw(axes, curves, predictions.classes)
+    if len(curves) > 2:
+        grid = np.linspace(0, 1, 1001)
+        mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
+        axes.plot(grid, mean, color="black", linewidth=2, label="mean of the classes")
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    axes.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def plot_precision_recall(predictions: Predictions, summary: dict[str, Any]) -> Figure:
+    """Precision over recall of each class against the rest."""
+    curves = [_precision_recall(predictions, index) for index in range(len(predictions.classes))]
+    figure, axes = _axes("precision and recall", "average precision", "average_precision", predictions, summary)
+    _draw(axes, curves, predictions.classes, both=True)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", fontsize=9)
+    return figure
+
+
+def _axes(title: str, name: str, key: str, predictions: Predictions, summary: dict[str, Any]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+    axes = figure.subplots()
+    test = summary["test"]
+    over = "mean of the classes, " if len(predictions.classes) > 2 or key == "average_precision" else ""
+    value = with_interval(test[key], test["intervals"].get(key))
+    axes.set_title(f"{title} on {len(predictions.labels):,} test images\n{name} {value}")
+    axes.text(1, 1.01, f"{over}95 % interval", transform=axes.transAxes, ha="right", fontsize=8, color=GREY)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.03)
+    axes.set_aspect("equal")
+    return figure, axes
+
+
+def _draw(axes: Axes, curves: Sequence[Curve], classes: Sequence[str], *, both: bool = False) -> None:
+    """A line a class; of two classes one line says it all for ROC, not for precision."""
+    if len(curves) == 2 and not both:
+        axes.plot(
+            *curves[1],
+            color=BLUE,
+            linewidth=2,
+            label=f"{shortened(classes[1], 30)} against {shortened(classes[0], 30)}",
+        )
+        return
+    few = len(curves) <= len(PALETTE)
+    for place, (curve, name) in enumerate(zip(curves, classes, strict=True)):
+        color = PALETTE[place] if few else BLUE
+        label = shortened(name, 30) if few else ("each class" if place == 0 else None)
+        axes.plot(*curve, color=color, linewidth=1.3 if few else 0.8, alpha=1 if few else 0.35, label=label)
+
+
+def _roc(predictions: Predictions, index: int) -> Curve:
+    false, true, _ = roc_curve(predictions.labels == index, predictions.probabilities()[:, index])
+    return false, true
+
+
+def _precision_recall(predictions: Predictions, index: int) -> Curve:
+    precision, recall, _ = precision_recall_curve(predictions.labels == index, predictions.probabilities()[:, index])
+    return recall, precision
