@@ -130,8 +130,8 @@ def change_the_processor(encoder: Path, data: Path) -> None:
 
 
 def exchange_two_images(encoder: Path, data: Path) -> None:
-    """The same files under each other's names: the set is the same, what an index means is not."""
-    one, other = (data / "train" / "red" / name for name in ("00.png", "01.png"))
+    """The same files under each other's names: the images are the same, what an index means is not."""
+    one, other = (data / "train" / name / "00.png" for name in ("red", "blue"))
     contents = one.read_bytes(), other.read_bytes()
     one.write_bytes(contents[1])
     other.write_bytes(contents[0])

@@ -57,7 +57,7 @@ def test_two_processes_count_every_image_once_and_learn_what_one_process_learns(
         assert two[split]["accuracy"] == pytest.approx(one[split]["accuracy"], abs=0.05)
     weights = [load_file(tmp_path / name / "best" / "model.safetensors") for name in ("one", "two")]
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(weights[1][name], tensor, atol=5e-4, rtol=1e-3)
 
 
 def test_a_single_process_where_two_were_asked_for_is_said(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:

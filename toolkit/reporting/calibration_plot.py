@@ -30,14 +30,14 @@ def plot_reliability(predictions: Predictions, summary: dict[str, Any]) -> Figur
     for place, (name, calibrated, color, figures) in enumerate(entries):
         confidence, accuracy, share = _bins(predictions, bins, calibrated=calibrated)
         error = with_interval(figures[ERROR], figures["intervals"].get(ERROR))
-        upper.plot(
-            confidence, accuracy, marker="o", markersize=4, color=color, label=f"{name}\ncalibration error {error}"
-        )
+        upper.plot(confidence, accuracy, color=color, linewidth=1, alpha=0.5)
+        size = 12 + 160 * share[share > 0]
+        upper.scatter(confidence, accuracy, size, color=color, label=f"{name}: calibration error {error}")
         left = (np.arange(bins) + 0.08 + 0.42 * place) / bins
         lower.bar(left, share, width=0.42 / bins, align="edge", color=color)
-    upper.set_title(f"reliability on {len(predictions.labels):,} test images")
-    upper.set_ylabel("share that is right")
-    upper.legend(loc="upper left")
+    figure.suptitle(f"reliability on {len(predictions.labels):,} test images", x=0.02, ha="left", fontweight="bold")
+    upper.set_ylabel("share that is right (area of a point: images)")
+    upper.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), fontsize=9, markerscale=0.6)
     lower.set_ylabel("share of images")
     lower.set_xlabel("confidence: probability of the predicted class")
     for axis in (upper.xaxis, upper.yaxis, lower.yaxis):

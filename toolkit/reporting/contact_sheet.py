@@ -29,7 +29,7 @@ def contact_sheet(predictions: Predictions, images: Sequence[Callable[[], Image.
     chosen, title = worst(predictions)
     probabilities = predictions.probabilities()
     rows = max(1, math.ceil(len(chosen) / COLUMNS))
-    figure = Figure(figsize=(COLUMNS * 1.9, rows * 2.55 + 0.5), layout="constrained")
+    figure = Figure(figsize=(COLUMNS * 1.9, rows * 2.45 + 0.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     tiles = np.ravel(figure.subplots(rows, COLUMNS, squeeze=False))
     for axes in tiles:
@@ -37,7 +37,7 @@ def contact_sheet(predictions: Predictions, images: Sequence[Callable[[], Image.
     for axes, index in zip(tiles, chosen, strict=False):
         axes.imshow(letterboxed(images[index]()))
         guess = predictions.predicted[index]
-        said = f"said {shortened(predictions.classes[guess], 14)} {probabilities[index, guess]:.0%}"
+        said = f"said {shortened(predictions.classes[guess], 13)}, {probabilities[index, guess]:.0%}"
         axes.set_title(
             f"is {shortened(predictions.classes[predictions.labels[index]], 17)}\n{said}", fontsize=9, loc="left"
         )

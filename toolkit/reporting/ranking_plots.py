@@ -45,13 +45,12 @@ def plot_precision_recall(predictions: Predictions, summary: dict[str, Any]) -> 
 
 
 def _axes(title: str, name: str, key: str, predictions: Predictions, summary: dict[str, Any]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+    figure = Figure(figsize=(5.6, 5.9), layout="constrained")
     axes = figure.subplots()
     test = summary["test"]
-    over = "mean of the classes, " if len(predictions.classes) > 2 or key == "average_precision" else ""
     value = with_interval(test[key], test["intervals"].get(key))
-    axes.set_title(f"{title} on {len(predictions.labels):,} test images\n{name} {value}")
-    axes.text(1, 1.01, f"{over}95 % interval", transform=axes.transAxes, ha="right", fontsize=8, color=GREY)
+    figure.suptitle(f"{title} on {len(predictions.labels):,} test images", x=0.02, ha="left", fontweight="bold")
+    axes.set_title(f"{name}, mean of the classes, 95 % interval: {value}", fontsize=9, fontweight="normal")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.03)
     axes.set_aspect("equal")
