@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,8 +95,9 @@ def _figures(
     }
     if len(truth) * classes <= RANKED:
         ranked = [_ranked(weights, scores[:, index], truth == index) for index in range(classes)]
-        figures["auroc"] = np.nanmean([area for area, _ in ranked], axis=0)
-        figures["average_precision"] = np.nanmean([precision for _, precision in ranked], axis=0)
+        with warnings.catch_warnings(category=RuntimeWarning, action="ignore"):  # a resample may hold a single class
+            figures["auroc"] = np.nanmean([area for area, _ in ranked], axis=0)
+            figures["average_precision"] = np.nanmean([precision for _, precision in ranked], axis=0)
     return figures | {"nll": figures["loss"]}
 
 
