@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "toolkit.command": {"toolkit.errors"},
     "toolkit.runtime": GROUND,
     "toolkit.config": GROUND,
+    "toolkit.recipe_reference": {"toolkit.config"},
     "toolkit.data": GROUND | {"toolkit.runtime", "toolkit.config"},
     "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.config"},
     "toolkit.reporting": GROUND | {"toolkit.runtime"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -296,6 +297,49 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ToolkitError: no such file, no YAML, or any number of problems in it, all in one message.
     """
+    return trace_recipe(path, overrides)[0]
+
+
+def trace_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, str]]:
+    """:func:`load_recipe`, and where each key's value comes from: ``recipe``, ``override`` or ``default``."""
+    content = _read(path)
+    written = deepcopy(content)
+    for override in overrides:
+        _apply(content, override)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise ToolkitError("; ".join(problems), where=path, fix="mend the keys that are named") from error
+    asked = [override.partition("=")[0] for override in overrides]
+    origins = {}
+    for key in leaves(recipe):
+        if any(f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for name in asked):
+            origins[key] = "override"
+        else:
+            origins[key] = "recipe" if _stands_in(written, key) and _stands_in(content, key) else "default"
+    return recipe, origins
+
+
+def leaves(section: Section, prefix: str = "") -> dict[str, Any]:
+    """Every key of a section and of those in it, by its dotted name, with its value."""
+    found: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Section) else {f"{prefix}{name}": value}
+    return found
+
+
+def _stands_in(content: dict[str, Any], key: str) -> bool:
+    node: Any = content
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_bytes())
     except OSError as error:
@@ -308,13 +352,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ) from error
     if not isinstance(content, dict):
         raise ToolkitError("the recipe holds no sections", where=path, fix=f"give it {', '.join(Recipe.model_fields)}")
-    for override in overrides:
-        _apply(content, override)
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        raise ToolkitError("; ".join(problems), where=path, fix="mend the keys that are named") from error
+    return content
 
 
 def load_data_config(path: Path, settings: Sequence[str] = ()) -> DataConfig:

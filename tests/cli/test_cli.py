@@ -56,6 +56,8 @@ def test_verbs_and_options_are_the_contract() -> None:
         "verify": ["--json", "--provider", "--threads", "bundle"],
         "doctor": ["--json"],
         "recipes list": ["--json"],
+        "recipes explain": ["--json", "--probe", "--processes", "config", "overrides"],
+        "recipes reference": ["--json"],
         "recipes copy": ["--force", "--json", "dest", "name"],
         "data digits": ["--force", "--json", "--seed", "dest"],
         "data elpv": ["--force", "--json", "--seed", "dest"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from toolkit.cli.output import ForceFlag, JsonFlag, console, print_json, print_t
 from toolkit.errors import ToolkitError
 from toolkit.files import writing_to
 
-app = typer.Typer(help="List the shipped recipes, or copy one to change it.", no_args_is_help=True)
+app = typer.Typer(help="List, copy and explain recipes.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -58,6 +58,115 @@ def copy(
         print_json({"name": name, "path": str(target)})
     else:
         console().print(f"written to {target}")
+
+
+@app.command()
+def explain(
+    config: Annotated[str, typer.Argument(help="A recipe's file, or the name of a shipped one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value ...]")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that shall share each step.")] = 1,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps on this machine.")] = True,
+    json: JsonFlag = False,
+) -> None:
+    """Say what a recipe would do, and train nothing: every key with its origin, groups, steps, memory and time.
+
+    Example: toolkit recipes explain digits training.epochs=5
+    """
+    from toolkit.config import leaves, trace_recipe
+
+    recipe, origins = trace_recipe(shipped().get(config, Path(config)), overrides or ())
+    from toolkit.training.explain import explain as explain_recipe
+
+    keys = {name: {"value": value, "origin": origins[name]} for name, value in leaves(recipe).items()}
+    found = explain_recipe(recipe, processes=processes, probe=probe)
+    if json:
+        print_json({"keys": {name: entry | {"value": _plain(entry["value"])} for name, entry in keys.items()}} | found)
+    else:
+        _print_keys(keys)
+        _print_explained(found, recipe.training.epochs)
+
+
+@app.command()
+def reference(json: JsonFlag = False) -> None:
+    """Print what every key of a recipe means, as Markdown; with --json the JSON schema, which editors check YAML by.
+
+    Example: toolkit recipes reference > docs/recipe-reference.md
+    """
+    if json:
+        from toolkit.config import Recipe
+
+        print_json(Recipe.model_json_schema())
+    else:
+        from toolkit.recipe_reference import recipe_reference
+
+        typer.echo(recipe_reference(), nl=False)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _in_yaml(value: Any) -> str:
+    import yaml
+
+    plain = list(value) if isinstance(value, tuple) else _plain(value)
+    return yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+
+
+def _print_keys(keys: dict[str, Any]) -> None:
+    given = {name: entry for name, entry in keys.items() if entry["origin"] != "default"}
+    rows = [[name, _in_yaml(entry["value"]), entry["origin"]] for name, entry in given.items()]
+    print_table("the recipe", ["key", "value", "origin"], rows, 3)
+    others = [f"{name}={_in_yaml(entry['value'])}" for name, entry in keys.items() if name not in given]
+    console().print(f"by default: {', '.join(others)}\n")
+
+
+def _print_explained(found: dict[str, Any], epochs: int) -> None:
+    out = console()
+    rows = [
+        [
+            group["name"],
+            f"{group['parameters']:,}",
+            f"{group['learning_rate']:g}" if group["learning_rate"] else "frozen",
+        ]
+        for group in found["groups"]
+    ]
+    print_table("what learns", ["group", "parameters", "learning rate"], rows)
+    learns, total = found["trainable_parameters"], found["parameters"]
+    out.print(f"{learns:,} of {total:,} parameters learn ({learns / total:.1%})")
+    batch = f"effective batch {found['effective_batch']}"
+    if found["steps"] is None:
+        out.print(f"images: {found['data']['problem']}", soft_wrap=True)
+        out.print(f"{batch}; steps and time are unknown until the data is there")
+    else:
+        images = ", ".join(f"{count:,} {split}" for split, count in found["data"]["images"].items())
+        out.print(f"{found['data']['classes']} classes; images: {images}")
+        out.print(f"{batch}; {found['steps_per_epoch']:,} steps an epoch, {found['steps']:,} in {epochs} epochs")
+    memory = dict(found["memory_bytes"])
+    held = memory.pop("process_now", None)
+    parts = ", ".join(f"{name.replace('_', ' ')} {_megabytes(size)}" for name, size in memory.items())
+    out.print(f"memory a process: {_megabytes(sum(memory.values()))} ({parts})", soft_wrap=True)
+    if held is not None:
+        out.print(
+            f"  measured on {found['device']}: the process of this probe, libraries and all, held {_megabytes(held)}"
+        )
+    if found["seconds"] is not None:
+        seconds = dict(found["seconds"])
+        total_seconds = seconds.pop("total")
+        parts = ", ".join(f"{name.replace('_', ' ')} {_about(value)}" for name, value in seconds.items() if value)
+        out.print(f"time on this machine: about {_about(total_seconds)} ({parts}), without starting up", soft_wrap=True)
+        out.print("  from a few steps of random pixels and one batch of real images; other work here makes it longer")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+
+
+def _about(seconds: float) -> str:
+    """A time to two digits."""
+    if seconds >= 7200:
+        return f"{seconds / 3600:.2g} h"
+    return f"{seconds / 60:.2g} min" if seconds >= 120 else f"{float(f'{seconds:.2g}'):g} s"
 
 
 def shipped() -> dict[str, Path]:

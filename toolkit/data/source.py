@@ -14,8 +14,8 @@ from PIL import Image
 from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
-from toolkit.data.listing import SPLITS, UNSPLIT, Content, Item, Listing, check_listing
-from toolkit.data.splits import hold_out_splits
+from toolkit.data.listing import Content, Item, Listing, check_listing
+from toolkit.data.splits import complete_splits
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import UnreadableImageError, decode
 
@@ -100,7 +100,7 @@ def open_data(config: DataConfig, report: Report = silent) -> DataSource:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         fix = "replace or remove the file, or set data.on_bad_image=skip; toolkit data check lists all"
         raise ToolkitError(f"unreadable image: {bad[0]['reason']}{more}", where=bad[0]["path"], fix=fix)
-    splits = _complete(found, config)
+    splits = complete_splits(found, config, lambda example: example.label, lambda example: example.group)
     _check_splits(splits, listing.classes, config.path)
     return DataSource(
         root=config.path,
@@ -149,32 +149,6 @@ def duplicates_across(splits: dict[str, list[Example]]) -> list[list[Path]]:
         for example in examples:
             places[example.sha256].append((split, example.path))
     return [[path for _, path in found] for found in places.values() if len({split for split, _ in found}) > 1]
-
-
-def _complete(found: dict[str, list[Example]], config: DataConfig) -> dict[str, list[Example]]:
-    """Make the splits that the source does not make: test and validation from what else there is."""
-    splits = dict(found)
-    rest = splits.pop(UNSPLIT, None) or splits.get("train")
-    if rest is None:
-        raise ToolkitError(
-            "no training images: the split 'train' is missing", where=config.path, fix="add train/, or rows of it"
-        )
-    if "test" not in splits and "validation" in splits:
-        fix = "add a test split, or give no splits at all"
-        raise ToolkitError("there is a validation split, but no test split", where=config.path, fix=fix)
-    shares = {"test": config.test_share, "validation": config.validation_share}
-    missing = {split: share for split, share in shares.items() if split not in splits}
-    rest, held = hold_out_splits(
-        rest,
-        lambda example: example.label,
-        missing,
-        config.split_seed,
-        config.path,
-        group_of=(lambda example: example.group) if any(example.group for example in rest) else None,
-    )
-    splits |= held
-    splits["train"] = rest
-    return {split: splits[split] for split in SPLITS}
 
 
 def _check_splits(splits: dict[str, list[Example]], classes: list[str], where: Path) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
+from toolkit.config import DataConfig
+from toolkit.data.listing import SPLITS, UNSPLIT
 from toolkit.errors import ToolkitError
 
 Item = TypeVar("Item")
@@ -74,6 +76,34 @@ def hold_out_splits(
         rest, held[split] = hold_out(rest, labels, share / remaining, seed, where, groups)
         remaining -= share
     return rest, held
+
+
+def complete_splits(
+    found: dict[str, list[Item]], config: DataConfig, label_of: Callable[[Item], int], group_of: Callable[[Item], str]
+) -> dict[str, list[Item]]:
+    """Make the splits that a source does not make: test and validation from what else there is.
+
+    Raises:
+        ToolkitError: nothing to train on, a validation split without a test split, or splits
+            that can't be made.
+    """
+    splits = dict(found)
+    rest = splits.pop(UNSPLIT, None) or splits.get("train")
+    if rest is None:
+        fix = "add train/, or rows of it"
+        raise ToolkitError("no training images: the split 'train' is missing", where=config.path, fix=fix)
+    if "test" not in splits and "validation" in splits:
+        fix = "add a test split, or give no splits at all"
+        raise ToolkitError("there is a validation split, but no test split", where=config.path, fix=fix)
+    shares = {"test": config.test_share, "validation": config.validation_share}
+    missing = {split: share for split, share in shares.items() if split not in splits}
+    grouped = any(map(group_of, rest))
+    rest, held = hold_out_splits(
+        rest, label_of, missing, config.split_seed, config.path, group_of=group_of if grouped else None
+    )
+    splits |= held
+    splits["train"] = rest
+    return {split: splits[split] for split in SPLITS}
 
 
 def _held_by_image(labels: Labels, share: float, seed: int, where: object) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,142 @@
+"""What explain says is what a run then does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recipes.finetune import finetune
+from toolkit.config import Recipe, leaves, load_recipe, trace_recipe
+from toolkit.errors import ToolkitError
+from toolkit.models.build import build_classifier
+from toolkit.training.explain import explain
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("model", "training"),
+    [
+        ({"unfreeze_last": 1}, {"gradient_accumulation": 2, "layer_decay": 0.5}),
+        ({"unfreeze": ["all"]}, {"batch_size": 5, "head_learning_rate": 0.01}),
+        ({"unfreeze": ["head"]}, {"boundary_cache": {"enabled": True}, "ema_decay": 0.9}),
+    ],
+)
+def test_it_is_what_the_run_then_does(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, model: dict[str, object], training: dict[str, object]
+) -> None:
+    recipe = make_recipe(model=model, training={"epochs": 1} | training)
+    found = explain(recipe)
+    assert list(tmp_path.iterdir()) == []
+    summary = finetune(recipe, tmp_path / "run")
+    assert found["data"]["images"] == summary["images"]
+    assert [group["name"] for group in found["groups"] if group["learning_rate"]] == summary["trainable_groups"]
+    for name in ("effective_batch", "steps", "parameters", "trainable_parameters"):
+        assert found[name] == summary[name]
+    assert found["steps_per_epoch"] == found["steps"]
+    learns = 4 * summary["trainable_parameters"]
+    assert found["memory_bytes"]["weights"] == 4 * summary["parameters"]
+    assert found["memory_bytes"]["gradients"] == learns
+    assert found["memory_bytes"]["optimizer_moments"] == 2 * learns
+    assert found["memory_bytes"].get("running_average", 0) == (learns if recipe.training.ema_decay else 0)
+    assert found["memory_bytes"]["activations"] > 0
+    assert found["seconds"]["total"] == pytest.approx(sum(found["seconds"].values()) / 2)
+    assert (found["seconds"]["filling_the_cache"] > 0) == recipe.training.boundary_cache.enabled
+
+
+def test_rates_are_those_of_the_optimizer(make_recipe: Callable[..., Recipe]) -> None:
+    training = {"learning_rate": 0.1, "layer_decay": 0.5, "head_learning_rate": 0.3}
+    found = explain(make_recipe(model={"unfreeze_last": 2}, training=training), probe=False)
+    rates = {group["name"]: group["learning_rate"] for group in found["groups"]}
+    assert rates == {
+        "embeddings": None,
+        "layers.0": None,
+        "layers.1": pytest.approx(0.0125),
+        "layers.2": pytest.approx(0.025),
+        "post_norm": pytest.approx(0.05),
+        "projection": None,
+        "head": 0.3,
+    }
+
+
+def test_activations_grow_with_the_batch_and_shrink_with_recomputation(make_recipe: Callable[..., Recipe]) -> None:
+    kept = {}
+    for name, training in {
+        "plain": {"batch_size": 8},
+        "twice": {"batch_size": 16},
+        "recomputed": {"batch_size": 8, "gradient_checkpointing": True},
+    }.items():
+        kept[name] = explain(make_recipe(model={"unfreeze": "all"}, training=training))["memory_bytes"]["activations"]
+    assert kept["twice"] == pytest.approx(2 * kept["plain"], rel=0.1)
+    assert kept["recomputed"] < 0.6 * kept["plain"]
+
+
+def test_processes_share_a_step(make_recipe: Callable[..., Recipe]) -> None:
+    found = explain(make_recipe(training={"batch_size": 4, "gradient_accumulation": 3}), processes=2, probe=False)
+    assert (found["effective_batch"], found["steps_per_epoch"]) == (24, 2)
+    assert found["seconds"] is None
+
+
+def test_without_the_data_the_rest_is_said(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    found = explain(make_recipe(data={"path": tmp_path / "missing"}))
+    assert "no such data folder" in found["data"]["problem"]
+    assert (found["data"]["images"], found["steps"], found["seconds"]) == (None, None, None)
+    assert found["trainable_parameters"] > 0
+
+
+def test_data_that_is_there_but_damaged_is_refused(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ToolkitError, match="no class folders"):
+        explain(make_recipe(data={"path": tmp_path / "data"}))
+
+
+def test_it_leaves_the_model_of_a_later_run_alone(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = make_recipe(training={"epochs": 1})
+    first = finetune(recipe, tmp_path / "first")
+    explain(recipe)
+    assert finetune(recipe, tmp_path / "second")["test"] == first["test"]
+    build_classifier(recipe.model, ["a", "b"], 0)
+
+
+def test_origins_of_keys(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    content = {
+        "data": {"path": "x", "columns": {"label": "finding"}},
+        "model": {"unfreeze_last": 2},
+        "training": {"epochs": 3, "class_weights": {"a": 2.0, "b": 1.0}},
+    }
+    path.write_text(yaml.safe_dump(content))
+    overrides = ["training.epochs=5", "model.unfreeze=[head]", "training.boundary_cache.enabled=true"]
+    recipe, origins = trace_recipe(path, overrides)
+    assert recipe == load_recipe(path, overrides)
+    assert set(origins) == set(leaves(recipe))
+    assert {key: origin for key, origin in origins.items() if origin != "default"} == {
+        "data.path": "recipe",
+        "data.columns.label": "recipe",
+        "model.unfreeze": "override",
+        "training.epochs": "override",
+        "training.class_weights": "recipe",
+        "training.boundary_cache.enabled": "override",
+    }
+
+
+def test_the_command_prints_one_object_or_tables(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(make_recipe().as_yaml())
+    command = [sys.executable, "-m", "toolkit.cli.main", "recipes", "explain", str(path), "training.epochs=7"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, cwd=ROOT)
+    found = json.loads(done.stdout)
+    assert found["keys"]["training.epochs"] == {"value": 7, "origin": "override"}
+    assert found["steps"] == 7 * found["steps_per_epoch"]
+    done = subprocess.run([*command, "--no-probe"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "effective batch 8; 5 steps an epoch, 35 in 7 epochs" in done.stdout
+    bad = subprocess.run([*command, "training.epoch=1"], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert bad.returncode == 2
+    assert len(bad.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]

@@ -1,0 +1,258 @@
+"""What a recipe would do, without doing it: groups, steps, and memory and time from a few steps on made-up images."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from toolkit.config import DataConfig, Recipe
+from toolkit.data.augment import Augment
+from toolkit.data.dataset import ImageDataset, default_workers
+from toolkit.data.formats import list_data
+from toolkit.data.listing import Item, Listing, check_listing
+from toolkit.data.source import Example
+from toolkit.data.splits import complete_splits
+from toolkit.errors import ToolkitError
+from toolkit.models.build import build_classifier
+from toolkit.models.classifier import Classifier
+from toolkit.models.processing import preprocess_from
+from toolkit.runtime.machine import usable_cores
+from toolkit.training.optimizer import build_optimizer
+from toolkit.training.plan import Plan
+
+PROBES = 3
+"""Times that each part of a step is measured, after one that isn't; the median counts."""
+PLACEHOLDERS = ["first", "second"]
+"""Classes of a head whose data isn't there yet."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds a batch of the recipe's size, and bytes that the backward pass keeps of one."""
+
+    reading: float | None
+    """Decoding, augmenting and preprocessing; None without images."""
+    trunk: float
+    """The frozen groups below the first that learns."""
+    learning: float
+    """Forward, backward and optimiser of the groups that learn."""
+    forward: float
+    """Forward alone of these."""
+    activations: int
+
+
+def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[str, Any]:
+    """Figure what a run of the recipe would be.
+
+    Args:
+        recipe: the recipe.
+        processes: processes that shall share each step.
+        probe: measure a few steps at the recipe's batch size on this machine; nothing is kept of them.
+
+    Returns:
+        ``data`` (``images`` a split and ``classes``, or ``problem``), ``groups``, ``parameters``,
+        ``trainable_parameters``, ``effective_batch``, ``steps_per_epoch`` and ``steps`` (None
+        without data), ``memory_bytes`` by part, and ``seconds`` by part (None without a probe or
+        without data).
+
+    Raises:
+        ToolkitError: an encoder or groups that don't exist, or data that is there but damaged.
+    """
+    config = recipe.training
+    listing, problem = _listing(recipe.data)
+    classifier, processor = build_classifier(recipe.model, listing.classes if listing else PLACEHOLDERS, config.seed)
+    rates = {group["name"]: group["lr"] for group in build_optimizer(classifier.groups, config).param_groups}
+    images = _images(listing, recipe.data) if listing else None
+    plan = Plan(images["train"] if images else 1, config.batch_size, config.gradient_accumulation * processes)
+    costs = _probe(classifier, processor, recipe, listing) if probe else None
+    return {
+        "data": {
+            "images": images,
+            "classes": len(listing.classes) if listing else None,
+            "problem": problem,
+        },
+        "groups": [
+            {
+                "name": group.name,
+                "parameters": sum(parameter.numel() for parameter in group.parameters()),
+                "learning_rate": rates.get(group.name),
+            }
+            for group in classifier.groups
+        ],
+        "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
+        "trainable_parameters": sum(p.numel() for p in classifier.parameters() if p.requires_grad),
+        "processes": processes,
+        "effective_batch": plan.effective_batch,
+        "steps_per_epoch": plan.steps_per_epoch if images else None,
+        "steps": plan.steps_per_epoch * config.epochs if images else None,
+        "memory_bytes": _memory(classifier, recipe, costs),
+        "seconds": _seconds(recipe, images, costs, processes) if images and costs else None,
+        "device": _device().type,
+    }
+
+
+def _listing(config: DataConfig) -> tuple[Listing | None, str | None]:
+    """What the data holds; where it isn't there yet, None and the reason."""
+    try:
+        listing = list_data(config)
+        check_listing(listing)
+    except ToolkitError as error:
+        if config.path.exists():
+            raise
+        return None, f"{error.what}: {error.where} ({error.fix})"
+    return listing, None
+
+
+def _images(listing: Listing, config: DataConfig) -> dict[str, int]:
+    """Images a split, as a run would make the splits if every image can be read."""
+    labels = {name: index for index, name in enumerate(listing.classes)}
+    found: dict[str, list[Item]] = {split: [] for split in listing.splits}
+    for item in listing.items:
+        found[item.split].append(item)
+    splits = complete_splits(found, config, lambda item: labels[item.label], lambda item: item.group)
+    return {split: len(items) for split, items in splits.items()}
+
+
+def _device() -> torch.device:
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: Listing | None) -> Costs:
+    """Run a few steps as training runs them, on random pixels, and read a batch of real images."""
+    config, device = recipe.training, _device()
+    preprocess = preprocess_from(processor)
+    size = preprocess.output_size
+    assert size is not None  # checked when the preprocessing was built
+    classifier.to(device).train()
+    classifier.encoder.recompute_layers = config.gradient_checkpointing
+    start = classifier.boundary
+    optimizer = build_optimizer(classifier.groups, config)
+    pixels = torch.randn(config.batch_size, 3, *size, device=device)
+    labels = torch.arange(config.batch_size, device=device) % len(classifier.labels)
+    kept = _Kept(classifier)
+
+    def precision() -> AbstractContextManager[Any]:
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
+        return torch.autocast(device.type, half) if half else nullcontext()
+
+    def trunk() -> Tensor:
+        with torch.no_grad(), precision():
+            return classifier(pixels, stop=start) if start else pixels
+
+    def forward() -> None:
+        with torch.no_grad(), precision():
+            classifier(hidden, start=start)
+
+    def learning() -> None:
+        with precision(), kept.counting():
+            loss = torch.nn.functional.cross_entropy(classifier(hidden, start=start).float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    hidden = trunk()
+    reading = _reading(recipe, preprocess, size, listing) if listing else None
+    times = {work.__name__: _median(work, device) for work in (trunk, forward, learning)}
+    return Costs(reading, times["trunk"] if start else 0.0, times["learning"], times["forward"], kept.bytes)
+
+
+def _reading(recipe: Recipe, preprocess: Any, size: tuple[int, int], listing: Listing) -> float | None:
+    """Seconds to read a batch from spread-out images; None if one of them can't be read."""
+    step = max(1, len(listing.items) // recipe.training.batch_size)
+    items = list(islice(listing.items, 0, None, step))[: recipe.training.batch_size]
+    examples = [Example(item.path, 0, item.content) for item in items]
+    dataset = ImageDataset(examples, preprocess, Augment(recipe.data, size))
+    keys = [(1, index) for index in range(len(examples))]
+    try:
+        seconds = _median(lambda: dataset.__getitems__(keys), torch.device("cpu"))
+    except ToolkitError:
+        return None
+    return seconds * recipe.training.batch_size / len(examples)
+
+
+def _median(work: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(PROBES + 1):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+class _Kept:
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, without the weights."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._weights = {parameter.untyped_storage().data_ptr() for parameter in classifier.parameters()}
+        self._seen: dict[int, int] = {}
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._seen.values())
+
+    def counting(self) -> AbstractContextManager[Any]:
+        self._seen = {}
+        return torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._weights:
+            self._seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+
+def _memory(classifier: Classifier, recipe: Recipe, costs: Costs | None) -> dict[str, int]:
+    """Bytes by part, in one process that shards nothing: counted, but for activations and what the process holds."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in classifier.parameters())
+    learns = sum(p.numel() * p.element_size() for p in classifier.parameters() if p.requires_grad)
+    parts = {"weights": weights, "gradients": learns, "optimizer_moments": 2 * learns}
+    if recipe.training.ema_decay:
+        parts["running_average"] = learns
+    if recipe.training.wise_ft:
+        parts["original_weights"] = learns
+    if costs:
+        parts["activations"] = costs.activations
+        parts["process_now"] = psutil.Process().memory_info().rss
+    return parts
+
+
+def _seconds(recipe: Recipe, images: dict[str, int], costs: Costs, processes: int) -> dict[str, float]:
+    """Seconds by part: images times what one cost in the probe."""
+    config, device = recipe.training, _device()
+    reading = costs.reading or 0.0
+    if device.type != "cpu":
+        workers = config.loader_workers if config.loader_workers is not None else default_workers(on_gpu=True)
+        reading = reading * usable_cores() / max(1, workers)  # in processes of their own, beside the device
+
+    def per_image(compute: float) -> float:
+        busy = reading + compute if device.type == "cpu" else max(reading, compute)
+        shared = processes if device.type != "cpu" else 1  # processes on CPUs share the same cores
+        return busy / config.batch_size / shared
+
+    held_out = images["validation"] + images["test"]
+    cache = config.boundary_cache
+    filling = 0.0
+    if cache.enabled and costs.trunk:
+        views = cache.views if recipe.data.augment else 1
+        filling = (views * images["train"] + images["validation"]) * per_image(costs.trunk)
+        epoch = images["train"] * costs.learning + images["validation"] * costs.forward
+        training = config.epochs * epoch / config.batch_size
+    else:
+        train = images["train"] * per_image(costs.trunk + costs.learning)
+        training = config.epochs * (train + images["validation"] * per_image(costs.trunk + costs.forward))
+    evaluation = (images["train"] + held_out) * per_image(costs.trunk + costs.forward)
+    if config.wise_ft:
+        evaluation += 11 * images["validation"] * per_image(costs.trunk + costs.forward)
+    parts = {"filling_the_cache": filling, "training": training, "evaluation": evaluation}
+    return parts | {"total": sum(parts.values())}
