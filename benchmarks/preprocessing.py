@@ -69,7 +69,7 @@ def main() -> None:
             files = [work / f"{index}.png" for index in range(IMAGES)]
             for image, file in zip(images, files, strict=True):
                 image.save(file)
-            dataset = ImageDataset([Example(file, 0, WholeFile(file)) for file in files], preprocess)
+            dataset = ImageDataset([Example(file, 0, WholeFile(str(file))) for file in files], preprocess)
             keys = [(1, index) for index in range(IMAGES)]
             equal = all(
                 np.array_equal(

@@ -32,7 +32,7 @@ def test_paths_start_at_the_manifests_folder(tmp_path: Path) -> None:
     items = list_manifest(written(tmp_path / "m.csv", text), COLUMNS)
     places = [tmp_path / "images" / "a.png", Path("/elsewhere/b.png")]
     assert [(item.path, item.content, item.label) for item in items] == [
-        (place, WholeFile(place), label) for place, label in zip(places, ("cat", "dog"), strict=True)
+        (place, WholeFile(str(place)), label) for place, label in zip(places, ("cat", "dog"), strict=True)
     ]
     assert {(item.split, item.group) for item in items} == {(UNSPLIT, "")}
 

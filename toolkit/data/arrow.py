@@ -87,5 +87,5 @@ def _rows(
             )
         label = names[value] if names is not None else str(value)
         group = "" if groups is None or groups[index] is None else str(groups[index])
-        items.append(Item(split, label, path / title / str(index), TableRow(raw, columns.image, index), group))
+        items.append(Item(split, label, str(path / title / str(index)), TableRow(raw, columns.image, index), group))
     return items, names

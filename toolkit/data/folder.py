@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolkit.data.listing import SPLIT_NAMES, UNSPLIT, Item, WholeFile, in_natural_order
 from toolkit.errors import ToolkitError
-from toolkit.runtime.decode import images_below
+from toolkit.runtime.decode import image_names_below
 
 
 def list_folder(root: Path) -> tuple[list[Item], list[str]]:
@@ -30,14 +30,14 @@ def list_folder(root: Path) -> tuple[list[Item], list[str]]:
             "the data folder holds no class folders", where=root, fix="put images into one folder a class"
         )
     items = [
-        Item(split, name, path, WholeFile(path))
+        Item(split, label, name, WholeFile(name))
         for split, by_class in found.items()
-        for name, paths in by_class.items()
-        for path in paths
+        for label, names in by_class.items()
+        for name in names
     ]
     return items, sorted({name for by_class in found.values() for name in by_class}, key=in_natural_order)
 
 
-def _classes_of(folder: Path) -> dict[str, list[Path]]:
+def _classes_of(folder: Path) -> dict[str, list[str]]:
     children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    return {child.name: images_below(child) for child in children}
+    return {child.name: list(image_names_below(str(child))) for child in children}

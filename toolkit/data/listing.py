@@ -36,11 +36,11 @@ class Content(Protocol):
 class WholeFile:
     """A file of its own."""
 
-    path: Path
+    name: str
 
     def read(self) -> bytes:
         """The file's bytes."""
-        return self.path.read_bytes()
+        return Path(self.name).read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,18 @@ class Item:
 
     split: str
     label: str
-    path: Path
+    name: str
     """Where it lies, and what messages call it; within a shard or a table, a path below it."""
     content: Content
     group: str = ""
     """What must not be divided between splits, such as a patient; empty without groups."""
     sha256: str = ""
     """Hash that the source's index promises; empty where it promises none."""
+
+    @property
+    def path(self) -> Path:
+        """``name`` as a path; kept as text, since paths of millions of images take gigabytes."""
+        return Path(self.name)
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def _text(value: Any) -> str:
     return "" if text.lower() == "nan" else text
 
 
-def _place(manifest: Path, text: str) -> Path:
-    return (manifest.parent / Path(text).expanduser()).absolute()
+def _place(manifest: Path, text: str) -> str:
+    return str((manifest.parent / Path(text).expanduser()).absolute())
 
 
 def _splits(path: Path, texts: list[str], rows: int) -> list[str]:

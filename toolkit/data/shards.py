@@ -192,4 +192,4 @@ def _item(shard: Path, sample: Sample) -> Item:
         fix = "use train, validation or test"
         raise ToolkitError(f"{sample.name} is of the split {sample.split!r}", where=shard, fix=fix)
     content = FilePart(shard, sample.offset, sample.length)
-    return Item(split, sample.label, shard / sample.name, content, sample.group, sample.sha256)
+    return Item(split, sample.label, str(shard / sample.name), content, sample.group, sample.sha256)
