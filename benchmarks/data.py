@@ -25,11 +25,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
-import datasets
 from toolkit.config import DataConfig
 from toolkit.data.dataset import ImageDataset
 from toolkit.data.elpv import write_elpv

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-import datasets
 from toolkit.config import DataConfig
 from toolkit.data.formats import format_of, list_data
 from toolkit.data.listing import SPLITS, check_listing, split_named

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
-import datasets
 from recipes.finetune import finetune
 from toolkit.config import DataConfig, Recipe
 from toolkit.data.sharding import write_shards
