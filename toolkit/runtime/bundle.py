@@ -10,49 +10,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.files import sha256_of, write_json
+from toolkit.files import sha256_of
+from toolkit.runtime.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    SIGNATURE,
+    FileEntry,
+    Manifest,
+    folder_entries,
+    name_fault,
+    read_manifest,
+    write_manifest,
+)
+from toolkit.runtime.onnx_file import external_files
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
-FORMAT_VERSION: Literal[1] = 1
-MANIFEST = "manifest.json"
+__all__ = [
+    "FORMAT_VERSION",
+    "GRAPHS",
+    "MANIFEST",
+    "SIGNATURE",
+    "Bundle",
+    "FileEntry",
+    "Golden",
+    "Manifest",
+    "write_manifest",
+]
+AGAIN = "copy the bundle again, or export it again"
 GRAPHS = {"fp32": "model.onnx"}
 """File of each precision."""
-
-
-class FileEntry(BaseModel):
-    """What the manifest knows of one file: its hash and its size in bytes."""
-
-    sha256: str
-    size: int
-
-
-class Manifest(BaseModel):
-    """Content of ``manifest.json``; ``files`` holds every other file of the bundle."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: Literal[1] = FORMAT_VERSION
-    toolkit_version: str
-    created: str
-    default: str = GRAPHS["fp32"]
-    files: dict[str, FileEntry] = {}
-    provenance: dict[str, Any] = {}
-
-    @field_validator("files")
-    @classmethod
-    def _inside_the_bundle(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
-        for name in files:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name:
-                raise ValueError(f"the path {name!r} leads out of the bundle")
-        return files
 
 
 class Golden:
@@ -90,7 +82,9 @@ class Bundle:
             ToolkitError: no bundle, a damaged manifest, or one of a newer format.
         """
         self.path = path
-        self.manifest = _read_manifest(path)
+        self.manifest, self._manifest_is_whole = read_manifest(path)
+        self.signed = (path / SIGNATURE).is_file()
+        self._held: dict[str, bytes] | None = None
 
     @cached_property
     def labels(self) -> list[str]:
@@ -129,8 +123,19 @@ class Bundle:
             yield
         except (ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             reason = str(error).splitlines()[0]
-            fix = "copy the bundle again, or export it again"
-            raise ToolkitError(f"damaged content: {reason}", where=self.path / name, fix=fix) from error
+            raise ToolkitError(f"damaged content: {reason}", where=self.path / name, fix=AGAIN) from error
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """While this is open, a file is read and hashed once: what was compared is what is used.
+
+        Memory holds the files meanwhile, a graph and its data until a session took them.
+        """
+        self._held = {}
+        try:
+            yield
+        finally:
+            self._held = None
 
     def read(self, name: str) -> bytes:
         """Bytes of a file, after comparing them with the manifest.
@@ -138,18 +143,31 @@ class Bundle:
         Raises:
             ToolkitError: the file is missing, unknown to the manifest, or was changed.
         """
-        entry = self.manifest.files.get(name)
-        if entry is None or not (self.path / name).is_file() or (self.path / name).is_symlink():
+        if self._held is not None and name in self._held:
+            return self._held[name]
+        path, entry = self.path / name, self.manifest.files.get(name)
+        if entry is None or not self._is_plain_file(name):
             what = "the bundle lacks the file" if entry else "the manifest does not list the file"
-            raise ToolkitError(what, where=self.path / name, fix="copy the bundle again, or export it again")
-        content = (self.path / name).read_bytes()
+            raise ToolkitError(what, where=path, fix=AGAIN)
+        content = path.read_bytes() if path.stat().st_size == entry.size else b""
         if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise ToolkitError(
-                "the file differs from the manifest's SHA-256",
-                where=self.path / name,
-                fix="copy the bundle again, or export it again",
-            )
+            raise ToolkitError("the file differs from the manifest's SHA-256", where=path, fix=AGAIN)
+        if self._held is not None:
+            self._held[name] = content
         return content
+
+    def _take(self, name: str) -> bytes:
+        """Like :meth:`read`, for a file that is needed once more at most."""
+        content = self.read(name)
+        if self._held is not None:
+            del self._held[name]
+        return content
+
+    def _is_plain_file(self, name: str) -> bool:
+        """Whether a listed file is there, and neither it nor a folder on the way to it is a link."""
+        path = self.path / name
+        on_the_way = [path, *path.parents][: len(PurePosixPath(name).parts)]
+        return path.is_file() and not any(step.is_symlink() for step in on_the_way)
 
     def graph_name(self, precision: str = "fp32") -> str:
         """File name of a precision's graph.
@@ -165,9 +183,31 @@ class Bundle:
         return name
 
     def session(self, *, provider: str = "cpu", threads: int | None = None, precision: str = "fp32") -> Session:
-        """Load a graph after checking its hash, and that labels and preprocessing fit it."""
+        """Load a graph after checking its hash, and that labels and preprocessing fit it.
+
+        ONNX Runtime gets the very bytes that were hashed, of the graph and of its external data, and opens
+        no file itself.
+
+        Raises:
+            ToolkitError: the folder holds anything that the manifest does not list, a link, or a changed file;
+                the graph points to anything but a listed file; it can't be loaded.
+        """
         name = self.graph_name(precision)
-        session = Session(self.read(name), provider=provider, threads=threads, where=self.path / name)
+        strangers = self._strangers()
+        if strangers:
+            more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
+            raise ToolkitError(f"{strangers[0]}{more}", where=self.path, fix=f"remove it, or {AGAIN}")
+        graph = self._take(name)
+        with self._parsing(name):
+            faults = self._graph_faults(name, graph)
+            files = {location: self._target(name, location) for location in external_files(graph)}
+        if faults:
+            raise ToolkitError(faults[0], where=self.path / name, fix=f"don't use it; {AGAIN}")
+        data = {location: self._take(file) for location, file in files.items()}
+        if not self._manifest_is_whole:
+            raise ToolkitError("the manifest was changed", where=self.path / MANIFEST, fix=AGAIN)
+        where = self.path / name
+        session = Session(graph, provider=provider, threads=threads, where=where, external_data=data)
         metadata, fix = session.metadata, "export it again"
         with self._parsing(name):
             if json.loads(metadata["labels"]) != self.labels:
@@ -183,17 +223,51 @@ class Bundle:
 
     def differences(self) -> list[str]:
         """What on disk differs from the manifest, one sentence a file; empty for a whole bundle."""
-        found = []
-        for name, entry in self.manifest.files.items():
-            path = self.path / name
-            if path.is_symlink():
-                found.append(f"{name} is a link")
-            elif not path.is_file():
-                found.append(f"{name} is missing")
-            elif path.stat().st_size != entry.size or sha256_of(path) != entry.sha256:
-                found.append(f"{name} was changed")
-        unknown = _file_names(self.path) - set(self.manifest.files)
-        return found + [f"{name} is not in the manifest" for name in sorted(unknown)]
+        found = [] if self._manifest_is_whole else [f"{MANIFEST} was changed"]
+        for name in self.manifest.files:
+            found += self._faults_of(name)
+        return found + self._strangers()
+
+    def _faults_of(self, name: str) -> list[str]:
+        path, entry = self.path / name, self.manifest.files[name]
+        if path.is_symlink():
+            return []  # a stranger
+        if not self._is_plain_file(name):
+            return [f"{name} is missing"]
+        if self._held is None and not name.endswith(".onnx"):
+            same = path.stat().st_size == entry.size and sha256_of(path) == entry.sha256
+            return [] if same else [f"{name} was changed"]
+        try:
+            content = self.read(name)
+        except ToolkitError:
+            return [f"{name} was changed"]
+        try:
+            return self._graph_faults(name, content) if name.endswith(".onnx") else []
+        except ValueError as error:
+            return [f"{name} is damaged: {error}"]
+
+    def _strangers(self) -> list[str]:
+        """What is in the folder and must not be: unlisted files, links, pipes."""
+        files, others = folder_entries(self.path)
+        return [f"{name} {fault}" for name, fault in sorted(others.items())] + [
+            f"{name} is not in the manifest" for name in sorted(files - set(self.manifest.files))
+        ]
+
+    def _graph_faults(self, name: str, graph: bytes) -> list[str]:
+        """External data that is no listed file of the bundle."""
+        faults = []
+        for location in sorted(external_files(graph)):
+            fault = name_fault(location)
+            if fault is None and self._target(name, location) not in self.manifest.files:
+                fault = "is not in the manifest"
+            if fault:
+                faults.append(f"{name} points to {location!r}, which {fault}")
+        return faults
+
+    @staticmethod
+    def _target(name: str, location: str) -> str:
+        """The file of the bundle that a graph calls ``location``."""
+        return (PurePosixPath(name).parent / location).as_posix()
 
     def check_files(self) -> None:
         """Raise :class:`CheckFailed` if any file differs from the manifest."""
@@ -202,40 +276,6 @@ class Bundle:
             raise CheckFailed(f"{self.path}: " + "; ".join(found))
 
     def update_manifest(self) -> None:
-        """Hash all files anew and rewrite the manifest, atomically."""
+        """Hash all files anew and rewrite the manifest, atomically; a signature that it makes stale is removed."""
         write_manifest(self.path, self.manifest)
-
-
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Fill in every file's hash and size and write ``manifest.json`` atomically."""
-    files = {
-        name: FileEntry(sha256=sha256_of(path / name), size=(path / name).stat().st_size)
-        for name in sorted(_file_names(path))
-    }
-    manifest.files = files
-    write_json(path / MANIFEST, manifest.model_dump())
-
-
-def _file_names(path: Path) -> set[str]:
-    names = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-    return names - {MANIFEST}
-
-
-def _read_manifest(path: Path) -> Manifest:
-    if not (path / MANIFEST).is_file():
-        missing = "a file, not a bundle" if path.is_file() else "there is no such folder"
-        what = "no bundle: manifest.json is missing" if path.is_dir() else missing
-        raise ToolkitError(what, where=path, fix="give a folder that toolkit export wrote")
-    try:
-        content = json.loads((path / MANIFEST).read_bytes())
-        version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise ToolkitError(
-                f"the bundle has format {version}, this version reads up to {FORMAT_VERSION}",
-                where=path / MANIFEST,
-                fix="upgrade clip-toolkit",
-            )
-        return Manifest.model_validate(content)
-    except (ValidationError, ValueError, TypeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
-        raise ToolkitError(f"damaged manifest: {reason}", where=path / MANIFEST, fix="copy the bundle again") from error
+        self._manifest_is_whole = True

@@ -1,0 +1,95 @@
+"""Where an ONNX file keeps its data, read from its bytes: the onnx package is no part of the runtime.
+
+The file is walked in protobuf's wire format (protobuf.dev, Encoding) along the fields of onnx.proto that
+lead to tensors. Whatever else it holds is stepped over, so that a graph of any size takes milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+MESSAGES: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "subgraph", 2: "subgraph"},
+    "graph": {1: "node", 5: "initializer", 15: "sparse"},
+    "subgraph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "subgraph", 10: "tensor", 11: "subgraph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "initializer": {13: "entry of an initializer"},
+    "tensor": {13: "entry"},
+}
+"""Fields of each message that lead to a tensor's ``external_data``, and the message that each holds.
+
+``graph`` is the main one, and ``initializer`` one of its own; all other tensors are ``tensor``.
+"""
+KEY, VALUE = 1, 2
+VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
+LARGEST_FIELD = 2**29 - 1
+
+
+def external_files(graph: bytes) -> set[str]:
+    """Locations of all data that a graph keeps outside of its file, as the file has them.
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    return {location for location, _ in _locations(graph)}
+
+
+def files_of_inner_tensors(graph: bytes) -> set[str]:
+    """The locations that something else than an initializer of the main graph names.
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    return {location for location, entry in _locations(graph) if entry != "entry of an initializer"}
+
+
+def _locations(graph: bytes) -> Iterator[tuple[str, str]]:
+    """Each location with the kind of its entry, whatever the tensor's ``data_location`` says."""
+    pending = [("model", memoryview(graph))]
+    while pending:  # no recursion: a hostile file nests as deep as it likes
+        kind, message = pending.pop()
+        if kind in MESSAGES:
+            inner = MESSAGES[kind]
+            pending += [(inner[number], content) for number, content in _fields(message) if number in inner]
+            continue
+        entry = dict(_fields(message))  # protobuf takes the last of a field that stands there twice
+        if bytes(entry.get(KEY, b"")) == b"location":
+            yield bytes(entry.get(VALUE, b"")).decode(), kind
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of each field of a message that is made of bytes; numbers are stepped over."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        number, kind = tag >> 3, tag & 7
+        if not 0 < number <= LARGEST_FIELD:
+            raise ValueError(f"no ONNX file: a field has the number {number}")
+        if kind == VARINT:
+            _, position = _varint(message, position)
+            continue
+        if kind == BYTES:
+            length, position = _varint(message, position)
+        elif kind in (FIXED_32, FIXED_64):
+            length = 4 if kind == FIXED_32 else 8
+        else:
+            raise ValueError(f"no ONNX file: a field has the type {kind}")
+        if length > len(message) - position:
+            raise ValueError("the ONNX file is cut off or damaged")
+        if kind == BYTES:
+            yield number, message[position : position + length]
+        position += length
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """A number of up to ten bytes, seven bits each, and the position after it."""
+    value = 0
+    for shift, byte in enumerate(message[position : position + 10]):
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            return value, position + shift + 1
+    raise ValueError("the ONNX file is cut off or damaged")
