@@ -11,6 +11,7 @@ import typer
 from toolkit.cli.output import (
     JsonFlag,
     ProviderOption,
+    SignOption,
     ThreadsOption,
     advance_of,
     console,
@@ -18,6 +19,8 @@ from toolkit.cli.output import (
     messages,
     print_json,
     print_table,
+    renew_signature,
+    require_key,
 )
 from toolkit.errors import ToolkitError
 
@@ -39,6 +42,7 @@ def bench_latency(
     ] = 2.0,
     run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
     threads: ThreadsOption = None,
+    sign: SignOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Measure p50, p90, p99 and throughput in alternating blocks; writes latency.json into the bundle.
@@ -49,6 +53,7 @@ def bench_latency(
     from toolkit.runtime.bundle import Bundle
 
     names, sizes = _compared(compare), _numbers(batch_sizes)
+    require_key(sign)
     opened = Bundle(bundle)
     with counting("measuring") as progress:
         latency = benchmark(
@@ -62,6 +67,7 @@ def bench_latency(
             threads=threads,
             advance=advance_of(progress),
         )
+    renew_signature(opened, sign)
     if json:
         print_json(latency)
         return

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.output import ForceFlag, JsonFlag, ProviderOption, ThreadsOption, console, messages, print_json
+from toolkit.cli.output import (
+    ForceFlag,
+    JsonFlag,
+    ProviderOption,
+    SignOption,
+    ThreadsOption,
+    console,
+    messages,
+    print_json,
+    renew_signature,
+    require_key,
+)
 from toolkit.cli.parity import FEWEST_IMAGES, CountOption, print_parity, warn_of_few_images
 from toolkit.errors import ToolkitError
 
@@ -20,6 +31,7 @@ def export(
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     images: CountOption = FEWEST_IMAGES,
+    sign: SignOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -30,11 +42,14 @@ def export(
     for name, asked, have in (("--precision", precision, "fp32"), ("--input", input, "pixel_values")):
         if asked != have:
             raise ToolkitError(f"{asked!r} is not available", where=name, fix=f"use {have}")
+    require_key(sign)
     from export.bundle import export_bundle
     from export.run import Run
+    from toolkit.runtime.bundle import Bundle
 
     with messages().status("exporting and proving the graph"):
         parity = export_bundle(Run(onnx), out, provider=provider, images=images, threads=threads, force=force)
+    renew_signature(Bundle(out), sign)
     entry = parity["results"]["fp32"][provider]
     warn_of_few_images(entry)
     if json:

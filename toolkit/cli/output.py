@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,12 +15,17 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from toolkit.runtime.bundle import Bundle
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 ProviderOption = Annotated[str, typer.Option(help="Execution provider: cpu, cuda or tensorrt.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads of one operator.", show_default="the usable cores")
 ]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what an earlier call wrote there.")]
+SignOption = Annotated[
+    Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key (PEM, unencrypted).")
+]
 
 
 def print_json(content: Any) -> None:
@@ -73,3 +79,21 @@ def advance_of(progress: Progress) -> Any:
 def report_to(progress: Progress) -> Any:
     """A function that sets the one task of a bar to so many done of so many."""
     return lambda done, total: progress.update(progress.task_ids[0], completed=done, total=total)
+
+
+def renew_signature(bundle: Bundle, key: Path | None) -> None:
+    """Sign a bundle that a verb changed, or say that it lost its signature by that."""
+    if key:
+        from toolkit.runtime.signature import sign
+
+        sign(bundle.path, key)
+    elif bundle.lost_signature:
+        messages().print("[yellow]warning[/]: the bundle changed and lost its signature; sign it again with --sign KEY")
+
+
+def require_key(key: Path | None) -> None:
+    """Refuse a key that can't sign before the work starts."""
+    if key:
+        from toolkit.runtime.signature import check_private_key
+
+        check_private_key(key)

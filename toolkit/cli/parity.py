@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from toolkit.cli.output import JsonFlag, ProviderOption, ThreadsOption, messages, print_json, print_table
+from toolkit.cli.output import (
+    JsonFlag,
+    ProviderOption,
+    SignOption,
+    ThreadsOption,
+    messages,
+    print_json,
+    print_table,
+    renew_signature,
+    require_key,
+)
+from toolkit.errors import CheckFailed
 
 FEWEST_IMAGES = 256
 CountOption = Annotated[int, typer.Option(min=FEWEST_IMAGES, help="Held-out images to use, where there are as many.")]
@@ -21,6 +32,7 @@ def parity(
     count: CountOption = FEWEST_IMAGES,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
+    sign: SignOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Compare the shipped graph with the PyTorch model on real images; exit 1 if they differ.
@@ -30,6 +42,7 @@ def parity(
     from export.bundle import prove_again, require_passed, run_of
     from toolkit.runtime.bundle import Bundle
 
+    require_key(sign)
     opened = Bundle(bundle)
     with messages().status("comparing the graph with PyTorch"):
         reference = run_of(opened, run)
@@ -39,7 +52,12 @@ def parity(
         print_json(content)
     else:
         print_parity(content)
-    require_passed(content)
+    try:
+        require_passed(content)
+    except CheckFailed:
+        renew_signature(opened, None)  # nobody vouches for a graph that failed
+        raise
+    renew_signature(opened, sign)
 
 
 def warn_of_few_images(entry: dict[str, Any]) -> None:

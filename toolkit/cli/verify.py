@@ -15,15 +15,21 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of the key that must have signed the bundle.", show_default="not checked"),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Compare every file with its hash, then run the golden images; exit 1 if something differs.
+
+    With --public-key, a signature that is missing or of another key is a failure too.
 
     Example: toolkit verify bundles/digits
     """
     from toolkit.runtime.verify import verify as check
 
-    report = check(bundle, provider=provider, threads=threads)
+    report = check(bundle, provider=provider, threads=threads, public_key=public_key)
     if json:
         print_json(report)
     if not report["passed"]:
@@ -31,6 +37,7 @@ def verify(
     if not json:
         console().print(
             f"verified: {report['files']} files whole; {report['images']} golden images on {provider}: max |logit "
-            f"difference| {report['max_abs_logit']:.2e}, same labels, same pixels; {report['seconds']:.2f} s",
+            f"difference| {report['max_abs_logit']:.2e}, same labels, same pixels; signature {report['signature']}; "
+            f"{report['seconds']:.2f} s",
             soft_wrap=True,
         )

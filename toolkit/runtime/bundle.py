@@ -86,6 +86,11 @@ class Bundle:
         self.signed = (path / SIGNATURE).is_file()
         self._held: dict[str, bytes] | None = None
 
+    @property
+    def lost_signature(self) -> bool:
+        """Whether the bundle was signed when it was opened and no longer is."""
+        return self.signed and not (self.path / SIGNATURE).is_file()
+
     @cached_property
     def labels(self) -> list[str]:
         """The classes, in the order of the logits."""

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.errors import CheckFailed
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode
+from toolkit.runtime.signature import check_signature
 
 TOLERANCE = 1e-3
 """Largest logit difference to the reference machine that counts as the same result in fp32.
@@ -18,30 +20,56 @@ Wider than parity's, since another machine may sum in another order; a decision 
 """
 
 
-def verify(path: Path, *, provider: str = "cpu", threads: int | None = None) -> dict[str, Any]:
+def verify(
+    path: Path, *, provider: str = "cpu", threads: int | None = None, public_key: Path | None = None
+) -> dict[str, Any]:
     """Hash every file, then run the golden images from their encoded files on.
 
+    Args:
+        path: a bundle folder.
+        provider: the provider to run on.
+        threads: threads of the session; the usable cores unless given.
+        public_key: PEM file of the key that must have signed the bundle.
+
     Returns:
-        ``passed``, ``files``, ``images``, ``max_abs_logit``, ``tolerance``, ``top1_agreement``,
-        ``preprocessing_identical``, ``provider``, ``seconds``, and ``problems`` (sentences).
+        ``passed``, ``files``, ``signature`` (``valid``, ``invalid``, ``absent`` or ``not checked``), ``images``,
+        ``max_abs_logit``, ``tolerance``, ``top1_agreement``, ``preprocessing_identical``, ``provider``, ``seconds``,
+        and ``problems`` (sentences).
 
     Raises:
-        ToolkitError: no bundle, or the provider is not there.
+        ToolkitError: no bundle, or the provider is not there, or the key is not usable.
     """
     started = time.perf_counter()
     bundle = Bundle(path)
-    problems = bundle.differences()
     report: dict[str, Any] = {"bundle": str(path), "provider": provider, "files": len(bundle.manifest.files)}
-    if not problems:
-        problems += _failed_parity(bundle)
-        report |= _run_golden(bundle, provider, threads)
-        if not report["preprocessing_identical"]:
-            problems.append("preprocessing gives other pixel_values than the training-time processor gave")
-        if report["top1_agreement"] < 1:
-            problems.append("a golden image gets another label")
-        if not report["max_abs_logit"] <= TOLERANCE:
-            problems.append(f"logits differ by {report['max_abs_logit']:.2e}, more than {TOLERANCE:.0e}")
+    with bundle.holding():
+        problems = bundle.differences()
+        report["signature"] = _signature(bundle, public_key, problems)
+        if not problems:
+            problems += _failed_parity(bundle)
+            report |= _run_golden(bundle, provider, threads)
+            if not report["preprocessing_identical"]:
+                problems.append("preprocessing gives other pixel_values than the training-time processor gave")
+            if report["top1_agreement"] < 1:
+                problems.append("a golden image gets another label")
+            if not report["max_abs_logit"] <= TOLERANCE:
+                problems.append(f"logits differ by {report['max_abs_logit']:.2e}, more than {TOLERANCE:.0e}")
     return report | {"passed": not problems, "problems": problems, "seconds": time.perf_counter() - started}
+
+
+def _signature(bundle: Bundle, public_key: Path | None, problems: list[str]) -> str:
+    """The state of the signature; with a key, anything but a good one is a problem."""
+    if public_key is None:
+        return "not checked" if bundle.signed else "absent"
+    try:
+        signed = check_signature(bundle.path, public_key)
+    except CheckFailed as verdict:
+        problems.append(str(verdict))
+        return "invalid" if bundle.signed else "absent"
+    # the files may have been exchanged since the manifest was read
+    others = [name for name, entry in bundle.manifest.files.items() if signed.get(name) != entry.sha256]
+    problems += [f"{name} is not the one that was signed" for name in others]
+    return "invalid" if others else "valid"
 
 
 def _failed_parity(bundle: Bundle) -> list[str]:
