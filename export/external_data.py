@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import EncodeError
@@ -55,7 +56,8 @@ def _outsourced(model: onnx.ModelProto, data_file: Path) -> onnx.ModelProto:
                 shell.graph.initializer.append(tensor)
                 continue
             file.write(bytes(-file.tell() % PAGE))
-            outside = shell.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            outside = shell.graph.initializer.add()
+            _copy_fields(tensor, outside, but={"raw_data"})
             outside.data_location = onnx.TensorProto.EXTERNAL
             entries = {"location": data_file.name, "offset": file.tell(), "length": file.write(data)}
             for key, value in entries.items():
@@ -66,17 +68,21 @@ def _outsourced(model: onnx.ModelProto, data_file: Path) -> onnx.ModelProto:
 def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that never holds the weights a second time."""
     shell = onnx.ModelProto()
-    for original, copy in ((model, shell), (model.graph, shell.graph)):
-        for field, value in original.ListFields():
-            if field.name in ("graph", "initializer"):
-                continue
-            if hasattr(value, "extend"):
-                getattr(copy, field.name).extend(value)
-            elif hasattr(value, "CopyFrom"):
-                getattr(copy, field.name).CopyFrom(value)
-            else:
-                setattr(copy, field.name, value)
+    _copy_fields(model, shell, but={"graph"})
+    _copy_fields(model.graph, shell.graph, but={"initializer"})
     return shell
+
+
+def _copy_fields(message: Any, copy: Any, *, but: set[str]) -> None:
+    for field, value in message.ListFields():
+        if field.name in but:
+            continue
+        if hasattr(value, "extend"):
+            getattr(copy, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(copy, field.name).CopyFrom(value)
+        else:
+            setattr(copy, field.name, value)
 
 
 def _serialized(message: onnx.ModelProto) -> bytes | None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 from PIL import Image
-from tiny_graph import LABELS, PREPROCESS, expected_logits, graph_bytes, rounding
+from tiny_graph import LABELS, PREPROCESS, expected_logits, graph_bytes, outsourced, rounding
 
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import write_json
@@ -341,3 +344,229 @@ def test_damaged_content_with_a_fresh_hash_is_said_in_one_line(name: str, conten
     with pytest.raises(ToolkitError) as caught:
         verify(bundle)
     assert name.partition(".")[0].partition("/")[0] in caught.value.as_line()
+
+
+def put_graph(path: Path, location: str, *, data_name: str | None = None) -> None:
+    """Replace the graph by one that keeps its weight at a location, and list all with fresh hashes."""
+    graph, data = outsourced(location)
+    (path / "model.onnx").write_bytes(graph)
+    if data_name is not None:
+        (path / data_name).parent.mkdir(exist_ok=True)
+        (path / data_name).write_bytes(data)
+    Bundle(path).update_manifest()
+
+
+@pytest.mark.parametrize("name", ["model.onnx.data", "weights/model.bin"])
+def test_external_data_gives_the_same_as_one_file(name: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixel_values = Bundle(bundle).golden().pixel_values
+    expected = Bundle(bundle).session(threads=1).run(pixel_values)
+    put_graph(bundle, name, data_name=name)
+    # what lies below the working directory under the same name is never looked at
+    elsewhere = bundle.parent / "elsewhere"
+    (elsewhere / name).parent.mkdir(parents=True)
+    (elsewhere / name).write_bytes(bytes((bundle / name).stat().st_size))
+    monkeypatch.chdir(elsewhere)
+    for one, other in zip(expected, Bundle(bundle).session(threads=1).run(pixel_values), strict=True):
+        assert np.array_equal(one, other)
+    assert verify(bundle, threads=1)["passed"]
+
+
+def test_a_session_keeps_its_weights_when_the_data_file_is_gone(bundle: Path) -> None:
+    put_graph(bundle, "model.onnx.data", data_name="model.onnx.data")
+    opened = Bundle(bundle)
+    pixel_values, session = opened.golden().pixel_values, opened.session(threads=1)
+    before = session.run(pixel_values)
+    (bundle / "model.onnx.data").write_bytes(b"")
+    assert all(np.array_equal(*pair) for pair in zip(before, session.run(pixel_values), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("location", "says"),
+    [
+        ("/etc/passwd", "leads out"),
+        ("../outside.bin", "leads out"),
+        ("golden/../../outside.bin", "leads out"),
+        ("golden/../weight.bin", "leads out"),
+        ("..\\outside.bin", "leads out"),
+        ("C:\\outside.bin", "leads out"),
+        ("C:outside.bin", "leads out"),
+        ("./weight.bin", "no plain relative path"),
+        ("golden//weight.bin", "no plain relative path"),
+        ("", "no plain relative path"),
+        (".", "no plain relative path"),
+        ("*/_ORT_MEM_ADDR_/*", "no plain relative path"),
+        ("weight\n.bin", "no plain relative path"),
+        ("manifest.json", "can't be listed"),
+        ("elsewhere.bin", "not in the manifest"),
+    ],
+)
+def test_a_graph_that_points_to_no_listed_file_is_refused(location: str, says: str, bundle: Path) -> None:
+    _, data = outsourced(location)
+    (bundle.parent / "outside.bin").write_bytes(data)  # ONNX Runtime itself would read it
+    put_graph(bundle, location, data_name="weight.bin")
+    with pytest.raises(ToolkitError, match=says) as caught:
+        Bundle(bundle).session()
+    assert repr(location) in caught.value.what
+    assert caught.value.where == str(bundle / "model.onnx")
+    report = verify(bundle)
+    assert not report["passed"]
+    assert report["problems"] == [caught.value.what]
+
+
+def test_a_graph_of_subgraphs_with_external_data_is_refused(bundle: Path) -> None:
+    """ONNX Runtime takes such data from the disk even where the file's content was given from memory."""
+    graph, data = outsourced("weight.bin")
+    model = ModelProto.FromString(graph)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "weight")
+    model.graph.sparse_initializer.add().values.CopyFrom(weight)
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    (bundle / "weight.bin").write_bytes(data)
+    Bundle(bundle).update_manifest()
+    with pytest.raises(ToolkitError, match="anything but an initializer of the main graph"):
+        Bundle(bundle).session()
+
+
+def data_file_as_link(bundle: Path) -> str:
+    (bundle / "weight.bin").rename(bundle.parent / "weight.bin")
+    (bundle / "weight.bin").symlink_to(bundle.parent / "weight.bin")
+    return "weight.bin is a link"
+
+
+def folder_as_link(bundle: Path) -> str:
+    (bundle / "golden").rename(bundle.parent / "golden")
+    (bundle / "golden").symlink_to(bundle.parent / "golden")
+    return "golden is a link"
+
+
+def unlisted_link(bundle: Path) -> str:
+    (bundle / "golden" / "passwd").symlink_to("/etc/passwd")
+    return "golden/passwd is a link"
+
+
+def broken_link(bundle: Path) -> str:
+    (bundle / "old").symlink_to("nowhere")
+    return "old is a link"
+
+
+def unlisted_file(bundle: Path) -> str:
+    (bundle / "golden" / ".hidden").write_bytes(b"")
+    return "golden/.hidden is not in the manifest"
+
+
+def pipe(bundle: Path) -> str:
+    os.mkfifo(bundle / "pipe")
+    return "pipe is no plain file"
+
+
+@pytest.mark.parametrize("add", [data_file_as_link, folder_as_link, unlisted_link, broken_link, unlisted_file, pipe])
+def test_links_and_unknown_files_are_refused_by_name(add: Callable[[Path], str], bundle: Path) -> None:
+    put_graph(bundle, "weight.bin", data_name="weight.bin")
+    Bundle(bundle).session(threads=1)
+    sentence = add(bundle)
+    with pytest.raises(ToolkitError, match=sentence) as caught:
+        Bundle(bundle).session()
+    assert caught.value.where == str(bundle)
+    assert sentence in verify(bundle)["problems"]
+
+
+@pytest.mark.parametrize("add", [unlisted_link, broken_link, pipe])
+def test_no_manifest_is_written_over_what_it_can_not_list(add: Callable[[Path], str], bundle: Path) -> None:
+    before = (bundle / MANIFEST).read_bytes()
+    name, _, fault = add(bundle).partition(" ")
+    with pytest.raises(ToolkitError, match=f"'{name}': it {fault}"):
+        Bundle(bundle).update_manifest()
+    assert (bundle / MANIFEST).read_bytes() == before
+
+
+def test_a_bundle_behind_a_link_is_the_users_choice(bundle: Path) -> None:
+    (bundle.parent / "current").symlink_to(bundle)
+    assert verify(bundle.parent / "current", threads=1)["passed"]
+
+
+def test_a_manifest_that_is_a_link_is_refused(bundle: Path) -> None:
+    (bundle / MANIFEST).rename(bundle.parent / MANIFEST)
+    (bundle / MANIFEST).symlink_to(bundle.parent / MANIFEST)
+    with pytest.raises(ToolkitError, match=r"manifest\.json is a link"):
+        Bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["", ".", "./a", "a//b", "a/", "C:a", "a\x00b", "manifest.json", "signature.json"])
+def test_a_manifest_lists_plain_names_only(name: str, bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"][name] = {"sha256": "0" * 64, "size": 1}
+    write_json(bundle / MANIFEST, manifest)
+    with pytest.raises(ToolkitError, match="damaged manifest"):
+        Bundle(bundle)
+
+
+def test_no_byte_of_the_manifest_can_change_unseen(bundle: Path) -> None:
+    whole = (bundle / MANIFEST).read_bytes()
+    for position in range(0, len(whole), 5):
+        for flip in (1, 0x20):
+            content = bytearray(whole)
+            content[position] ^= flip
+            (bundle / MANIFEST).write_bytes(content)
+            with pytest.raises(ToolkitError):
+                Bundle(bundle).session(threads=1)
+    (bundle / MANIFEST).write_bytes(whole)
+    Bundle(bundle).session(threads=1)
+
+
+def test_a_manifest_that_was_edited_is_named(bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    write_json(bundle / MANIFEST, manifest | {"created": "2020-01-01T00:00:00+00:00"})
+    assert Bundle(bundle).differences() == ["manifest.json was changed"]
+    assert verify(bundle)["problems"] == ["manifest.json was changed"]
+    with pytest.raises(ToolkitError, match="manifest was changed"):
+        Bundle(bundle).session()
+    opened = Bundle(bundle)
+    opened.update_manifest()
+    assert opened.differences() == Bundle(bundle).differences() == []
+
+
+def test_a_manifest_without_its_own_hash_is_read(bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    del manifest["manifest_sha256"]
+    write_json(bundle / MANIFEST, manifest)
+    assert verify(bundle, threads=1)["passed"]
+
+
+def test_what_was_compared_is_what_is_used(bundle: Path) -> None:
+    opened = Bundle(bundle)
+    with opened.holding():
+        assert opened.differences() == []
+        flip_a_byte(bundle / "model.onnx")
+        flip_a_byte(bundle / "labels.json")
+        opened.session(threads=1)
+        assert opened.labels == LABELS
+    with pytest.raises(ToolkitError, match="SHA-256"):
+        opened.session(threads=1)
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_no_session_opens_over_a_flipped_byte(name: str, bundle: Path) -> None:
+    flip_a_byte(bundle / name)
+    with pytest.raises(ToolkitError) as caught:
+        Bundle(bundle).session()
+    assert caught.value.where == str(bundle / name)
+
+
+def test_every_file_of_a_real_bundle_is_guarded(finished_bundle: Path, tmp_path: Path) -> None:
+    """One flipped byte in each file in turn: verification names it, and nothing is predicted from it."""
+    bundle = Path(shutil.copytree(finished_bundle, tmp_path / "bundle"))
+    image = Path(shutil.copyfile(finished_bundle / "golden" / "000.png", tmp_path / "image.png"))
+    names = [file.relative_to(bundle).as_posix() for file in bundle.rglob("*") if file.is_file()]
+    assert len(names) > 15
+    for name in sorted(names):
+        whole = (bundle / name).read_bytes()
+        flip_a_byte(bundle / name)
+        try:
+            problems = verify(bundle)["problems"]
+        except ToolkitError as error:  # a manifest that is no longer JSON
+            problems = [Path(error.where).name]
+        assert [sentence.split()[0] for sentence in problems] == [name]
+        with pytest.raises(ToolkitError) as caught:
+            list(Predictor(Bundle(bundle), Bundle(bundle).session())([image]))
+        assert caught.value.where == str(bundle / name)
+        (bundle / name).write_bytes(whole)
+    assert verify(bundle)["passed"]

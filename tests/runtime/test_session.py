@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
-from tiny_graph import LABELS, METADATA, SIDE, expected_logits, graph_bytes, rounding
+from tiny_graph import LABELS, METADATA, SIDE, expected_logits, graph_bytes, outsourced, rounding
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
@@ -100,3 +101,47 @@ def test_a_damaged_graph_is_the_users_to_mend(tmp_path: Path, content: bytes) ->
 def test_a_graph_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match="can't open the graph"):
         Session(tmp_path / "missing.onnx")
+
+
+@pytest.mark.parametrize("offset", [0, 4096])
+def test_external_data_comes_from_memory_and_may_go_afterwards(session: Session, offset: int) -> None:
+    graph, data = outsourced("weight.bin", offset=offset)
+    content = bytearray(data)
+    other = Session(graph, threads=1, external_data={"weight.bin": memoryview(content)})
+    content[:] = bytes(len(content))
+    assert all(np.array_equal(*pair) for pair in zip(other.run(IMAGES), session.run(IMAGES), strict=True))
+
+
+def test_bytes_never_have_a_file_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would take the file from the working directory."""
+    graph, data = outsourced("weight.bin")
+    (tmp_path / "weight.bin").write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    for given in (None, {}, {"other.bin": data}):
+        with pytest.raises(ToolkitError, match=r"external data 'weight\.bin' was not given"):
+            Session(graph, external_data=given)
+
+
+@pytest.mark.parametrize("content", [b"", b"short"])
+def test_external_data_that_is_too_short_is_refused(content: bytes) -> None:
+    with pytest.raises(ToolkitError, match="can't open the graph"):
+        Session(outsourced("weight.bin")[0], external_data={"weight.bin": content})
+
+
+def test_a_file_finds_its_data_beside_it(session: Session, tmp_path: Path) -> None:
+    graph, data = outsourced("weight.bin")
+    (tmp_path / "model.onnx").write_bytes(graph)
+    (tmp_path / "weight.bin").write_bytes(data)
+    other = Session(tmp_path / "model.onnx", threads=1)
+    assert all(np.array_equal(*pair) for pair in zip(other.run(IMAGES), session.run(IMAGES), strict=True))
+
+
+def test_onnxruntimes_own_format_is_not_taken(tmp_path: Path) -> None:
+    """It could point to files too, and nothing here reads it."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(graph_bytes(), options, providers=["CPUExecutionProvider"])
+    for model in (tmp_path / "model.ort", (tmp_path / "model.ort").read_bytes()):
+        with pytest.raises(ToolkitError, match="can't open the graph"):
+            Session(model)

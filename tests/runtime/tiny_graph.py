@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from onnx import TensorProto, checker, helper, numpy_helper
+from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from toolkit.runtime.preprocess import Preprocess
 
@@ -37,6 +37,18 @@ def graph_bytes() -> bytes:
     checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
+
+
+def outsourced(location: str, *, offset: int = 0) -> tuple[bytes, bytes]:
+    """The graph with its weight in a file that it calls ``location``, and that file's content."""
+    model = ModelProto.FromString(graph_bytes())
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "weight")
+    data = weight.raw_data
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": offset, "length": len(data)}.items():
+        weight.external_data.add(key=key, value=str(value))
+    return model.SerializeToString(), bytes(offset) + data
 
 
 def expected_logits(pixel_values: np.ndarray) -> np.ndarray:

@@ -132,10 +132,7 @@ class Bundle:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """While this is open, a file is read and hashed once: what was compared is what is used.
-
-        Memory holds the files meanwhile, a graph and its data until a session took them.
-        """
+        """While this is open, memory holds each file from its first use on: it is read and hashed once."""
         self._held = {}
         try:
             yield
@@ -150,29 +147,40 @@ class Bundle:
         """
         if self._held is not None and name in self._held:
             return self._held[name]
-        path, entry = self.path / name, self.manifest.files.get(name)
-        if entry is None or not self._is_plain_file(name):
-            what = "the bundle lacks the file" if entry else "the manifest does not list the file"
-            raise ToolkitError(what, where=path, fix=AGAIN)
+        entry = self._entry(name)
+        path = self.path / name
         content = path.read_bytes() if path.stat().st_size == entry.size else b""
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise ToolkitError("the file differs from the manifest's SHA-256", where=path, fix=AGAIN)
+        self._require_hash(name, hashlib.sha256(content).hexdigest())
         if self._held is not None:
             self._held[name] = content
         return content
 
-    def _take(self, name: str) -> bytes:
-        """Like :meth:`read`, for a file that is needed once more at most."""
-        content = self.read(name)
+    def _compare(self, name: str) -> None:
+        """Like :meth:`read`, for a file whose content is not needed now."""
         if self._held is not None:
-            del self._held[name]
-        return content
+            self.read(name)
+        else:
+            self._entry(name)
+            self._require_hash(name, sha256_of(self.path / name))
+
+    def _entry(self, name: str) -> FileEntry:
+        """What the manifest knows of a file that is there, itself and not as a link."""
+        path, entry = self.path / name, self.manifest.files.get(name)
+        if entry is None or not self._is_plain_file(name):
+            what = "the bundle lacks the file" if entry else "the manifest does not list the file"
+            raise ToolkitError(what, where=path, fix=AGAIN)
+        return entry
 
     def _is_plain_file(self, name: str) -> bool:
-        """Whether a listed file is there, and neither it nor a folder on the way to it is a link."""
+        """Whether a file is there, and neither it nor a folder on the way to it is a link."""
         path = self.path / name
         on_the_way = [path, *path.parents][: len(PurePosixPath(name).parts)]
         return path.is_file() and not any(step.is_symlink() for step in on_the_way)
+
+    def _require_hash(self, name: str, sha256: str) -> None:
+        if sha256 != self.manifest.files[name].sha256:
+            what = "the file differs from the manifest's SHA-256"
+            raise ToolkitError(what, where=self.path / name, fix=AGAIN)
 
     def graph_name(self, precision: str = "fp32") -> str:
         """File name of a precision's graph.
@@ -190,11 +198,11 @@ class Bundle:
     def session(self, *, provider: str = "cpu", threads: int | None = None, precision: str = "fp32") -> Session:
         """Load a graph after checking its hash, and that labels and preprocessing fit it.
 
-        ONNX Runtime gets the very bytes that were hashed, of the graph and of its external data, and opens
-        no file itself.
+        Every file of the bundle is compared with the manifest first. ONNX Runtime gets the very bytes that were
+        hashed, of the graph and of its external data, and opens no file itself.
 
         Raises:
-            ToolkitError: the folder holds anything that the manifest does not list, a link, or a changed file;
+            ToolkitError: the folder holds a changed file, a link, or anything that the manifest does not list;
                 the graph points to anything but a listed file; it can't be loaded.
         """
         name = self.graph_name(precision)
@@ -202,13 +210,16 @@ class Bundle:
         if strangers:
             more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
             raise ToolkitError(f"{strangers[0]}{more}", where=self.path, fix=f"remove it, or {AGAIN}")
-        graph = self._take(name)
+        graph = self.read(name)
         with self._parsing(name):
             faults = self._graph_faults(name, graph)
             files = {location: self._target(name, location) for location in external_files(graph)}
         if faults:
             raise ToolkitError(faults[0], where=self.path / name, fix=f"don't use it; {AGAIN}")
-        data = {location: self._take(file) for location, file in files.items()}
+        data = {location: self.read(file) for location, file in files.items()}
+        for other in self.manifest.files:
+            if other not in {name, *files.values()}:
+                self._compare(other)
         if not self._manifest_is_whole:
             raise ToolkitError("the manifest was changed", where=self.path / MANIFEST, fix=AGAIN)
         where = self.path / name
@@ -234,22 +245,19 @@ class Bundle:
         return found + self._strangers()
 
     def _faults_of(self, name: str) -> list[str]:
-        path, entry = self.path / name, self.manifest.files[name]
-        if path.is_symlink():
+        if (self.path / name).is_symlink():
             return []  # a stranger
         if not self._is_plain_file(name):
             return [f"{name} is missing"]
-        if self._held is None and not name.endswith(".onnx"):
-            same = path.stat().st_size == entry.size and sha256_of(path) == entry.sha256
-            return [] if same else [f"{name} was changed"]
         try:
-            content = self.read(name)
+            if name.endswith(".onnx"):
+                return self._graph_faults(name, self.read(name))
+            self._compare(name)
         except ToolkitError:
             return [f"{name} was changed"]
-        try:
-            return self._graph_faults(name, content) if name.endswith(".onnx") else []
         except ValueError as error:
             return [f"{name} is damaged: {error}"]
+        return []
 
     def _strangers(self) -> list[str]:
         """What is in the folder and must not be: unlisted files, links, pipes."""
