@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import typer.main
 import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from toolkit.cli.main import app
 
@@ -46,14 +48,16 @@ def test_verbs_and_options_are_the_contract() -> None:
     assert verbs == {
         "demo": ["--json", "--out"],
         "export": [
-            "--force", "--images", "--input", "--json", "--onnx", "--out", "--precision", "--provider", "--threads",
+            "--force", "--images", "--input", "--json", "--onnx", "--out", "--precision", "--provider", "--sign",
+            "--threads",
         ],
-        "parity": ["--count", "--images", "--json", "--provider", "--run", "--threads", "bundle"],
+        "parity": ["--count", "--images", "--json", "--provider", "--run", "--sign", "--threads", "bundle"],
         "bench-latency": [
-            "--batch-sizes", "--compare", "--json", "--provider", "--run", "--runs", "--seconds", "--threads", "bundle",
+            "--batch-sizes", "--compare", "--json", "--provider", "--run", "--runs", "--seconds", "--sign",
+            "--threads", "bundle",
         ],
         "predict": ["--batch-size", "--json", "--provider", "--threads", "bundle", "paths"],
-        "verify": ["--json", "--provider", "--threads", "bundle"],
+        "verify": ["--json", "--provider", "--public-key", "--threads", "bundle"],
         "doctor": ["--json"],
         "recipes list": ["--json"],
         "recipes explain": ["--json", "--probe", "--processes", "config", "overrides"],
@@ -74,6 +78,8 @@ def test_verbs_and_options_are_the_contract() -> None:
         (["predict", ".", "x.png"], ["no bundle", "manifest.json"]),
         (["export", "--onnx", "nowhere", "--out", "b"], ["no such run folder", "finetune.py"]),
         (["export", "--onnx", "x", "--out", "b", "--precision", "int4"], ["int4", "fp32"]),
+        (["export", "--onnx", "x", "--out", "b", "--sign", "no.key"], ["can't read the key", "no.key", "PEM"]),
+        (["parity", "x", "--sign", "no.key"], ["can't read the key", "no.key"]),
         (["data", "check", "nowhere"], ["no such data folder"]),
         (["recipes", "copy", "nothing", "x"], ["nothing", "digits"]),
         (["bench-latency", "x", "--batch-sizes", "one"], ["'one'", "1,8,32"]),
@@ -133,6 +139,37 @@ def test_a_changed_file_fails_verification_with_exit_1(bundle: Path, cli: Cli) -
     report = json.loads(done.stdout)
     assert not report["passed"]
     assert report["problems"] == ["MODEL_CARD.md was changed"]
+
+
+def test_a_signature_from_export_to_verification(finished_run: Path, cli: Cli, tmp_path: Path) -> None:
+    private, public, out = tmp_path / "key", tmp_path / "key.pub", tmp_path / "bundle"
+    key = ec.generate_private_key(ec.SECP256R1())
+    plain = serialization.NoEncryption()
+    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    public_format = serialization.PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, public_format))
+
+    refused = cli("export", "--onnx", finished_run, "--out", out, "--sign", public)
+    assert (refused.returncode, out.exists()) == (2, False)
+    assert len(refused.stderr.splitlines()) == 1
+    exported = cli("export", "--onnx", finished_run, "--out", out, "--sign", private)
+    assert exported.returncode == 0, exported.stderr
+    assert "signature valid" in " ".join(cli("verify", out, "--public-key", public).stdout.split())
+
+    measure = ("bench-latency", out, "--batch-sizes", "1", "--compare", "", "--runs", "2", "--seconds", "0", "--json")
+    measured = cli(*measure)
+    assert measured.returncode == 0, measured.stderr
+    assert "--sign KEY" in measured.stderr
+    verified = cli("verify", out, "--public-key", public, "--json")
+    report = json.loads(verified.stdout)
+    assert (verified.returncode, report["passed"], report["signature"]) == (1, False, "absent")
+    assert "signature.json is missing" in verified.stderr
+    assert cli("verify", out).returncode == 0
+
+    measured = cli(*measure, "--sign", private)
+    assert (measured.returncode, measured.stderr) == (0, "")
+    verified = cli("verify", out, "--public-key", public, "--json")
+    assert (verified.returncode, json.loads(verified.stdout)["signature"]) == (0, "valid")
 
 
 def test_data_check_exits_1_on_problems_and_0_without(color_data: Path, cli: Cli, tmp_path: Path) -> None:

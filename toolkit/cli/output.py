@@ -88,7 +88,8 @@ def renew_signature(bundle: Bundle, key: Path | None) -> None:
 
         sign(bundle.path, key)
     elif bundle.lost_signature:
-        messages().print("[yellow]warning[/]: the bundle changed and lost its signature; sign it again with --sign KEY")
+        what = "the bundle changed and lost its signature; sign it again with --sign KEY"
+        messages().print(f"[yellow]warning[/]: {what}", soft_wrap=True)
 
 
 def require_key(key: Path | None) -> None:

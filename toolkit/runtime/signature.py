@@ -1,6 +1,6 @@
 """Who made a bundle: a signature over all of its files by OpenSSF model-signing, with an elliptic-curve key.
 
-``model_signing verify key BUNDLE --signature BUNDLE/signature.json --public-key KEY.pub`` reads it too.
+``model_signing verify key BUNDLE --signature BUNDLE/signature.json --public_key KEY.pub`` reads it too.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -75,13 +76,18 @@ def check_signature(bundle: Path, public_key: Path) -> dict[str, str]:
             signed = _signed_hashes(copy)
     except Exception as error:
         # malformed content raises a dozen unrelated classes there, and none of them may pass for a good signature
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckFailed(f"{SIGNATURE} does not fit the bundle and the key: {reason}") from error
+        raise CheckFailed(f"{SIGNATURE} does not fit the bundle and the key: {_reason(error)}") from error
     # a signature may itself say which files it leaves out
     left_out = (folder_entries(bundle)[0] | {MANIFEST}) - set(signed)
     if left_out:
         raise CheckFailed(f"{SIGNATURE} does not cover {', '.join(sorted(left_out))}")
     return signed
+
+
+def _reason(error: Exception) -> str:
+    """One line without the digests' bytes, which model-signing spells out, and without its quotes in quotes."""
+    line = " ".join(str(error).partition(": Expected")[0].split())
+    return re.sub(r"[\[\]'\"\\]", "", line) or type(error).__name__
 
 
 def _signed_hashes(signature: Path) -> dict[str, str]:
