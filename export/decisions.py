@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import binomtest
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from toolkit.runtime.preprocess import Float32
 
@@ -33,6 +31,8 @@ def agreement(expected: Float32, logits: Float32, names: Sequence[str]) -> dict[
         margins first, a margin being the reference's best logit minus its second; ``flip_count``
         and ``smallest_margin`` over all images.
     """
+    from scipy.stats import binomtest  # takes a second to import, which an export without proof needn't wait for
+
     same = expected.argmax(-1) == logits.argmax(-1)
     margins = _margins(expected)
     bound = binomtest(int(same.sum()), len(same), alternative="greater").proportion_ci(CONFIDENCE, method="exact")
@@ -69,6 +69,8 @@ def _margins(logits: Float32) -> Float32:
 
 
 def _figures(logits: Float32, labels: torch.Tensor, temperature: float) -> dict[str, float]:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     scaled = torch.from_numpy(logits).double() / temperature
     probabilities = scaled.softmax(-1)
     error = multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=BINS)

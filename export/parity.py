@@ -139,10 +139,11 @@ def prove(
     """
     keep = spread(len(samples), max(NOISE_IMAGES, STAGE_IMAGES))
     outcome = compare(session, preprocess, reference, samples, keep=keep, advance=advance)
-    kept = [outcome.kept[place] for place in keep]
-    pixel_values = np.stack([values for _, values in kept])
-    floor = noise_floor(reference, pixel_values[spread(len(kept), NOISE_IMAGES)])
     expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
+    kept = [outcome.kept[place] for place in keep]
+    some = spread(len(kept), NOISE_IMAGES)
+    pixel_values = np.stack([kept[place][1] for place in some])
+    floor = noise_floor(reference, pixel_values, expected[keep][some])
     difference = np.abs(logits - expected) if outcome.finite else np.full(expected.shape, LARGEST)
     by_size = outcome.worst_by_batch_size
     worst = max(by_size.values())
@@ -163,8 +164,8 @@ def prove(
         "tolerance": tolerance,
         "noise_floor": floor.largest,
         "noise_multiple": NOISE_MULTIPLE,
-        "noise": _noise(floor, logits[keep][spread(len(kept), NOISE_IMAGES)], len(floor.truth)),
-        "stages": stages(session, model, preprocess, reference, kept),
+        "noise": _noise(floor, logits[keep][some]),
+        "stages": stages(session, model, preprocess, reference, kept, expected[keep]),
         "finite": outcome.finite,
         "seconds": outcome.seconds,
         "passed": outcome.finite and worst <= tolerance and flip_margin <= 2 * tolerance,
@@ -176,9 +177,9 @@ def prove(
     return entry
 
 
-def _noise(floor: NoiseFloor, logits: Float32, images: int) -> dict[str, Any]:
+def _noise(floor: NoiseFloor, logits: Float32) -> dict[str, Any]:
     return {
-        "images": images,
+        "images": len(floor.truth),
         "pytorch_one_thread_other_batches": floor.reordered,
         "pytorch_to_float64": floor.rounding,
         "graph_to_float64": float(np.abs(np.nan_to_num(logits) - floor.truth).max()),

@@ -94,9 +94,9 @@ class NoiseFloor:
         return max(self.reordered, self.rounding, resolution)
 
 
-def noise_floor(reference: Reference, pixel_values: Float32) -> NoiseFloor:
-    """Measure the noise floor on a few images [images, 3, height, width]."""
-    expected, truth = reference.logits(pixel_values), reference.truth(pixel_values)
+def noise_floor(reference: Reference, pixel_values: Float32, expected: Float32) -> NoiseFloor:
+    """Measure the noise floor on a few images [images, 3, height, width], whose fp32 logits are ``expected``."""
+    truth = reference.truth(pixel_values)
     with one_thread():
         reordered = reference.logits(pixel_values, OTHER_BATCH_SIZE)
     return NoiseFloor(float(np.abs(reordered - expected).max()), float(np.abs(expected - truth).max()), truth)
