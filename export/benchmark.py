@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from export.latency import POOL, measure, onnxruntime_engine
@@ -17,7 +16,14 @@ from toolkit.files import write_json
 from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import describe_machine
-from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.predict import graph_input, places_by_shape, stacked
+from toolkit.runtime.preprocess import Float32, UInt8
+
+MEASURED = {
+    "pixel_values": "the network alone: pixel_values in host memory to probabilities in host memory",
+    "image": "preprocessing and network: decoded images in host memory to probabilities in host memory; "
+    "torch's includes the image processor",
+}
 
 
 def benchmark(
@@ -41,7 +47,7 @@ def benchmark(
     engine = onnxruntime_engine(bundle, provider=provider, threads=threads)
     engines = [engine]
     versions: dict[str, str] = {"onnxruntime": ort.__version__}
-    pool, source = _golden_pool(bundle), "the bundle's golden images"
+    contents, source = _golden_files(bundle), "the bundle's golden images"
     if compare:
         import torch
 
@@ -49,19 +55,21 @@ def benchmark(
         from export.engines import torch_engine
 
         reference = run_of(bundle, run_folder)
-        pool = bundle.preprocess.batch([example.read() for example in reference.held_out(POOL)])
+        contents = [example.read() for example in reference.held_out(POOL)]
         source = "held-out images of the run's data set"
         for name in compare:
-            engines.append(torch_engine(name, reference.classifier, provider=provider, threads=engine.threads))
+            engines.append(torch_engine(name, reference, engine))
         versions["torch"] = torch.__version__
+    pool = _pool(contents, engine.input, bundle)
     rows = measure(engines, pool, batch_sizes, runs=runs, seconds=seconds, advance=advance)
     latency = {
         "rows": rows,
         "machine": describe_machine() | {"versions": versions},
         "inputs": {
-            "images": len(pool),
+            "images": sum(map(len, pool)),
             "from": source,
-            "what": "the network alone: pixel_values in host memory to probabilities in host memory",
+            "shapes": [list(group.shape[1:]) for group in pool],
+            "what": MEASURED[engine.input],
         },
         "graph_sha256": bundle.manifest.files[bundle.graph_name()].sha256,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -81,8 +89,14 @@ def _write(bundle: Bundle, latency: dict[str, Any]) -> None:
     bundle.update_manifest()
 
 
-def _golden_pool(bundle: Bundle) -> Float32:
-    golden = bundle.golden()
-    if not len(golden.pixel_values):
+def _golden_files(bundle: Bundle) -> list[bytes]:
+    names = bundle.golden().names
+    if not names:
         raise ToolkitError("the bundle holds no golden images", where=bundle.path, fix="export it again")
-    return np.ascontiguousarray(golden.pixel_values)
+    return [bundle.read(f"golden/{name}") for name in names]
+
+
+def _pool(contents: Sequence[bytes], kind: str, bundle: Bundle) -> list[Float32 | UInt8]:
+    """Real inputs, those of one shape together."""
+    inputs = {place: graph_input(kind, bundle.preprocess, content) for place, content in enumerate(contents)}
+    return [stacked(inputs[place] for place in places) for places in places_by_shape(inputs)]

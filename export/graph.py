@@ -1,104 +1,80 @@
-"""One ONNX graph of encoder, head and calibrated softmax."""
+"""One ONNX graph of preprocessing, encoder, head and calibrated softmax."""
 
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import onnx
-import torch
-from torch import Tensor, nn
+from onnx import TensorProto, helper
 
+from export.graph_builder import MICROSOFT, GraphBuilder
+from export.network import LOGITS, PROBABILITIES, add_classifier
+from export.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.preprocess import Preprocess
 
-OPSET = 20
-MAX_PROTOBUF_BYTES = 2**31 - 1
+OPSET, IR_VERSION = 20, 9
+"""The oldest that have every operator used here: GELU came with opset 20."""
+GraphInput = Literal["image", "pixel_values"]
 
 
-class FusedClassifier(nn.Module):
-    """What the graph computes: ``pixel_values`` [B, 3, H, W] -> ``logits``, ``probabilities`` [B, classes]."""
+def check_input(name: str) -> GraphInput:
+    """A name as one of the inputs that a graph may have.
 
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
+    Raises:
+        ToolkitError: it is none.
+    """
+    if name not in get_args(GraphInput):
+        fix = f"use {' or '.join(get_args(GraphInput))}"
+        raise ToolkitError(f"a graph can't take {name!r}", where="--input", fix=fix)
+    return name  # type: ignore[return-value]
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and calibrated probabilities."""
-        logits = self.classifier(pixel_values)
-        return logits, self.classifier.probabilities(logits)
 
-
-def export_graph(classifier: Classifier, preprocess: Preprocess, provenance: dict[str, Any], path: Path) -> None:
-    """Write the graph with a dynamic batch and everything needed to serve it alone in its metadata.
+def build_graph(
+    classifier: Classifier, preprocess: Preprocess, provenance: dict[str, Any], graph_input: GraphInput = "image"
+) -> onnx.ModelProto:
+    """The whole classifier as one graph with a dynamic batch; the same arguments give the same bytes.
 
     Args:
         classifier: in evaluation form, float32, on the CPU.
-        preprocess: stored in ``metadata_props`` under ``preprocess``.
-        provenance: stored there too.
-        path: the file to write.
+        preprocess: what stands between an image and ``pixel_values``.
+        provenance: kept in ``metadata_props``, like labels and preprocessing, so that the file alone can be served.
+        graph_input: ``image``, uint8 [batch, height, width, 3] of any size, or ``pixel_values``,
+            float32 [batch, 3, height, width].
+
+    Returns:
+        A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes].
 
     Raises:
-        ToolkitError: the graph is too large for one file, or its batch came out fixed.
+        ToolkitError: preprocessing that a graph can't express.
     """
-    size = sum(tensor.numel() * tensor.element_size() for tensor in classifier.state_dict().values())
-    if size > MAX_PROTOBUF_BYTES:
-        what = f"{size / 2**30:.1f} GiB of weights don't fit into one ONNX file of 2 GiB"
-        raise ToolkitError(what, where=path.name, fix="use a smaller encoder")
-    assert preprocess.output_size is not None
-    example = torch.zeros(2, 3, *preprocess.output_size)  # a batch of one would be frozen in (0/1 specialisation)
-    with quiet_exporter():
-        program = torch.onnx.export(
-            FusedClassifier(classifier).eval(),
-            (example,),
-            input_names=["pixel_values"],
-            output_names=["logits", "probabilities"],
-            dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1)}},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    model.producer_name, model.producer_version = "clip-toolkit", ""
+    assert preprocess.output_size is not None  # checked when it was built
+    builder = GraphBuilder()
+    if graph_input == "image":
+        entry = helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["batch", "height", "width", 3])
+        pixel_values = add_preprocessing(builder, preprocess)
+    else:
+        entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, *preprocess.output_size])
+        pixel_values = PIXEL_VALUES
+    add_classifier(builder, classifier, pixel_values)
+    shape: list[str | int | None] = ["batch", len(classifier.labels)]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in (LOGITS, PROBABILITIES)]
+    graph = helper.make_graph(builder.nodes, "classifier", [entry], outputs, list(builder.initializers.values()))
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="clip-toolkit")
     metadata = {
         "labels": json.dumps(classifier.labels, ensure_ascii=False),
         "preprocess": preprocess.model_dump_json(),
         "provenance": json.dumps(provenance, ensure_ascii=False, sort_keys=True),
     }
-    onnx.helper.set_model_props(model, metadata)
-    onnx.checker.check_model(model, full_check=True)
-    _require_dynamic_batch(model, path)
-    onnx.save(model, path)
+    helper.set_model_props(model, metadata)
+    return model
 
 
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's remarks on a good export off the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _require_dynamic_batch(model: onnx.ModelProto, path: Path) -> None:
-    for value in (*model.graph.input, *model.graph.output):
-        if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise ToolkitError(
-                f"the exporter froze the batch of {value.name!r}",
-                where=path.name,
-                fix="report the encoder and the torch version",
-            )
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Check the model and write it."""
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())

@@ -15,34 +15,39 @@ import numpy as np
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.preprocess import Float32, UInt8
 
+Inputs = Float32 | UInt8
 BLOCKS = 5
 """Turns of each engine; its runs of one turn follow each other, so that its weights stay in the caches."""
 REWARM_RUNS = 2
+BATCHES = 16
+"""Most distinct batches of a size."""
 POOL = 64
 """Most images in the pool of inputs."""
 
 
 @dataclass
 class Engine:
-    """Something that turns ``pixel_values`` into probabilities, synchronously."""
+    """Something that turns a batch into probabilities, synchronously."""
 
     name: str
     precision: str
     provider: str
     threads: int
-    run: Callable[[Float32], Any]
+    run: Callable[[Any], Any]
+    input: str = "pixel_values"
+    """What a batch holds: ``pixel_values`` or ``image``."""
     times: list[float] = field(default_factory=list)
     warmup_runs: int = 0
 
-    def warm_up(self, batches: Sequence[Float32], runs: int) -> None:
+    def warm_up(self, batches: Sequence[Inputs], runs: int) -> None:
         """Run without counting."""
         for number in range(runs):
             self.run(batches[number % len(batches)])
         self.warmup_runs += runs
 
-    def measure(self, batches: Sequence[Float32], runs: int) -> None:
+    def measure(self, batches: Sequence[Inputs], runs: int) -> None:
         """Time runs one by one over a pool of batches."""
         for _ in range(runs):
             batch = batches[len(self.times) % len(batches)]
@@ -54,12 +59,12 @@ class Engine:
 def onnxruntime_engine(bundle: Bundle, *, provider: str, threads: int | None, precision: str = "fp32") -> Engine:
     """The bundle's graph with production's session options, on the provider asked for or not at all."""
     session = bundle.session(provider=provider, threads=threads, precision=precision)
-    return Engine("onnxruntime", precision, provider, session.threads, session.run)
+    return Engine("onnxruntime", precision, provider, session.threads, session.run, session.input)
 
 
 def measure(
     engines: Sequence[Engine],
-    pool: Float32,
+    pool: Sequence[Inputs],
     batch_sizes: Sequence[int],
     *,
     runs: int,
@@ -71,7 +76,7 @@ def measure(
 
     Args:
         engines: what to measure; each gets the same batches.
-        pool: images [n, 3, height, width] that the batches are drawn from.
+        pool: groups of images of one shape, as the engines take them, that the batches are drawn from.
         batch_sizes: images a run.
         runs: runs to count for each engine and batch size, at least.
         seconds: time to count for each engine and batch size, at least.
@@ -105,7 +110,7 @@ def measure(
     return rows
 
 
-def _runs_a_block(engine: Engine, batches: Sequence[Float32], runs: int, seconds: float) -> int:
+def _runs_a_block(engine: Engine, batches: Sequence[Inputs], runs: int, seconds: float) -> int:
     """Runs that make ``runs`` in all and about ``seconds`` in all, spread over the blocks."""
     started = time.perf_counter()
     engine.warm_up(batches, REWARM_RUNS)
@@ -113,11 +118,14 @@ def _runs_a_block(engine: Engine, batches: Sequence[Float32], runs: int, seconds
     return max(1, -(-max(runs, round(seconds / one)) // BLOCKS))
 
 
-def _batches(pool: Float32, batch_size: int) -> list[Float32]:
-    """Distinct batches that walk through the pool; each starts where the one before ended."""
-    count = max(4, min(16, len(pool) // batch_size))
-    starts = np.arange(count)[:, None] * batch_size + np.arange(batch_size)
-    return [np.ascontiguousarray(pool[row % len(pool)]) for row in starts]
+def _batches(pool: Sequence[Inputs], batch_size: int) -> list[Inputs]:
+    """Distinct batches that walk through each group of the pool; each starts where the one before ended."""
+    batches = []
+    for group in pool:
+        count = max(4 if len(pool) == 1 else 1, min(BATCHES // len(pool), len(group) // batch_size))
+        starts = np.arange(count)[:, None] * batch_size + np.arange(batch_size)
+        batches += [np.ascontiguousarray(group[row % len(group)]) for row in starts]
+    return batches
 
 
 def _row(engine: Engine, batch_size: int) -> dict[str, Any]:

@@ -1,93 +1,186 @@
-"""The proof that the shipped graph gives what PyTorch gives, on real held-out images."""
+"""The proof that the shipped graph gives what PyTorch gives, on real images, from the encoded file on."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
+import onnx
 
-from toolkit.models.classifier import Classifier
-from toolkit.runtime.preprocess import Float32
+from export.decisions import agreement, changes
+from export.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, noise_floor, spread
+from export.stages import STAGE_IMAGES, stages
+from toolkit.runtime.predict import graph_input, places_by_shape, stacked
+from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
 
 BATCH_SIZES = (1, 2, 7, 32)
-FEWEST_IMAGES = 256
-FLOAT64_IMAGES = 32
-"""Images on which fp32 is compared with float64."""
-TOLERANCE = {"fp32": 1e-4}
-"""Largest logit difference that passes, by precision."""
+"""Batches take turns; a chunk of images goes through each size once, so every image is run once."""
+NOISE_MULTIPLE = 10
+"""The tolerance of fp32 in noise floors: the floor is the maximum over a few images, parity's over all."""
+LARGEST = float(np.finfo(np.float32).max)
+"""Stands for a difference to something that is no number."""
+Advance = Callable[[int], object]
 
 
-def reference_inputs(processor: Any, images: Iterable[Image.Image]) -> Float32:
-    """``pixel_values`` [images, 3, height, width] by the training-time processor, of decoded images."""
-    batches = [processor(images=[image], return_tensors="np")["pixel_values"] for image in images]
-    return np.concatenate(batches)
+@dataclass
+class Comparison:
+    """What both engines gave for the same files."""
+
+    names: list[str] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    expected: list[Float32] = field(default_factory=list)
+    logits: list[Float32] = field(default_factory=list)
+    finite: bool = True
+    worst_by_batch_size: dict[int, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("preparation", "reference", "graph"), 0.0))
+    kept: dict[int, tuple[Sample, Float32]] = field(default_factory=dict)
+    """Samples that were asked for, with their reference ``pixel_values``."""
 
 
-@torch.inference_mode()
-def reference_logits(classifier: Classifier, pixel_values: Float32, batch_size: int = 32) -> Float32:
-    """Logits [images, classes] by the unpatched fp32 model: transformers' own forward pass, and the head."""
-    parts = torch.from_numpy(pixel_values).split(batch_size)
-    return torch.cat([classifier.reference_logits(part) for part in parts]).numpy()
+def compare(
+    session: Session,
+    preprocess: Preprocess,
+    reference: Reference,
+    samples: Sequence[Sample],
+    *,
+    keep: Sequence[int] = (),
+    advance: Advance = lambda done: None,
+) -> Comparison:
+    """Run both engines over all samples, a chunk at a time.
 
-
-@torch.inference_mode()
-def noise_floor(classifier: Classifier, pixel_values: Float32, expected: Float32) -> float:
-    """What fp32 itself leaves open: the largest logit difference of PyTorch to PyTorch.
-
-    The greater of two: one thread and batches of 7 against all threads and batches of 32, and
-    fp32 against float64 on the first images.
+    Args:
+        session: the shipped graph, opened as production opens it.
+        preprocess: the bundle's, for a graph that takes ``pixel_values``.
+        reference: the PyTorch side.
+        samples: at least one image.
+        keep: places of samples to hand back with their ``pixel_values``.
+        advance: told how many images are done.
     """
-    with one_thread():
-        reordered = np.abs(reference_logits(classifier, pixel_values, batch_size=7) - expected).max()
-    exact = copy.deepcopy(classifier).double()
-    few = torch.from_numpy(pixel_values[:FLOAT64_IMAGES]).double()
-    rounding = np.abs(exact.reference_logits(few).numpy() - expected[:FLOAT64_IMAGES]).max()
-    return float(max(reordered, rounding))
+    outcome = Comparison()
+    chunk_size = sum(BATCH_SIZES)
+    for first in range(0, len(samples), chunk_size):
+        chunk = samples[first : first + chunk_size]
+        started = time.perf_counter()
+        pixel_values = reference.pixel_values([sample.decode() for sample in chunk])
+        inputs = {i: graph_input(session.input, preprocess, sample.read()) for i, sample in enumerate(chunk)}
+        prepared = time.perf_counter()
+        expected = reference.logits(pixel_values)
+        computed = time.perf_counter()
+        logits = _run(session, inputs, expected, outcome, cover=first == 0)
+        done = time.perf_counter()
+        outcome.seconds["preparation"] += prepared - started
+        outcome.seconds["reference"] += computed - prepared
+        outcome.seconds["graph"] += done - computed
+        outcome.names += [sample.name for sample in chunk]
+        outcome.labels += [sample.label for sample in chunk]
+        outcome.expected.append(expected)
+        outcome.logits.append(logits)
+        outcome.kept |= {
+            first + i: (sample, pixel_values[i]) for i, sample in enumerate(chunk) if first + i in set(keep)
+        }
+        advance(first + len(chunk))
+    return outcome
 
 
-def compare(session: Session, pixel_values: Float32, expected: Float32, precision: str, floor: float) -> dict[str, Any]:
-    """Run the shipped graph at every batch size and compare with the expected logits.
+def _run(
+    session: Session, inputs: dict[int, Float32 | UInt8], expected: Float32, outcome: Comparison, *, cover: bool
+) -> Float32:
+    """The graph's logits of a chunk, noting the largest difference at each batch size."""
+    logits = np.zeros_like(expected)
+    for places in _batches(places_by_shape(inputs), cover=cover):
+        got, probabilities = session.run(stacked(inputs[place] for place in places))
+        logits[places] = got
+        finite = bool(np.isfinite(got).all() and np.isfinite(probabilities).all())
+        worst = float(np.abs(got - expected[places]).max()) if finite else LARGEST
+        outcome.finite &= finite
+        size = len(places)
+        outcome.worst_by_batch_size[size] = max(worst, outcome.worst_by_batch_size.get(size, 0.0))
+    return logits
 
-    Returns:
-        The entry of ``parity.json`` for one precision and provider.
+
+def _batches(groups: Sequence[Sequence[int]], *, cover: bool) -> Iterator[list[int]]:
+    """Cut groups of equally large images into batches whose sizes take turns.
+
+    With ``cover``, the largest group is gone through again until every size has had its turn.
     """
-    tolerance = TOLERANCE[precision]
-    by_batch_size = {}
-    worst, total, agreement = 0.0, 0.0, 1.0
-    for batch_size in BATCH_SIZES:
-        logits, probabilities = session.run_batches(pixel_values, batch_size)
-        finite = bool(np.isfinite(logits).all() and np.isfinite(probabilities).all())
-        difference = np.abs(logits - expected) if finite else np.full(expected.shape, float(np.finfo(np.float32).max))
-        by_batch_size[str(batch_size)] = float(difference.max())
-        worst = max(worst, float(difference.max()))
-        total += float(difference.mean()) / len(BATCH_SIZES)
-        agreement = min(agreement, float((logits.argmax(-1) == expected.argmax(-1)).mean()))
-    return {
+    largest = max(groups, key=len)
+    for group in groups:
+        sizes, done, turns = cycle(BATCH_SIZES), 0, 0
+        while done < len(group) or (cover and group is largest and turns < len(BATCH_SIZES)):
+            size = next(sizes)
+            again = cover and group is largest and turns < len(BATCH_SIZES)
+            end = done + size if again else min(done + size, len(group))
+            yield [group[place % len(group)] for place in range(done, end)]
+            done, turns = end, turns + 1
+
+
+def prove(
+    session: Session,
+    model: onnx.ModelProto,
+    preprocess: Preprocess,
+    reference: Reference,
+    samples: Sequence[Sample],
+    advance: Advance = lambda done: None,
+) -> dict[str, Any]:
+    """The entry of ``parity.json`` for a precision and provider, passed or not.
+
+    Args:
+        session: the shipped graph, opened as production opens it.
+        model: the same graph, to look inside it.
+        preprocess: the bundle's.
+        reference: the PyTorch side.
+        samples: real images.
+        advance: told how many images are done.
+    """
+    keep = spread(len(samples), max(NOISE_IMAGES, STAGE_IMAGES))
+    outcome = compare(session, preprocess, reference, samples, keep=keep, advance=advance)
+    expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
+    kept = [outcome.kept[place] for place in keep]
+    some = spread(len(kept), NOISE_IMAGES)
+    pixel_values = np.stack([kept[place][1] for place in some])
+    floor = noise_floor(reference, pixel_values, expected[keep][some])
+    difference = np.abs(logits - expected) if outcome.finite else np.full(expected.shape, LARGEST)
+    by_size = outcome.worst_by_batch_size
+    worst = max(by_size.values())
+    tolerance = NOISE_MULTIPLE * floor.largest
+    decisions = agreement(expected, np.nan_to_num(logits), outcome.names)
+    flip_margin = decisions["largest_flip_margin"] or 0.0
+    entry: dict[str, Any] = {
         "max_abs_logit": worst,
-        "mean_abs_logit": total,
-        "max_abs_logit_by_batch_size": by_batch_size,
-        "top1_agreement": agreement,
-        "images": len(pixel_values),
-        "batch_sizes": list(BATCH_SIZES),
+        "mean_abs_logit": float(difference.mean()) if outcome.finite else LARGEST,
+        "max_abs_logit_by_batch_size": {
+            str(size): worst for size, worst in sorted(outcome.worst_by_batch_size.items())
+        },
+        "worst_image": outcome.names[int(difference.max(-1).argmax())],
+        **decisions,
+        "images": len(samples),
+        "batch_sizes": sorted(by_size),
         "threads": session.threads,
         "tolerance": tolerance,
-        "noise_floor": floor,
-        "passed": worst <= tolerance and agreement == 1.0,
+        "noise_floor": floor.largest,
+        "noise_multiple": NOISE_MULTIPLE,
+        "noise": _noise(floor, logits[keep][some]),
+        "stages": stages(session, model, preprocess, reference, kept, expected[keep]),
+        "finite": outcome.finite,
+        "seconds": outcome.seconds,
+        "passed": outcome.finite and worst <= tolerance and flip_margin <= 2 * tolerance,
     }
+    known = [label for label in outcome.labels if label is not None]
+    if len(known) == len(samples) and outcome.finite:
+        entry["figures"] = changes(expected, logits, known, float(reference.classifier.temperature))
+        entry["reference_accuracy"] = entry["figures"]["accuracy"]["reference"]
+    return entry
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on a single thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _noise(floor: NoiseFloor, logits: Float32) -> dict[str, Any]:
+    return {
+        "images": len(floor.truth),
+        "pytorch_one_thread_other_batches": floor.reordered,
+        "pytorch_to_float64": floor.rounding,
+        "graph_to_float64": float(np.abs(np.nan_to_num(logits) - floor.truth).max()),
+    }

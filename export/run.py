@@ -90,10 +90,23 @@ class Run:
             ) from error
         return content if isinstance(content, dict) else {}
 
-    def held_out(self, count: int) -> list[Example]:
-        """Up to ``count`` images that were not trained on: the test split's, then validation's; spread over classes."""
+    def held_out(self, count: int, *, exactly: bool = False) -> list[Example]:
+        """Images that were not trained on: the test split's, then validation's; spread over classes.
+
+        Args:
+            count: how many, where there are as many.
+            exactly: whether fewer are an error.
+
+        Raises:
+            ToolkitError: there are fewer, and ``exactly``.
+        """
+        held_out = ("test", "validation")
+        available = sum(len(self.data.splits[split]) for split in held_out)
+        if exactly and available < count:
+            what = f"{count} held-out images were asked for, but there are {available}"
+            raise ToolkitError(what, where=self.recipe.data.path, fix=f"leave the option out to use all {available}")
         examples: list[Example] = []
-        for split in ("test", "validation"):
+        for split in held_out:
             members = self.data.splits[split]
             wanted = min(len(members), count - len(examples))
             examples += [members[index * len(members) // wanted] for index in range(wanted)]

@@ -101,12 +101,22 @@ def finished_run(
 
 @pytest.fixture(scope="session")
 def finished_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of each finished run; tests that change it copy it first."""
+    """The bundle of each finished run, whose graph takes images; tests that change it copy it first."""
+    return _export(finished_run, "image", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def pixel_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a graph that takes ``pixel_values``."""
+    return _export(finished_run, "pixel_values", tmp_path_factory)
+
+
+def _export(run: Path, graph_input: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.bundle import export_bundle
     from export.run import Run
 
-    out = tmp_path_factory.mktemp("bundles") / finished_run.name
-    export_bundle(Run(finished_run), out)
+    out = tmp_path_factory.mktemp("bundles") / f"{run.name}-{graph_input}"
+    export_bundle(Run(run), out, graph_input=graph_input)
     return out
 
 

@@ -51,7 +51,9 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--force", "--images", "--input", "--json", "--onnx", "--out", "--precision", "--provider", "--sign",
             "--threads",
         ],
-        "parity": ["--count", "--images", "--json", "--provider", "--run", "--sign", "--threads", "bundle"],
+        "parity": [
+            "--bisect", "--count", "--images", "--json", "--provider", "--run", "--sign", "--threads", "bundle",
+        ],
         "bench-latency": [
             "--batch-sizes", "--compare", "--json", "--provider", "--run", "--runs", "--seconds", "--sign",
             "--threads", "bundle",
@@ -79,6 +81,7 @@ def test_verbs_and_options_are_the_contract() -> None:
         (["export", "--onnx", "nowhere", "--out", "b"], ["no such run folder", "finetune.py"]),
         (["export", "--onnx", "x", "--out", "b", "--precision", "int4"], ["int4", "fp32"]),
         (["export", "--onnx", "x", "--out", "b", "--sign", "no.key"], ["can't read the key", "no.key", "PEM"]),
+        (["parity", "x", "--bisect", "--sign", "key"], ["--bisect", "leave"]),
         (["parity", "x", "--sign", "no.key"], ["can't read the key", "no.key"]),
         (["data", "check", "nowhere"], ["no such data folder"]),
         (["recipes", "copy", "nothing", "x"], ["nothing", "digits"]),

@@ -69,7 +69,7 @@ def test_engines_alternate_in_re_warmed_blocks_over_the_same_inputs() -> None:
 
         return Engine(name, "fp32", "cpu", 1, run)
 
-    rows = measure([engine("a"), engine("b")], pool, [2], runs=10, seconds=0)
+    rows = measure([engine("a"), engine("b")], [pool], [2], runs=10, seconds=0)
     assert [row["runs"] for row in rows] == [10, 10]
     turns = [name for position, (name, _) in enumerate(calls) if position == 0 or calls[position - 1][0] != name]
     assert len(turns) >= BLOCKS + 2  # warm-up and calibration, then a turn a block; neighbours of one name merge

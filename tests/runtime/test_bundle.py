@@ -19,8 +19,10 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import write_json
 from toolkit.runtime.bundle import FORMAT_VERSION, MANIFEST, Bundle, Golden, Manifest, write_manifest
 from toolkit.runtime.predict import Predictor, expand
-from toolkit.runtime.verify import TOLERANCE, verify
+from toolkit.runtime.verify import OTHER_MACHINES, verify
 
+PARITY_TOLERANCE = 1e-4
+TOLERANCE = OTHER_MACHINES * PARITY_TOLERANCE
 GOLDEN_NAMES = ["000.png", "001.png", "002.png"]
 FILES = [
     *(f"golden/{name}" for name in GOLDEN_NAMES),
@@ -46,7 +48,7 @@ def bundle(tmp_path: Path) -> Path:
     (path / "model.onnx").write_bytes(graph_bytes())
     write_json(path / "labels.json", LABELS)
     write_json(path / "preprocess.json", PREPROCESS.model_dump(mode="json"))
-    write_json(path / "parity.json", {"results": {"fp32": {"cpu": {"passed": True}}}})
+    write_json(path / "parity.json", {"results": {"fp32": {"cpu": {"passed": True, "tolerance": PARITY_TOLERANCE}}}})
     write_manifest(path, Manifest(toolkit_version="0", created="2026-01-01T00:00:00+00:00"))
     return path
 
@@ -230,7 +232,7 @@ def test_verification_fails_when_this_machine_gives_something_else(
 
 
 def test_verification_fails_when_parity_had_failed(bundle: Path) -> None:
-    results = {"fp32": {"cpu": {"passed": True}, "cuda": {"passed": False}}}
+    results = {"fp32": {p: {"passed": p == "cpu", "tolerance": PARITY_TOLERANCE} for p in ("cpu", "cuda")}}
     write_json(bundle / "parity.json", {"results": results})
     Bundle(bundle).update_manifest()
     report = verify(bundle, threads=1)

@@ -14,12 +14,13 @@ from toolkit.cli.output import (
     SignOption,
     ThreadsOption,
     console,
-    messages,
+    counting,
     print_json,
     renew_signature,
     require_key,
+    set_to,
 )
-from toolkit.cli.parity import FEWEST_IMAGES, CountOption, print_parity, warn_of_few_images
+from toolkit.cli.parity import CountOption, print_parity, warn_of_few_images
 from toolkit.errors import ToolkitError
 
 
@@ -27,28 +28,44 @@ def export(
     onnx: Annotated[Path, typer.Option("--onnx", help="Run folder whose best checkpoint to export.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
     precision: Annotated[str, typer.Option(help="Precisions, comma-separated; this version exports fp32.")] = "fp32",
-    input: Annotated[str, typer.Option(help="What the graph takes; this version: pixel_values.")] = "pixel_values",
+    input: Annotated[
+        str,
+        typer.Option(
+            help="What the graph takes: image, uint8 [batch, height, width, 3] as decoded, of any size, "
+            "or pixel_values, preprocessed outside."
+        ),
+    ] = "image",
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
-    images: CountOption = FEWEST_IMAGES,
+    images: CountOption = None,
     sign: SignOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Fuse encoder and head into one ONNX graph, prove it against PyTorch, pack a bundle.
+    """Fuse preprocessing, encoder and head into one ONNX graph, prove it against PyTorch, pack a bundle.
 
     Example: toolkit export --onnx runs/digits --out bundles/digits
     """
-    for name, asked, have in (("--precision", precision, "fp32"), ("--input", input, "pixel_values")):
-        if asked != have:
-            raise ToolkitError(f"{asked!r} is not available", where=name, fix=f"use {have}")
+    if precision != "fp32":
+        raise ToolkitError(f"{precision!r} is not available", where="--precision", fix="use fp32")
     require_key(sign)
     from export.bundle import export_bundle
+    from export.graph import check_input
     from export.run import Run
     from toolkit.runtime.bundle import Bundle
 
-    with messages().status("exporting and proving the graph"):
-        parity = export_bundle(Run(onnx), out, provider=provider, images=images, threads=threads, force=force)
+    graph_input = check_input(input)
+    with counting("proving the graph") as progress:
+        parity = export_bundle(
+            Run(onnx),
+            out,
+            graph_input=graph_input,
+            provider=provider,
+            images=images,
+            threads=threads,
+            force=force,
+            advance=set_to(progress),
+        )
     renew_signature(Bundle(out), sign)
     entry = parity["results"]["fp32"][provider]
     warn_of_few_images(entry)

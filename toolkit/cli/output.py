@@ -76,6 +76,11 @@ def advance_of(progress: Progress) -> Any:
     return lambda: progress.advance(progress.task_ids[0])
 
 
+def set_to(progress: Progress) -> Any:
+    """A function that sets the one task of a bar to so many done."""
+    return lambda done: progress.update(progress.task_ids[0], completed=done)
+
+
 def report_to(progress: Progress) -> Any:
     """A function that sets the one task of a bar to so many done of so many."""
     return lambda done, total: progress.update(progress.task_ids[0], completed=done, total=total)

@@ -13,23 +13,36 @@ from toolkit.cli.output import (
     ProviderOption,
     SignOption,
     ThreadsOption,
+    console,
+    counting,
     messages,
     print_json,
     print_table,
     renew_signature,
     require_key,
+    set_to,
 )
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, ToolkitError
 
 FEWEST_IMAGES = 256
-CountOption = Annotated[int, typer.Option(min=FEWEST_IMAGES, help="Held-out images to use, where there are as many.")]
+CountOption = Annotated[
+    int | None,
+    typer.Option(
+        min=FEWEST_IMAGES,
+        help="Held-out images to use; fewer than that are an error.",
+        show_default=f"{FEWEST_IMAGES}, or all that there are",
+    ),
+]
 
 
 def parity(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
     images: Annotated[Path | None, typer.Option(help="Images to look at instead; the bundle stays as it is.")] = None,
-    count: CountOption = FEWEST_IMAGES,
+    count: CountOption = None,
+    find_fault: Annotated[
+        bool, typer.Option("--bisect", help="Find the first node that leaves the tolerance; the bundle stays as it is.")
+    ] = False,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     sign: SignOption = None,
@@ -39,14 +52,29 @@ def parity(
 
     Example: toolkit parity bundles/digits
     """
-    from export.bundle import prove_again, require_passed, run_of
+    from export.bundle import bisect_bundle, prove_again, require_passed, run_of
     from toolkit.runtime.bundle import Bundle
 
+    if find_fault and sign:
+        raise ToolkitError("--bisect changes nothing that could be signed", where="--sign", fix="leave one of them out")
     require_key(sign)
     opened = Bundle(bundle)
-    with messages().status("comparing the graph with PyTorch"):
-        reference = run_of(opened, run)
-        content = prove_again(opened, reference, provider=provider, threads=threads, count=count, folder=images)
+    reference = run_of(opened, run)
+    if find_fault:
+        with messages().status("comparing every tensor with PyTorch"):
+            report = bisect_bundle(opened, reference, provider=provider, threads=threads, folder=images)
+        _print_fault(report, json=json)
+        return
+    with counting("comparing the graph with PyTorch") as progress:
+        content = prove_again(
+            opened,
+            reference,
+            provider=provider,
+            threads=threads,
+            count=count,
+            folder=images,
+            advance=set_to(progress),
+        )
     warn_of_few_images(content["results"]["fp32"][provider])
     if json:
         print_json(content)
@@ -58,6 +86,18 @@ def parity(
         renew_signature(opened, None)  # nobody vouches for a graph that failed
         raise
     renew_signature(opened, sign)
+
+
+def _print_fault(report: dict[str, Any], *, json: bool) -> None:
+    """Say what ``--bisect`` found; a fault is a failed check."""
+    from export.bisect import first_fault
+
+    if json:
+        print_json(report)
+    if report["first_fault"] is not None:
+        raise CheckFailed(first_fault(report))
+    if not json:
+        console().print(first_fault(report), soft_wrap=True)
 
 
 def warn_of_few_images(entry: dict[str, Any]) -> None:
@@ -81,7 +121,10 @@ def print_parity(parity: dict[str, Any]) -> None:
         "mean |logit difference|": lambda entry: f"{entry['mean_abs_logit']:.2e}",
         "tolerance": lambda entry: f"{entry['tolerance']:.2e}",
         "noise floor of PyTorch itself": lambda entry: f"{entry['noise_floor']:.2e}",
+        "max |pixel_values difference|": lambda entry: f"{entry['stages']['preprocess']['max_pixel_value']:.2e}",
+        "cosine of embeddings": lambda entry: f"{entry['stages']['embedding_cosine']:.8f}",
         "top-1 agreement": lambda entry: f"{entry['top1_agreement']:.2%}",
+        "at least, with 95 % confidence": lambda entry: f"{entry['top1_agreement_at_least']:.2%}",
         "verdict": lambda entry: "passed" if entry["passed"] else "FAILED",
     }
     rows = [[what, *(show(entry) for entry in entries.values())] for what, show in figures.items()]

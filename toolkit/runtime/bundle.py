@@ -51,17 +51,22 @@ class Golden:
     """A few held-out images with what the reference model made of them.
 
     ``names`` [n] are image files in ``golden/``; ``pixel_values`` [n, 3, height, width] and
-    ``logits`` [n, classes] come from the training-time processor and PyTorch.
+    ``logits`` [n, classes] come from the training-time processor and PyTorch, ``outputs``
+    {precision: logits [n, classes]} from the shipped graphs on the machine that exported them.
     """
 
     FILE = "golden/reference.npz"
+    _OUTPUTS = "logits of "
 
-    def __init__(self, names: list[str], pixel_values: Float32, logits: Float32) -> None:
-        self.names, self.pixel_values, self.logits = names, pixel_values, logits
+    def __init__(
+        self, names: list[str], pixel_values: Float32, logits: Float32, outputs: dict[str, Float32] | None = None
+    ) -> None:
+        self.names, self.pixel_values, self.logits, self.outputs = names, pixel_values, logits, outputs or {}
 
     def save(self, bundle: Path) -> None:
         """Write the arrays into a bundle folder."""
         arrays = {"names": np.array(self.names), "pixel_values": self.pixel_values, "logits": self.logits}
+        arrays |= {f"{self._OUTPUTS}{precision}": logits for precision, logits in self.outputs.items()}
         (bundle / self.FILE).parent.mkdir(exist_ok=True)
         np.savez(bundle / self.FILE, allow_pickle=False, **arrays)
 
@@ -69,7 +74,10 @@ class Golden:
     def parse(cls, content: bytes) -> Golden:
         """Read the arrays from the bytes of the file; nothing in it is ever executed."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return cls(arrays["names"].tolist(), arrays["pixel_values"], arrays["logits"])
+            outputs = {
+                name.removeprefix(cls._OUTPUTS): arrays[name] for name in arrays.files if name.startswith(cls._OUTPUTS)
+            }
+            return cls(arrays["names"].tolist(), arrays["pixel_values"], arrays["logits"], outputs)
 
 
 class Bundle:
@@ -119,7 +127,7 @@ class Bundle:
             results: dict[str, dict[str, dict[str, Any]]] = json.loads(self.read("parity.json"))["results"]
             for by_provider in results.values():
                 for entry in by_provider.values():
-                    entry["passed"]
+                    entry["passed"], entry["tolerance"]
             return results
 
     @contextmanager
@@ -195,7 +203,14 @@ class Bundle:
             raise ToolkitError(f"no {precision} graph", where=self.path, fix=fix)
         return name
 
-    def session(self, *, provider: str = "cpu", threads: int | None = None, precision: str = "fp32") -> Session:
+    def session(
+        self,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        precision: str = "fp32",
+        record_nodes: bool = False,
+    ) -> Session:
         """Load a graph after checking its hash, and that labels and preprocessing fit it.
 
         Every file of the bundle is compared with the manifest first. ONNX Runtime gets the very bytes that were
@@ -222,8 +237,14 @@ class Bundle:
                 self._compare(other)
         if not self._manifest_is_whole:
             raise ToolkitError("the manifest was changed", where=self.path / MANIFEST, fix=AGAIN)
-        where = self.path / name
-        session = Session(graph, provider=provider, threads=threads, where=where, external_data=data)
+        session = Session(
+            graph,
+            provider=provider,
+            threads=threads,
+            where=self.path / name,
+            external_data=data,
+            record_nodes=record_nodes,
+        )
         metadata, fix = session.metadata, "export it again"
         with self._parsing(name):
             if json.loads(metadata["labels"]) != self.labels:

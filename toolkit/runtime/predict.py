@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import UnreadableImageError, decode, images_below
+from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
 
 
@@ -31,19 +32,49 @@ class Predictor:
 
     def _batch(self, paths: list[Path]) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = [{"path": str(path)} for path in paths]
-        readable, pixel_values = [], []
-        for path, entry in zip(paths, entries, strict=True):
+        inputs: dict[int, Float32 | UInt8] = {}
+        for place, path in enumerate(paths):
             try:
-                pixel_values.append(self.bundle.preprocess(decode(path, grey=True)))
-                readable.append(entry)
+                inputs[place] = graph_input(self.session.input, self.bundle.preprocess, path)
             except UnreadableImageError as error:
-                entry["error"] = error.reason
-        if readable:
-            _, probabilities = self.session.run(np.stack(pixel_values))
-            for entry, row in zip(readable, probabilities, strict=True):
-                entry["label"] = self.bundle.labels[int(row.argmax())]
-                entry["probabilities"] = dict(zip(self.bundle.labels, map(float, row), strict=True))
+                entries[place]["error"] = error.reason
+        for places in places_by_shape(inputs):
+            _, probabilities = self.session.run(stacked(inputs[place] for place in places))
+            for place, row in zip(places, probabilities, strict=True):
+                entries[place]["label"] = self.bundle.labels[int(row.argmax())]
+                entries[place]["probabilities"] = dict(zip(self.bundle.labels, map(float, row), strict=True))
         return entries
+
+
+def graph_input(kind: str, preprocess: Preprocess, source: Path | bytes) -> Float32 | UInt8:
+    """One image as a graph takes it, from its encoded file on.
+
+    Args:
+        kind: ``image`` or ``pixel_values``; see :attr:`toolkit.runtime.session.Session.input`.
+        preprocess: what stands between an image and ``pixel_values``.
+        source: the file, or its content.
+
+    Raises:
+        UnreadableImageError: it can't be decoded.
+    """
+    if kind == "image":
+        pixels: UInt8 = np.asarray(decode(source))
+        return pixels
+    return preprocess(decode(source, grey=True))
+
+
+def stacked(inputs: Iterable[Float32 | UInt8]) -> Float32 | UInt8:
+    """A batch of images of the same size."""
+    batch: Any = np.stack(list(inputs))
+    return batch  # type: ignore[no-any-return]
+
+
+def places_by_shape(inputs: Mapping[int, Float32 | UInt8]) -> list[list[int]]:
+    """Keys of arrays that can stand in one batch, in order: images of the same size."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, array in inputs.items():
+        groups.setdefault(array.shape, []).append(place)
+    return list(groups.values())
 
 
 def expand(paths: list[Path]) -> list[Path]:

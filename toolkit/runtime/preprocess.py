@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from toolkit.runtime.decode import MAX_PIXELS, UnreadableImageError, decode
 
 Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 
 
@@ -68,9 +69,7 @@ class Preprocess(BaseModel):
 
     def __call__(self, image: Image.Image) -> Float32:
         """Turn an RGB image of any size, or a grey one (mode L), into float32 [3, height, width]."""
-        pixels = np.asarray(self.resized(image))
-        if self.crop is not None:
-            pixels = _center_crop(pixels, *self.crop)
+        pixels = self.cropped(np.asarray(self.resized(image)))
         values = np.empty((3, *pixels.shape[:2]), np.float32)
         for channel in range(3):
             plane = pixels if pixels.ndim == 2 else pixels[..., channel]
@@ -97,12 +96,16 @@ class Preprocess(BaseModel):
             raise UnreadableImageError(what, where="resize")
         return image.resize((width, height), Image.Resampling[self.resample.upper()])
 
+    def cropped(self, pixels: UInt8) -> UInt8:
+        """Apply the crop alone to pixels [h, w] or [h, w, 3]."""
+        return pixels if self.crop is None else _center_crop(pixels, *self.crop)
+
     def batch(self, sources: list[Path | bytes]) -> Float32:
         """Decode and preprocess files: float32 [batch, 3, height, width]."""
         return np.stack([self(decode(source, grey=True)) for source in sources])
 
 
-def _center_crop(pixels: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+def _center_crop(pixels: UInt8, height: int, width: int) -> UInt8:
     """Cut [height, width] from the middle of pixels [h, w] or [h, w, 3]; a smaller image is padded with zeros."""
     have_height, have_width = pixels.shape[:2]
     pad_height, pad_width = max(0, height - have_height), max(0, width - have_width)

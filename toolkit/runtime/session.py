@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +19,7 @@ import onnxruntime as ort
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
-from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.preprocess import Float32, UInt8
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 PROVIDERS: dict[str, str] = {
@@ -31,8 +35,18 @@ PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
 ort.set_default_logger_severity(4)
 
 
+@dataclass(frozen=True)
+class ExecutedNode:
+    """A node that a session ran, after ONNX Runtime's own optimisation."""
+
+    name: str
+    operator: str
+    provider: str
+    """ONNX Runtime's name of the provider that ran it."""
+
+
 class Session:
-    """A loaded graph: ``pixel_values`` in, ``logits`` and ``probabilities`` out."""
+    """A loaded graph: ``image`` or ``pixel_values`` in, ``logits`` and ``probabilities`` out."""
 
     def __init__(
         self,
@@ -42,6 +56,7 @@ class Session:
         threads: int | None = None,
         where: Path | None = None,
         external_data: Mapping[str, bytes] | None = None,
+        record_nodes: bool = False,
     ) -> None:
         """Load a graph.
 
@@ -52,6 +67,7 @@ class Session:
             where: what errors call the graph, if it is given as bytes.
             external_data: content of the files that a graph given as bytes keeps data in, by their location in
                 it. No file is opened for such a graph; ONNX Runtime copies what it needs before this returns.
+            record_nodes: whether :meth:`executed_nodes` will be asked for.
 
         Raises:
             ToolkitError: the provider is unknown, not there, or fell back; the graph can't be loaded.
@@ -67,6 +83,10 @@ class Session:
         options.log_severity_level = 4
         # otherwise bytes in ONNX Runtime's own format would be taken too, which nothing here looks into
         options.add_session_config_entry("session.load_model_format", "ONNX")
+        self._profiles = tempfile.TemporaryDirectory(prefix="clip-toolkit-") if record_nodes else None
+        if self._profiles is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._profiles.name) / "nodes")
         try:
             if isinstance(model, bytes):
                 _give_external_data(options, model, external_data or {})
@@ -102,16 +122,71 @@ class Session:
         """The graph's own key-value pairs (``metadata_props``)."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
-    def run(self, pixel_values: Float32) -> tuple[Float32, Float32]:
-        """Compute logits and probabilities, each [batch, classes], of [batch, 3, height, width]."""
-        logits, probabilities = self._session.run(["logits", "probabilities"], {"pixel_values": pixel_values})
+    @cached_property
+    def input(self) -> str:
+        """What the graph takes: ``image`` or ``pixel_values``.
+
+        Raises:
+            ToolkitError: something else.
+        """
+        names = [value.name for value in self._session.get_inputs()]
+        if names not in (["image"], ["pixel_values"]):
+            what = f"the graph takes {', '.join(names)}, neither image nor pixel_values"
+            raise ToolkitError(what, where=self._where, fix="give a graph that toolkit export wrote")
+        return str(names[0])
+
+    def run(self, inputs: Float32 | UInt8) -> tuple[Float32, Float32]:
+        """Compute logits and probabilities, each [batch, classes].
+
+        Args:
+            inputs: ``image``, uint8 [batch, height, width, 3] in RGB, or ``pixel_values``,
+                float32 [batch, 3, height, width], as :attr:`input` says.
+
+        Raises:
+            ToolkitError: an array of another type or shape, or without a pixel.
+        """
+        self._check(inputs)
+        logits, probabilities = self.compute(["logits", "probabilities"], {self.input: inputs})
         return logits, probabilities
 
-    def run_batches(self, pixel_values: Float32, batch_size: int) -> tuple[Float32, Float32]:
+    def compute(self, names: Sequence[str], inputs: Mapping[str, Float32 | UInt8]) -> list[Float32]:
+        """Compute outputs by name of inputs by name, unchecked."""
+        outputs: list[Float32] = self._session.run(list(names), dict(inputs))
+        return outputs
+
+    def run_batches(self, inputs: Float32 | UInt8, batch_size: int) -> tuple[Float32, Float32]:
         """Like :meth:`run`, over any number of images, ``batch_size`` at a time."""
-        starts = range(0, len(pixel_values), batch_size)
-        parts = [self.run(pixel_values[start : start + batch_size]) for start in starts]
+        starts = range(0, len(inputs), batch_size)
+        parts = [self.run(inputs[start : start + batch_size]) for start in starts]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def executed_nodes(self, inputs: Float32 | UInt8) -> list[ExecutedNode]:
+        """Run once and tell which nodes ran where; only once, and only with ``record_nodes``."""
+        if self._profiles is None:
+            raise RuntimeError("the session was not opened with record_nodes")
+        self.run(inputs)
+        events = json.loads(Path(self._session.end_profiling()).read_bytes())
+        self._profiles.cleanup()
+        ending = "_kernel_time"
+        return [
+            ExecutedNode(event["name"].removesuffix(ending), event["args"]["op_name"], event["args"]["provider"])
+            for event in events
+            if event.get("cat") == "Node" and event["name"].endswith(ending)
+        ]
+
+    def _check(self, inputs: Float32 | UInt8) -> None:
+        """Raise unless the array is what the graph takes; its own errors name nodes, not mistakes."""
+        given = self._session.get_inputs()[0]
+        dtype, element = (np.uint8, "uint8") if self.input == "image" else (np.float32, "float32")
+        fits = inputs.dtype == dtype and inputs.ndim == len(given.shape)
+        fits = fits and all(
+            have == wanted for have, wanted in zip(inputs.shape, given.shape, strict=True) if isinstance(wanted, int)
+        )
+        if not fits or 0 in inputs.shape:
+            shape = ", ".join(map(str, given.shape))
+            what = f"{self.input} must be {element} [{shape}] with at least one pixel"
+            what += f", not {inputs.dtype} {list(inputs.shape)}"
+            raise ToolkitError(what, where=self._where, fix="pass decoded RGB images, or what Preprocess gives")
 
 
 def loadable_providers() -> dict[str, str | None]:

@@ -1,0 +1,304 @@
+"""The exported graph beside optimum's: speed, exactness, export, proof, bisection, verification.
+
+    python benchmarks/fused_graph.py --optimum ENV/bin/python
+
+ENV is an environment of its own with optimum-onnx (pip install "optimum-onnx[onnxruntime]"), whose
+optimum-cli exports transformers' CLIPForImageClassification of ViT-B/32's size; both graphs run in
+this environment's ONNX Runtime, two threads, in alternating re-warmed blocks. Weights are random:
+speed and exactness don't depend on their values. Writes benchmarks/results/fused_graph.json; takes about
+twenty minutes on two cores that do nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+from export.bisect import first_fault
+from export.bundle import bisect_bundle, export_bundle, prove_again
+from export.graph import build_graph, save_graph
+from export.parity import prove
+from export.reference import Reference, samples_of
+from export.run import Run
+from recipes.finetune import finetune
+from toolkit.config import Recipe
+from toolkit.data.digits import write_digits
+from toolkit.data.elpv import write_elpv
+from toolkit.files import write_json
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decode import decode
+from toolkit.runtime.machine import describe_machine
+from toolkit.runtime.session import Session
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "fused_graph.json"
+THREADS, BLOCKS = 2, 10
+OPTIMUM_MODEL = """
+import sys, torch
+from transformers import CLIPConfig, CLIPForImageClassification, CLIPImageProcessor
+torch.manual_seed(0)
+config = CLIPConfig(vision_config={"patch_size": 32})
+config.num_labels = 2
+CLIPForImageClassification(config).save_pretrained(sys.argv[1])
+CLIPImageProcessor().save_pretrained(sys.argv[1])
+"""
+OUR_EXPORT = """
+import sys
+from pathlib import Path
+from export.graph import build_graph, save_graph
+from export.run import Run
+from toolkit.models.processing import preprocess_from
+run = Run(Path(sys.argv[1]))
+save_graph(build_graph(run.classifier, preprocess_from(run.processor), run.provenance()), Path(sys.argv[2]))
+"""
+MODES = {"RGB": "jpg", "L": "png", "LA": "png", "P": "png", "RGBA": "png", "CMYK": "jpg", "1": "png"}
+
+
+def make_run(work: Path) -> Path:
+    """A ViT-B/32-sized run on elpv: the head learns for an epoch on a few images, the test split is whole."""
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config={"num_hidden_layers": 1})).save_pretrained(work / "encoder")
+    CLIPImageProcessorPil().save_pretrained(work / "encoder")
+    write_elpv(work / "elpv")
+    for split in ("train", "val"):
+        for folder in sorted((work / "elpv" / split).iterdir()):
+            for path in sorted(folder.iterdir())[16:]:
+                path.unlink()
+    recipe = {
+        "data": {"path": work / "elpv"},
+        "model": {"encoder": str(work / "encoder"), "unfreeze_last": 0},
+        "training": {"epochs": 1, "batch_size": 16, "boundary_cache": {"enabled": True}},
+        "tracking": {"trackers": []},
+    }
+    finetune(Recipe.model_validate(recipe), work / "run")
+    return work / "run"
+
+
+def seconds_of(command: Sequence[str | Path], runs: int) -> dict[str, Any]:
+    """Wall time of a whole process."""
+    times = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        subprocess.run([str(part) for part in command], check=True, capture_output=True, cwd=ROOT)
+        times.append(time.perf_counter() - started)
+    return {"median_seconds": statistics.median(times), "seconds": times}
+
+
+def export_times(work: Path, run: Path, optimum: Path) -> dict[str, Any]:
+    """Both exports without a proof, as whole processes, in turns."""
+    subprocess.run([optimum, "-c", OPTIMUM_MODEL, work / "optimum-model"], check=True, capture_output=True)
+    theirs = [optimum.parent / "optimum-cli", "export", "onnx", "--no-post-process", "--task", "image-classification"]
+    theirs += ["--model", work / "optimum-model", work / "optimum"]
+    turns: dict[str, list[float]] = {"ours": [], "optimum": []}
+    for _ in range(3):
+        turns["ours"] += seconds_of([sys.executable, "-c", OUR_EXPORT, run, work / "ours.onnx"], 1)["seconds"]
+        turns["optimum"] += seconds_of(theirs, 1)["seconds"]
+    medians = {name: statistics.median(times) for name, times in turns.items()}
+    return {"seconds": turns, "median_seconds": medians, "ratio": medians["ours"] / medians["optimum"]}
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """A session with the options that ours has."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def alternate(engines: dict[str, Callable[[], object]], runs: int) -> dict[str, Any]:
+    """p50 in milliseconds of each engine, in alternating re-warmed blocks, and the ratio to optimum's."""
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for block in range(BLOCKS):
+        order = list(engines) if block % 2 == 0 else list(reversed(engines))
+        for name in order:
+            for _ in range(3):
+                engines[name]()
+            for _ in range(runs):
+                started = time.perf_counter()
+                engines[name]()
+                times[name].append((time.perf_counter() - started) * 1000)
+    p50 = {name: statistics.median(values) for name, values in times.items()}
+    spread = {name: [float(np.percentile(values, q)) for q in (10, 90)] for name, values in times.items()}
+    ratios = {name: value / p50["optimum"] for name, value in p50.items() if name != "optimum"}
+    return {"p50_ms": p50, "p10_p90_ms": spread, "ratio_to_optimum": ratios, "runs": runs * BLOCKS}
+
+
+def latency(work: Path, run: Run) -> dict[str, Any]:
+    """The network alone at batch 1 and 8, and from a 480x640 JPEG to probabilities."""
+    preprocess = Bundle(work / "bundle").preprocess
+    save_graph(build_graph(run.classifier, preprocess, {}, "pixel_values"), work / "pixels.onnx")
+    ours, image_graph = Session(work / "pixels.onnx", threads=THREADS), Session(work / "ours.onnx", threads=THREADS)
+    theirs, processor = open_session(work / "optimum" / "model.onnx"), CLIPImageProcessorPil()
+    (entry,) = (value.name for value in theirs.get_inputs())
+    rng = np.random.default_rng(0)
+    rows: dict[str, Any] = {}
+    for batch, runs in ((1, 20), (8, 5)):
+        pixel_values = rng.normal(size=(batch, 3, 224, 224)).astype(np.float32)
+        rows[f"network, batch {batch}"] = alternate(
+            {
+                "ours": lambda x=pixel_values: ours.run(x),
+                "optimum": lambda x=pixel_values: theirs.run(None, {entry: x}),
+            },
+            runs,
+        )
+        print(rows[f"network, batch {batch}"], file=sys.stderr, flush=True)
+    files = jpegs(work / "elpv", 32)
+    turn = {"ours": 0, "ours, pixels outside": 0, "optimum": 0}
+
+    def next_file(name: str) -> bytes:
+        turn[name] += 1
+        return files[turn[name] % len(files)]
+
+    def one_graph() -> object:
+        return image_graph.run(np.asarray(decode(next_file("ours")))[None])
+
+    def pixels_outside() -> object:
+        return ours.run(preprocess(decode(next_file("ours, pixels outside"), grey=True))[None])
+
+    def processor_and_graph() -> object:
+        with Image.open(io.BytesIO(next_file("optimum"))) as image:
+            pixel_values = processor(images=image.convert("RGB"), return_tensors="np")["pixel_values"]
+        return theirs.run(None, {entry: pixel_values})
+
+    engines = {"ours": one_graph, "ours, pixels outside": pixels_outside, "optimum": processor_and_graph}
+    rows["480x640 JPEG to probabilities"] = alternate(engines, 20)
+    print(rows["480x640 JPEG to probabilities"], file=sys.stderr, flush=True)
+    return rows
+
+
+def jpegs(elpv: Path, count: int) -> list[bytes]:
+    """Elpv's cells, tinted, as JPEGs of 640x480."""
+    files = []
+    for path in sorted((elpv / "test").rglob("*.png"))[:count]:
+        with Image.open(path) as image:
+            colored = tinted(image.convert("L").resize((640, 480)))
+        file = io.BytesIO()
+        colored.save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
+
+
+def tinted(grey: Image.Image) -> Image.Image:
+    """A grey image with three different channels."""
+    return Image.merge("RGB", [grey.point([round(value * share) for value in range(256)]) for share in (1.0, 0.8, 0.6)])
+
+
+def write_many_images(work: Path) -> Path:
+    """Elpv's and digits' images, and generated files of every mode, orientation and aspects of 1:50 to 50:1."""
+    folder = work / "many"
+    folder.mkdir()
+    write_elpv(work / "elpv-whole")
+    write_digits(work / "digits")
+    for name, count in (("elpv-whole", 900), ("digits", 500)):
+        files = sorted((work / name).rglob("*.png"))
+        for number, path in enumerate(files[:: max(1, len(files) // count)][:count]):
+            shutil.copyfile(path, folder / f"{name}-{number:04d}.png")
+    cells = sorted((work / "elpv-whole").rglob("*.png"))
+    rng = np.random.default_rng(0)
+    for number in range(700):
+        mode = list(MODES)[number % len(MODES)]
+        aspect = 50.0 ** rng.uniform(-1, 1)
+        side = rng.uniform(40, 400)
+        size = (max(1, round(side * aspect**0.5)), max(1, round(side / aspect**0.5)))
+        with Image.open(cells[number % len(cells)]) as cell:
+            image = Image.merge(
+                "RGB", [cell.convert("L").point([round(v * s) for v in range(256)]) for s in (1, 0.7, 0.5)]
+            )
+        image = image.resize(size, Image.Resampling.BICUBIC).convert(mode)
+        exif = Image.Exif()
+        exif[0x0112] = number // len(MODES) % 8 + 1
+        image.save(folder / f"generated-{number:04d}.{MODES[mode]}", exif=exif)
+    return folder
+
+
+def proof(work: Path, run: Run) -> dict[str, Any]:
+    """Parity on more than 2,000 files, and what parity on 256 images costs beside the engines' own time."""
+    bundle = Bundle(work / "bundle")
+    model = build_graph(run.classifier, bundle.preprocess, {})
+    samples, reference = samples_of(run.held_out(256)), Reference(run)
+    session = Session(work / "bundle" / "model.onnx", threads=THREADS)
+    started = time.perf_counter()
+    entry = prove(session, model, bundle.preprocess, reference, samples)
+    wall, own = time.perf_counter() - started, entry["seconds"]
+    engines = own["reference"] + own["graph"]
+    costs = {"images": 256, "seconds": wall, "parts": own, "engines_seconds": engines, "ratio": wall / engines}
+    print(costs, file=sys.stderr, flush=True)
+    many = prove_again(bundle, run, provider="cpu", threads=THREADS, folder=write_many_images(work))
+    return {"cost": costs, "many_images": many["results"]["fp32"]["cpu"]}
+
+
+def bisections(work: Path, run: Run) -> list[dict[str, Any]]:
+    """Each planted fault, and where it was found."""
+    sys.path.insert(0, str(ROOT / "tests" / "export"))
+    import planted
+
+    rows = []
+    for fault in (planted.wrong_epsilon, planted.overflowing_fp16, planted.swapped_mean_and_std, planted.wrong_crop):
+        bundle = Path(shutil.copytree(work / "bundle", work / fault.__name__))
+        planted.plant(bundle, fault)
+        report = bisect_bundle(Bundle(bundle), run, provider="cpu", threads=THREADS)
+        rows.append(
+            {"fault": (fault.__doc__ or "").strip(), "found": report["first_fault"], "tensors": report["tensors"]}
+        )
+        print(first_fault(report), file=sys.stderr, flush=True)
+        shutil.rmtree(bundle)
+    return rows
+
+
+def verification(work: Path) -> dict[str, Any]:
+    """``toolkit verify`` as a process, beside a process that creates the session alone."""
+    create = f"""
+import onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads, options.inter_op_num_threads = {THREADS}, 1
+ort.InferenceSession({str(work / "bundle" / "model.onnx")!r}, options, providers=["CPUExecutionProvider"])
+"""
+    return {
+        "toolkit verify": seconds_of([Path(sys.executable).parent / "toolkit", "verify", work / "bundle"], 7),
+        "session creation alone": seconds_of([sys.executable, "-c", create], 7),
+    }
+
+
+def main() -> None:
+    """Measure all, print and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--optimum", type=Path, required=True, help="python of an environment with optimum-onnx")
+    optimum = parser.parse_args().optimum.absolute()
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        run = Run(make_run(work))
+        export_bundle(run, work / "bundle", threads=THREADS)
+        names = ["optimum", "optimum-onnx", "torch", "transformers", "onnx"]
+        script = f"from importlib.metadata import version\nprint(*(version(n) for n in {names}))"
+        versions = subprocess.run([optimum, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+        found: dict[str, Any] = {"optimum_environment": dict(zip(names, versions, strict=True))}
+        found["export"] = export_times(work, run.path, optimum)
+        print(found["export"], file=sys.stderr, flush=True)
+        found["latency"] = latency(work, run)
+        found["verification"] = verification(work)
+        found["parity"] = proof(work, run)
+        found["bisections"] = bisections(work, run)
+    libraries = {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime-gpu", "pillow")}
+    write_json(RESULTS, found | {"threads": THREADS, "machine": describe_machine() | {"versions": libraries}})
+    print(json.dumps(found["latency"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

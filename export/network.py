@@ -1,0 +1,281 @@
+"""The classifier as ONNX nodes, in the form that ONNX Runtime runs fast.
+
+torch.onnx's graphs of these encoders are not fused by ONNX Runtime's optimiser (no attention at
+all), so the blocks that the families share are said here once: one product for query, key and
+value, the fused attention and activation operators, and residual sums in the place where the
+runtime joins them with the layer norm behind them. A tensor bears the name of the module of the
+classifier that gives it, with ``/input`` behind it where it is what that module takes; everything
+else has an operator's name at its end.
+"""
+
+# B batch, T tokens, D width, P width of the embedding
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.graph_builder import MICROSOFT, GraphBuilder, Scope
+from toolkit.models.classifier import Classifier
+
+LOGITS, PROBABILITIES = "logits", "probabilities"
+GELU = {
+    "GELU": "none",
+    "GELUActivation": "none",
+    "GELUTanh": "tanh",
+    "PytorchGELUTanh": "tanh",
+    "NewGELUActivation": "tanh",
+}
+"""Activation classes that are GELU, with their approximation."""
+QUICK_GELU_ALPHA = 1.702
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A sum that the next layer norm forms: the stream, a product, and the bias of that product."""
+
+    stream: str
+    product: str
+    bias: str
+    name: str
+    """Of the sum."""
+
+
+class NetworkBuilder:
+    """Turns modules of a classifier into nodes; each method takes tensors' names and gives one."""
+
+    def __init__(self, builder: GraphBuilder, classifier: Classifier) -> None:
+        self.builder, self.classifier = builder, classifier
+        self._names = {module: name for name, module in classifier.named_modules()}
+
+    def name_of(self, module: nn.Module) -> str:
+        """A module's dotted name in the classifier."""
+        return self._names[module]
+
+    def scope(self, module: nn.Module) -> Scope:
+        """Nodes of a module that are no module's output."""
+        return Scope(self.builder, self.name_of(module))
+
+    def weight(self, name: str, value: Tensor) -> str:
+        """A parameter as a constant of the graph."""
+        return self.builder.constant(value, name=name)
+
+    def product(self, x: str, module: nn.Linear, *, to: str) -> str:
+        """A linear layer's product [..., in] -> [..., out], without its bias."""
+        matrix = self.weight(f"{self.name_of(module)}.weight^T", module.weight.T)
+        return str(self.builder.node("MatMul", [x, matrix], name=to))
+
+    def bias(self, module: nn.Linear) -> str:
+        """A linear layer's bias."""
+        return self.weight(f"{self.name_of(module)}.bias", module.bias)
+
+    def linear(self, x: str, module: nn.Linear, *, to: str = "") -> str:
+        """[..., in] -> [..., out]."""
+        name = self.name_of(module)
+        if module.bias is None:
+            return self.product(x, module, to=to or name)
+        product = self.product(x, module, to=f"{name}/MatMul")
+        return str(self.builder.node("Add", [product, self.bias(module)], name=to or name))
+
+    def layer_norm(self, x: str | Residual, module: nn.LayerNorm) -> tuple[str, str]:
+        """Normalise the last axis; the result, and what was normalised.
+
+        A residual sum is formed by the same operator that normalises it.
+        """
+        name = self.name_of(module)
+        affine = [self.weight(f"{name}.weight", module.weight), self.weight(f"{name}.bias", module.bias)]
+        epsilon = float(module.eps)
+        if isinstance(x, str):
+            node = self.builder.node("LayerNormalization", [x, *affine], name=name, axis=-1, epsilon=epsilon)
+            return node, x
+        self.builder.node(
+            "SkipLayerNormalization",
+            [x.stream, x.product, *affine, x.bias],
+            name=name,
+            outputs=[name, "", "", x.name],
+            domain=MICROSOFT,
+            epsilon=epsilon,
+        )
+        return name, x.name
+
+    def activation(self, x: str, module: nn.Module) -> str:
+        """GELU in one of its forms.
+
+        Raises:
+            NotImplementedError: another activation, which no supported encoder has.
+        """
+        name, kind = self.name_of(module), type(module).__name__
+        if kind == "QuickGELUActivation":
+            return str(self.builder.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=QUICK_GELU_ALPHA))
+        if kind in GELU:
+            return str(self.builder.node("Gelu", [x], name=name, approximate=GELU[kind]))
+        raise NotImplementedError(f"no ONNX form for the activation {kind} of {name}")
+
+    def hidden(self, x: str, module: Any) -> str:
+        """The hidden layer of an MLP block."""
+        return self.activation(self.linear(x, module.fc1), module.activation_fn)
+
+    def self_attention(self, x: str, module: Any) -> str:
+        """Attention of all tokens to all tokens, before its last product: [B, T, D] -> [B, T, D]."""
+        name, parts = self.name_of(module), (module.q_proj, module.k_proj, module.v_proj)
+        weight = self.weight(f"{name}.qkv.weight^T", torch.cat([part.weight.T for part in parts], dim=1))
+        bias = self.weight(f"{name}.qkv.bias", torch.cat([part.bias for part in parts]))
+        return str(
+            self.builder.node(
+                "Attention",
+                [x, weight, bias],
+                name=f"{self.name_of(module.out_proj)}/input",
+                domain=MICROSOFT,
+                num_heads=module.num_heads,
+                scale=float(module.scale),
+            )
+        )
+
+    def first_token_attention(self, x: str, module: Any) -> str:
+        """Attention of the first token to all tokens, before its last product: [B, T, D] -> [B, 1, D]."""
+        name, parts = self.name_of(module), (module.k_proj, module.v_proj)
+        query = self.linear(self.first_token(x, self.scope(module)), module.q_proj)
+        weight = self.weight(f"{name}.kv.weight^T", torch.cat([part.weight.T for part in parts], dim=1))
+        bias = self.weight(f"{name}.kv.bias", torch.cat([part.bias for part in parts]))
+        to = f"{self.name_of(module.out_proj)}/input"
+        return self.cross_attention(query, x, weight, bias, module, to=to, scale=float(module.scale))
+
+    def cross_attention(self, query: str, x: str, weight: str, bias: str, module: Any, *, to: str, scale: float) -> str:
+        """Attention of ready queries [B, Q, D] to keys and values that are made of [B, T, D]."""
+        add = self.scope(module)
+        both = add("Add", add("MatMul", x, weight), bias)
+        key, value = add("Split", both, outputs=2, axis=2, num_outputs=2)
+        return str(
+            add(
+                "MultiHeadAttention",
+                *(query, key, value),
+                name=to,
+                domain=MICROSOFT,
+                num_heads=module.num_heads,
+                scale=scale,
+            )
+        )
+
+    def first_token(self, x: str, add: Scope) -> str:
+        """[B, T, D] -> [B, 1, D]."""
+        return str(add("Slice", x, add.integers(0), add.integers(1), add.integers(1)))
+
+    def layer(self, x: str | Residual, module: Any, *, first_token_only: bool = False) -> Residual:
+        """A pre-norm transformer layer: [B, T, D] -> [B, T, D], or [B, 1, D] for the first token alone."""
+        normed, stream = self.layer_norm(x, module.layer_norm1)
+        attention, norm = module.self_attn, module.layer_norm2
+        if first_token_only:
+            mixed = self.first_token_attention(normed, attention)
+            stream = self.first_token(stream, self.scope(module))
+        else:
+            mixed = self.self_attention(normed, attention)
+        attended = self._residual(stream, mixed, attention.out_proj, f"{self.name_of(norm)}/input")
+        normed, stream = self.layer_norm(attended, norm)
+        hidden = self.hidden(normed, module.mlp)
+        return self._residual(stream, hidden, module.mlp.fc2, self.name_of(module))
+
+    def _residual(self, stream: str, x: str, module: nn.Linear, name: str) -> Residual:
+        product = self.product(x, module, to=f"{self.name_of(module)}/MatMul")
+        return Residual(stream, product, self.bias(module), name)
+
+    def patches(self, pixel_values: str, module: nn.Conv2d) -> str:
+        """``pixel_values`` [B, 3, height, width] -> [B, patches, D]."""
+        name = self.name_of(module)
+        inputs = [pixel_values, self.weight(f"{name}.weight", module.weight)]
+        if module.bias is not None:
+            inputs.append(self.weight(f"{name}.bias", module.bias))
+        planes = self.builder.node(
+            "Conv", inputs, name=name, kernel_shape=list(module.kernel_size), strides=list(module.stride)
+        )
+        add = self.scope(module)
+        rows = add("Reshape", planes, add.integers(0, module.out_channels, -1))
+        return str(add("Transpose", rows, perm=[0, 2, 1]))
+
+    def head(self, embedding: str) -> str:
+        """The classification head: [B, P] -> ``logits`` [B, classes]."""
+        x = embedding
+        *stages, last = (module for module in self.classifier.head.children() if not isinstance(module, nn.Dropout))
+        assert isinstance(last, nn.Linear)
+        for module in stages:
+            x = self.linear(x, module) if isinstance(module, nn.Linear) else self.activation(x, module)
+        return self.linear(x, last, to=LOGITS)
+
+    def probabilities(self, logits: str) -> str:
+        """Softmax of the logits over the temperature."""
+        temperature = self.builder.constant(self.classifier.temperature, np.float32, name="temperature")
+        scaled = self.builder.node("Div", [logits, temperature], name=f"{PROBABILITIES}/Div")
+        return str(self.builder.node("Softmax", [scaled], name=PROBABILITIES, axis=-1))
+
+
+def add_classifier(builder: GraphBuilder, classifier: Classifier, pixel_values: str) -> None:
+    """Add encoder, head and calibrated softmax, which end in ``logits`` and ``probabilities``."""
+    network = NetworkBuilder(builder, classifier)
+    encoder = classifier.encoder
+    embedding = ENCODERS[encoder.family.name](network, encoder.model, pixel_values)
+    network.probabilities(network.head(embedding))
+
+
+def _clip(network: NetworkBuilder, model: Any, pixel_values: str) -> str:
+    """Class token -> post norm -> projection; nothing reads the last layer's other tokens, so they are left out."""
+    vision = model.vision_model
+    embeddings, add = vision.embeddings, network.scope(vision.embeddings)
+    # the class token's row comes in with the position embeddings, over zeros
+    tokens = add("Pad", network.patches(pixel_values, embeddings.patch_embedding), add.integers(0, 1, 0, 0, 0, 0))
+    rows = embeddings.position_embedding.weight.detach().clone()
+    rows[0] += embeddings.class_embedding.detach()
+    name = network.name_of(embeddings)
+    x = network.builder.node("Add", [tokens, network.weight(f"{name}.tokens", rows)], name=name)
+    stream: str | Residual = network.layer_norm(x, vision.pre_layrnorm)[0]
+    *before, last = vision.encoder.layers
+    for layer in before:
+        stream = network.layer(stream, layer)
+    stream = network.layer(stream, last, first_token_only=True)
+    normed, _ = network.layer_norm(stream, vision.post_layernorm)
+    add = network.scope(vision)
+    return network.linear(add("Squeeze", normed, add.integers(1)), model.visual_projection)
+
+
+def _siglip(network: NetworkBuilder, model: Any, pixel_values: str) -> str:
+    """All tokens -> post norm -> attention pooling by a learned query."""
+    embeddings = model.embeddings
+    name = network.name_of(embeddings)
+    positions = network.weight(f"{name}.position_embedding.weight", embeddings.position_embedding.weight)
+    patches = network.patches(pixel_values, embeddings.patch_embedding)
+    stream: str | Residual = network.builder.node("Add", [patches, positions], name=name)
+    for layer in model.encoder.layers:
+        stream = network.layer(stream, layer)
+    normed, _ = network.layer_norm(stream, model.post_layernorm)
+    return _attention_pooling(network, normed, model.head)
+
+
+def _attention_pooling(network: NetworkBuilder, x: str, head: Any) -> str:
+    """[B, T, D] -> [B, D]; the query is a constant, so its projection is one too."""
+    attention, name = head.attention, network.name_of(head.attention)
+    width = attention.embed_dim
+    query_weight, other_weights = attention.in_proj_weight.detach().split([width, 2 * width])
+    query_bias, other_biases = attention.in_proj_bias.detach().split([width, 2 * width])
+    add = network.scope(head)
+    query = network.weight(f"{name}.query", nn.functional.linear(head.probe.detach(), query_weight, query_bias))
+    batch = add("Concat", add("Shape", x, start=0, end=1), add.integers(1, 1), axis=0)
+    mixed = network.cross_attention(
+        add("Expand", query, batch),
+        x,
+        network.weight(f"{name}.kv.weight^T", other_weights.T),
+        network.weight(f"{name}.kv.bias", other_biases),
+        attention,
+        to=f"{network.name_of(attention.out_proj)}/input",
+        scale=(width // attention.num_heads) ** -0.5,
+    )
+    pooled = network.linear(mixed, attention.out_proj, to=f"{network.name_of(head.layernorm)}/input")
+    normed, _ = network.layer_norm(pooled, head.layernorm)
+    changed = network.linear(network.hidden(normed, head.mlp), head.mlp.fc2)
+    total = add("Add", pooled, changed)
+    return str(add("Squeeze", total, add.integers(1), name=network.name_of(head)))
+
+
+ENCODERS = {"clip": _clip, "siglip": _siglip}
+"""How each family's modules are put together."""

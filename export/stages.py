@@ -1,0 +1,81 @@
+"""Where the error of a graph comes from: decoding, preprocessing or the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from export.network import LOGITS
+from export.preprocessing import IMAGE, PIXEL_VALUES
+from export.reference import Reference, Sample, spread
+from export.subgraph import network_part, open_part, preprocessing_part
+from toolkit.runtime.decode import decode
+from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
+from toolkit.runtime.session import Session
+
+STAGE_IMAGES = 8
+"""Images on which the error is split."""
+
+
+def stages(
+    session: Session,
+    model: onnx.ModelProto,
+    preprocess: Preprocess,
+    reference: Reference,
+    kept: Sequence[tuple[Sample, Float32]],
+    expected: Float32,
+) -> dict[str, Any]:
+    """Compare each stage with the reference's, fed with what the reference feeds it.
+
+    Args:
+        session: the shipped graph, whose provider and threads are used.
+        model: the same graph.
+        preprocess: the bundle's.
+        reference: the PyTorch side.
+        kept: samples with their reference ``pixel_values``.
+        expected: the reference's logits of these samples.
+
+    Returns:
+        ``decode``: largest difference in grey levels between production's pixels and training's;
+        ``preprocess``: largest difference of ``pixel_values``; ``network``: largest difference of
+        logits; ``embedding_cosine``: the smallest; ``images``.
+    """
+    places = spread(len(kept), STAGE_IMAGES)
+    chosen = [kept[place] for place in places]
+    wanted = np.stack([values for _, values in chosen])
+    takes_images = session.input == IMAGE
+    decoded = [decode(sample.read(), grey=not takes_images) for sample, _ in chosen]
+    pixels: list[UInt8] = [np.asarray(image.convert("RGB")) for image in decoded]
+    decoding = max(
+        float(np.abs(np.asarray(sample.decode(), np.int16) - image).max())
+        for (sample, _), image in zip(chosen, pixels, strict=True)
+    )
+    if takes_images:
+        part = open_part(preprocessing_part(model), session)
+        produced = np.concatenate([part.compute([PIXEL_VALUES], {IMAGE: image[None]})[0] for image in pixels])
+    else:
+        produced = np.stack([preprocess(image) for image in decoded])
+    names = [embedding_name(reference), LOGITS]
+    embedding, logits = open_part(network_part(model, names), session).compute(names, {PIXEL_VALUES: wanted})
+    return {
+        "images": len(chosen),
+        "decode": {"max_grey_levels": decoding},
+        "preprocess": {"max_pixel_value": float(np.abs(produced - wanted).max())},
+        "network": {"max_abs_logit": float(np.abs(logits - expected[places]).max())},
+        "embedding_cosine": float(_cosines(embedding, reference.embeddings(wanted)).min()),
+    }
+
+
+def embedding_name(reference: Reference) -> str:
+    """The graph's tensor that holds the embedding: the output of the encoder's last group."""
+    (module,) = reference.classifier.encoder.groups[-1].modules
+    return next(name for name, candidate in reference.classifier.named_modules() if candidate is module)
+
+
+def _cosines(ours: Float32, theirs: Float32) -> Float32:
+    lengths = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
+    cosines: Float32 = (ours * theirs).sum(-1) / lengths
+    return cosines

@@ -1,0 +1,71 @@
+"""Parts of a shipped graph, and its inner tensors, for those who look inside it; never shipped themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+from export.preprocessing import IMAGE, PIXEL_VALUES
+from toolkit.runtime.session import Session
+
+
+def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The node that gives each tensor."""
+    return {output: node for node in model.graph.node for output in node.output if output}
+
+
+def subgraph(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], outputs: Iterable[str]) -> onnx.ModelProto:
+    """What of a graph lies between some tensors and others.
+
+    Args:
+        model: the whole graph.
+        inputs: where the part begins; tensors that are not needed are left out.
+        outputs: float tensors that it gives.
+
+    Returns:
+        A model with the same nodes, names and constants.
+    """
+    names, given = list(dict.fromkeys(outputs)), {value.name for value in inputs}
+    by_tensor = producers(model)
+    needed, open_ends = set(), list(names)
+    while open_ends:
+        tensor = open_ends.pop()
+        if tensor in needed:
+            continue
+        needed.add(tensor)
+        if tensor not in given and tensor in by_tensor:
+            open_ends += _read_by(by_tensor[tensor])
+    nodes = [node for node in model.graph.node if needed & set(node.output) and not given & set(node.output)]
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    graph = helper.make_graph(nodes, "part", [value for value in inputs if value.name in needed], values, constants)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def preprocessing_part(model: onnx.ModelProto, outputs: Sequence[str] = (PIXEL_VALUES,)) -> onnx.ModelProto:
+    """From ``image`` to ``pixel_values``, of a graph that takes images."""
+    entry = helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["batch", "height", "width", 3])
+    return subgraph(model, [entry], outputs)
+
+
+def network_part(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
+    """From ``pixel_values`` on, of any graph."""
+    entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    return subgraph(model, [entry], outputs)
+
+
+def open_part(part: onnx.ModelProto, session: Session) -> Session:
+    """Open a part of a graph as a session opens the whole."""
+    return Session(part.SerializeToString(), provider=session.provider, threads=session.threads)
+
+
+def _read_by(node: onnx.NodeProto) -> list[str]:
+    """Tensors that a node reads, those of its branches included."""
+    found = [name for name in node.input if name]
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                found += _read_by(inner)
+    return found
