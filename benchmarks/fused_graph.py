@@ -33,7 +33,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from export.bisect import first_fault
 from export.bundle import bisect_bundle, export_bundle, prove_again
-from export.graph import build_graph, save_graph
+from export.external_data import save_graph
+from export.graph import build_graph
 from export.parity import prove
 from export.reference import Reference, samples_of
 from export.run import Run
@@ -62,7 +63,8 @@ CLIPImageProcessor().save_pretrained(sys.argv[1])
 OUR_EXPORT = """
 import sys
 from pathlib import Path
-from export.graph import build_graph, save_graph
+from export.external_data import save_graph
+from export.graph import build_graph
 from export.run import Run
 from toolkit.models.processing import preprocess_from
 run = Run(Path(sys.argv[1]))

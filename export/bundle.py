@@ -15,8 +15,9 @@ import onnx
 import onnxruntime
 
 from export.bisect import bisect, first_fault
+from export.external_data import save_graph
 from export.gate import check_nodes
-from export.graph import GraphInput, build_graph, save_graph
+from export.graph import GraphInput, build_graph
 from export.parity import Advance, prove
 from export.reference import Reference, Sample, samples_of, spread
 from export.run import Run
@@ -30,6 +31,7 @@ from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, w
 from toolkit.runtime.decode import suffix_of
 from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.session import Session
+from toolkit.runtime.signature import sign as sign_bundle
 
 FEWEST_IMAGES = 256
 """Held-out images that parity uses where there are as many."""
@@ -47,6 +49,7 @@ def export_bundle(
     provider: str = "cpu",
     images: int | None = None,
     threads: int | None = None,
+    sign: Path | None = None,
     force: bool = False,
     advance: Advance = lambda done: None,
 ) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def export_bundle(
         provider: the provider that parity runs on.
         images: held-out images that parity uses; ``FEWEST_IMAGES`` or all that there are, if left out.
         threads: threads of the session; the usable cores unless given.
+        sign: private key to sign the bundle with.
         force: replace a bundle that is already there.
         advance: told how many images are proven.
 
@@ -91,6 +95,8 @@ def export_bundle(
             shutil.copyfile(plot, stage / "plots" / plot.name)
         describe(stage, manifest)
         write_manifest(stage, manifest)
+        if sign:
+            sign_bundle(stage, sign)
     return parity
 
 
@@ -139,7 +145,7 @@ def prove_again(
     """
     bundle.check_files()
     session = bundle.session(provider=provider, threads=threads, record_nodes=True)
-    model = onnx.load_from_string(bundle.read(bundle.graph_name()))
+    model = onnx.load(bundle.path / bundle.graph_name())
     samples, source = samples_to_prove(run, count, folder)
     parity = _proof(run, session, model, samples, source, advance)
     if folder is not None:
@@ -158,7 +164,7 @@ def bisect_bundle(
 ) -> dict[str, Any]:
     """Find the first node of a bundle's graph that leaves the tolerance; see :func:`export.bisect.bisect`."""
     session = bundle.session(provider=provider, threads=threads)
-    model = onnx.load_from_string(bundle.read(bundle.graph_name()))
+    model = onnx.load(bundle.path / bundle.graph_name())
     samples, _ = samples_to_prove(run, None, folder)
     return bisect(session, model, bundle.preprocess, Reference(run), samples)
 

@@ -25,6 +25,8 @@ def save_graph(model: onnx.ModelProto, path: Path, *, largest: int = MAX_PROTOBU
     ``onnx.save(save_as_external_data=True)`` would empty the caller's tensors, and append to a data
     file that is there already.
 
+    What was written is checked by onnx before it counts as written.
+
     Args:
         model: with all of its data in memory; it stays as it is.
         path: the file to write; the same model gives the same bytes.
@@ -44,6 +46,7 @@ def save_graph(model: onnx.ModelProto, path: Path, *, largest: int = MAX_PROTOBU
         what = "the graph is too large for an ONNX file even without its initializers"
         raise ToolkitError(what, where=path.name, fix="use a smaller encoder")
     path.write_bytes(content)
+    onnx.checker.check_model(path)
 
 
 def _outsourced(model: onnx.ModelProto, data_file: Path) -> onnx.ModelProto:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import onnx
@@ -72,9 +71,3 @@ def build_graph(
     }
     helper.set_model_props(model, metadata)
     return model
-
-
-def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Check the model and write it."""
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())

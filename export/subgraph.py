@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 from onnx import TensorProto, helper
 
+from export.external_data import MAX_PROTOBUF_BYTES, save_graph
 from export.preprocessing import IMAGE, PIXEL_VALUES
 from toolkit.runtime.session import Session
+
+LARGEST_IN_MEMORY = MAX_PROTOBUF_BYTES // 2
+"""Bytes of weights that a part may have to be handed over in memory."""
 
 
 def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -58,7 +64,12 @@ def network_part(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelPr
 
 def open_part(part: onnx.ModelProto, session: Session) -> Session:
     """Open a part of a graph as a session opens the whole."""
-    return Session(part.SerializeToString(), provider=session.provider, threads=session.threads)
+    if sum(len(tensor.raw_data) for tensor in part.graph.initializer) < LARGEST_IN_MEMORY:
+        return Session(part.SerializeToString(), provider=session.provider, threads=session.threads)
+    with TemporaryDirectory(prefix="clip-toolkit-") as folder:
+        path = Path(folder) / "part.onnx"
+        save_graph(part, path)
+        return Session(path, provider=session.provider, threads=session.threads)
 
 
 def _read_by(node: onnx.NodeProto) -> list[str]:

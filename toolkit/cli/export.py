@@ -16,7 +16,6 @@ from toolkit.cli.output import (
     console,
     counting,
     print_json,
-    renew_signature,
     require_key,
     set_to,
 )
@@ -52,7 +51,6 @@ def export(
     from export.bundle import export_bundle
     from export.graph import check_input
     from export.run import Run
-    from toolkit.runtime.bundle import Bundle
 
     graph_input = check_input(input)
     with counting("proving the graph") as progress:
@@ -63,10 +61,10 @@ def export(
             provider=provider,
             images=images,
             threads=threads,
+            sign=sign,
             force=force,
             advance=set_to(progress),
         )
-    renew_signature(Bundle(out), sign)
     entry = parity["results"]["fp32"][provider]
     warn_of_few_images(entry)
     if json:
