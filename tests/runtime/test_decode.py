@@ -105,6 +105,14 @@ def test_a_tiff_whose_offset_is_a_fraction_is_unreadable() -> None:
         decode(content.replace(offset_as_integer, offset_as_fraction))
 
 
+def test_a_tiff_whose_offset_is_too_large_to_seek_is_unreadable() -> None:
+    content = encoded(noise(), "TIFF")
+    entry = content.index(struct.pack("<HHI", 273, 4, 1))
+    in_eight_bytes = struct.pack("<HHII", 273, 16, 1, len(content))
+    with pytest.raises(UnreadableImageError):
+        decode(content[:entry] + in_eight_bytes + content[entry + 12 :] + b"\xff" * 8)
+
+
 @pytest.mark.parametrize(
     ("mode", "format"), [("I;16", "PNG"), ("I;16", "TIFF"), ("I;16B", "TIFF"), ("I;16", "PPM")], ids=str
 )

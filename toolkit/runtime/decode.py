@@ -33,7 +33,10 @@ SUFFIXES = {
 }
 """File extensions of Pillow's formats."""
 
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
+DAMAGE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, OverflowError),
+    *(struct.error, Image.DecompressionBombError),
+)
 """What Pillow raises on damaged files."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
 ORIENTATION_TAG = 0x0112
