@@ -208,3 +208,27 @@ def test_a_recipe_that_is_not_there_is_refused(tmp_path: Path) -> None:
         load_recipe(tmp_path / "missing.yaml")
     with pytest.raises(ToolkitError, match="directory"):
         load_recipe(tmp_path)
+
+
+def test_classes_that_are_numbers_may_have_weights(recipe: Path) -> None:
+    weights = load_recipe(recipe, ["training.class_weights={0: 1, 1: 2.5}"]).training.class_weights
+    assert weights == {"0": 1.0, "1": 2.5}
+
+
+def test_a_key_of_two_kinds_is_named_as_the_user_wrote_it(recipe: Path) -> None:
+    with pytest.raises(ToolkitError) as caught:
+        load_recipe(recipe, ["training.class_weights=equal"])
+    assert caught.value.what.startswith("training.class_weights: input should be 'balanced' (got 'equal'); ")
+    with pytest.raises(ToolkitError, match=r"training\.class_weights\.cat: input should be greater than 0"):
+        load_recipe(recipe, ["training.class_weights={cat: -1}"])
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused(recipe: Path) -> None:
+    with pytest.raises(ToolkitError, match="leave nothing to train on"):
+        load_recipe(recipe, ["data.validation_share=0.5", "data.test_share=0.5"])
+
+
+def test_keys_that_contradict_are_named_without_a_place_before_them(recipe: Path) -> None:
+    with pytest.raises(ToolkitError) as caught:
+        load_recipe(recipe, ["training.cutmix=1", "training.mix_at=boundary"])
+    assert caught.value.what.startswith("training.cutmix cuts images")

@@ -91,6 +91,15 @@ class DataConfig(Section):
     )
     split_seed: int = Field(0, ge=0, description="Seed of the splits that are made where the source makes none.")
 
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> DataConfig:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                f"validation_share {self.validation_share:g} and test_share {self.test_share:g} leave nothing to "
+                "train on; together they must be below 1"
+            )
+        return self
+
     @field_validator("path")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -233,6 +242,11 @@ class TrainingConfig(Section):
     )
     keep_last: int = Field(2, ge=1, description="Checkpoints that are kept; the best epoch's weights are kept apart.")
     seed: int = Field(0, ge=0, description="Seed of the head's weights, the order of the images and the dropout.")
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _numbers_are_class_names(cls, value: Any) -> Any:
+        return {str(name): weight for name, weight in value.items()} if isinstance(value, dict) else value
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
@@ -403,7 +417,7 @@ def _describe(problem: Any, sections: tuple[str, ...] = ()) -> str:
         sections: where in a recipe the model stands that was checked.
     """
     path = [part for part in problem["loc"] if isinstance(part, str)]
-    place = ".".join(map(str, problem["loc"]))
+    place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))  # dict[str,float]: one of two kinds
     if problem["type"] == "extra_forbidden":
         valid = _keys_of([*sections, *path[:-1]])
         nearest = difflib.get_close_matches(path[-1], valid, n=1, cutoff=0.4)
@@ -415,7 +429,7 @@ def _describe(problem: Any, sections: tuple[str, ...] = ()) -> str:
     return (
         f"{place}: {message[0].lower()}{message[1:]} (got {problem['input']!r})"
         if not isinstance(problem["input"], dict)
-        else f"{place}: {message}"
+        else ": ".join(filter(None, (place, message)))
     )
 
 

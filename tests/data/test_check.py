@@ -71,3 +71,25 @@ def test_one_class_alone_is_a_problem(color_data: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match="no such data folder"):
         check_data(DataConfig(path=tmp_path / "missing"))
+
+
+def test_splits_that_training_could_not_make_are_a_problem(color_data: Path, tmp_path: Path) -> None:
+    files = sorted(color_data.rglob("*.png"))
+
+    def manifest(name: str, column: str, values: list[str]) -> DataConfig:
+        rows = [f"{file},{file.parent.name},{value}\n" for file, value in zip(files, values, strict=True)]
+        (tmp_path / name).write_text(f"path,label,{column}\n{''.join(rows)}")
+        return DataConfig(path=tmp_path / name)
+
+    large = ["large" if index % 4 else str(index) for index in range(len(files))]
+    halves = ["train" if index % 2 else "val" for index in range(len(files))]
+    for config, problem in (
+        (manifest("groups.csv", "group", large), "can't hold out 20% by group"),
+        (manifest("no_test.csv", "split", halves), "there is a validation split, but no test split"),
+    ):
+        with pytest.raises(ToolkitError, match=problem) as caught:
+            open_data(config)
+        assert check_data(config)["problems"] == [f"{caught.value.what}; {caught.value.fix}"]
+    sound = manifest("small_groups.csv", "group", [str(index // 2) for index in range(len(files))])
+    open_data(sound)
+    assert check_data(sound)["problems"] == []

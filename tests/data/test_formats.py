@@ -238,3 +238,13 @@ def test_images_without_a_group_among_others_are_refused(data: Path) -> None:
     manifest = grouped(data, lambda index, row: "" if index == 5 else str(index), split=False)
     with pytest.raises(ToolkitError, match="1 of 72 images have no group, such as"):
         open_data(DataConfig(path=manifest))
+
+
+def test_a_row_without_an_image_is_unreadable(data: Path, tmp_path: Path) -> None:
+    images = [{"bytes": file.read_bytes(), "path": None} for file in sorted(data.rglob("*.png"))]
+    labels = [file.parent.name for file in sorted(data.rglob("*.png"))]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    table = {"image": [*images, None], "label": [*labels, labels[0]]}
+    datasets.Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "table")
+    source = open_data(DataConfig(path=tmp_path / "table", on_bad_image="skip"))
+    assert [skipped["reason"] for skipped in source.skipped] == ["the row holds no image"]

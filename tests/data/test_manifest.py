@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,32 @@ def test_files_that_are_not_there_are_named_or_skipped_and_counted(tmp_path: Pat
     report = check_data(DataConfig(path=manifest))
     assert report["unreadable"] == source.skipped
     assert "2 unreadable files" in report["problems"]
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/a.png", "~a.png", "a\0.png"])
+def test_a_name_that_no_system_resolves_is_an_image_that_is_not_there(
+    tmp_path: Path, color_data: Path, name: str
+) -> None:
+    rows = [f"{file},{file.parent.name}\n" for file in color_data.rglob("*.png")]
+    manifest = written(tmp_path / "m.csv", f"path,label\n{''.join(rows)}{name},red\n")
+    assert [entry["path"] for entry in check_data(DataConfig(path=manifest))["unreadable"]] == [str(tmp_path / name)]
+    source = open_data(DataConfig(path=manifest, on_bad_image="skip"))
+    assert [skipped["path"] for skipped in source.skipped] == [str(tmp_path / name)]
+
+
+def test_a_file_whose_name_begins_with_a_tilde_is_found(tmp_path: Path) -> None:
+    items = list_manifest(written(tmp_path / "m.csv", "path,label\n~a.png,cat\n"), COLUMNS)
+    assert items[0].path == tmp_path / "~a.png"
+
+
+def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ToolkitError, match="column 'label' stands there twice"):
+        list_manifest(written(tmp_path / "m.csv", "path,label,label\na.png,cat,dog\n"), COLUMNS)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = parquet_of(tmp_path / "m.parquet", {"path": ["a.png"], "label": ["cat"]})
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ToolkitError, match="pyarrow is not installed") as caught:
+        list_manifest(manifest, COLUMNS)
+    assert "clip-toolkit[data]" in caught.value.fix

@@ -233,3 +233,31 @@ def test_a_sample_knows_whether_it_lies_in_a_file() -> None:
     assert Sample("a", 0, 10, "x").lies_in(10)
     assert not Sample("a", 1, 10, "x").lies_in(10)
     assert not Sample("a", 0, -1, "x").lies_in(10)
+
+
+def test_an_index_whose_shard_is_missing_is_refused(shards: Path) -> None:
+    for shard in sorted(shards.glob("*.tar")):
+        shard.unlink()
+        with pytest.raises(ToolkitError, match=f"the index's shard {shard.name} is missing") as caught:
+            open_data(DataConfig(path=shards))
+        assert caught.value.where == str(index_of(shard))
+        index_of(shard).unlink()
+
+
+def test_the_folder_that_a_recipe_names_says_nothing_of_splits(tmp_path: Path) -> None:
+    members: dict[str, bytes | str] = {"0.png": png(0), "0.cls": "a"}
+    tar_of(tmp_path / "test" / "shard-0.tar", members)
+    assert [item.split for item in list_shards(tmp_path / "test")] == [UNSPLIT]
+    assert [item.split for item in list_shards(tmp_path / "test" / "shard-0.tar")] == [UNSPLIT]
+    assert [item.split for item in list_shards(tmp_path)] == ["test"]
+
+
+def test_a_changed_image_names_the_shard_that_is_to_be_indexed_again(shards: Path) -> None:
+    shard = next(shards.glob("train-*.tar"))
+    sample = read_index(shard)[1]
+    content = bytearray(shard.read_bytes())
+    content[sample.offset + sample.length // 2] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(ToolkitError, match="promises other content") as caught:
+        open_data(DataConfig(path=shards))
+    assert caught.value.fix.endswith(f"toolkit data index {shard}")

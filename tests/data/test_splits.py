@@ -86,3 +86,23 @@ def test_a_group_split_that_can_not_be_balanced_is_refused(groups: dict[str, lis
         hold_out(range(len(labels)), labels, 0.2, 0, "here", names)
     assert caught.value.where == "here"
     assert "make the splits yourself" in caught.value.fix
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("images", [2, 3, 4])
+def test_fewer_images_of_a_class_than_folds_divide_or_are_refused(images: int) -> None:
+    labels, names = group_items({f"{number}": [number % 2] for number in range(2 * images)})
+    try:
+        kept, held = hold_out(range(len(labels)), labels, 0.2, 0, "here", names)
+    except ToolkitError as error:
+        assert "can't hold out" in error.what  # noqa: PT017
+    else:
+        assert sorted([*kept, *held]) == list(range(len(labels)))
+        assert {labels[item] for item in held} == {labels[item] for item in kept} == {0, 1}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_in_too_few_images_to_divide_is_refused_without_a_warning() -> None:
+    labels, names = group_items({f"{number}": [0, int(number < 1)] for number in range(30)})
+    with pytest.raises(ToolkitError, match="too few groups"):
+        hold_out(range(len(labels)), labels, 0.2, 0, "here", names)

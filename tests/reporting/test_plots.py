@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -149,3 +150,12 @@ def test_damaged_predictions_are_named(finished_run: Path, tmp_path: Path, conte
         return
     with pytest.raises(ToolkitError, match="can't read the predictions"):
         read_predictions(tmp_path)
+
+
+def test_no_legend_covers_a_curve() -> None:
+    for classes in (2, 10):
+        predictions, summary = made_up(classes)
+        for figure in (plot_roc(predictions, summary), plot_precision_recall(predictions, summary)):
+            figure.savefig(io.BytesIO())
+            (legend,) = figure.legends
+            assert not legend.get_window_extent().overlaps(figure.axes[0].get_window_extent())

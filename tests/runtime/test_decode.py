@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,14 @@ def test_a_tiff_whose_offset_is_a_fraction_is_unreadable() -> None:
     assert content.count(offset_as_integer) == 1
     with pytest.raises(UnreadableImageError):
         decode(content.replace(offset_as_integer, offset_as_fraction))
+
+
+def test_a_tiff_whose_offset_is_too_large_to_seek_is_unreadable() -> None:
+    content = encoded(noise(), "TIFF")
+    entry = content.index(struct.pack("<HHI", 273, 4, 1))
+    in_eight_bytes = struct.pack("<HHII", 273, 16, 1, len(content))
+    with pytest.raises(UnreadableImageError):
+        decode(content[:entry] + in_eight_bytes + content[entry + 12 :] + b"\xff" * 8)
 
 
 @pytest.mark.parametrize(
@@ -225,3 +235,14 @@ def test_a_small_file_of_too_many_pixels_is_refused(width: int, height: int) -> 
     assert len(content) < 100_000
     with pytest.raises(UnreadableImageError, match="limit"):
         decode(content)
+
+
+def test_an_image_within_the_limit_decodes_without_a_warning(tmp_path: Path) -> None:
+    """In a process of its own: pytest sets its own filters of warnings."""
+    (tmp_path / "large.png").write_bytes(blank_png(9_900, 9_900))
+    program = (
+        "import sys, pathlib; from toolkit.runtime.decode import decode; print(decode(pathlib.Path(sys.argv[1])).size)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "large.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(9900, 9900)\n", "")

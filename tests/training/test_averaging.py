@@ -137,6 +137,30 @@ def test_wise_ft_keeps_the_mean_that_is_best_on_validation(make_recipe: Callable
         torch.testing.assert_close(tensor, start[name] + alpha * (tuned[name] - start[name]))
 
 
+def test_a_finished_run_that_is_resumed_mixes_the_same_weights(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Its ``best/`` holds the mixture already; what is mixed again is what was fine-tuned."""
+    recipe, run = make_recipe(training={"wise_ft": True, "learning_rate": 0.5, "select_by": "loss"}), tmp_path / "run"
+    assert finetune(recipe, run)["wise_ft"]["alpha"] < 1
+    expected = outcome_of(run)
+    finetune(recipe, run, resume=True)
+    assert outcome_of(run) == expected
+    shutil.rmtree(sorted((run / "checkpoints").iterdir())[-1])  # now the last epoch is trained again
+    finetune(recipe, run, resume=True)
+    assert outcome_of(run) == expected
+
+
+def test_damaged_fine_tuned_weights_are_refused(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe, run = make_recipe(training={"wise_ft": True}), tmp_path / "run"
+    finetune(recipe, run)
+    path = run / "fine_tuned.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ToolkitError, match="damaged weights") as caught:
+        finetune(recipe, run, resume=True)
+    assert caught.value.where == str(path)
+
+
 def test_wise_ft_of_the_fine_tuned_end_is_the_plain_run(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     """Its last candidate, alpha 1, has the plain run's validation figures."""
     plain = finetune(make_recipe(), tmp_path / "plain")
@@ -194,6 +218,8 @@ def test_early_stopping_waits_so_many_epochs_also_through_a_resume(
     assert (summary["best_epoch"], summary["epochs"]) == (best, stopped)
     assert summary["epochs"] < 12
     expected = outcome_of(run)
+    finetune(recipe, run, resume=True)
+    assert outcome_of(run) == expected
     (run / "summary.json").unlink()
     last = sorted((run / "checkpoints").iterdir())[-1]
     shutil.rmtree(last)

@@ -67,3 +67,15 @@ def test_groups_that_stand_together_widen_it() -> None:
     groups = [str(index % 100) for index in range(800)]
     alone, together = (intervals(logits, labels, groups=g, resamples=400)["accuracy"] for g in (None, groups))
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+
+
+def test_a_class_that_no_draw_and_no_claim_holds_is_left_out_as_in_the_splits_figures() -> None:
+    logits, labels = predictions()
+    logits[:, 2] = logits.min() - 1  # never claimed
+    weights = (labels != 2).double().numpy()[None]
+    scores, truth, predicted = logits.double().softmax(-1).numpy(), labels.numpy(), logits.argmax(-1).numpy()
+    got = _figures(weights, scores, truth, predicted)
+    rest = labels != 2
+    expected = split_metrics(logits[rest], labels[rest])
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert got[name][0] == pytest.approx(expected[name], abs=1e-6), name

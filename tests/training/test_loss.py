@@ -60,3 +60,14 @@ def test_given_weights_keep_their_ratios_and_must_name_the_classes() -> None:
     assert float(weights[1] / weights[0]) == pytest.approx(4)
     with pytest.raises(ToolkitError, match="differ in: b, d"):
         class_weights({"a": 1.0, "d": 4.0}, ["a", "b"], torch.tensor([0, 0, 1]), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_image_that_is_certain_has_a_finite_slope(gamma: float, smoothing: float) -> None:
+    logits = torch.tensor([[60.0, 0.0, 0.0], [0.0, 60.0, 0.0]], requires_grad=True)
+    loss = loss_of(focal_gamma=gamma, label_smoothing=smoothing)(logits, torch.tensor([0, 2]))
+    loss.sum().backward()
+    assert logits.grad is not None
+    assert bool(torch.isfinite(loss).all())
+    assert bool(torch.isfinite(logits.grad).all())

@@ -24,10 +24,16 @@ class TableRow:
     index: int
 
     def read(self) -> bytes:
-        """The encoded image: stored in the table, or in a file that the table names."""
-        value = self.table[self.index][self.column]
-        if value["bytes"] is not None:
+        """The encoded image: stored in the table, or in a file that the table names.
+
+        Raises:
+            OSError: there is no such file, or the row is empty.
+        """
+        value = self.table[self.index][self.column] or {}
+        if value.get("bytes") is not None:
             return bytes(value["bytes"])
+        if value.get("path") is None:
+            raise OSError("the row holds no image")
         return Path(value["path"]).read_bytes()
 
 

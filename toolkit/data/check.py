@@ -8,7 +8,9 @@ from typing import Any
 from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
-from toolkit.data.listing import UNSPLIT, Item, leaking_groups
+from toolkit.data.listing import SPLITS, UNSPLIT, Item, Listing, leaking_groups
+from toolkit.data.splits import complete_splits
+from toolkit.errors import ToolkitError
 
 
 def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
@@ -27,15 +29,17 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
     unreadable = []
+    digests: list[bytes] = []
     first: dict[bytes, int] = {}
     alike: dict[bytes, list[int]] = {}
     for index, (item, inspected) in enumerate(zip(listing.items, inspect_items(listing.items, report), strict=True)):
+        digest = b"" if inspected.error else bytes.fromhex(inspected.sha256)
+        digests.append(digest)
         if inspected.error or inspected.size is None:
             unreadable.append({"path": str(item.path), "reason": inspected.error})
             continue
         sizes[f"{inspected.size[0]}x{inspected.size[1]}"] += 1
         modes[str(inspected.mode)] += 1
-        digest = bytes.fromhex(inspected.sha256)
         if first.setdefault(digest, index) != index:
             alike.setdefault(digest, [first[digest]]).append(index)
     twins = [[listing.items[index] for index in indices] for indices in alike.values()]
@@ -53,7 +57,10 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
         "groups_across_splits": leaking_groups(listing.items),
     }
     without = sum(not item.group for item in listing.items) if found["groups"] else 0
-    return found | {"problems": _problems(found, without)}
+    problems = _problems(found, without)
+    if not without and _may_not_divide(found["counts"], bool(found["groups"]), config):
+        problems += _split_problems(listing, digests, config)
+    return found | {"problems": problems}
 
 
 def _paths(twins: Any) -> list[list[str]]:
@@ -61,6 +68,30 @@ def _paths(twins: Any) -> list[list[str]]:
         return sorted(str(item.path) for item in items)
 
     return [paths(items) for items in twins]
+
+
+def _may_not_divide(counts: dict[str, dict[str, int]], grouped: bool, config: DataConfig) -> bool:
+    """Whether it is worth trying to make the missing splits: images of large classes can always be divided."""
+    if set(SPLITS) <= set(counts):
+        return False
+    rest = counts.get(UNSPLIT) or counts.get("train")
+    smallest_part = min(rest.values()) * min(config.validation_share, config.test_share) if rest else 0
+    return grouped or "validation" in counts or smallest_part < 2
+
+
+def _split_problems(listing: Listing, digests: list[bytes], config: DataConfig) -> list[str]:
+    """Why training can't make the splits that the source doesn't make, of the images that can be read."""
+    items, labels = listing.items, {name: index for index, name in enumerate(listing.classes)}
+    readable = [index for index, digest in enumerate(digests) if digest]
+    readable.sort(key=lambda index: (labels[items[index].label], digests[index], items[index].group))
+    found: dict[str, list[int]] = {split: [] for split in listing.splits}
+    for index in readable:
+        found[items[index].split].append(index)
+    try:
+        complete_splits(found, config, lambda index: labels[items[index].label], lambda index: items[index].group)
+    except ToolkitError as error:
+        return [f"{error.what}; {error.fix}"]
+    return []
 
 
 def _problems(found: dict[str, Any], without_group: int) -> list[str]:

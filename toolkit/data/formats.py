@@ -54,7 +54,7 @@ def format_of(path: Path) -> DataFormat:
     if path.is_dir():
         if any((path / marker).is_file() for marker in arrow.MARKERS):
             return "datasets"
-        return "webdataset" if shards.shards_in(path) else "folder"
+        return "webdataset" if shards.shards_in(path) or shards.indexes_in(path) else "folder"
     if path.suffix.lower() in manifest.EXTENSIONS:
         return "manifest"
     if path.suffix.lower() == ".tar":

@@ -62,7 +62,8 @@ def inspect_items(items: Sequence[Item], report: Report = silent) -> Iterator[In
     for done, (item, inspected) in enumerate(zip(items, _ahead(items), strict=True), 1):
         if item.sha256 and inspected.sha256 != item.sha256:
             what = "the shard's index promises other content (SHA-256) than lies there"
-            fix = f"copy the shard again, or write its index again: toolkit data index {item.path.parent}"
+            shard = getattr(item.content, "path", item.path.parent)
+            fix = f"copy the shard again, or write its index again: toolkit data index {shard}"
             raise ToolkitError(what, where=item.path, fix=fix)
         report(done, len(items))
         yield inspected

@@ -40,7 +40,10 @@ class WholeFile:
 
     def read(self) -> bytes:
         """The file's bytes."""
-        return Path(self.name).read_bytes()
+        try:
+            return Path(self.name).read_bytes()
+        except ValueError as error:  # no system has such a name, as one with a zero byte
+            raise OSError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

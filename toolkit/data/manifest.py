@@ -73,9 +73,11 @@ def read_table(path: Path) -> dict[str, list[Any]]:
             rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise ToolkitError(
-            f"can't read the manifest: {reason}", where=path, fix="give a CSV or Parquet file"
-        ) from error
+        fix = "save it as CSV in UTF-8, or as Parquet"
+        raise ToolkitError(f"can't read the manifest: {reason}", where=path, fix=fix) from error
+    double = sorted(name for name, count in Counter(names).items() if count > 1)
+    if double:
+        raise ToolkitError(f"column {double[0]!r} stands there twice", where=path, fix="rename or remove one of them")
     _refuse(
         path,
         "more values than columns",
@@ -86,9 +88,12 @@ def read_table(path: Path) -> dict[str, list[Any]]:
 
 
 def _read_parquet(path: Path) -> dict[str, list[Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        fix = 'pip install "clip-toolkit[data]", or give CSV'
+        raise ToolkitError("pyarrow is not installed", where=path, fix=fix) from error
     try:
         table = parquet.read_table(path)
     except pyarrow.ArrowException as error:
@@ -107,7 +112,11 @@ def _text(value: Any) -> str:
 
 
 def _place(manifest: Path, text: str) -> str:
-    return str((manifest.parent / Path(text).expanduser()).absolute())
+    try:
+        place = Path(text).expanduser()
+    except RuntimeError:  # no such home: a file whose name begins with a tilde
+        place = Path(text)
+    return str((manifest.parent / place).absolute())
 
 
 def _splits(path: Path, texts: list[str], rows: int) -> list[str]:

@@ -73,6 +73,11 @@ def shards_in(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted([*path.glob("*.tar"), *path.glob("*/*.tar")])
 
 
+def indexes_in(path: Path) -> list[Path]:
+    """The indexes of shards in a folder and in the folders in it, sorted."""
+    return sorted([*path.glob(f"*.tar{INDEX}"), *path.glob(f"*/*.tar{INDEX}")])
+
+
 def list_shards(path: Path) -> list[Item]:
     """Every image of a folder's shards, from their indexes, or from the shards where there is none.
 
@@ -80,9 +85,10 @@ def list_shards(path: Path) -> list[Item]:
         ToolkitError: a broken shard, or an index that doesn't match its shard.
     """
     items = []
+    _refuse_lonely_indexes(path)
     for shard in shards_in(path):
         samples = read_index(shard) if index_of(shard).exists() else scan(shard)
-        items += [_item(shard, sample) for sample in samples]
+        items += [_item(path, shard, sample) for sample in samples]
     if not items:
         fix = "put an image and its label under one key, such as 0001.jpg and 0001.cls"
         raise ToolkitError("no shard with an image lies here", where=path, fix=fix)
@@ -119,7 +125,7 @@ def read_index(shard: Path) -> list[Sample]:
         raise ToolkitError(f"damaged index: {error}", where=index, fix=fix) from error
     if not known or size != shard.stat().st_size:
         named = f"{about['shard']} with {about['images']} images and {size:,} bytes"
-        what = f"the index doesn't match its shard: it is of {named}"
+        what = f"the index doesn't match its shard of {shard.stat().st_size:,} bytes: it is of {named}"
         raise ToolkitError(what, where=index, fix=fix)
     return samples
 
@@ -183,9 +189,19 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     return file.read().decode()
 
 
-def _item(shard: Path, sample: Sample) -> Item:
-    """A sample as an item; its split stands in the index, else in the key's or the shard's name."""
-    names = [PurePosixPath(sample.name).parts[0], shard.stem.split("-")[0], shard.parent.name]
+def _refuse_lonely_indexes(path: Path) -> None:
+    """Raise if a shard is missing whose index is there: its images would be left out unseen."""
+    for index in indexes_in(path):
+        shard = index.with_name(index.name.removesuffix(INDEX))
+        if not shard.exists():
+            fix = f"copy {shard.name} again, or remove its index"
+            raise ToolkitError(f"the index's shard {shard.name} is missing", where=index, fix=fix)
+
+
+def _item(root: Path, shard: Path, sample: Sample) -> Item:
+    """A sample as an item; its split stands in the index, else in the name of the key, the shard or its folder."""
+    folder = "" if root in {shard.parent, shard} else shard.parent.name
+    names = [PurePosixPath(sample.name).parts[0], shard.stem.split("-")[0], folder]
     words = [sample.split] if sample.split else names
     split = next((found for found in map(split_named, words) if found), UNSPLIT)
     if sample.split and split == UNSPLIT:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from toolkit.config import DataConfig
 from toolkit.data.listing import SPLITS, UNSPLIT
@@ -107,6 +107,8 @@ def complete_splits(
 
 
 def _held_by_image(labels: Labels, share: float, seed: int, where: object) -> npt.NDArray[np.bool_]:
+    from sklearn.model_selection import train_test_split
+
     held = np.zeros(len(labels), dtype=bool)
     try:
         _, out = train_test_split(range(len(labels)), test_size=share, random_state=seed, stratify=labels)
@@ -119,13 +121,17 @@ def _held_by_image(labels: Labels, share: float, seed: int, where: object) -> np
 
 def _held_by_group(labels: Labels, groups: Sequence[str], share: float, seed: int) -> npt.NDArray[np.bool_]:
     """The fold of a stratified group k-fold that comes nearest to the share in every class."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     names = np.asarray(groups)
-    folds = min(max(2, round(1 / share)), len(np.unique(names)))
+    folds = min(max(2, round(1 / share)), len(np.unique(names)), int(np.bincount(labels).max()))
     best = np.zeros(len(labels), dtype=bool)
     if folds < 2:
         return best
     nearest = float("inf")
-    for _, out in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, names):
+    with warnings.catch_warnings(category=UserWarning, action="ignore"):  # a class in fewer images than folds
+        divided = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, names))
+    for _, out in divided:
         held = np.zeros(len(labels), dtype=bool)
         held[out] = True
         distance = float(np.abs(_class_shares(labels, held) - share).max())

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 """From Okabe and Ito's colour-blind-safe palette (2008)."""
-PALETTE = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#D55E00", "#F0E442", "#44AA99", "#999999", "#882255")
+PALETTE = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#D55E00", "#F0E442", "#332288", "#999999", "#882255")
 GREY = "#666666"
 LOOK: Any = {
     "font.size": 10,

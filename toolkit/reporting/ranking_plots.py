@@ -28,7 +28,7 @@ def plot_roc(predictions: Predictions, summary: dict[str, Any]) -> Figure:
         axes.plot(grid, mean, color="black", linewidth=2, label="mean of the classes")
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
-    axes.legend(loc="lower right", fontsize=9)
+    _legend(figure, axes)
     return figure
 
 
@@ -39,13 +39,12 @@ def plot_precision_recall(predictions: Predictions, summary: dict[str, Any]) -> 
     _draw(axes, curves, predictions.classes, both=True)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower left", fontsize=9)
+    _legend(figure, axes)
     return figure
 
 
 def _axes(title: str, name: str, key: str, predictions: Predictions, summary: dict[str, Any]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.6, 5.9), layout="constrained")
+    figure = Figure(figsize=(7.6, 5.9), layout="constrained")
     axes = figure.subplots()
     test = summary["test"]
     value = with_interval(test[key], test["intervals"].get(key))
@@ -57,6 +56,13 @@ def _axes(title: str, name: str, key: str, predictions: Predictions, summary: di
     return figure, axes
 
 
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Names beside the axes: curves of many classes go everywhere within them."""
+    lines, names = axes.get_legend_handles_labels()
+    if names:
+        figure.legend(lines, names, loc="outside right upper", fontsize=9)
+
+
 def _draw(axes: Axes, curves: Sequence[Curve], classes: Sequence[str], *, both: bool = False) -> None:
     """A line a class; of two classes one line says it all for ROC, not for precision."""
     if len(curves) == 2 and not both:
@@ -64,14 +70,16 @@ def _draw(axes: Axes, curves: Sequence[Curve], classes: Sequence[str], *, both: 
             *curves[1],
             color=BLUE,
             linewidth=2,
-            label=f"{shortened(classes[1], 30)} against {shortened(classes[0], 30)}",
+            label=f"{shortened(classes[1], 30)}\nagainst {shortened(classes[0], 30)}",
         )
         return
     few = len(curves) <= len(PALETTE)
     for place, (curve, name) in enumerate(zip(curves, classes, strict=True)):
         color = PALETTE[place] if few else BLUE
         label = shortened(name, 30) if few else ("each class" if place == 0 else None)
-        axes.plot(*curve, color=color, linewidth=1.3 if few else 0.8, alpha=1 if few else 0.35, label=label)
+        style = "--" if few and place >= len(PALETTE) // 2 else "-"  # told apart without their colours too
+        width, alpha = (1.3, 1.0) if few else (0.8, 0.35)
+        axes.plot(*curve, color=color, linestyle=style, linewidth=width, alpha=alpha, label=label)
 
 
 def _roc(predictions: Predictions, index: int) -> Curve:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,8 +33,12 @@ SUFFIXES = {
 }
 """File extensions of Pillow's formats."""
 
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
+DAMAGE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, OverflowError),
+    *(struct.error, Image.DecompressionBombError),
+)
 """What Pillow raises on damaged files."""
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

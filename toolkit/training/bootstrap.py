@@ -85,12 +85,12 @@ def _figures(
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = np.where(images > 0, right / images, np.nan)
-        f1 = np.where(images + claims > 0, 2 * right / (images + claims), 0.0)
+        f1 = np.where(images + claims > 0, 2 * right / (images + claims), np.nan)  # as torchmetrics: no such class
     figures = {
         "loss": weights @ nll / total,
         "accuracy": weights @ hits / total,
         "balanced_accuracy": np.nanmean(recall, axis=1),
-        "macro_f1": f1.mean(axis=1),
+        "macro_f1": np.nanmean(f1, axis=1),
         "expected_calibration_error": _calibration_error(weights, scores.max(1), hits) / total,
     }
     if len(truth) * classes <= RANKED:

@@ -52,7 +52,9 @@ class Loss(nn.Module):
         target_BC = functional.one_hot(labels_B, classes) * (1 - self.smoothing) + self.smoothing / classes
         if self.weights is not None:
             target_BC = target_BC * self.weights
-        return -(target_BC * (1 - log_p_BC.exp()) ** self.gamma * log_p_BC).sum(-1)
+        # a class that is certain has no slope: its power's would be infinite where gamma is below 1
+        wrong_BC = -torch.expm1(log_p_BC).clamp(max=-torch.finfo(log_p_BC.dtype).tiny)
+        return -(target_BC * wrong_BC**self.gamma * log_p_BC).sum(-1)
 
 
 def class_weights(

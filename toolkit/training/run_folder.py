@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
 from toolkit.files import heal, refuse_existing, sync, write_bytes, write_json, writing_to
+from toolkit.models.tensor_files import load_tensors, save_tensors
 from toolkit.runtime.machine import describe_machine
 from toolkit.training.locks import LOCK, locked
 from toolkit.training.restarts import launch_id, was_restarted
@@ -36,6 +38,7 @@ class RunFolder:
         self.plots = path / "plots"
         self.checkpoints = path / "checkpoints"
         self._metrics = path / "metrics.jsonl"
+        self._fine_tuned = path / "fine_tuned.safetensors"
 
     def refuse_if_taken(self, *, replace: bool) -> None:
         """Raise if something else than a run is here, or a run that is not to be replaced or resumed.
@@ -99,6 +102,32 @@ class RunFolder:
         """Drop all but the first ``lines`` lines; a resumed run writes the rest again."""
         kept = self._metrics.read_bytes().splitlines(keepends=True)[:lines]
         write_bytes(self._metrics, b"".join(kept))
+
+    def fine_tuned(self) -> dict[str, Tensor] | None:
+        """The encoder's weights before they were mixed with the original ones; None where nothing was mixed yet.
+
+        Raises:
+            ToolkitError: the file is damaged.
+        """
+        try:
+            return load_tensors(self._fine_tuned)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            fix = "start the run anew, without --resume"
+            raise ToolkitError(f"damaged weights: {error}", where=self._fine_tuned, fix=fix) from error
+
+    def keep_fine_tuned(self, weights: dict[str, Tensor]) -> None:
+        """Write what :meth:`fine_tuned` gives, whole or not at all."""
+        partial = self._fine_tuned.with_name(f".{self._fine_tuned.name}.partial-0")
+        with writing_to(self._fine_tuned):
+            save_tensors(partial, weights)
+            sync(partial)
+            partial.replace(self._fine_tuned)
+
+    def drop_fine_tuned(self) -> None:
+        """Remove it, since ``best/`` is about to hold other fine-tuned weights."""
+        self._fine_tuned.unlink(missing_ok=True)
 
     def is_run(self) -> bool:
         """Whether a run was started here."""

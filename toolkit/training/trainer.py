@@ -143,7 +143,7 @@ class Trainer:
             if self.is_main:
                 print_groups(self.classifier, self.rates)
             cached = started
-            if self.standing.epoch < self.recipe.training.epochs:
+            if self.standing.epoch < self.recipe.training.epochs and not self._waited_enough():
                 feeds = self.boundary.feeds(
                     self.model, self.loaders, self._mixing_at("images"), self.run, self._stop_if_asked
                 )
@@ -193,8 +193,15 @@ class Trainer:
         }
 
     def _interpolate(self, best: Classifier) -> dict[str, Any]:
-        """Mix the original weights into the best classifier by the share that validation chooses."""
+        """Mix the original weights into the best classifier by the share that validation chooses.
+
+        A run that is resumed at its end finds mixed weights in ``best/``, so the fine-tuned ones are kept apart.
+        """
         freeze_all_but(best.groups, best, trainable_groups(self.classifier))
+        tuned = self.run.fine_tuned() or encoder_weights(best)
+        self.accelerator.wait_for_everyone()
+        if self.is_main:
+            self.run.keep_fine_tuned(tuned)
 
         def figures() -> dict[str, float]:
             logits = predict_splits(
@@ -203,7 +210,7 @@ class Trainer:
             return self._validation_figures(logits["validation"])
 
         chosen = self.recipe.training.select_by
-        return choose_alpha(best, self.original, encoder_weights(best), figures, lambda each: score_by(chosen, each))
+        return choose_alpha(best, self.original, tuned, figures, lambda each: score_by(chosen, each))
 
     def _validation_figures(self, logits: Tensor) -> dict[str, float]:
         figures = split_metrics(logits, self.data.labels("validation"))
@@ -403,6 +410,7 @@ class Trainer:
                 if self.is_main:  # one tensor at a time is whole on the other devices
                     weights[name] = gathered.cpu()
             if self.is_main:
+                self.run.drop_fine_tuned()
                 self._save_best(self.classifier, weights)
 
     def _log(self, entry: dict[str, Any]) -> None:
