@@ -31,7 +31,6 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from export.bisect import first_fault
 from export.bundle import bisect_bundle, export_bundle, prove_again
 from export.external_data import save_graph
 from export.graph import build_graph
@@ -50,6 +49,7 @@ from toolkit.runtime.session import Session
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "fused_graph.json"
+PARTS = ("export", "latency", "verification", "cost_of_parity", "many_images", "bisections")
 THREADS, BLOCKS = 2, 10
 OPTIMUM_MODEL = """
 import sys, torch
@@ -159,7 +159,6 @@ def latency(work: Path, run: Run) -> dict[str, Any]:
             },
             runs,
         )
-        print(rows[f"network, batch {batch}"], file=sys.stderr, flush=True)
     files = jpegs(work / "elpv", 32)
     turn = {"ours": 0, "ours, pixels outside": 0, "optimum": 0}
 
@@ -180,7 +179,6 @@ def latency(work: Path, run: Run) -> dict[str, Any]:
 
     engines = {"ours": one_graph, "ours, pixels outside": pixels_outside, "optimum": processor_and_graph}
     rows["480x640 JPEG to probabilities"] = alternate(engines, 20)
-    print(rows["480x640 JPEG to probabilities"], file=sys.stderr, flush=True)
     return rows
 
 
@@ -229,8 +227,8 @@ def write_many_images(work: Path) -> Path:
     return folder
 
 
-def proof(work: Path, run: Run) -> dict[str, Any]:
-    """Parity on more than 2,000 files, and what parity on 256 images costs beside the engines' own time."""
+def cost_of_parity(work: Path, run: Run) -> dict[str, Any]:
+    """What parity on 256 images takes beside the two engines' own time on them."""
     bundle = Bundle(work / "bundle")
     model = build_graph(run.classifier, bundle.preprocess, {})
     samples, reference = samples_of(run.held_out(256)), Reference(run)
@@ -239,10 +237,14 @@ def proof(work: Path, run: Run) -> dict[str, Any]:
     entry = prove(session, model, bundle.preprocess, reference, samples)
     wall, own = time.perf_counter() - started, entry["seconds"]
     engines = own["reference"] + own["graph"]
-    costs = {"images": 256, "seconds": wall, "parts": own, "engines_seconds": engines, "ratio": wall / engines}
-    print(costs, file=sys.stderr, flush=True)
-    many = prove_again(bundle, run, provider="cpu", threads=THREADS, folder=write_many_images(work))
-    return {"cost": costs, "many_images": many["results"]["fp32"]["cpu"]}
+    return {"images": 256, "seconds": wall, "parts": own, "engines_seconds": engines, "ratio": wall / engines}
+
+
+def many_images(work: Path, run: Run) -> dict[str, Any]:
+    """Parity's entry on more than 2,000 files."""
+    folder = write_many_images(work)
+    parity = prove_again(Bundle(work / "bundle"), run, provider="cpu", threads=THREADS, folder=folder)
+    return dict(parity["results"]["fp32"]["cpu"])
 
 
 def bisections(work: Path, run: Run) -> list[dict[str, Any]]:
@@ -258,7 +260,6 @@ def bisections(work: Path, run: Run) -> list[dict[str, Any]]:
         rows.append(
             {"fault": (fault.__doc__ or "").strip(), "found": report["first_fault"], "tensors": report["tensors"]}
         )
-        print(first_fault(report), file=sys.stderr, flush=True)
         shutil.rmtree(bundle)
     return rows
 
@@ -281,7 +282,9 @@ def main() -> None:
     """Measure all, print and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimum", type=Path, required=True, help="python of an environment with optimum-onnx")
-    optimum = parser.parse_args().optimum.absolute()
+    parser.add_argument("--parts", default=",".join(PARTS), help="which to measure; the others stay as they were")
+    given = parser.parse_args()
+    optimum, parts = given.optimum.absolute(), given.parts.split(",")
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -290,16 +293,22 @@ def main() -> None:
         names = ["optimum", "optimum-onnx", "torch", "transformers", "onnx"]
         script = f"from importlib.metadata import version\nprint(*(version(n) for n in {names}))"
         versions = subprocess.run([optimum, "-c", script], check=True, capture_output=True, text=True).stdout.split()
-        found: dict[str, Any] = {"optimum_environment": dict(zip(names, versions, strict=True))}
-        found["export"] = export_times(work, run.path, optimum)
-        print(found["export"], file=sys.stderr, flush=True)
-        found["latency"] = latency(work, run)
-        found["verification"] = verification(work)
-        found["parity"] = proof(work, run)
-        found["bisections"] = bisections(work, run)
+        found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        found["optimum_environment"] = dict(zip(names, versions, strict=True))
+        exported = export_times(work, run.path, optimum)  # writes the graphs that latency compares
+        measures: dict[str, Callable[[], Any]] = {
+            "export": lambda: exported,
+            "latency": lambda: latency(work, run),
+            "verification": lambda: verification(work),
+            "cost_of_parity": lambda: cost_of_parity(work, run),
+            "many_images": lambda: many_images(work, run),
+            "bisections": lambda: bisections(work, run),
+        }
+        for part in parts:
+            found[part] = measures[part]()
+            print(part, json.dumps(found[part]), file=sys.stderr, flush=True)
     libraries = {name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime-gpu", "pillow")}
     write_json(RESULTS, found | {"threads": THREADS, "machine": describe_machine() | {"versions": libraries}})
-    print(json.dumps(found["latency"], indent=1))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from toolkit.runtime.decode import decode
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
 
-STAGE_IMAGES = 8
+STAGE_IMAGES = 4
 """Images on which the error is split."""
 
 

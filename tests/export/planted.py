@@ -33,22 +33,23 @@ def wrong_epsilon(model: onnx.ModelProto) -> None:
 
 
 def overflowing_fp16(model: onnx.ModelProto) -> None:
-    """A product of layer 1 runs in fp16, scaled so that it leaves fp16's range, as a careless conversion does."""
+    """A product of layer 1 passes through fp16 in a scale that leaves fp16's range."""
     node = node_ending(model, "layers.1.mlp.fc1/MatMul")
-    place = list(model.graph.node).index(node)
-    x, weight, result = node.input[0], node.input[1], node.output[0]
-    scale = numpy_helper.from_array(np.array(1e6, np.float32), "planted.scale")
-    model.graph.initializer.append(scale)
-    half = [
-        helper.make_node("Mul", [x, scale.name], ["planted.scaled"], name="planted.scaled"),
-        helper.make_node("Cast", ["planted.scaled"], ["planted.x"], to=TensorProto.FLOAT16, name="planted.x"),
-        helper.make_node("Cast", [weight], ["planted.w"], to=TensorProto.FLOAT16, name="planted.w"),
-        helper.make_node("MatMul", ["planted.x", "planted.w"], ["planted.product"], name="planted.product"),
-        helper.make_node("Cast", ["planted.product"], ["planted.out"], to=TensorProto.FLOAT, name="planted.out"),
+    place = list(model.graph.node).index(node) + 1
+    result, node.output[0] = node.output[0], "planted.product"
+    scale = numpy_helper.from_array(np.array(1e8, np.float32), "planted.scale")
+    start, end = (numpy_helper.from_array(np.array([v]), f"planted.{v}") for v in (0, 2**31))
+    model.graph.initializer.extend([scale, start, end])
+    cut = ["planted.half", start.name, end.name]  # keeps ONNX Runtime from dropping the two casts
+    nodes = [
+        helper.make_node("Mul", ["planted.product", scale.name], ["planted.scaled"], name="planted.scaled"),
+        helper.make_node("Cast", ["planted.scaled"], ["planted.half"], to=TensorProto.FLOAT16, name="planted.half"),
+        helper.make_node("Slice", cut, ["planted.same"], name="planted.same"),
+        helper.make_node("Cast", ["planted.same"], ["planted.single"], to=TensorProto.FLOAT, name="planted.single"),
+        helper.make_node("Div", ["planted.single", scale.name], [result], name=node.name),
     ]
-    last = helper.make_node("Div", ["planted.out", scale.name], [result], name=node.name)
-    model.graph.node.remove(node)
-    for offset, new in enumerate([*half, last]):
+    node.name = "planted.product"
+    for offset, new in enumerate(nodes):
         model.graph.node.insert(place + offset, new)
 
 

@@ -46,6 +46,7 @@ def test_a_planted_fault_is_found_at_its_node_and_module(
     assert report["first_fault"]["node"].endswith(node)
     assert report["first_fault"]["module"].endswith(module)
     assert report["first_fault"]["error"] is None or report["first_fault"]["error"] > report["first_fault"]["tolerance"]
+    assert (report["first_fault"]["error"] is None) == (fault is planted.overflowing_fp16)  # infinite
     assert node in first_fault(report)
     assert json.loads(json.dumps(report)) == report
     assert Bundle(bundle).differences() == []

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from export.bundle import prove_again
 from export.decisions import agreement, changes
@@ -74,6 +76,16 @@ def test_changes_are_the_graphs_figures_minus_the_references() -> None:
     assert figures["nll"]["reference"] == pytest.approx(np.log1p(np.exp(-1)))
     assert figures["nll"]["change"] == pytest.approx(1 / 4)  # one image: log(1+e) - log(1+1/e) = 1
     assert figures["expected_calibration_error"]["change"] != 0
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_calibration_error_is_torchmetrics(classes: int) -> None:
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(301, classes, generator=generator) * 3
+    labels = torch.randint(classes, (301,), generator=generator)
+    expected = multiclass_calibration_error((logits.double() / 1.3).softmax(-1), labels, classes, n_bins=15)
+    figures = changes(logits.numpy(), logits.numpy(), labels.tolist(), temperature=1.3)
+    assert figures["expected_calibration_error"]["graph"] == pytest.approx(float(expected), abs=1e-7)
 
 
 def test_the_noise_floor_is_what_pytorch_differs_from_itself(finished_run: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.initialization import no_init_weights
 
 from toolkit.config import HeadConfig, ModelConfig
 from toolkit.errors import ToolkitError
@@ -84,7 +85,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
         labels = json.loads((folder / LABELS).read_text())
         family = FAMILIES[config["family"]]
         vision_config = family.model_class.config_class.from_dict(config["encoder"])
-        with quiet_transformers():
+        with quiet_transformers(), no_init_weights():  # all of them are loaded below
             encoder = Encoder(family, family.model_class(vision_config))
             processor = family.processor_class.from_pretrained(folder)
         head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
