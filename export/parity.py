@@ -13,7 +13,7 @@ import onnx
 
 from export.decisions import agreement, changes
 from export.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, noise_floor, spread
-from export.stages import STAGE_IMAGES, stages
+from export.stages import STAGE_IMAGES, largest_difference, stages
 from toolkit.runtime.predict import graph_input, places_by_shape, stacked
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
@@ -96,7 +96,7 @@ def _run(
         got, probabilities = session.run(stacked(inputs[place] for place in places))
         logits[places] = got
         finite = bool(np.isfinite(got).all() and np.isfinite(probabilities).all())
-        worst = float(np.abs(got - expected[places]).max()) if finite else LARGEST
+        worst = largest_difference(got, expected[places]) if finite else LARGEST
         outcome.finite &= finite
         size = len(places)
         outcome.worst_by_batch_size[size] = max(worst, outcome.worst_by_batch_size.get(size, 0.0))
@@ -182,5 +182,5 @@ def _noise(floor: NoiseFloor, logits: Float32) -> dict[str, Any]:
         "images": len(floor.truth),
         "pytorch_one_thread_other_batches": floor.reordered,
         "pytorch_to_float64": floor.rounding,
-        "graph_to_float64": float(np.abs(np.nan_to_num(logits) - floor.truth).max()),
+        "graph_to_float64": largest_difference(logits, floor.truth),
     }

@@ -63,10 +63,16 @@ def stages(
     return {
         "images": len(chosen),
         "decode": {"max_grey_levels": decoding},
-        "preprocess": {"max_pixel_value": float(np.abs(produced - wanted).max())},
-        "network": {"max_abs_logit": float(np.abs(logits - expected[places]).max())},
-        "embedding_cosine": float(_cosines(embedding, reference.embeddings(wanted)).min()),
+        "preprocess": {"max_pixel_value": largest_difference(produced, wanted)},
+        "network": {"max_abs_logit": largest_difference(logits, expected[places])},
+        "embedding_cosine": float(np.nan_to_num(_cosines(embedding, reference.embeddings(wanted))).min()),
     }
+
+
+def largest_difference(ours: Float32, theirs: Float32) -> float:
+    """Max |ours - theirs|; the largest fp32 number where one of them is no number, since JSON knows no infinity."""
+    difference = np.abs(ours - theirs)
+    return float(difference.max()) if np.isfinite(difference).all() else float(np.finfo(np.float32).max)
 
 
 def embedding_name(reference: Reference) -> str:
