@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from export.network import LOGITS
@@ -69,7 +70,7 @@ def stages(
     }
 
 
-def largest_difference(ours: Float32, theirs: Float32) -> float:
+def largest_difference(ours: Float32, theirs: Float32 | npt.NDArray[np.float64]) -> float:
     """Max |ours - theirs|; the largest fp32 number where one of them is no number, since JSON knows no infinity."""
     difference = np.abs(ours - theirs)
     return float(difference.max()) if np.isfinite(difference).all() else float(np.finfo(np.float32).max)

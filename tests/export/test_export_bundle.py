@@ -111,6 +111,24 @@ def test_more_images_than_there_are_is_an_error_that_leaves_nothing(finished_run
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("shape", [(1, 0, 5, 3), (1, 5, 0, 3), (1, 5, 5, 4), (5, 5, 3)])
+def test_an_image_without_pixels_or_of_another_form_is_refused(finished_bundle: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ToolkitError, match=r"image must be uint8 .*with at least one pixel"):
+        Bundle(finished_bundle).session(threads=1).run(np.zeros(shape, np.uint8))
+
+
+def test_a_processor_that_the_graph_can_not_express_leaves_nothing(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    settings = next(run.glob("best/*processor*.json"))
+    content = json.loads(settings.read_text())
+    (content.get("image_processor") or content)["resample"] = 1  # lanczos
+    settings.write_text(json.dumps(content))
+    with pytest.raises(ToolkitError, match="lanczos") as caught:
+        export_bundle(Run(run), tmp_path / "bundle")
+    assert "--input pixel_values" in caught.value.fix
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_golden_images_come_back_as_the_reference_has_them(finished_bundle: Path) -> None:
     opened = Bundle(finished_bundle)
     golden = opened.golden()

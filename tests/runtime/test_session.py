@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from tiny_graph import LABELS, METADATA, SIDE, expected_logits, graph_bytes, outsourced, rounding
@@ -57,6 +58,31 @@ def test_a_session_says_what_it_runs_on(session: Session) -> None:
     assert session.active_providers == ["CPUExecutionProvider"]
     assert session.metadata == METADATA
     assert Session(graph_bytes()).threads == usable_cores()
+
+
+def test_a_newer_opset_than_the_runtime_has_is_named() -> None:
+    model = onnx.load_from_string(graph_bytes())
+    model.opset_import[0].version = 99
+    with pytest.raises(ToolkitError, match=f"opset 99, but onnxruntime {ort.__version__} runs up to") as caught:
+        Session(model.SerializeToString())
+    assert "upgrade onnxruntime" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        np.zeros((1, 3, 0, SIDE), np.float32),
+        np.zeros((0, 3, SIDE, SIDE), np.float32),
+        np.zeros((1, 3, SIDE, SIDE), np.float64),
+        np.zeros((1, SIDE, SIDE, 3), np.uint8),
+        np.zeros((3, SIDE, SIDE), np.float32),
+        np.zeros((1, 3, SIDE, SIDE + 1), np.float32),
+    ],
+)
+def test_what_the_graph_does_not_take_is_refused(session: Session, inputs: np.ndarray) -> None:
+    with pytest.raises(ToolkitError, match=r"pixel_values must be float32 \[batch, 3, 4, 4\]") as caught:
+        session.run(inputs)
+    assert f"not {inputs.dtype} {list(inputs.shape)}" in caught.value.what
 
 
 def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:

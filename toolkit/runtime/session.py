@@ -102,10 +102,7 @@ class Session:
                 )
         except Exception as error:
             # onnxruntime raises a dozen unrelated classes here, each for a file or library the user can replace
-            fix = "export the bundle again" if provider == "cpu" else "run toolkit doctor, or pass --provider cpu"
-            raise ToolkitError(
-                f"ONNX Runtime can't open the graph on {requested}: {_one_line(str(error))}", where=where, fix=fix
-            ) from error
+            raise _refusal(error, provider, where) from error
         active = self._session.get_providers()
         if active[0] != requested:
             reason = _one_line(said.getvalue())
@@ -220,6 +217,17 @@ def _give_external_data(options: ort.SessionOptions, graph: bytes, data: Mapping
         options.add_external_initializers_from_files_in_memory(
             list(data), list(data.values()), [len(content) for content in data.values()]
         )
+
+
+def _refusal(error: Exception, provider: str, where: Path) -> ToolkitError:
+    """What a user can do about a graph that ONNX Runtime does not open."""
+    newer = re.search(r"Opset (\d+) is under development.* till opset (\d+)", str(error), re.DOTALL)
+    if newer:
+        what = f"the graph has opset {newer[1]}, but onnxruntime {ort.__version__} runs up to {newer[2]}"
+        return ToolkitError(what, where=where, fix="upgrade onnxruntime, or export the bundle again")
+    what = f"ONNX Runtime can't open the graph on {PROVIDERS[provider]}: {_one_line(str(error))}"
+    fix = "export the bundle again" if provider == "cpu" else "run toolkit doctor, or pass --provider cpu"
+    return ToolkitError(what, where=where, fix=fix)
 
 
 def _one_line(text: str) -> str:
