@@ -107,6 +107,7 @@ def test_a_mistake_with_json_is_still_one_json_object(cli: Cli) -> None:
     assert json.loads(done.stdout)["error"]["where"] == "nowhere"
 
 
+@pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
 def test_export_parity_bench_verify_predict_in_a_row(
     finished_run: Path, cli: Cli, tmp_path: Path, color_data: Path
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_changed_file_fails_verification_with_exit_1(bundle: Path, cli: Cli) -
     assert report["problems"] == ["MODEL_CARD.md was changed"]
 
 
+@pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
 def test_a_signature_from_export_to_verification(finished_run: Path, cli: Cli, tmp_path: Path) -> None:
     private, public, out = tmp_path / "key", tmp_path / "key.pub", tmp_path / "bundle"
     key = ec.generate_private_key(ec.SECP256R1())
