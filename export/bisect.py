@@ -15,7 +15,6 @@ from PIL import Image
 
 from export.capture import aligned, captured
 from export.network import LOGITS
-from export.parity import NOISE_MULTIPLE
 from export.preprocessing import IMAGE, PIXEL_VALUES, RESCALED, RESIZED
 from export.reference import Reference, Sample, spread
 from export.subgraph import network_part, open_part, preprocessing_part, producers
@@ -25,6 +24,8 @@ from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
 
 IMAGES = 4
+NOISE_MULTIPLE = 10
+"""Less than parity's: the noise is measured on the very images that are compared."""
 Values = npt.NDArray[Any]
 
 
@@ -53,7 +54,7 @@ def bisect(
 
     The network is fed with the reference's ``pixel_values``, so that one fault does not hide
     behind another. A tensor's tolerance is what PyTorch's fp32 differs from float64 there, times
-    the multiple that parity uses.
+    ``NOISE_MULTIPLE``.
 
     Args:
         session: the shipped graph, whose provider and threads are used.

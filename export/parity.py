@@ -20,8 +20,12 @@ from toolkit.runtime.session import Session
 
 BATCH_SIZES = (1, 2, 7, 32)
 """Batches take turns; a chunk of images goes through each size once, so every image is run once."""
-NOISE_MULTIPLE = 10
-"""The tolerance of fp32 in noise floors: the floor is the maximum over a few images, parity's over all."""
+NOISE_MULTIPLE = 32
+"""The tolerance of fp32 in noise floors.
+
+Both engines round, and the floor is the maximum over a few images where parity takes that over
+all: sound graphs came to 3 to 6 floors on 256 and on 2,100 images, faults to thousands.
+"""
 LARGEST = float(np.finfo(np.float32).max)
 """Stands for a difference to something that is no number."""
 Advance = Callable[[int], object]
