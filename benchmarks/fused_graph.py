@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
+from onnx import TensorProto, helper
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from export.bundle import bisect_bundle, export_bundle, prove_again
 from export.external_data import save_graph
-from export.graph import build_graph
+from export.graph import IR_VERSION, OPSET, build_graph
+from export.graph_builder import GraphBuilder, Scope
 from export.parity import prove
+from export.preprocessing import add_preprocessing
 from export.reference import Reference, samples_of
 from export.run import Run
 from recipes.finetune import finetune
@@ -42,14 +46,16 @@ from toolkit.config import Recipe
 from toolkit.data.digits import write_digits
 from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
+from toolkit.models.processing import preprocess_from
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode
 from toolkit.runtime.machine import describe_machine
+from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "fused_graph.json"
-PARTS = ("export", "latency", "verification", "cost_of_parity", "many_images", "bisections")
+PARTS = ("preprocessing", "export", "latency", "verification", "cost_of_parity", "many_images", "bisections")
 THREADS, BLOCKS = 2, 10
 OPTIMUM_MODEL = """
 import sys, torch
@@ -103,6 +109,58 @@ def seconds_of(command: Sequence[str | Path], runs: int) -> dict[str, Any]:
     return {"median_seconds": statistics.median(times), "seconds": times}
 
 
+def preprocessing() -> dict[str, Any]:
+    """CLIP's preprocessing in three forms, p50 in ms, and how far the graphs are off the processor."""
+    processor = CLIPImageProcessorPil()
+    preprocess = preprocess_from(processor)
+    builder = GraphBuilder()
+    add_preprocessing(builder, preprocess)
+    exact, by_resize = (open_session(part(each)) for each in (builder, resize_graph(preprocess)))
+    rows: dict[str, Any] = {}
+    for height, width in ((300, 300), (480, 640), (1080, 1920), (3000, 4000)):
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image, batch = Image.fromarray(pixels), {"image": pixels[None]}
+        engines: dict[str, Callable[[], Any]] = {
+            "exact": partial(exact.run, None, batch),
+            "Resize": partial(by_resize.run, None, batch),
+            "processor": partial(processor, images=image, return_tensors="np"),
+        }
+        wanted = engines["processor"]()["pixel_values"]
+        off = {name: float(np.abs(engines[name]()[0] - wanted).max()) for name in ("exact", "Resize")}
+        times = alternate(engines, 20 if height < 1000 else 4, beside="processor")
+        rows[f"{height}x{width}"] = times | {"max_pixel_value_off": off}
+    return rows
+
+
+def part(builder: GraphBuilder) -> bytes:
+    """A graph from ``image`` to ``pixel_values``."""
+    entry = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3])
+    result = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, 224, 224])
+    graph = helper.make_graph(builder.nodes, "part", [entry], [result], list(builder.initializers.values()))
+    opsets = [helper.make_opsetid("", OPSET)]
+    content: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
+    return content
+
+
+def resize_graph(preprocess: Preprocess) -> GraphBuilder:
+    """CLIP's preprocessing by ONNX's Resize on uint8, the nearest to Pillow that it has."""
+    builder = GraphBuilder()
+    add = Scope(builder, "resize")
+    planes = add("Transpose", "image", perm=[0, 3, 1, 2])
+    sides = add("Shape", planes, start=2, end=4)
+    shorter = add("ReduceMin", sides, keepdims=1)
+    new = add("Div", add("Mul", sides, add.integers(preprocess.size[0])), shorter)
+    size = add("Concat", add("Shape", planes, start=0, end=2), new, axis=0)
+    filtered = {"mode": "cubic", "cubic_coeff_a": -0.5, "antialias": 1, "exclude_outside": 1}
+    resized = add("Resize", planes, "", "", size, **filtered)
+    first = add("Div", add("Sub", new, add.integers(224)), add.integers(2))
+    cropped = add("Slice", resized, first, add("Add", first, add.integers(224)), add.integers(2, 3))
+    values = add("Div", add("Cast", cropped, to=TensorProto.FLOAT), add.single(255.0))
+    mean, std = (add.single(np.reshape(value, (3, 1, 1))) for value in (preprocess.mean, preprocess.std))
+    add("Div", add("Sub", values, mean), std, name="pixel_values")
+    return builder
+
+
 def export_times(work: Path, run: Path, optimum: Path) -> dict[str, Any]:
     """Both exports without a proof, as whole processes, in turns."""
     subprocess.run([optimum, "-c", OPTIMUM_MODEL, work / "optimum-model"], check=True, capture_output=True)
@@ -116,15 +174,16 @@ def export_times(work: Path, run: Path, optimum: Path) -> dict[str, Any]:
     return {"seconds": turns, "median_seconds": medians, "ratio": medians["ours"] / medians["optimum"]}
 
 
-def open_session(path: Path) -> ort.InferenceSession:
+def open_session(model: Path | bytes) -> ort.InferenceSession:
     """A session with the options that ours has."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def alternate(engines: dict[str, Callable[[], object]], runs: int) -> dict[str, Any]:
-    """p50 in milliseconds of each engine, in alternating re-warmed blocks, and the ratio to optimum's."""
+def alternate(engines: dict[str, Callable[[], object]], runs: int, beside: str = "optimum") -> dict[str, Any]:
+    """p50 in milliseconds of each engine, in alternating re-warmed blocks, and the ratio to one of them."""
     times: dict[str, list[float]] = {name: [] for name in engines}
     for block in range(BLOCKS):
         order = list(engines) if block % 2 == 0 else list(reversed(engines))
@@ -137,8 +196,8 @@ def alternate(engines: dict[str, Callable[[], object]], runs: int) -> dict[str, 
                 times[name].append((time.perf_counter() - started) * 1000)
     p50 = {name: statistics.median(values) for name, values in times.items()}
     spread = {name: [float(np.percentile(values, q)) for q in (10, 90)] for name, values in times.items()}
-    ratios = {name: value / p50["optimum"] for name, value in p50.items() if name != "optimum"}
-    return {"p50_ms": p50, "p10_p90_ms": spread, "ratio_to_optimum": ratios, "runs": runs * BLOCKS}
+    ratios = {name: value / p50[beside] for name, value in p50.items() if name != beside}
+    return {"p50_ms": p50, "p10_p90_ms": spread, f"ratio_to_{beside}": ratios, "runs": runs * BLOCKS}
 
 
 def latency(work: Path, run: Run) -> dict[str, Any]:
@@ -297,6 +356,7 @@ def main() -> None:
         found["optimum_environment"] = dict(zip(names, versions, strict=True))
         exported = export_times(work, run.path, optimum)  # writes the graphs that latency compares
         measures: dict[str, Callable[[], Any]] = {
+            "preprocessing": preprocessing,
             "export": lambda: exported,
             "latency": lambda: latency(work, run),
             "verification": lambda: verification(work),
