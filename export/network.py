@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graph_builder import MICROSOFT, GraphBuilder, Scope
+from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
@@ -106,14 +107,15 @@ class NetworkBuilder:
         """GELU in one of its forms.
 
         Raises:
-            NotImplementedError: another activation, which no supported encoder has.
+            ToolkitError: another activation, named.
         """
         name, kind = self.name_of(module), type(module).__name__
         if kind == "QuickGELUActivation":
             return str(self.builder.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=QUICK_GELU_ALPHA))
         if kind in GELU:
             return str(self.builder.node("Gelu", [x], name=name, approximate=GELU[kind]))
-        raise NotImplementedError(f"no ONNX form for the activation {kind} of {name}")
+        what = f"the graph can't express the activation {kind}"
+        raise ToolkitError(what, where=name, fix="use an encoder with a GELU, such as those of CLIP and SigLIP")
 
     def hidden(self, x: str, module: Any) -> str:
         """The hidden layer of an MLP block."""

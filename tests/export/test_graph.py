@@ -100,3 +100,11 @@ def test_an_input_that_is_none_is_refused() -> None:
     with pytest.raises(ToolkitError, match="'jpeg'") as caught:
         check_input("jpeg")
     assert caught.value.fix == "use image or pixel_values"
+
+
+def test_an_activation_without_a_form_is_named(encoders: dict[str, Path]) -> None:
+    classifier, preprocess = made(encoders["clip"])
+    classifier.head[1] = torch.nn.Tanh()  # type: ignore[operator]
+    with pytest.raises(ToolkitError, match="activation Tanh") as caught:
+        build_graph(classifier, preprocess, {})
+    assert caught.value.where == "head.1"
