@@ -35,8 +35,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from export.bundle import bisect_bundle, export_bundle, prove_again
 from export.external_data import save_graph
-from export.graph import IR_VERSION, OPSET, build_graph
-from export.graph_builder import GraphBuilder, Scope
+from export.graph import build_graph
+from export.graph_builder import IR_VERSION, OPSET, GraphBuilder, Scope
 from export.parity import prove
 from export.preprocessing import add_preprocessing
 from export.reference import Reference, samples_of

@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 
 from export.capture import aligned, captured
+from export.form import form_of
 from export.network import LOGITS
 from export.preprocessing import IMAGE, PIXEL_VALUES, RESCALED, RESIZED
 from export.reference import Reference, Sample, spread
-from export.subgraph import network_part, open_part, preprocessing_part, producers
+from export.rounding import InPyTorch
+from export.simulation import largest_step
+from export.subgraph import network_input, network_part, open_part, preprocessing_part, producers
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.decode import decode
 from toolkit.runtime.preprocess import Preprocess
@@ -54,7 +57,8 @@ def bisect(
 
     The network is fed with the reference's ``pixel_values``, so that one fault does not hide
     behind another. A tensor's tolerance is what PyTorch's fp32 differs from float64 there, times
-    ``NOISE_MULTIPLE``.
+    ``NOISE_MULTIPLE``; a graph in int8 is held against PyTorch with the same rounding, and a value may
+    fall on the other side of a step.
 
     Args:
         session: the shipped graph, whose provider and threads are used.
@@ -73,7 +77,7 @@ def bisect(
     findings: list[Finding] = []
     for part in (
         _preprocessing(session, model, preprocess, reference, chosen),
-        _network(session, model, reference, reference.pixel_values(images)),
+        _network(session, model, preprocess, reference, reference.pixel_values(images)),
     ):
         for finding in part:
             findings.append(finding)
@@ -122,6 +126,7 @@ def _preprocessing(
     tensors = {RESIZED: "center_crop" if trained.crop else "resize", RESCALED: "rescale", PIXEL_VALUES: "normalize"}
     by_tensor = producers(model)
     if session.input == IMAGE:
+        tensors = {name: stage for name, stage in tensors.items() if name in by_tensor}
         part = open_part(preprocessing_part(model, list(tensors)), session)
     worst: dict[str, float] = {}
     for sample in samples:
@@ -167,21 +172,34 @@ def _difference(ours: Values, theirs: Values) -> float:
 
 
 def _network(
-    session: Session, model: onnx.ModelProto, reference: Reference, pixel_values: npt.NDArray[np.float32]
+    session: Session,
+    model: onnx.ModelProto,
+    preprocess: Preprocess,
+    reference: Reference,
+    pixel_values: npt.NDArray[np.float32],
 ) -> Iterator[Finding]:
     """Every tensor with a counterpart, in the graph's order."""
     inputs = torch.from_numpy(pixel_values)
-    single = captured(reference.classifier, inputs)
-    exact = captured(copy.deepcopy(reference.classifier).double(), inputs.double())
+    form = form_of(model)
+    own = InPyTorch.of(reference.classifier, preprocess, form) if form.precision != "fp32" else None
+    least = 0.0
+    if own is not None and form.precision == "int8":  # beside PyTorch with the very same rounding
+        single = captured(own.classifier, inputs, own=True)
+        least = largest_step(own.classifier)
+        exact = captured(copy.deepcopy(own.classifier).double(), inputs.double(), own=True)
+    else:
+        single = captured(reference.classifier if own is None else own.classifier, inputs)
+        exact = captured(copy.deepcopy(reference.classifier).double(), inputs.double())
     by_tensor = producers(model)
     names = [name for name in by_tensor if name in exact]
     part = open_part(network_part(model, names), session)
-    for name, values in zip(names, part.compute(names, {PIXEL_VALUES: pixel_values}), strict=True):
+    outputs = part.compute(names, network_input(model, preprocess, pixel_values))
+    for name, values in zip(names, outputs, strict=True):
         truth, rounded = aligned(exact[name], values.shape), aligned(single[name], values.shape)
         if truth is None or rounded is None:
             continue
         resolution = float(np.finfo(np.float32).eps) * float(truth.abs().max())
-        floor = max(float((truth - rounded).abs().max()), resolution)
+        floor = max(float((truth - rounded).abs().max()), resolution, least)
         node = by_tensor[name]
         yield Finding(
             node=node.name,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import onnx
 import onnxruntime
 
 from export.bisect import bisect, first_fault
+from export.candidates import Candidates
+from export.choice import cheapest
 from export.external_data import save_graph
+from export.form import form_of
 from export.gate import check_nodes
 from export.graph import GraphInput, build_graph
-from export.parity import Advance, prove
+from export.parity import prove
 from export.reference import Reference, Sample, samples_of, spread
 from export.run import Run
 from toolkit import __version__
@@ -30,7 +34,8 @@ from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
 from toolkit.runtime.decode import suffix_of
 from toolkit.runtime.predict import expand, graph_input
-from toolkit.runtime.session import Session
+from toolkit.runtime.preprocess import Float32, Preprocess
+from toolkit.runtime.session import PRECISIONS, Session, require_precision
 from toolkit.runtime.signature import sign as sign_bundle
 
 FEWEST_IMAGES = 256
@@ -38,79 +43,149 @@ FEWEST_IMAGES = 256
 GOLDEN_IMAGES = 8
 HELD_OUT = "held-out images of the run's data set, test split first"
 REFERENCE = "transformers' forward pass and the head in PyTorch fp32, the training-time image processor"
+Report = Callable[[str, int], object]
 LIBRARIES = ("torch", "transformers", "onnx", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a bundle is to hold, and which images decide over it."""
+
+    graph_input: GraphInput = "image"
+    precisions: Sequence[str] = ()
+    """Of the graphs, the default first; that of the run's trunk, or fp32, if empty."""
+    budget: float | None = None
+    """Percentage points of accuracy that may be lost: measure every form that the provider might run well and
+    ship the fastest that keeps it, in place of ``precisions``."""
+    images: int | None = None
+    """Held-out images that parity uses; ``FEWEST_IMAGES`` or all that there are, if None."""
+    calibration_images: int | None = None
+    """Training images that the ranges of activations are measured on."""
+
+
+DEFAULT = Wanted()
 
 
 def export_bundle(
     run: Run,
     out: Path,
+    wanted: Wanted = DEFAULT,
     *,
-    graph_input: GraphInput = "image",
     provider: str = "cpu",
-    images: int | None = None,
     threads: int | None = None,
     sign: Path | None = None,
     force: bool = False,
-    advance: Advance = lambda done: None,
+    report: Report = lambda what, done: None,
 ) -> dict[str, Any]:
-    """Export, prove and pack a run; ``out`` appears only if the graph runs fused and parity passed.
+    """Export, prove and pack a run; ``out`` appears only if each graph runs fused and its parity passed.
 
     Args:
         run: a finished run.
         out: folder to be.
-        graph_input: what the graph takes.
-        provider: the provider that parity runs on.
-        images: held-out images that parity uses; ``FEWEST_IMAGES`` or all that there are, if left out.
-        threads: threads of the session; the usable cores unless given.
+        wanted: which graphs, proven on which images.
+        provider: the provider that the graphs are made for and that parity runs on.
+        threads: threads of a session; the usable cores unless given.
         sign: private key to sign the bundle with.
         force: replace a bundle that is already there.
-        advance: told how many images are proven.
+        report: told what is done, and how many images of it are.
 
     Returns:
         The content of ``parity.json``.
 
     Raises:
-        CheckFailed: the graph is not fused, runs elsewhere than asked, or parity failed.
-        ToolkitError: the run, its data or ``out`` is not usable.
+        CheckFailed: a graph is not fused, runs elsewhere than asked, or parity failed; no form keeps the budget.
+        ToolkitError: the run, its data or ``out`` is not usable, or the provider can't run a precision.
     """
     preprocess = preprocess_from(run.processor)
+    precisions = [require_precision(each, provider) for each in wanted.precisions or [run.precision]]
     with staged_folder(out, what="bundle", marker=MANIFEST, replace=force) as stage:
         provenance = run.provenance() | {"export_libraries": _libraries()}
-        graph = stage / GRAPHS["fp32"]
-        model = build_graph(run.classifier, preprocess, provenance, graph_input)
-        save_graph(model, graph)
         write_json(stage / "labels.json", run.classifier.labels)
         write_json(stage / "preprocess.json", preprocess.model_dump(mode="json"))
-        examples = run.held_out(images or FEWEST_IMAGES, exactly=images is not None)
-        session = Session(graph, provider=provider, threads=threads, record_nodes=True)
-        parity = _proof(run, session, model, samples_of(examples), HELD_OUT, advance)
-        _require_passed_or_explain(parity, run, session, model, samples_of(examples))
+        examples = run.held_out(wanted.images or FEWEST_IMAGES, exactly=wanted.images is not None)
+        candidates = Candidates(
+            run,
+            provider=provider,
+            threads=threads,
+            calibration_images=wanted.calibration_images,
+            advance=lambda what: report(what, 0),
+        )
+        if wanted.budget is None:
+            forms = [candidates.form(precision) for precision in dict.fromkeys(precisions)]
+        else:
+            forms = [cheapest(candidates, wanted.graph_input, wanted.budget)]
+        parity: dict[str, Any] = {"results": {}, "reference": REFERENCE}
+        golden: dict[str, Float32] = {}
+        for chosen in forms:
+            form, temperature = candidates.calibrated(chosen)
+            model = build_graph(run.classifier, preprocess, provenance, wanted.graph_input, form)
+            save_graph(model, stage / GRAPHS[form.precision])
+            session = Session(stage / GRAPHS[form.precision], provider=provider, threads=threads, record_nodes=True)
+            proof = Proof(session, model, preprocess, candidates.reference)
+            entry = proof.entry(samples_of(examples), HELD_OUT, report)
+            parity["results"][form.precision] = {provider: entry | {"temperature": temperature}}
+            proof.require_passed(entry, samples_of(examples))
+            golden[form.precision] = _golden_outputs(session, preprocess, examples)
+        if candidates.tried:
+            parity["tried"] = candidates.tried
         write_json(stage / "parity.json", parity)
-        _write_golden(stage, run, session, examples)
+        _write_golden(stage, candidates.reference, examples, golden)
         provenance["parity_sha256"] = sha256_of(stage / "parity.json")
-        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        manifest = Manifest(toolkit_version=__version__, created=created, provenance=provenance)
-        for plot in sorted((run.path / "plots").glob("*.png")):
-            (stage / "plots").mkdir(exist_ok=True)
-            shutil.copyfile(plot, stage / "plots" / plot.name)
-        describe(stage, manifest)
-        write_manifest(stage, manifest)
+        _finish(stage, run, GRAPHS[forms[0].precision], provenance)
         if sign:
             sign_bundle(stage, sign)
     return parity
 
 
-def _proof(
-    run: Run, session: Session, model: onnx.ModelProto, samples: Sequence[Sample], source: str, advance: Advance
-) -> dict[str, Any]:
-    """The content of ``parity.json`` for one session, which was opened with ``record_nodes``."""
-    preprocess = preprocess_from(run.processor)
-    first = graph_input(session.input, preprocess, samples[0].read())
-    nodes = session.executed_nodes(first[None])
-    fused = check_nodes(nodes, run.classifier, session.provider)
-    entry = prove(session, model, preprocess, Reference(run), samples, advance)
-    entry |= {"input": session.input, "images_from": source, "fused": fused, "executed_nodes": len(nodes)}
-    return {"results": {"fp32": {session.provider: entry}}, "reference": REFERENCE}
+def _finish(stage: Path, run: Run, default: str, provenance: dict[str, Any]) -> None:
+    """Plots, pages and manifest."""
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    manifest = Manifest(toolkit_version=__version__, created=created, default=default, provenance=provenance)
+    for plot in sorted((run.path / "plots").glob("*.png")):
+        (stage / "plots").mkdir(exist_ok=True)
+        shutil.copyfile(plot, stage / "plots" / plot.name)
+    describe(stage, manifest)
+    write_manifest(stage, manifest)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One shipped graph beside its reference."""
+
+    session: Session
+    """Opened with ``record_nodes``."""
+    model: onnx.ModelProto
+    preprocess: Preprocess
+    reference: Reference
+
+    def entry(self, samples: Sequence[Sample], source: str, report: Report) -> dict[str, Any]:
+        """The graph's entry of ``parity.json``."""
+        form = form_of(self.model)
+        first = graph_input(self.session.input, self.preprocess, samples[0].read())
+        nodes = self.session.executed_nodes(first[None])
+        fused = check_nodes(nodes, self.reference.classifier, self.session.provider, form)
+        entry = prove(
+            self.session,
+            self.model,
+            self.preprocess,
+            self.reference,
+            samples,
+            lambda done: report(f"proving {form.precision}", done),
+        )
+        return entry | {
+            "input": self.session.input,
+            "images_from": source,
+            "fused": fused,
+            "executed_nodes": len(nodes),
+        }
+
+    def require_passed(self, entry: dict[str, Any], samples: Sequence[Sample]) -> None:
+        """Raise :class:`CheckFailed` after a failure, with the first node that leaves the tolerance."""
+        if entry["passed"]:
+            return
+        fault = first_fault(bisect(self.session, self.model, self.preprocess, self.reference, samples))
+        precision = form_of(self.model).precision
+        raise CheckFailed(f"parity failed for {precision} on {self.session.provider}: {_figures(entry)}; {fault}")
 
 
 def prove_again(
@@ -119,9 +194,10 @@ def prove_again(
     *,
     provider: str,
     threads: int | None,
+    precision: str | None = None,
     count: int | None = None,
     folder: Path | None = None,
-    advance: Advance = lambda done: None,
+    report: Report = lambda what, done: None,
 ) -> dict[str, Any]:
     """Run parity on a finished bundle and, on held-out images, write the outcome into it.
 
@@ -133,9 +209,10 @@ def prove_again(
         run: the run it was exported from.
         provider: the provider to prove.
         threads: threads of the session; the usable cores unless given.
+        precision: the graph to prove; each that the provider runs, if left out.
         count: held-out images to use; ``FEWEST_IMAGES`` or all that there are, if left out.
         folder: images to use in place of the held-out ones.
-        advance: told how many images are proven.
+        report: told what is done, and how many images of it are.
 
     Returns:
         The content of ``parity.json``, passed or not; :func:`require_passed` judges it.
@@ -144,14 +221,22 @@ def prove_again(
         CheckFailed: a file differs from the manifest, or the graph does not run as it must.
     """
     bundle.check_files()
-    session = bundle.session(provider=provider, threads=threads, record_nodes=True)
-    model = onnx.load(bundle.path / bundle.graph_name())
+    there = [require_precision(precision, provider)] if precision else bundle.precisions
+    provable = [each for each in there if each in PRECISIONS[provider]] or [require_precision(there[0], provider)]
     samples, source = samples_to_prove(run, count, folder)
-    parity = _proof(run, session, model, samples, source, advance)
+    reference = Reference(run)
+    parity: dict[str, Any] = {"results": {}, "reference": REFERENCE}
+    for each in provable:
+        session = bundle.session(provider=provider, threads=threads, precision=each, record_nodes=True)
+        model = onnx.load(bundle.path / bundle.graph_name(each))
+        entry = Proof(session, model, bundle.preprocess, reference).entry(samples, source, report)
+        before = bundle.parity_results.get(each, {}).get(provider, {})
+        parity["results"][each] = {provider: entry | {"temperature": before.get("temperature")}}
     if folder is not None:
         return parity
-    for precision, by_provider in bundle.parity_results.items():
-        parity["results"][precision] = by_provider | parity["results"].get(precision, {})
+    parity = bundle.parity | parity
+    for known, by_provider in bundle.parity_results.items():
+        parity["results"][known] = by_provider | parity["results"].get(known, {})
     write_json(bundle.path / "parity.json", parity)
     bundle.manifest.provenance["parity_sha256"] = sha256_of(bundle.path / "parity.json")
     describe(bundle.path, bundle.manifest)
@@ -160,11 +245,17 @@ def prove_again(
 
 
 def bisect_bundle(
-    bundle: Bundle, run: Run, *, provider: str, threads: int | None, folder: Path | None = None
+    bundle: Bundle,
+    run: Run,
+    *,
+    provider: str,
+    threads: int | None,
+    precision: str | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Find the first node of a bundle's graph that leaves the tolerance; see :func:`export.bisect.bisect`."""
-    session = bundle.session(provider=provider, threads=threads)
-    model = onnx.load(bundle.path / bundle.graph_name())
+    session = bundle.session(provider=provider, threads=threads, precision=precision)
+    model = onnx.load(bundle.path / bundle.graph_name(precision))
     samples, _ = samples_to_prove(run, None, folder)
     return bisect(session, model, bundle.preprocess, Reference(run), samples)
 
@@ -197,22 +288,19 @@ def require_passed(parity: dict[str, Any]) -> None:
     for precision, by_provider in parity["results"].items():
         for provider, entry in by_provider.items():
             if not entry["passed"]:
-                raise CheckFailed(
-                    f"parity failed for {precision} on {provider}: max |logit difference| {entry['max_abs_logit']:.2e} "
-                    f"(tolerance {entry['tolerance']:.1e}), top-1 agreement {entry['top1_agreement']:.2%} "
-                    f"on {entry['images']} images"
-                )
+                raise CheckFailed(f"parity failed for {precision} on {provider}: {_figures(entry)}")
 
 
-def _require_passed_or_explain(
-    parity: dict[str, Any], run: Run, session: Session, model: onnx.ModelProto, samples: Sequence[Sample]
-) -> None:
-    """:func:`require_passed`; a failure comes with the first node that leaves the tolerance."""
-    try:
-        require_passed(parity)
-    except CheckFailed as failure:
-        fault = first_fault(bisect(session, model, preprocess_from(run.processor), Reference(run), samples))
-        raise CheckFailed(f"{failure}; {fault}") from failure
+def _figures(entry: dict[str, Any]) -> str:
+    said = (
+        f"max |logit difference| {entry['max_abs_logit']:.2e} (tolerance {entry['tolerance']:.1e}), "
+        f"top-1 agreement {entry['top1_agreement']:.2%} on {entry['images']} images"
+    )
+    same = entry.get("same_rounding")
+    if same and not same["passed"]:
+        said += f"; {same['max_abs_logit']:.2e} off PyTorch with the same rounding (tolerance {same['tolerance']:.1e})"
+    least = entry.get("least_agreement")
+    return f"{said}; at least {least:.1%} is asked for" if least and entry["top1_agreement"] < least else said
 
 
 def _libraries() -> dict[str, str]:
@@ -221,17 +309,24 @@ def _libraries() -> dict[str, str]:
     return found | {"onnxruntime": onnxruntime.__version__, "python": platform.python_version()}
 
 
-def _write_golden(stage: Path, run: Run, session: Session, examples: Sequence[Example]) -> None:
-    """A few images as files, with what the reference and the shipped graph make of them."""
-    chosen = [examples[place] for place in spread(len(examples), GOLDEN_IMAGES)]
-    reference = Reference(run)
+def _golden_examples(examples: Sequence[Example]) -> list[Example]:
+    return [examples[place] for place in spread(len(examples), GOLDEN_IMAGES)]
+
+
+def _golden_outputs(session: Session, preprocess: Preprocess, examples: Sequence[Example]) -> Float32:
+    """What a shipped graph makes of the golden images, one by one."""
+    inputs = [graph_input(session.input, preprocess, example.read()) for example in _golden_examples(examples)]
+    return np.concatenate([session.run(each[None])[0] for each in inputs])
+
+
+def _write_golden(stage: Path, reference: Reference, examples: Sequence[Example], outputs: dict[str, Float32]) -> None:
+    """A few images as files, with what the reference and each shipped graph make of them."""
+    chosen = _golden_examples(examples)
     pixel_values = reference.pixel_values([example.decode() for example in chosen])
     (stage / "golden").mkdir()
-    names, outputs = [], []
+    names = []
     for number, example in enumerate(chosen):
         content = example.read()
         names.append(f"{number:03d}{suffix_of(content)}")
         (stage / "golden" / names[-1]).write_bytes(content)
-        inputs = graph_input(session.input, preprocess_from(run.processor), content)
-        outputs.append(session.run(inputs[None])[0])
-    Golden(names, pixel_values, reference.logits(pixel_values), {"fp32": np.concatenate(outputs)}).save(stage)
+    Golden(names, pixel_values, reference.logits(pixel_values), outputs).save(stage)

@@ -12,12 +12,13 @@ from toolkit.models.classifier import Classifier
 
 
 @torch.inference_mode()
-def captured(classifier: Classifier, pixel_values: Tensor) -> dict[str, Tensor]:
+def captured(classifier: Classifier, pixel_values: Tensor, *, own: bool = False) -> dict[str, Tensor]:
     """Run the reference forward pass and keep all tensors between its modules.
 
     Args:
         classifier: in evaluation form, in whatever precision.
         pixel_values: [batch, 3, height, width] in the same precision.
+        own: run the classifier's own pass, which leaves out tokens that nothing reads, in place of transformers'.
 
     Returns:
         ``NAME`` for a module's output, ``NAME/input`` for what it takes, ``NAME/MatMul`` for a
@@ -39,7 +40,7 @@ def captured(classifier: Classifier, pixel_values: Tensor) -> dict[str, Tensor]:
 
     hooks = [module.register_forward_hook(keep(name)) for name, module in classifier.named_modules() if name]
     try:
-        tensors[LOGITS] = classifier.reference_logits(pixel_values)
+        tensors[LOGITS] = classifier(pixel_values) if own else classifier.reference_logits(pixel_values)
     finally:
         for hook in hooks:
             hook.remove()

@@ -26,8 +26,8 @@ def agreement(expected: Float32, logits: Float32, names: Sequence[str]) -> dict[
         names: of the images.
 
     Returns:
-        ``top1_agreement``; ``top1_agreement_at_least``, its exact lower confidence bound
-        (Clopper and Pearson, one-sided, 95 %); ``flips``, the flipped images with the largest
+        ``top1_agreement``; ``top1_agreement_at_least`` and ``top1_agreement_at_most``, its exact
+        confidence bounds (Clopper and Pearson, each one-sided, 95 %); ``flips``, the flipped images with the largest
         margins first, a margin being the reference's best logit minus its second; ``flip_count``
         and ``smallest_margin`` over all images.
     """
@@ -35,11 +35,15 @@ def agreement(expected: Float32, logits: Float32, names: Sequence[str]) -> dict[
 
     same = expected.argmax(-1) == logits.argmax(-1)
     margins = _margins(expected)
-    bound = binomtest(int(same.sum()), len(same), alternative="greater").proportion_ci(CONFIDENCE, method="exact")
+    bound, most = (
+        binomtest(int(same.sum()), len(same), alternative=side).proportion_ci(CONFIDENCE, method="exact")
+        for side in ("greater", "less")
+    )
     flipped = sorted(np.flatnonzero(~same).tolist(), key=lambda index: -margins[index])
     return {
         "top1_agreement": float(same.mean()),
         "top1_agreement_at_least": float(bound.low),
+        "top1_agreement_at_most": float(most.high),
         "flip_count": len(flipped),
         "flips": [{"image": names[index], "margin": float(margins[index])} for index in flipped[:LISTED_FLIPS]],
         "largest_flip_margin": float(margins[flipped[0]]) if flipped else None,
@@ -48,11 +52,17 @@ def agreement(expected: Float32, logits: Float32, names: Sequence[str]) -> dict[
 
 
 def changes(
-    expected: Float32, logits: Float32, labels: Sequence[int], temperature: float
+    expected: Float32, logits: Float32, labels: Sequence[int], temperature: float, fitted_again: float | None = None
 ) -> dict[str, dict[str, float]]:
-    """Accuracy, negative log-likelihood and calibration error: the reference's, the graph's, and the change."""
+    """Accuracy, negative log-likelihood and calibration error: the reference's, the graph's, and the change.
+
+    The graph's temperature is the reference's unless it was fitted again.
+    """
     answers = torch.tensor(labels)
-    figures = {name: _figures(values, answers, temperature) for name, values in (("a", expected), ("b", logits))}
+    figures = {
+        "a": _figures(expected, answers, temperature),
+        "b": _figures(logits, answers, fitted_again or temperature),
+    }
     return {
         name: {
             "reference": figures["a"][name],

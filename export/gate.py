@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from export.form import Form
 from toolkit.errors import CheckFailed
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.session import PROVIDERS, ExecutedNode
@@ -12,6 +13,7 @@ FUSED = {
     "attention": {"Attention", "MultiHeadAttention", "PackedAttention", "GroupQueryAttention"},
     "activation": {"QuickGelu", "Gelu", "FastGelu", "BiasGelu"},
     "layer norm with residual": {"SkipLayerNormalization"},
+    "integer product": {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul"},
 }
 """Operators that stand for a fusion."""
 HEAVY = {"MatMul", "Gemm", "Conv", "FusedMatMul", "FusedConv", "LayerNormalization", "Softmax"}.union(*FUSED.values())
@@ -25,13 +27,14 @@ def fused_counts(nodes: Sequence[ExecutedNode]) -> dict[str, int]:
     return {kind: sum(node.operator in operators for node in nodes) for kind, operators in FUSED.items()}
 
 
-def check_nodes(nodes: Sequence[ExecutedNode], classifier: Classifier, provider: str) -> dict[str, int]:
+def check_nodes(nodes: Sequence[ExecutedNode], classifier: Classifier, provider: str, form: Form) -> dict[str, int]:
     """Count the fused operators and see where the heavy ones ran.
 
     Args:
         nodes: what a session executed.
         classifier: whose layers are to be found in it.
         provider: the one that was asked for.
+        form: that the graph was written in.
 
     Returns:
         The counts of :func:`fused_counts`.
@@ -41,11 +44,14 @@ def check_nodes(nodes: Sequence[ExecutedNode], classifier: Classifier, provider:
     """
     layers = sum(group.name.startswith("layers.") for group in classifier.encoder.groups)
     counts = fused_counts(nodes)
-    # a layer has two norms; the first one of the first layer has nothing to add
-    expected = {"attention": layers, "activation": layers, "layer norm with residual": 2 * layers}
-    missing = [f"{expected[kind]} of {kind}, but {count}" for kind, count in counts.items() if count < expected[kind]]
+    expected = {"integer product": len(form.quantization.products)}
+    if not form.standard:
+        expected |= {"attention": layers, "activation": layers}
+    if form.joined_norms:  # a layer has two norms; the first one of the first layer has nothing to add
+        expected |= {"layer norm with residual": 2 * layers}
+    missing = [f"{wanted} of {kind}, but {counts[kind]}" for kind, wanted in expected.items() if counts[kind] < wanted]
     if missing and provider not in COMPILING:
-        plain = sorted(node.name for node in nodes if node.operator in ("Softmax", "Sigmoid", "Erf"))
+        plain = sorted(node.name for node in nodes if node.operator in ("Softmax", "Sigmoid", "Erf", "MatMul"))
         raise CheckFailed(
             f"the graph does not run fused: {layers} layers should give {'; '.join(missing)} ran; "
             f"unfused nodes: {', '.join(plain[:10])}"

@@ -8,15 +8,16 @@ from typing import Any, Literal, get_args
 import onnx
 from onnx import TensorProto, helper
 
-from export.graph_builder import MICROSOFT, GraphBuilder
+from export.form import FUSED, METADATA, Form
+from export.graph_builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
+from export.half import to_half
 from export.network import LOGITS, PROBABILITIES, add_classifier
 from export.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
+from export.subgraph import read_by
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.preprocess import Preprocess
 
-OPSET, IR_VERSION = 20, 9
-"""The oldest that have every operator used here: GELU came with opset 20."""
 GraphInput = Literal["image", "pixel_values"]
 
 
@@ -33,7 +34,11 @@ def check_input(name: str) -> GraphInput:
 
 
 def build_graph(
-    classifier: Classifier, preprocess: Preprocess, provenance: dict[str, Any], graph_input: GraphInput = "image"
+    classifier: Classifier,
+    preprocess: Preprocess,
+    provenance: dict[str, Any],
+    graph_input: GraphInput = "image",
+    form: Form = FUSED,
 ) -> onnx.ModelProto:
     """The whole classifier as one graph with a dynamic batch; the same arguments give the same bytes.
 
@@ -43,6 +48,7 @@ def build_graph(
         provenance: kept in ``metadata_props``, like labels and preprocessing, so that the file alone can be served.
         graph_input: ``image``, uint8 [batch, height, width, 3] of any size, or ``pixel_values``,
             float32 [batch, 3, height, width].
+        form: in which operators, and which products in integers.
 
     Returns:
         A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes].
@@ -58,16 +64,30 @@ def build_graph(
     else:
         entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, *preprocess.output_size])
         pixel_values = PIXEL_VALUES
-    add_classifier(builder, classifier, pixel_values)
+    add_classifier(builder, classifier, pixel_values, form, preprocess)
     shape: list[str | int | None] = ["batch", len(classifier.labels)]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in (LOGITS, PROBABILITIES)]
-    graph = helper.make_graph(builder.nodes, "classifier", [entry], outputs, list(builder.initializers.values()))
+    nodes, constants = needed(builder)
+    graph = helper.make_graph(nodes, "classifier", [entry], outputs, constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="clip-toolkit")
     metadata = {
         "labels": json.dumps(classifier.labels, ensure_ascii=False),
         "preprocess": preprocess.model_dump_json(),
+        METADATA: form.model_dump_json(),
         "provenance": json.dumps(provenance, ensure_ascii=False, sort_keys=True),
     }
     helper.set_model_props(model, metadata)
+    if form.precision == "fp16" or form.precision == "bf16":
+        return to_half(model, form.precision, form.islands)
     return model
+
+
+def needed(builder: GraphBuilder) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Nodes and constants that the outputs depend on; ONNX Runtime would run the others too."""
+    wanted, nodes = {LOGITS, PROBABILITIES}, []
+    for node in reversed(builder.nodes):
+        if wanted & set(node.output):
+            wanted |= set(read_by(node))
+            nodes.append(node)
+    return nodes[::-1], [tensor for name, tensor in builder.initializers.items() if name in wanted]

@@ -13,6 +13,8 @@ import torch
 from onnx import helper, numpy_helper
 
 Array = npt.NDArray[Any]
+OPSET, IR_VERSION = 20, 9
+"""The oldest that have every operator used here: GELU came with opset 20."""
 MICROSOFT = "com.microsoft"
 """ONNX Runtime's own operators; every build of it has them, no library is loaded for them."""
 
@@ -24,6 +26,11 @@ class GraphBuilder:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = enclosing.initializers if enclosing else {}
         self._taken: set[str] = enclosing._taken if enclosing else set()
+
+    @property
+    def tensors(self) -> set[str]:
+        """Names of all tensors that nodes give so far."""
+        return {name for node in self.nodes for name in node.output if name}
 
     def constant(self, value: Any, dtype: npt.DTypeLike | None = None, *, name: str = "") -> str:
         """A constant tensor; equal small ones are stored once.

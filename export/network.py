@@ -17,11 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 
+from export.form import FUSED, Form
 from export.graph_builder import MICROSOFT, GraphBuilder, Scope
+from export.grey_levels import affine_of, patches_of_levels
+from export.preprocessing import RESIZED
+from export.products import integer_product, product, rounded_matrix
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.runtime.preprocess import Preprocess
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
 GELU = {
@@ -42,6 +48,7 @@ class Residual:
     stream: str
     product: str
     bias: str
+    """Empty where the product has it already."""
     name: str
     """Of the sum."""
 
@@ -49,8 +56,10 @@ class Residual:
 class NetworkBuilder:
     """Turns modules of a classifier into nodes; each method takes tensors' names and gives one."""
 
-    def __init__(self, builder: GraphBuilder, classifier: Classifier) -> None:
-        self.builder, self.classifier = builder, classifier
+    def __init__(
+        self, builder: GraphBuilder, classifier: Classifier, form: Form, preprocess: Preprocess | None
+    ) -> None:
+        self.builder, self.classifier, self.form, self.preprocess = builder, classifier, form, preprocess
         self._names = {module: name for name, module in classifier.named_modules()}
 
     def name_of(self, module: nn.Module) -> str:
@@ -65,22 +74,14 @@ class NetworkBuilder:
         """A parameter as a constant of the graph."""
         return self.builder.constant(value, name=name)
 
-    def product(self, x: str, module: nn.Linear, *, to: str) -> str:
-        """A linear layer's product [..., in] -> [..., out], without its bias."""
-        matrix = self.weight(f"{self.name_of(module)}.weight^T", module.weight.T)
-        return str(self.builder.node("MatMul", [x, matrix], name=to))
-
-    def bias(self, module: nn.Linear) -> str:
-        """A linear layer's bias."""
-        return self.weight(f"{self.name_of(module)}.bias", module.bias)
+    def product(self, x: str, name: str, matrix: Tensor, bias: Tensor | None = None, *, to: str) -> str:
+        """See :func:`export.products.product`."""
+        return product(self.builder, self.form, x, name, matrix, bias, to=to)
 
     def linear(self, x: str, module: nn.Linear, *, to: str = "") -> str:
         """[..., in] -> [..., out]."""
         name = self.name_of(module)
-        if module.bias is None:
-            return self.product(x, module, to=to or name)
-        product = self.product(x, module, to=f"{name}/MatMul")
-        return str(self.builder.node("Add", [product, self.bias(module)], name=to or name))
+        return self.product(x, name, module.weight.T, module.bias, to=to or name)
 
     def layer_norm(self, x: str | Residual, module: nn.LayerNorm) -> tuple[str, str]:
         """Normalise the last axis; the result, and what was normalised.
@@ -90,6 +91,8 @@ class NetworkBuilder:
         name = self.name_of(module)
         affine = [self.weight(f"{name}.weight", module.weight), self.weight(f"{name}.bias", module.bias)]
         epsilon = float(module.eps)
+        if isinstance(x, Residual) and not self.form.joined_norms:
+            x = str(self.builder.node("Add", [x.stream, x.product], name=x.name))
         if isinstance(x, str):
             node = self.builder.node("LayerNormalization", [x, *affine], name=name, axis=-1, epsilon=epsilon)
             return node, x
@@ -110,6 +113,10 @@ class NetworkBuilder:
             ToolkitError: another activation, named.
         """
         name, kind = self.name_of(module), type(module).__name__
+        if kind == "QuickGELUActivation" and self.form.standard:
+            add = self.scope(module)
+            gate = add("Sigmoid", add("Mul", x, add.single(QUICK_GELU_ALPHA)))
+            return str(add("Mul", x, gate, name=name))
         if kind == "QuickGELUActivation":
             return str(self.builder.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=QUICK_GELU_ALPHA))
         if kind in GELU:
@@ -123,44 +130,50 @@ class NetworkBuilder:
 
     def self_attention(self, x: str, module: Any) -> str:
         """Attention of all tokens to all tokens, before its last product: [B, T, D] -> [B, T, D]."""
-        name, parts = self.name_of(module), (module.q_proj, module.k_proj, module.v_proj)
-        weight = self.weight(f"{name}.qkv.weight^T", torch.cat([part.weight.T for part in parts], dim=1))
-        bias = self.weight(f"{name}.qkv.bias", torch.cat([part.bias for part in parts]))
-        return str(
-            self.builder.node(
-                "Attention",
-                [x, weight, bias],
-                name=f"{self.name_of(module.out_proj)}/input",
-                domain=MICROSOFT,
-                num_heads=module.num_heads,
-                scale=float(module.scale),
-            )
-        )
+        name, parts = f"{self.name_of(module)}.qkv", (module.q_proj, module.k_proj, module.v_proj)
+        to, scale = f"{self.name_of(module.out_proj)}/input", float(module.scale)
+        matrix = torch.cat([part.weight.T for part in parts], dim=1)
+        shift = torch.cat([part.bias for part in parts])
+        if self.form.standard or self.form.quantization.rounds(name):
+            add = self.scope(module)
+            three = self.product(x, name, matrix, shift, to=name)
+            query, key, value = add("Split", three, outputs=3, axis=2, num_outputs=3)
+            return self.attention(query, key, value, module, to=to, scale=scale)
+        weight, bias = self.weight(f"{name}.weight^T", matrix), self.weight(f"{name}.bias", shift)
+        attributes = {"domain": MICROSOFT, "num_heads": module.num_heads, "scale": scale}
+        return str(self.builder.node("Attention", [x, weight, bias], name=to, **attributes))
 
     def first_token_attention(self, x: str, module: Any) -> str:
         """Attention of the first token to all tokens, before its last product: [B, T, D] -> [B, 1, D]."""
-        name, parts = self.name_of(module), (module.k_proj, module.v_proj)
+        name, parts = f"{self.name_of(module)}.kv", (module.k_proj, module.v_proj)
         query = self.linear(self.first_token(x, self.scope(module)), module.q_proj)
-        weight = self.weight(f"{name}.kv.weight^T", torch.cat([part.weight.T for part in parts], dim=1))
-        bias = self.weight(f"{name}.kv.bias", torch.cat([part.bias for part in parts]))
+        matrix = torch.cat([part.weight.T for part in parts], dim=1)
+        bias = torch.cat([part.bias for part in parts])
         to = f"{self.name_of(module.out_proj)}/input"
-        return self.cross_attention(query, x, weight, bias, module, to=to, scale=float(module.scale))
+        return self.cross_attention(query, x, name, matrix, bias, module, to=to, scale=float(module.scale))
 
-    def cross_attention(self, query: str, x: str, weight: str, bias: str, module: Any, *, to: str, scale: float) -> str:
-        """Attention of ready queries [B, Q, D] to keys and values that are made of [B, T, D]."""
-        add = self.scope(module)
-        both = add("Add", add("MatMul", x, weight), bias)
-        key, value = add("Split", both, outputs=2, axis=2, num_outputs=2)
-        return str(
-            add(
-                "MultiHeadAttention",
-                *(query, key, value),
-                name=to,
-                domain=MICROSOFT,
-                num_heads=module.num_heads,
-                scale=scale,
-            )
-        )
+    def cross_attention(
+        self, query: str, x: str, name: str, matrix: Tensor, bias: Tensor, module: Any, *, to: str, scale: float
+    ) -> str:
+        """Attention of ready queries [B, Q, D] to keys and values that the product ``name`` makes of [B, T, D]."""
+        both = self.product(x, name, matrix, bias, to=name)
+        key, value = self.scope(module)("Split", both, outputs=2, axis=2, num_outputs=2)
+        return self.attention(query, key, value, module, to=to, scale=scale)
+
+    def attention(self, query: str, key: str, value: str, module: Any, *, to: str, scale: float) -> str:
+        """Softmax of scaled scores times values: [B, Q, D] and twice [B, T, D] -> [B, Q, D]."""
+        add, heads = self.scope(module), module.num_heads
+        if not self.form.standard:
+            attributes = {"domain": MICROSOFT, "num_heads": heads, "scale": scale}
+            return str(add("MultiHeadAttention", query, key, value, name=to, **attributes))
+        split = add.integers(0, 0, heads, -1)
+        query, value = (
+            add("Transpose", add("Reshape", x, split), perm=[0, 2, 1, 3]) for x in (query, value)
+        )  # [B, heads, Q or T, D / heads]
+        key = add("Transpose", add("Reshape", key, split), perm=[0, 2, 3, 1])
+        scores = add("MatMul", add("Mul", query, add.single(scale)), key)
+        mixed = add("MatMul", add("Softmax", scores, axis=-1), value)
+        return str(add("Reshape", add("Transpose", mixed, perm=[0, 2, 1, 3]), add.integers(0, 0, -1), name=to))
 
     def first_token(self, x: str, add: Scope) -> str:
         """[B, T, D] -> [B, 1, D]."""
@@ -181,21 +194,50 @@ class NetworkBuilder:
         return self._residual(stream, hidden, module.mlp.fc2, self.name_of(module))
 
     def _residual(self, stream: str, x: str, module: nn.Linear, name: str) -> Residual:
-        product = self.product(x, module, to=f"{self.name_of(module)}/MatMul")
-        return Residual(stream, product, self.bias(module), name)
+        product, matrix = self.name_of(module), module.weight.T
+        if self.form.joined_norms:
+            to = f"{product}/MatMul"
+            bias = self.weight(f"{product}.bias", module.bias)
+            return Residual(stream, self.product(x, product, matrix, to=to), bias, name)
+        return Residual(stream, self.product(x, product, matrix, module.bias, to=product), "", name)
 
     def patches(self, pixel_values: str, module: nn.Conv2d) -> str:
         """``pixel_values`` [B, 3, height, width] -> [B, patches, D]."""
-        name = self.name_of(module)
+        name, add = self.name_of(module), self.scope(module)
+        if self.form.quantization.rounds(name):
+            return self._patches_of_levels(pixel_values, module)
         inputs = [pixel_values, self.weight(f"{name}.weight", module.weight)]
         if module.bias is not None:
             inputs.append(self.weight(f"{name}.bias", module.bias))
         planes = self.builder.node(
             "Conv", inputs, name=name, kernel_shape=list(module.kernel_size), strides=list(module.stride)
         )
-        add = self.scope(module)
         rows = add("Reshape", planes, add.integers(0, module.out_channels, -1))
         return str(add("Transpose", rows, perm=[0, 2, 1]))
+
+    def _patches_of_levels(self, pixel_values: str, module: nn.Conv2d) -> str:
+        """The same from grey levels, whole numbers from 0 to 255, so that nothing but the weights is rounded."""
+        name, add = self.name_of(module), self.scope(module)
+        assert self.preprocess is not None
+        assert self.preprocess.output_size is not None
+        matrix, shift = patches_of_levels(module, self.preprocess)
+        side, (height, width) = int(module.kernel_size[0]), self.preprocess.output_size
+        grid = [height // side, side, width // side, side * 3]
+        levels = self._levels(pixel_values, self.preprocess, add)
+        cut = add("Transpose", add("Reshape", levels, add.integers(0, *grid)), perm=[0, 1, 3, 2, 4])
+        rows = add("Reshape", cut, add.integers(0, grid[0] * grid[2], side * side * 3))
+        step, zero = self.builder.constant(np.float32(1)), self.builder.constant(np.uint8(0))
+        weights = rounded_matrix(self.builder, self.form, name, matrix)
+        return integer_product(self.builder, rows, (step, zero), weights, self.weight(f"{name}.shift", shift), name)
+
+    def _levels(self, pixel_values: str, preprocess: Preprocess, add: Scope) -> str:
+        """Grey levels uint8 [B, height, width, 3]: the preprocessing's own, or what ``pixel_values`` came from."""
+        if RESIZED in self.builder.tensors:
+            return str(add("Cast", RESIZED, to=TensorProto.UINT8))
+        scale, offset = (add.single(value) for value in affine_of(preprocess))
+        levels = add("Div", add("Sub", pixel_values, offset), scale)
+        rounded = add("QuantizeLinear", levels, add.single(1.0), add.builder.constant(np.uint8(0)))
+        return str(add("Transpose", rounded, perm=[0, 2, 3, 1]))
 
     def head(self, embedding: str) -> str:
         """The classification head: [B, P] -> ``logits`` [B, classes]."""
@@ -208,14 +250,29 @@ class NetworkBuilder:
 
     def probabilities(self, logits: str) -> str:
         """Softmax of the logits over the temperature."""
-        temperature = self.builder.constant(self.classifier.temperature, np.float32, name="temperature")
+        value = self.classifier.temperature if self.form.temperature is None else self.form.temperature
+        temperature = self.builder.constant(value, np.float32, name="temperature")
         scaled = self.builder.node("Div", [logits, temperature], name=f"{PROBABILITIES}/Div")
         return str(self.builder.node("Softmax", [scaled], name=PROBABILITIES, axis=-1))
 
 
-def add_classifier(builder: GraphBuilder, classifier: Classifier, pixel_values: str) -> None:
-    """Add encoder, head and calibrated softmax, which end in ``logits`` and ``probabilities``."""
-    network = NetworkBuilder(builder, classifier)
+def add_classifier(
+    builder: GraphBuilder,
+    classifier: Classifier,
+    pixel_values: str,
+    form: Form = FUSED,
+    preprocess: Preprocess | None = None,
+) -> None:
+    """Add encoder, head and calibrated softmax, which end in ``logits`` and ``probabilities``.
+
+    Args:
+        builder: of the graph.
+        classifier: in evaluation form, float32, on the CPU.
+        pixel_values: the tensor that the encoder takes.
+        form: in which operators, and which products in integers.
+        preprocess: what gave ``pixel_values``; a patch embedding in integers needs it.
+    """
+    network = NetworkBuilder(builder, classifier, form, preprocess)
     encoder = classifier.encoder
     embedding = ENCODERS[encoder.family.name](network, encoder.model, pixel_values)
     network.probabilities(network.head(embedding))
@@ -266,8 +323,9 @@ def _attention_pooling(network: NetworkBuilder, x: str, head: Any) -> str:
     mixed = network.cross_attention(
         add("Expand", query, batch),
         x,
-        network.weight(f"{name}.kv.weight^T", other_weights.T),
-        network.weight(f"{name}.kv.bias", other_biases),
+        f"{name}.kv",
+        other_weights.T,
+        other_biases,
         attention,
         to=f"{network.name_of(attention.out_proj)}/input",
         scale=(width // attention.num_heads) ** -0.5,

@@ -12,8 +12,12 @@ import numpy as np
 import onnx
 
 from export.decisions import agreement, changes
+from export.form import Form, form_of
+from export.network import LOGITS
 from export.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, noise_floor, spread
+from export.rounding import LEAST_AGREEMENT, MULTIPLE, InPyTorch
 from export.stages import STAGE_IMAGES, largest_difference, stages
+from export.subgraph import network_input, network_part, open_part
 from toolkit.runtime.predict import graph_input, places_by_shape, stacked
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
@@ -73,7 +77,7 @@ def compare(
         pixel_values = reference.pixel_values([sample.decode() for sample in chunk])
         inputs = {i: graph_input(session.input, preprocess, sample.read()) for i, sample in enumerate(chunk)}
         prepared = time.perf_counter()
-        expected = reference.logits(pixel_values)
+        expected = reference.known_logits(pixel_values)
         computed = time.perf_counter()
         logits = _run(session, inputs, expected, outcome, cover=first == 0)
         done = time.perf_counter()
@@ -141,6 +145,7 @@ def prove(
         samples: real images.
         advance: told how many images are done.
     """
+    form = form_of(model)
     keep = spread(len(samples), max(NOISE_IMAGES, STAGE_IMAGES))
     outcome = compare(session, preprocess, reference, samples, keep=keep, advance=advance)
     expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
@@ -151,9 +156,16 @@ def prove(
     difference = np.abs(logits - expected) if outcome.finite else np.full(expected.shape, LARGEST)
     by_size = outcome.worst_by_batch_size
     worst = max(by_size.values())
-    tolerance = NOISE_MULTIPLE * floor.largest
     decisions = agreement(expected, np.nan_to_num(logits), outcome.names)
+    bounds: dict[str, Any] = {"noise_floor": floor.largest, "noise_multiple": NOISE_MULTIPLE}
+    if form.precision != "fp32":
+        part = open_part(network_part(model, [LOGITS]), session)
+        (given,) = part.compute([LOGITS], network_input(model, preprocess, pixel_values))
+        bounds = reduced(reference, preprocess, form, floor.largest, pixel_values, expected[keep][some], given)
+    tolerance = bounds["noise_multiple"] * bounds["noise_floor"]
     flip_margin = decisions["largest_flip_margin"] or 0.0
+    sound = bounds.get("same_rounding", {}).get("passed", True)
+    sure = decisions["top1_agreement_at_most"] >= LEAST_AGREEMENT.get(form.precision, 0.0)
     entry: dict[str, Any] = {
         "max_abs_logit": worst,
         "mean_abs_logit": float(difference.mean()) if outcome.finite else LARGEST,
@@ -166,19 +178,63 @@ def prove(
         "batch_sizes": sorted(by_size),
         "threads": session.threads,
         "tolerance": tolerance,
-        "noise_floor": floor.largest,
-        "noise_multiple": NOISE_MULTIPLE,
+        **bounds,
         "noise": _noise(floor, logits[keep][some]),
         "stages": stages(session, model, preprocess, reference, kept, expected[keep]),
         "finite": outcome.finite,
         "seconds": outcome.seconds,
-        "passed": outcome.finite and worst <= tolerance and flip_margin <= 2 * tolerance,
+        "form": form.model_dump(mode="json"),
+        "passed": outcome.finite and sound and sure and worst <= tolerance and flip_margin <= 2 * tolerance,
     }
     known = [label for label in outcome.labels if label is not None]
     if len(known) == len(samples) and outcome.finite:
-        entry["figures"] = changes(expected, logits, known, float(reference.classifier.temperature))
+        temperatures = float(reference.classifier.temperature), form.temperature
+        entry["figures"] = changes(expected, logits, known, *temperatures)
         entry["reference_accuracy"] = entry["figures"]["accuracy"]["reference"]
     return entry
+
+
+def reduced(
+    reference: Reference,
+    preprocess: Preprocess,
+    form: Form,
+    single: float,
+    pixel_values: Float32,
+    expected: Float32,
+    given: Float32,
+) -> dict[str, Any]:
+    """The bounds of a reduced precision, from PyTorch in that precision.
+
+    Args:
+        reference: the PyTorch side.
+        preprocess: between images and ``pixel_values``.
+        form: of the graph.
+        single: the noise floor of fp32.
+        pixel_values: a few images [images, 3, height, width].
+        expected: their logits in fp32.
+        given: what the graph's network gives for them in one batch.
+
+    Returns:
+        ``noise_floor``, what the precision alone changes; ``noise_multiple``; for int8
+        ``same_rounding``, the graph beside PyTorch with the very same rounding.
+    """
+    own = InPyTorch.of(reference.classifier, preprocess, form)
+    logits = own.logits(pixel_values)
+    bounds: dict[str, Any] = {
+        "noise_floor": max(largest_difference(logits, expected), single),
+        "noise_multiple": MULTIPLE,
+        "least_agreement": LEAST_AGREEMENT[form.precision],
+    }
+    if form.precision == "int8":
+        difference, floor = largest_difference(given, logits), max(own.steps(pixel_values), single)
+        bounds["same_rounding"] = {
+            "max_abs_logit": difference,
+            "noise_floor": floor,
+            "tolerance": MULTIPLE * floor,
+            "images": len(pixel_values),
+            "passed": difference <= MULTIPLE * floor,
+        }
+    return bounds
 
 
 def _noise(floor: NoiseFloor, logits: Float32) -> dict[str, Any]:

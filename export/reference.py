@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ import torch
 from PIL import Image
 
 from export.run import Run
+from export.trunk import boundary_of, open_trunk
 from toolkit.data.source import Example
 from toolkit.models.classifier import Classifier
+from toolkit.models.processing import preprocess_from
 from toolkit.runtime.decode import decode
 from toolkit.runtime.preprocess import Float32
 
@@ -45,10 +48,16 @@ def samples_of(examples: Sequence[Example]) -> list[Sample]:
 
 
 class Reference:
-    """transformers' own forward pass in fp32, the head, and the image processor that training used."""
+    """transformers' own forward pass in fp32, the head, and the image processor that training used.
+
+    Where the run learned on a trunk in a reduced precision, that trunk stands before the layers that learned.
+    """
 
     def __init__(self, run: Run) -> None:
         self.classifier, self.processor = run.classifier, run.processor
+        self.trunk = open_trunk(run.classifier, preprocess_from(run.processor), run.trunk) if run.trunk else None
+        self.boundary = boundary_of(run.classifier, run.trunk) if run.trunk else 0
+        self._known: dict[bytes, Float32] = {}
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Float32:
         """``pixel_values`` [images, 3, height, width] by the training-time processor, one by one."""
@@ -56,24 +65,42 @@ class Reference:
 
     def logits(self, pixel_values: Float32, batch_size: int = BATCH_SIZE) -> Float32:
         """Logits [images, classes] in fp32."""
-        return logits_of(self.classifier, torch.from_numpy(pixel_values), batch_size).numpy()
+        logits: Float32 = self._logits(self.classifier, torch.from_numpy(pixel_values), batch_size).numpy()
+        return logits
+
+    def known_logits(self, pixel_values: Float32) -> Float32:
+        """:meth:`logits`, computed once for the same images: each precision is held against them."""
+        key = hashlib.sha256(np.ascontiguousarray(pixel_values).data).digest()
+        if key not in self._known:
+            self._known[key] = self.logits(pixel_values)
+        return self._known[key]
+
+    @torch.inference_mode()
+    def _logits(self, classifier: Classifier, pixel_values: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Logits in the classifier's own precision."""
+        if self.trunk is None:
+            run: Callable[[torch.Tensor], torch.Tensor] = classifier.reference_logits
+        else:
+            trunk, dtype = self.trunk, pixel_values.dtype
+
+            def run(part: torch.Tensor) -> torch.Tensor:
+                return classifier(trunk(part).to(dtype), start=self.boundary)
+
+        return torch.cat([run(part) for part in pixel_values.split(batch_size)])
 
     def embeddings(self, pixel_values: Float32) -> Float32:
         """Embeddings [images, P] in fp32, by transformers' own forward pass."""
         encoder = self.classifier.encoder
         with torch.inference_mode():
+            if self.trunk is not None:
+                hidden = self.trunk(torch.from_numpy(pixel_values))
+                return (encoder(hidden, self.boundary) if self.boundary < len(encoder.groups) else hidden).numpy()
             return encoder.family.embed(encoder.model, torch.from_numpy(pixel_values)).numpy()
 
     def truth(self, pixel_values: Float32) -> npt.NDArray[np.float64]:
         """Logits [images, classes] in float64: what all roundings are measured against."""
         exact = copy.deepcopy(self.classifier).double()
-        return logits_of(exact, torch.from_numpy(pixel_values).double(), BATCH_SIZE).numpy()
-
-
-@torch.inference_mode()
-def logits_of(classifier: Classifier, pixel_values: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Logits [images, classes] in the classifier's own precision."""
-    return torch.cat([classifier.reference_logits(part) for part in pixel_values.split(batch_size)])
+        return self._logits(exact, torch.from_numpy(pixel_values).double(), BATCH_SIZE).numpy()
 
 
 @dataclass(frozen=True)

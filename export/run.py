@@ -49,6 +49,23 @@ class Run:
         return self._loaded[1]
 
     @cached_property
+    def trunk(self) -> dict[str, Any] | None:
+        """The trunk in a reduced precision that the run's layers learned on; None if it was PyTorch's in fp32."""
+        if self.recipe.training.trunk_precision == "fp32":
+            return None
+        content = self._json("trunk.json")
+        missing = sorted({"precision", "boundary", "form", "graph_sha256"} - set(content))
+        if missing:
+            what = f"the trunk's description lacks {', '.join(missing)}"
+            raise ToolkitError(what, where=self.path / "trunk.json", fix="copy the run again, or train again")
+        return content
+
+    @property
+    def precision(self) -> str:
+        """What the run is exported in unless another precision is asked for."""
+        return str(self.trunk["precision"]) if self.trunk else "fp32"
+
+    @cached_property
     def data(self) -> DataSource:
         """The data set the run was trained on, opened again.
 

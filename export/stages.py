@@ -10,9 +10,9 @@ import numpy.typing as npt
 import onnx
 
 from export.network import LOGITS
-from export.preprocessing import IMAGE, PIXEL_VALUES
+from export.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.reference import Reference, Sample, spread
-from export.subgraph import network_part, open_part, preprocessing_part
+from export.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
 from toolkit.runtime.decode import decode
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
@@ -55,12 +55,13 @@ def stages(
         for (sample, _), image in zip(chosen, pixels, strict=True)
     )
     if takes_images:
-        part = open_part(preprocessing_part(model), session)
-        produced = np.concatenate([part.compute([PIXEL_VALUES], {IMAGE: image[None]})[0] for image in pixels])
+        produced = np.stack(_by_the_graph(session, model, preprocess, pixels))
     else:
         produced = np.stack([preprocess(image) for image in decoded])
     names = [embedding_name(reference), LOGITS]
-    embedding, logits = open_part(network_part(model, names), session).compute(names, {PIXEL_VALUES: wanted})
+    embedding, logits = open_part(network_part(model, names), session).compute(
+        names, network_input(model, preprocess, wanted)
+    )
     return {
         "images": len(chosen),
         "decode": {"max_grey_levels": decoding},
@@ -68,6 +69,16 @@ def stages(
         "network": {"max_abs_logit": largest_difference(logits, expected[places])},
         "embedding_cosine": float(np.nan_to_num(_cosines(embedding, reference.embeddings(wanted))).min()),
     }
+
+
+def _by_the_graph(
+    session: Session, model: onnx.ModelProto, preprocess: Preprocess, pixels: Sequence[UInt8]
+) -> list[Float32]:
+    """``pixel_values`` of images by the graph's own preprocessing, or by what it has of it."""
+    end = RESIZED if takes_levels(model) else PIXEL_VALUES
+    part = open_part(preprocessing_part(model, [end]), session)
+    given = [part.compute([end], {IMAGE: image[None]})[0][0] for image in pixels]
+    return [preprocess.normalized(levels.astype(np.uint8)) for levels in given] if end == RESIZED else given
 
 
 def largest_difference(ours: Float32, theirs: Float32 | npt.NDArray[np.float64]) -> float:

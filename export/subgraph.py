@@ -10,7 +10,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.external_data import MAX_PROTOBUF_BYTES, save_graph
-from export.preprocessing import IMAGE, PIXEL_VALUES
+from export.grey_levels import levels_of
+from export.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
+from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
 LARGEST_IN_MEMORY = MAX_PROTOBUF_BYTES // 2
@@ -42,7 +44,7 @@ def subgraph(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], outp
             continue
         needed.add(tensor)
         if tensor not in given and tensor in by_tensor:
-            open_ends += _read_by(by_tensor[tensor])
+            open_ends += read_by(by_tensor[tensor])
     nodes = [node for node in model.graph.node if needed & set(node.output) and not given & set(node.output)]
     constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
@@ -57,26 +59,45 @@ def preprocessing_part(model: onnx.ModelProto, outputs: Sequence[str] = (PIXEL_V
 
 
 def network_part(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
-    """From ``pixel_values`` on, of any graph."""
-    entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])
-    return subgraph(model, [entry], outputs)
+    """From ``pixel_values`` on, of any graph, or from grey levels on where the network takes those."""
+    entries = [
+        helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"]),
+        helper.make_tensor_value_info(RESIZED, TensorProto.FLOAT, ["batch", "height", "width", 3]),
+    ]
+    return subgraph(model, entries, outputs)
+
+
+def takes_levels(model: onnx.ModelProto) -> bool:
+    """Whether a graph's network takes the grey levels of its preprocessing in place of ``pixel_values``."""
+    tensors = producers(model)
+    return RESIZED in tensors and PIXEL_VALUES not in tensors
+
+
+def network_input(model: onnx.ModelProto, preprocess: Preprocess, pixel_values: Float32) -> dict[str, Float32]:
+    """What :func:`network_part` takes, for ``pixel_values`` [batch, 3, height, width]."""
+    return {RESIZED: levels_of(preprocess, pixel_values)} if takes_levels(model) else {PIXEL_VALUES: pixel_values}
 
 
 def open_part(part: onnx.ModelProto, session: Session) -> Session:
     """Open a part of a graph as a session opens the whole."""
-    if sum(len(tensor.raw_data) for tensor in part.graph.initializer) < LARGEST_IN_MEMORY:
-        return Session(part.SerializeToString(), provider=session.provider, threads=session.threads)
+    return open_model(part, provider=session.provider, threads=session.threads)
+
+
+def open_model(model: onnx.ModelProto, *, provider: str, threads: int | None) -> Session:
+    """Open a graph that lies on no disk."""
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGEST_IN_MEMORY:
+        return Session(model.SerializeToString(), provider=provider, threads=threads)
     with TemporaryDirectory(prefix="clip-toolkit-") as folder:
         path = Path(folder) / "part.onnx"
-        save_graph(part, path)
-        return Session(path, provider=session.provider, threads=session.threads)
+        save_graph(model, path)
+        return Session(path, provider=provider, threads=threads)
 
 
-def _read_by(node: onnx.NodeProto) -> list[str]:
+def read_by(node: onnx.NodeProto) -> list[str]:
     """Tensors that a node reads, those of its branches included."""
     found = [name for name in node.input if name]
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             for inner in attribute.g.node:
-                found += _read_by(inner)
+                found += read_by(inner)
     return found

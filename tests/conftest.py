@@ -112,11 +112,11 @@ def pixel_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def _export(run: Path, graph_input: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from export.bundle import export_bundle
+    from export.bundle import Wanted, export_bundle
     from export.run import Run
 
     out = tmp_path_factory.mktemp("bundles") / f"{run.name}-{graph_input}"
-    export_bundle(Run(run), out, graph_input=graph_input)
+    export_bundle(Run(run), out, Wanted(graph_input))
     return out
 
 

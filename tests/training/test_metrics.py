@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
-from toolkit.training.calibration import fit_temperature
+from toolkit.models.temperature import fit_temperature
 from toolkit.training.metrics import class_metrics, score_by, split_metrics
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,18 +15,32 @@ from toolkit.cli.output import (
     ThreadsOption,
     console,
     counting,
+    describing,
     print_json,
+    print_table,
     require_key,
-    set_to,
 )
-from toolkit.cli.parity import CountOption, print_parity, warn_of_few_images
+from toolkit.cli.parity import CountOption, print_parity, warn_of
 from toolkit.errors import ToolkitError
+
+MAX_ACCURACY_DROP = 0.2
 
 
 def export(
     onnx: Annotated[Path, typer.Option("--onnx", help="Run folder whose best checkpoint to export.")],
     out: Annotated[Path, typer.Option(help="Bundle folder to write.")],
-    precision: Annotated[str, typer.Option(help="Precisions, comma-separated; this version exports fp32.")] = "fp32",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Precisions of the graphs, comma-separated, the default first: fp32, fp16, bf16, int8; or auto, which "
+            "measures all that the provider runs and ships the fastest within --max-accuracy-drop.",
+            show_default="fp32, or what the run's trunk was trained in",
+        ),
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --precision auto: percentage points that may be lost.", show_default="0.2"),
+    ] = None,
     input: Annotated[
         str,
         typer.Option(
@@ -37,6 +51,14 @@ def export(
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     images: CountOption = None,
+    calibration_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Training images that int8 and fp16 measure activations on; fewer than that are an error.",
+            show_default="128, or all that there are",
+        ),
+    ] = None,
     sign: SignOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
@@ -45,30 +67,62 @@ def export(
 
     Example: toolkit export --onnx runs/digits --out bundles/digits
     """
-    if precision != "fp32":
-        raise ToolkitError(f"{precision!r} is not available", where="--precision", fix="use fp32")
     require_key(sign)
-    from export.bundle import export_bundle
+    precisions, budget = _asked(precision, max_accuracy_drop)
+    from export.bundle import Wanted, export_bundle
     from export.graph import check_input
     from export.run import Run
 
-    graph_input = check_input(input)
-    with counting("proving the graph") as progress:
+    wanted = Wanted(check_input(input), precisions, budget, images, calibration_images)
+    with counting("reading the run") as progress:
         parity = export_bundle(
             Run(onnx),
             out,
-            graph_input=graph_input,
+            wanted,
             provider=provider,
-            images=images,
             threads=threads,
             sign=sign,
             force=force,
-            advance=set_to(progress),
+            report=describing(progress),
         )
-    entry = parity["results"]["fp32"][provider]
-    warn_of_few_images(entry)
+    warn_of(parity)
     if json:
         print_json({"bundle": str(out), "parity": parity})
         return
+    if budget is not None:
+        print_tried(parity["tried"], budget)
     print_parity(parity)
     console().print(f"bundle: {out}\nnext: toolkit bench-latency {out}")
+
+
+def _asked(precision: str | None, drop: float | None) -> tuple[list[str], float | None]:
+    """The precisions that are asked for, or the budget of a search for the best."""
+    names = [name.strip() for name in (precision or "").split(",") if name.strip()]
+    if "auto" not in names:
+        if drop is not None:
+            fix = "add --precision auto, or leave it out"
+            raise ToolkitError("a budget is for --precision auto", where="--max-accuracy-drop", fix=fix)
+        return names, None
+    if len(names) > 1:
+        fix = "ask for auto alone, or name the precisions"
+        raise ToolkitError("auto chooses the precision itself", where="--precision", fix=fix)
+    return [], MAX_ACCURACY_DROP if drop is None else drop
+
+
+def print_tried(tried: list[dict[str, Any]], budget: float) -> None:
+    """What ``--precision auto`` measured, a row a form."""
+    rows = [
+        [
+            each["form"],
+            f"{each['top1_agreement']:.2%}",
+            f"{each['accuracy']:.2%}",
+            f"{each['accuracy_drop']:+.2f} ({each['accuracy_drop_interval'][0]:+.2f} to "
+            f"{each['accuracy_drop_interval'][1]:+.2f})",
+            f"{each['p50_ms']:.2f}",
+            "shipped" if each["chosen"] else "" if each["within_budget"] else "over the budget",
+        ]
+        for each in tried
+    ]
+    columns = ["form", "agreement", "accuracy", "points lost (95 %)", "p50 ms", ""]
+    title = f"tried on {tried[0]['images']} validation images; budget {budget:g} percentage points"
+    print_table(title, columns, rows)

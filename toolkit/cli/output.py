@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 ProviderOption = Annotated[str, typer.Option(help="Execution provider: cpu, cuda or tensorrt.")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="Precision of the graph, of those that the bundle holds.", show_default="the bundle's default"),
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads of one operator.", show_default="the usable cores")
 ]
@@ -76,9 +80,9 @@ def advance_of(progress: Progress) -> Any:
     return lambda: progress.advance(progress.task_ids[0])
 
 
-def set_to(progress: Progress) -> Any:
-    """A function that sets the one task of a bar to so many done."""
-    return lambda done: progress.update(progress.task_ids[0], completed=done)
+def describing(progress: Progress) -> Any:
+    """A function that says what the one task of a bar does now, and how much of it is done."""
+    return lambda what, done: progress.update(progress.task_ids[0], description=what, completed=done)
 
 
 def report_to(progress: Progress) -> Any:

@@ -15,12 +15,12 @@ from toolkit.cli.output import (
     ThreadsOption,
     console,
     counting,
+    describing,
     messages,
     print_json,
     print_table,
     renew_signature,
     require_key,
-    set_to,
 )
 from toolkit.errors import CheckFailed, ToolkitError
 
@@ -43,6 +43,9 @@ def parity(
     find_fault: Annotated[
         bool, typer.Option("--bisect", help="Find the first node that leaves the tolerance; the bundle stays as it is.")
     ] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of the graph to prove.", show_default="each that the provider runs")
+    ] = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     sign: SignOption = None,
@@ -62,20 +65,23 @@ def parity(
     reference = run_of(opened, run)
     if find_fault:
         with messages().status("comparing every tensor with PyTorch"):
-            report = bisect_bundle(opened, reference, provider=provider, threads=threads, folder=images)
+            report = bisect_bundle(
+                opened, reference, precision=precision, provider=provider, threads=threads, folder=images
+            )
         _print_fault(report, json=json)
         return
     with counting("comparing the graph with PyTorch") as progress:
         content = prove_again(
             opened,
             reference,
+            precision=precision,
             provider=provider,
             threads=threads,
             count=count,
             folder=images,
-            advance=set_to(progress),
+            report=describing(progress),
         )
-    warn_of_few_images(content["results"]["fp32"][provider])
+    warn_of(content)
     if json:
         print_json(content)
     else:
@@ -100,11 +106,20 @@ def _print_fault(report: dict[str, Any], *, json: bool) -> None:
         console().print(first_fault(report), soft_wrap=True)
 
 
-def warn_of_few_images(entry: dict[str, Any]) -> None:
-    """Say so where parity had fewer images than it should have."""
-    if entry["images"] < FEWEST_IMAGES:
-        few = f"parity ran on {entry['images']} images, all that there are; {FEWEST_IMAGES} or more say more"
-        messages().print(f"[yellow]warning[/]: {few}")
+def warn_of(parity: dict[str, Any]) -> None:
+    """Say so where parity had fewer images than it should have, or proves less than it seems to."""
+    entries = [(name, provider, entry) for name, by in parity["results"].items() for provider, entry in by.items()]
+    fewest = min(entry["images"] for _, _, entry in entries)
+    warnings = []
+    if fewest < FEWEST_IMAGES:
+        warnings.append(f"parity ran on {fewest} images, all that there are; {FEWEST_IMAGES} or more say more")
+    if ("fp16", "cpu") in {(name, provider) for name, provider, _ in entries}:
+        warnings.append(
+            "ONNX Runtime computes fp16 on CPUs in float32 between weights in fp16: slower than fp32, and no proof of "
+            "what a GPU gives; prove it there with toolkit parity --provider cuda"
+        )
+    for warning in warnings:
+        messages().print(f"[yellow]warning[/]: {warning}", soft_wrap=True)
 
 
 def print_parity(parity: dict[str, Any]) -> None:

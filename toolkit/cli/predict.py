@@ -7,12 +7,21 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.output import JsonFlag, ProviderOption, ThreadsOption, messages, print_json, print_table
+from toolkit.cli.output import (
+    JsonFlag,
+    PrecisionOption,
+    ProviderOption,
+    ThreadsOption,
+    messages,
+    print_json,
+    print_table,
+)
 
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, or folders of images.")],
+    precision: PrecisionOption = None,
     provider: ProviderOption = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a run.")] = 32,
     threads: ThreadsOption = None,
@@ -27,7 +36,7 @@ def predict(
 
     files = expand(paths)
     opened = Bundle(bundle)
-    predictor = Predictor(opened, opened.session(provider=provider, threads=threads))
+    predictor = Predictor(opened, opened.session(provider=provider, threads=threads, precision=precision))
     predictions = list(predictor(files, batch_size))
     if json:
         print_json({"predictions": predictions})

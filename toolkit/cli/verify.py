@@ -35,9 +35,12 @@ def verify(
     if not report["passed"]:
         raise CheckFailed(f"{bundle}: {'; '.join(report['problems'])}")
     if not json:
+        differences = ", ".join(
+            f"{figures['max_abs_logit']:.2e} in {precision}" for precision, figures in report["precisions"].items()
+        )
         console().print(
             f"verified: {report['files']} files whole; {report['images']} golden images on {provider}: max |logit "
-            f"difference| {report['max_abs_logit']:.2e}, same labels, same pixels; signature {report['signature']}; "
+            f"difference| {differences}, same labels, same pixels; signature {report['signature']}; "
             f"{report['seconds']:.2f} s",
             soft_wrap=True,
         )

@@ -43,7 +43,12 @@ __all__ = [
     "write_manifest",
 ]
 AGAIN = "copy the bundle again, or export it again"
-GRAPHS = {"fp32": "model.onnx"}
+GRAPHS: dict[str, str] = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "bf16": "model.bf16.onnx",
+    "int8": "model.int8.onnx",
+}
 """File of each precision."""
 
 
@@ -121,14 +126,20 @@ class Bundle:
             return Path(self.manifest.provenance["run"])
 
     @property
-    def parity_results(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Content of ``parity.json`` under ``results``: an entry for each precision and provider."""
+    def parity(self) -> dict[str, Any]:
+        """Content of ``parity.json``."""
         with self._parsing("parity.json"):
-            results: dict[str, dict[str, dict[str, Any]]] = json.loads(self.read("parity.json"))["results"]
-            for by_provider in results.values():
+            content: dict[str, Any] = json.loads(self.read("parity.json"))
+            for by_provider in content["results"].values():
                 for entry in by_provider.values():
                     entry["passed"], entry["tolerance"]
-            return results
+            return content
+
+    @property
+    def parity_results(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What ``parity.json`` holds under ``results``: an entry for each precision and provider."""
+        results: dict[str, dict[str, dict[str, Any]]] = self.parity["results"]
+        return results
 
     @contextmanager
     def _parsing(self, name: str) -> Iterator[None]:
@@ -190,17 +201,23 @@ class Bundle:
             what = "the file differs from the manifest's SHA-256"
             raise ToolkitError(what, where=self.path / name, fix=AGAIN)
 
-    def graph_name(self, precision: str = "fp32") -> str:
-        """File name of a precision's graph.
+    @property
+    def precisions(self) -> list[str]:
+        """Precisions that the bundle has a graph of, the default first."""
+        there = [known for known, file in GRAPHS.items() if file in self.manifest.files]
+        return sorted(there, key=lambda precision: GRAPHS[precision] != self.manifest.default)
+
+    def graph_name(self, precision: str | None = None) -> str:
+        """File name of a precision's graph; the default's unless one is asked for.
 
         Raises:
             ToolkitError: the bundle holds no such precision.
         """
-        name = GRAPHS.get(precision)
+        name = self.manifest.default if precision is None else GRAPHS.get(precision)
         if name is None or name not in self.manifest.files:
-            have = [known for known, file in GRAPHS.items() if file in self.manifest.files]
+            have = self.precisions
             fix = f"choose from {', '.join(have)}" if have else "export it again"
-            raise ToolkitError(f"no {precision} graph", where=self.path, fix=fix)
+            raise ToolkitError(f"no {precision or 'default'} graph", where=self.path, fix=fix)
         return name
 
     def session(
@@ -208,7 +225,7 @@ class Bundle:
         *,
         provider: str = "cpu",
         threads: int | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
         record_nodes: bool = False,
     ) -> Session:
         """Load a graph after checking its hash, and that labels and preprocessing fit it.

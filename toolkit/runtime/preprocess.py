@@ -69,7 +69,10 @@ class Preprocess(BaseModel):
 
     def __call__(self, image: Image.Image) -> Float32:
         """Turn an RGB image of any size, or a grey one (mode L), into float32 [3, height, width]."""
-        pixels = self.cropped(np.asarray(self.resized(image)))
+        return self.normalized(self.cropped(np.asarray(self.resized(image))))
+
+    def normalized(self, pixels: UInt8) -> Float32:
+        """Rescale and normalise pixels [height, width] or [height, width, 3]: float32 [3, height, width]."""
         values = np.empty((3, *pixels.shape[:2]), np.float32)
         for channel in range(3):
             plane = pixels if pixels.ndim == 2 else pixels[..., channel]

@@ -22,6 +22,7 @@ from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
 from toolkit.runtime.preprocess import Float32, UInt8
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PROVIDERS: dict[str, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -31,6 +32,14 @@ PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
     # TF32 would round fp32 products to 10 bits of mantissa (onnxruntime#19357)
     "cuda": {"use_tf32": "0"},
 }
+PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "cpu": ("fp32", "fp16", "int8"),
+    "cuda": ("fp32", "fp16", "bf16"),
+    "tensorrt": ("fp32", "fp16", "int8"),
+}
+"""What each provider has kernels for; fp16 runs on CPUs too, though in float32 between the rounded weights."""
+PROBE = Path(__file__).parent.parent / "assets" / "identity.onnx"
+"""A graph that any provider runs."""
 
 ort.set_default_logger_severity(4)
 
@@ -186,16 +195,34 @@ class Session:
             raise ToolkitError(what, where=self._where, fix="pass decoded RGB images, or what Preprocess gives")
 
 
+def require_precision(precision: str, provider: str) -> Precision:
+    """A name as a precision that a provider can run.
+
+    Raises:
+        ToolkitError: it is none, or the provider has no kernels for it.
+    """
+    known = sorted({each for those in PRECISIONS.values() for each in those})
+    if precision not in known:
+        what = f"no precision {precision!r}"
+        raise ToolkitError(what, where="--precision", fix=f"choose from {', '.join(known)}, or auto when exporting")
+    _provider_name(provider)
+    if precision not in PRECISIONS[provider]:
+        others = [name for name, those in PRECISIONS.items() if precision in those]
+        what = f"{PROVIDERS[provider]} can't run {precision}"
+        fix = f"use --provider {' or '.join(others)}, or --precision {' or '.join(PRECISIONS[provider])}"
+        raise ToolkitError(what, where="--precision", fix=fix)
+    return precision  # type: ignore[return-value]
+
+
 def loadable_providers() -> dict[str, str | None]:
     """Each provider that this build knows, with None if it really loads, else the reason why not."""
-    probe = (Path(__file__).parent.parent / "assets" / "identity.onnx").read_bytes()
     outcome: dict[str, str | None] = {}
     for name, full_name in PROVIDERS.items():
         if full_name not in ort.get_available_providers():
             outcome[name] = "not in this build of ONNX Runtime"
             continue
         try:
-            Session(probe, provider=name, threads=1)
+            Session(PROBE.read_bytes(), provider=name, threads=1)
             outcome[name] = None
         except ToolkitError as error:
             outcome[name] = error.what

@@ -26,9 +26,9 @@ from toolkit.models.build import load_classifier, save_classifier, trainable_gro
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.models.selection import freeze_all_but
+from toolkit.models.temperature import fit_temperature
 from toolkit.training.averaging import RunningAverage, choose_alpha, encoder_weights
 from toolkit.training.boundary import Boundary
-from toolkit.training.calibration import fit_temperature
 from toolkit.training.checkpoints import whole
 from toolkit.training.evaluation import predict_split
 from toolkit.training.feed import Feed

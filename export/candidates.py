@@ -1,0 +1,312 @@
+"""Forms that a run's network could ship in, measured on validation images before one is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.activation_ranges import observe, product_inputs
+from export.decisions import agreement, changes
+from export.form import Form
+from export.graph import build_graph
+from export.overflow import overflowing
+from export.quantization import Quantization
+from export.reference import Reference, spread
+from export.run import Run
+from export.subgraph import open_model
+from export.trunk import boundary_of, calibration_examples, in_trunk, pixel_batches, quantisable
+from toolkit.data.source import Example
+from toolkit.errors import ToolkitError
+from toolkit.models.processing import preprocess_from
+from toolkit.models.temperature import fit_temperature
+from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.session import Precision, Session
+
+VALIDATION_IMAGES = 256
+"""Validation images that forms are compared on, where there are as many."""
+GOOD_AGREEMENT = 0.995
+"""Top-1 agreement with fp32 that needs no further search."""
+BATCH_SIZE = 32
+RESAMPLES = 2000
+WORTHWHILE = 1e-4
+"""Negative log-likelihood that another temperature has to save."""
+Advance = Callable[[str], object]
+
+
+class Candidates:
+    """Makes forms of a run's network and measures them on validation images."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        provider: str,
+        threads: int | None,
+        calibration_images: int | None = None,
+        advance: Advance = lambda what: None,
+    ) -> None:
+        """Read the images.
+
+        Args:
+            run: a finished run.
+            provider: that the forms are to run on.
+            threads: of sessions.
+            calibration_images: training images that ranges are measured on.
+            advance: told what is tried.
+
+        Raises:
+            ToolkitError: there are fewer training images than asked for.
+        """
+        self.run, self.provider, self.threads, self.advance = run, provider, threads, advance
+        self.preprocess, self.reference = preprocess_from(run.processor), Reference(run)
+        self.calibration = calibration_examples(run.data, calibration_images)
+        self.tried: list[dict[str, Any]] = []
+        self._standard = provider == "tensorrt"
+        self._joined = provider == "cuda"
+        self._known: dict[str, tuple[dict[str, Any], Float32]] = {}
+
+    def form(self, precision: Precision) -> Form:
+        """The best form of a precision, by measurement where there is a choice.
+
+        Raises:
+            ToolkitError: the run's trunk is fixed in another precision.
+        """
+        self._require_trunk(precision)
+        if precision == "int8":
+            return self._int8()
+        if precision == "fp16":
+            return self._plain("fp16", islands=self.islands)
+        return self._plain(precision)
+
+    def all_forms(self) -> list[Form]:
+        """Everything that the provider might run well, the safest first."""
+        trunk = self.run.trunk
+        floating: dict[str, tuple[Precision, ...]] = {
+            "cpu": ("fp32",),
+            "cuda": ("fp32", "fp16", "bf16"),
+            "tensorrt": ("fp32", "fp16"),
+        }
+        forms = [self._plain(each, islands=self.islands if each == "fp16" else {}) for each in floating[self.provider]]
+        if trunk is not None:
+            forms = [form for form in forms if form.precision == trunk["precision"]]
+        return forms + (self._int8_forms() if self.provider != "cuda" else [])
+
+    def figures(self, form: Form) -> dict[str, Any]:
+        """What a form gives on the validation images; noted among those that were tried."""
+        return self._measured(form)[0]
+
+    def calibrated(self, form: Form) -> tuple[Form, dict[str, Any] | None]:
+        """The form with a temperature of its own, where that makes validation likelier, and what it saves."""
+        if form.precision == "fp32":
+            return form, None
+        logits, labels = torch.from_numpy(self._measured(form)[1]), torch.tensor(self.labels)
+        before = float(self.run.classifier.temperature)
+        after = fit_temperature(logits, labels)
+
+        def nll(temperature: float) -> float:
+            return float(torch.nn.functional.cross_entropy(logits.double() / temperature, labels))
+
+        found = {
+            "images": len(labels),
+            "before": before,
+            "fitted": after,
+            "nll_before": nll(before),
+            "nll_fitted": nll(after),
+        }
+        kept = found["nll_before"] - found["nll_fitted"] > WORTHWHILE
+        return form.model_copy(update={"temperature": after}) if kept else form, found | {"kept": kept}
+
+    def accuracy_drop(self, form: Form) -> tuple[float, list[float]]:
+        """Accuracy that a form loses against PyTorch in fp32, in percentage points, and its 95 % interval.
+
+        The interval is the percentile bootstrap's over images (Efron, 1979), both models on the same ones.
+        """
+        answers = np.array(self.labels)
+        right = [logits.argmax(-1) == answers for logits in (self.expected, np.nan_to_num(self._measured(form)[1]))]
+        lost = 100 * (right[0].astype(np.float64) - right[1])
+        places = np.random.default_rng(0).integers(0, len(lost), (RESAMPLES, len(lost)))
+        low, high = np.percentile(lost[places].mean(1), [2.5, 97.5])
+        return float(lost.mean()), [float(low), float(high)]
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        """Validation images that forms are compared on."""
+        members = self.run.data.splits["validation"]
+        return [members[place] for place in spread(len(members), VALIDATION_IMAGES)]
+
+    @property
+    def labels(self) -> list[int]:
+        """Of these."""
+        return [example.label for example in self.examples]
+
+    @cached_property
+    def _pixel_values(self) -> Float32:
+        return np.concatenate(list(pixel_batches(self.preprocess, self.examples)))
+
+    @cached_property
+    def expected(self) -> Float32:
+        """The reference's logits of the validation images."""
+        return self.reference.logits(self._pixel_values)
+
+    @cached_property
+    def islands(self) -> dict[str, float]:
+        """Tensors that come near fp16's largest number."""
+        self.advance("looking for activations that overflow fp16")
+        return overflowing(self.run.classifier, pixel_batches(self.preprocess, self.calibration))
+
+    def _require_trunk(self, precision: str) -> None:
+        trunk = self.run.trunk
+        if trunk is not None and precision != trunk["precision"]:
+            raise ToolkitError(
+                f"the run's layers learned on a trunk in {trunk['precision']}, and {precision} would put another in "
+                "front of them",
+                where=self.run.path / "trunk.json",
+                fix=f"export with --precision {trunk['precision']}, or train with training.trunk_precision={precision}",
+            )
+
+    def _plain(self, precision: Precision, islands: dict[str, float] | None = None) -> Form:
+        return Form(precision=precision, islands=islands or {}, joined_norms=self._joined, standard=self._standard)
+
+    def _rounded(self, quantization: Quantization) -> Form:
+        return self._plain("int8").model_copy(update={"quantization": quantization})
+
+    def _int8(self) -> Form:
+        """The first form that agrees well enough, else the best one, its worst layers left float until it does."""
+        best, *others = self._int8_forms()
+        if self.figures(best)["top1_agreement"] >= GOOD_AGREEMENT or self.run.trunk is not None:
+            return best
+        for form in others:
+            if self._better(form, best):
+                best = form
+            if self.figures(best)["top1_agreement"] >= GOOD_AGREEMENT:
+                return best
+        return self._with_float_layers(best)
+
+    def _better(self, form: Form, than: Form) -> bool:
+        ours, theirs = self.figures(form), self.figures(than)
+        key = ("top1_agreement", "mean_abs_logit")
+        return (ours[key[0]], -ours[key[1]]) > (theirs[key[0]], -theirs[key[1]])
+
+    def _with_float_layers(self, form: Form) -> Form:
+        """Leave the layers float whose rounding costs most, up to half of them, as long as agreement grows."""
+        by_layer: dict[str, set[str]] = {}
+        for product in form.quantization.products:
+            by_layer.setdefault(_layer_of(product), set()).add(product)
+        if len(by_layer) < 2:
+            return form
+        single = {layer: self._rounded(form.quantization.without(products)) for layer, products in by_layer.items()}
+        ranked = sorted(by_layer, key=lambda layer: self.figures(single[layer])["mean_abs_logit"])
+        best, left = form, set[str]()
+        for layer in ranked[: len(ranked) // 2]:
+            left |= by_layer[layer]
+            candidate = self._rounded(form.quantization.without(left))
+            if self._better(candidate, best):
+                best = candidate
+            if self.figures(best)["top1_agreement"] >= GOOD_AGREEMENT:
+                break
+        return best
+
+    def _int8_forms(self) -> list[Form]:
+        """Static and dynamic, a scale a channel or a matrix, patches rounded or not."""
+        trunk = self.run.trunk
+        if trunk is not None:
+            return self._forms_behind_trunk(trunk)
+        products = quantisable(self.run.classifier, self.preprocess, self._float_graph)
+        if self._standard:  # TensorRT takes convolutions and integers around zero
+            layers = tuple(name for name in products if name in product_inputs(self._float_graph))
+            ranges = self._ranges(layers, symmetric=True)
+            return [
+                self._rounded(
+                    Quantization(products=layers, ranges=ranges, weight_bits=8, symmetric=True, per_channel=per_channel)
+                )
+                for per_channel in (True, False)
+            ]
+        whole, layers = tuple(products), tuple(name for name in products if name in product_inputs(self._float_graph))
+        ranges = self._ranges(layers)
+        choices = [
+            Quantization(products=whole, ranges=ranges),
+            Quantization(products=layers, ranges=ranges),
+            Quantization(products=whole, ranges=ranges, per_channel=False),
+            Quantization(products=layers, activations="dynamic"),
+            Quantization(products=layers, activations="dynamic", per_channel=False),
+        ]
+        return [self._rounded(choice) for place, choice in enumerate(choices) if choice not in choices[:place]]
+
+    def _forms_behind_trunk(self, trunk: dict[str, Any]) -> list[Form]:
+        """The trunk as it was learned on; the layers behind it rounded too, or float."""
+        form = Form.model_validate(trunk["form"])
+        if form.precision != "int8":
+            return []
+        behind = boundary_of(self.run.classifier, trunk)
+        products = [
+            name
+            for name in quantisable(self.run.classifier, self.preprocess, self._float_graph)
+            if name in product_inputs(self._float_graph) and not in_trunk(self.run.classifier, name, behind)
+        ]
+        fixed, ranges = form.quantization, self._ranges(products)
+        both = fixed.model_copy(update={"products": (*fixed.products, *products), "ranges": fixed.ranges | ranges})
+        return [self._rounded(both), self._rounded(fixed)]
+
+    @cached_property
+    def _float_graph(self) -> Any:
+        return build_graph(self.run.classifier, self.preprocess, {}, "pixel_values", Form(joined_norms=False))
+
+    def _ranges(self, products: Iterable[str], *, symmetric: bool = False) -> dict[str, tuple[float, float]]:
+        self.advance(f"measuring activations on {len(self.calibration)} training images")
+        batches = pixel_batches(self.preprocess, self.calibration)
+        seen = observe(self._float_graph, products, batches, threads=self.threads)
+        return {name: observed.range(symmetric=symmetric) for name, observed in seen.items()}
+
+    def _measured(self, form: Form) -> tuple[dict[str, Any], Float32]:
+        """Figures and logits; each form is run once."""
+        key = form.model_copy(update={"temperature": None}).model_dump_json()
+        if key not in self._known:
+            self.advance(f"trying {describe(form)}")
+            logits, _ = self.session(form).run_batches(self._pixel_values, BATCH_SIZE)
+            figures = self._figures_of(form, logits)
+            self._known[key] = figures, logits
+            self.tried.append(figures)
+        return self._known[key]
+
+    def _figures_of(self, form: Form, logits: Float32) -> dict[str, Any]:
+        names = [str(example.path) for example in self.examples]
+        decisions = agreement(self.expected, np.nan_to_num(logits), names)
+        temperature = float(self.run.classifier.temperature)
+        accuracy = changes(self.expected, np.nan_to_num(logits), self.labels, temperature)["accuracy"]
+        quantization = form.quantization
+        return {
+            "form": describe(form),
+            "precision": form.precision,
+            "activations": quantization.activations if form.precision == "int8" else None,
+            "per_channel": quantization.per_channel if form.precision == "int8" else None,
+            "integer_products": len(quantization.products),
+            "images": len(self.labels),
+            "top1_agreement": decisions["top1_agreement"],
+            "mean_abs_logit": float(np.abs(np.nan_to_num(logits) - self.expected).mean()),
+            "accuracy": accuracy["graph"],
+            "reference_accuracy": accuracy["reference"],
+        }
+
+    def session(self, form: Form) -> Session:
+        """The network in a form, from ``pixel_values`` on."""
+        model = build_graph(self.run.classifier, self.preprocess, {}, "pixel_values", form)
+        return open_model(model, provider=self.provider, threads=self.threads)
+
+
+def describe(form: Form) -> str:
+    """A form in a few words."""
+    if form.precision != "int8":
+        return f"{form.precision}, {len(form.islands)} tensors in fp32" if form.islands else form.precision
+    scales = "channel" if form.quantization.per_channel else "matrix"
+    products = len(form.quantization.products)
+    return f"int8, {form.quantization.activations}, a scale a {scales}, {products} products in integers"
+
+
+def _layer_of(product: str) -> str:
+    """The layer that a product belongs to, or the product itself."""
+    before, _, behind = product.partition(".layers.")
+    return f"{before}.layers.{behind.split('.')[0]}" if behind else product

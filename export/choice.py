@@ -1,0 +1,82 @@
+"""The form to ship under a budget of accuracy: every candidate measured on held-out images, the fastest taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from export.candidates import Candidates, describe
+from export.form import Form
+from export.graph import GraphInput, build_graph
+from export.latency import Engine, measure
+from export.subgraph import open_model
+from toolkit.errors import CheckFailed
+from toolkit.runtime.predict import graph_input as as_input
+from toolkit.runtime.preprocess import Float32, UInt8
+
+POOL = 32
+"""Validation images that latency is measured on, those of the most frequent size."""
+RUNS, SECONDS = 20, 0.5
+
+
+def cheapest(candidates: Candidates, graph_input: GraphInput, budget: float) -> Form:
+    """Measure all forms that the provider might run well; the fastest that keeps the budget.
+
+    Every one is noted among ``candidates.tried`` with ``accuracy_drop`` and its 95 % interval in
+    percentage points, ``within_budget``, ``p50_ms`` at batch 1, and ``chosen``.
+
+    Args:
+        candidates: of a run.
+        graph_input: what the graph is to take; latency is measured with it.
+        budget: percentage points of accuracy on validation that may be lost against PyTorch in fp32.
+
+    Raises:
+        CheckFailed: none keeps the budget; with the one that comes nearest.
+    """
+    forms = candidates.all_forms()
+    for form, latency in zip(forms, _latencies(candidates, forms, graph_input), strict=True):
+        figures = candidates.figures(form)
+        drop, interval = candidates.accuracy_drop(form)
+        figures |= {
+            "accuracy_drop": drop,
+            "accuracy_drop_interval": interval,
+            "within_budget": drop <= budget,
+            "p50_ms": latency,
+            "chosen": False,
+        }
+    keeping = [form for form in forms if candidates.figures(form)["within_budget"]]
+    if not keeping:
+        nearest = min(forms, key=lambda form: float(candidates.figures(form)["accuracy_drop"]))
+        figures = candidates.figures(nearest)
+        raise CheckFailed(
+            f"no form keeps a budget of {budget:g} percentage points on {figures['images']} validation images; "
+            f"nearest: {describe(nearest)}, which loses {figures['accuracy_drop']:.2f}"
+        )
+    best = min(keeping, key=lambda form: float(candidates.figures(form)["p50_ms"]))
+    candidates.figures(best)["chosen"] = True
+    return best
+
+
+def _latencies(candidates: Candidates, forms: list[Form], graph_input: GraphInput) -> list[float]:
+    """p50 in milliseconds of each form at batch 1, in alternating blocks."""
+    engines = []
+    for form in forms:
+        model = build_graph(candidates.run.classifier, candidates.preprocess, {}, graph_input, form)
+        session = open_model(model, provider=candidates.provider, threads=candidates.threads)
+        engines.append(
+            Engine(describe(form), form.precision, candidates.provider, session.threads, session.run, session.input)
+        )
+    pool = _pool(candidates, graph_input)
+    candidates.advance("measuring latency")
+    rows: list[dict[str, Any]] = measure(engines, [pool], [1], runs=RUNS, seconds=SECONDS)
+    return [float(row["p50_ms"]) for row in rows]
+
+
+def _pool(candidates: Candidates, graph_input: GraphInput) -> Float32 | UInt8:
+    """Inputs of one shape."""
+    inputs = [as_input(graph_input, candidates.preprocess, example.read()) for example in candidates.examples[:POOL]]
+    shapes = [each.shape for each in inputs]
+    usual = max(shapes, key=shapes.count)
+    pool: Any = np.stack([each for each in inputs if each.shape == usual])
+    return pool  # type: ignore[no-any-return]
