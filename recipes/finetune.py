@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,11 +17,20 @@ from toolkit.command import run
 from toolkit.config import Recipe, load_recipe
 from toolkit.errors import Stopped
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from toolkit.data.source import DataSource
+    from toolkit.models.classifier import Classifier
+    from toolkit.runtime.preprocess import Preprocess
+    from toolkit.training.trunk import Trunk
+
 
 def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
     """Run a recipe from its data to the run folder ``out``; return the summary."""
     from toolkit.data.source import open_data
     from toolkit.models.build import build_classifier
+    from toolkit.models.processing import preprocess_from
     from toolkit.reporting.plots import plot_run
     from toolkit.training.processes import on_main_process
     from toolkit.training.progress import counting
@@ -29,6 +38,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.training.setup import announce, build_accelerator, check_batch
     from toolkit.training.trackers import start_trackers
     from toolkit.training.trainer import Trainer
+    from toolkit.training.trunk import check_trunk_precision
 
     accelerator = build_accelerator(recipe, out)
     folder = RunFolder(out)
@@ -39,11 +49,19 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     if not resume:
         check_batch(accelerator, data, recipe)
     classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed)
+    precision, trunk = recipe.training.trunk_precision, None
+    check_trunk_precision(precision, classifier)
+    if precision != "fp32":
+        recorded = on_main_process(accelerator, folder.trunk) if resume else None
+        trunk = deployed_trunk(classifier, preprocess_from(processor), data, precision, recorded, accelerator)
+    about = trunk.describe() if trunk else None
     with ExitStack() as held:
-        trainer = Trainer(classifier, processor, data, recipe, folder, accelerator)
+        trainer = Trainer(classifier, processor, data, recipe, folder, accelerator, trunk)
         on_main_process(accelerator, lambda: held.enter_context(folder.held()))
         on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))  # somebody was faster
-        on_main_process(accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume))
+        on_main_process(
+            accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume, trunk=about)
+        )
         if resume:
             trainer.resume()
         announce(accelerator, data, recipe, trainer.train_plan)
@@ -57,6 +75,24 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
             plot_run(folder.path, [example.decode for example in data.splits["test"]])
     accelerator.end_training()
     return summary
+
+
+def deployed_trunk(
+    classifier: Classifier,
+    preprocess: Preprocess,
+    data: DataSource,
+    precision: str,
+    recorded: dict[str, Any] | None,
+    accelerator: Accelerator,
+) -> Trunk:
+    """The frozen trunk as production will run it, measured once on training images unless a run recorded it."""
+    from export.trunk import measure_trunk, open_trunk
+    from toolkit.data.dataset import cores_of_this_process
+    from toolkit.training.processes import on_main_process
+
+    content = recorded or on_main_process(accelerator, lambda: measure_trunk(classifier, preprocess, data, precision))
+    provider = "cuda" if accelerator.device.type == "cuda" and precision == "fp16" else "cpu"
+    return open_trunk(classifier, preprocess, content, threads=cores_of_this_process(), provider=provider)
 
 
 def main(

@@ -234,6 +234,11 @@ class TrainingConfig(Section):
     )
     compile: bool = Field(False, description="Compile the model with torch.compile.")
     boundary_cache: BoundaryCacheConfig = BoundaryCacheConfig()
+    trunk_precision: Literal["fp32", "fp16", "int8"] = Field(
+        "fp32",
+        description="Precision of the frozen trunk, in training and in all figures; fp16 and int8 run in ONNX Runtime, "
+        "as they will be deployed.",
+    )
     loader_workers: int | None = Field(
         None, ge=0, description="Processes that read images; chosen from the machine if left out."
     )

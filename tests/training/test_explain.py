@@ -50,6 +50,13 @@ def test_it_is_what_the_run_then_does(
     assert (found["seconds"]["filling_the_cache"] > 0) == recipe.training.boundary_cache.enabled
 
 
+def test_a_trunk_in_another_precision_is_said_and_needs_something_frozen(make_recipe: Callable[..., Recipe]) -> None:
+    training = {"trunk_precision": "int8"}
+    assert explain(make_recipe(training=training), probe=False)["trunk_precision"] == "int8"
+    with pytest.raises(ToolkitError, match="there is no trunk to run in int8"):
+        explain(make_recipe(model={"unfreeze": ["all"]}, training=training), probe=False)
+
+
 def test_rates_are_those_of_the_optimizer(make_recipe: Callable[..., Recipe]) -> None:
     training = {"learning_rate": 0.1, "layer_decay": 0.5, "head_learning_rate": 0.3}
     found = explain(make_recipe(model={"unfreeze_last": 2}, training=training), probe=False)

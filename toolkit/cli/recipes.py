@@ -134,6 +134,11 @@ def _print_explained(found: dict[str, Any], epochs: int) -> None:
     print_table("what learns", ["group", "parameters", "learning rate"], rows)
     learns, total = found["trainable_parameters"], found["parameters"]
     out.print(f"{learns:,} of {total:,} parameters learn ({learns / total:.1%})")
+    if found["trunk_precision"] != "fp32":
+        out.print(
+            f"the frozen trunk runs in {found['trunk_precision']} (ONNX Runtime); memory and time below are for fp32",
+            soft_wrap=True,
+        )
     batch = f"effective batch {found['effective_batch']}"
     if found["steps"] is None:
         out.print(f"images: {found['data']['problem']}", soft_wrap=True)

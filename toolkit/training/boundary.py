@@ -6,15 +6,17 @@ import hashlib
 import inspect
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import PIL
 import torch
 import transformers
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from toolkit.config import Recipe
 from toolkit.data import augment
@@ -32,13 +34,24 @@ from toolkit.training.mixing import Mixing
 from toolkit.training.processes import Agreement
 from toolkit.training.progress import bar, console
 from toolkit.training.run_folder import RunFolder
+from toolkit.training.trunk import Trunk, check_trunk_precision
 
 CACHED_SPLITS = ("train", "validation")
-"""What every epoch reads; the test split is touched once, through the whole saved classifier."""
+"""What every epoch reads; the test split is touched once, when training is over."""
 
 
 class Boundary:
-    """The first group that learns, and the feeds that lead up to it."""
+    """The first group that learns, and the feeds that lead up to it.
+
+    Args:
+        classifier: before it is prepared, since a sharded one no longer holds its weights whole.
+        preprocess: turns images into ``pixel_values``.
+        data: what is trained and validated on.
+        recipe: says whether there is a cache, and the trunk's precision.
+        accelerator: shares the work among its processes.
+        agreement: how these tell each other of failures.
+        trunk: runs in place of the classifier's frozen groups; must be given for another precision than fp32.
+    """
 
     def __init__(
         self,
@@ -48,15 +61,19 @@ class Boundary:
         recipe: Recipe,
         accelerator: Accelerator,
         agreement: Agreement,
+        trunk: Trunk | None = None,
     ) -> None:
-        self.start = classifier.boundary
+        precision = recipe.training.trunk_precision
+        check_trunk_precision(precision, classifier)
+        if (trunk is None) != (precision == "fp32"):
+            raise ValueError(f"a trunk in {precision}, but {'none' if trunk is None else 'another one'} was given")
+        self.start, self.trunk = classifier.boundary, trunk
         self.preprocess, self.data, self.recipe = preprocess, data, recipe
         self.accelerator, self.agreement = accelerator, agreement
         self.config = recipe.training.boundary_cache
         if self.config.enabled and not self.start:
             fix = "freeze the embeddings and the first layers (model.unfreeze_last), or switch the cache off"
             raise ToolkitError("no group is frozen, so there is nothing to cache", where="model.unfreeze", fix=fix)
-        # before the model is prepared: a sharded one no longer holds its weights whole
         self._trunk = trunk_contents(classifier) if self.config.enabled else {}
         self._layout = Layout(
             images={split: len(data.splits[split]) for split in CACHED_SPLITS},
@@ -77,9 +94,9 @@ class Boundary:
         stop_if_asked: Callable[[], None],
     ) -> dict[str, Feed]:
         """For each split that epochs read, its feed, training images mixed; a cache is filled first."""
-        device = self.accelerator.device
+        device, trunk = self.accelerator.device, self._run_by(model)
         pixels: dict[str, Feed] = {
-            split: PixelFeed(loaders[split], model, self.start, device, mixing if split == "train" else None)
+            split: PixelFeed(loaders[split], trunk, device, mixing if split == "train" else None)
             for split in CACHED_SPLITS
         }
         if not self.config.enabled:
@@ -121,10 +138,16 @@ class Boundary:
         assert size is not None  # checked when the preprocessing was built
         return size
 
+    def _run_by(self, model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+        """What runs the frozen groups of a model; None where no group is frozen."""
+        if self.trunk is not None:
+            return self.trunk
+        return partial(model, stop=self.start) if self.start else None
+
     def _contents(self) -> dict[str, Any]:
         """All that the activations depend on beside their layout; its hash is the cache's key."""
         training, changes = self.recipe.training, Augment(self.recipe.data, self._size)
-        return self._trunk | {
+        contents = self._trunk | {
             "preprocess": self.preprocess.model_dump(mode="json"),
             "augment": changes.describe(),
             "augment_seed": training.seed if changes else None,
@@ -136,12 +159,16 @@ class Boundary:
             "pixel_code": _pixel_code(),
             "versions": {module.__name__: module.__version__ for module in (np, PIL, torch, transformers)},
         }
+        if self.trunk is not None:
+            contents |= {"trunk": self.trunk.describe(), "onnxruntime": onnxruntime.__version__}
+        return contents
 
     @torch.no_grad()
-    def _row(self, model: nn.Module) -> tuple[int, ...]:
+    def _row(self, classifier: Classifier) -> tuple[int, ...]:
         """Shape of one image's activations, asked of the trunk itself."""
-        black = torch.zeros(1, 3, *self._size)
-        return tuple(model(black, stop=self.start).shape[1:])
+        run = self._run_by(classifier)
+        assert run is not None  # a cache was asked for, and something is frozen
+        return tuple(run(torch.zeros(1, 3, *self._size)).shape[1:])
 
 
 def _pixel_code() -> str:

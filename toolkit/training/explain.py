@@ -28,6 +28,7 @@ from toolkit.models.processing import preprocess_from
 from toolkit.runtime.machine import usable_cores
 from toolkit.training.optimizer import build_optimizer
 from toolkit.training.plan import Plan
+from toolkit.training.trunk import check_trunk_precision
 
 PROBES = 3
 """Times that each part of a step is measured, after one that isn't; the median counts."""
@@ -60,16 +61,18 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
 
     Returns:
         ``data`` (``images`` a split and ``classes``, or ``problem``), ``groups``, ``parameters``,
-        ``trainable_parameters``, ``effective_batch``, ``steps_per_epoch`` and ``steps`` (None
-        without data), ``memory_bytes`` by part, and ``seconds`` by part (None without a probe or
-        without data).
+        ``trainable_parameters``, ``trunk_precision``, ``effective_batch``, ``steps_per_epoch`` and
+        ``steps`` (None without data), ``memory_bytes`` by part, and ``seconds`` by part (None
+        without a probe or without data). Memory and time are those of a trunk in fp32.
 
     Raises:
-        ToolkitError: an encoder or groups that don't exist, or data that is there but damaged.
+        ToolkitError: an encoder or groups that don't exist, a precision of a trunk that there is not, or data
+            that is there but damaged.
     """
     config = recipe.training
     listing, problem = _listing(recipe.data)
     classifier, processor = build_classifier(recipe.model, listing.classes if listing else PLACEHOLDERS, config.seed)
+    check_trunk_precision(config.trunk_precision, classifier)
     rates = {group["name"]: group["lr"] for group in build_optimizer(classifier.groups, config).param_groups}
     images = _images(listing, recipe.data) if listing else None
     plan = Plan(images["train"] if images else 1, config.batch_size, config.gradient_accumulation * processes)
@@ -90,6 +93,7 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
         ],
         "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
         "trainable_parameters": sum(p.numel() for p in classifier.parameters() if p.requires_grad),
+        "trunk_precision": config.trunk_precision,
         "processes": processes,
         "effective_batch": plan.effective_batch,
         "steps_per_epoch": plan.steps_per_epoch if images else None,

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toolkit.data.dataset import Key, Loader
 from toolkit.training.boundary_cache import CachedSplit
@@ -27,13 +27,16 @@ class Feed(Protocol):
 
 
 class PixelFeed:
-    """Reads, preprocesses, mixes and runs the frozen groups up to ``boundary``."""
+    """Reads, preprocesses and mixes images, and runs them through ``trunk`` if there is one."""
 
     def __init__(
-        self, loader: Loader, model: nn.Module, boundary: int, device: torch.device, mixing: Mixing | None = None
+        self,
+        loader: Loader,
+        trunk: Callable[[Tensor], Tensor] | None,
+        device: torch.device,
+        mixing: Mixing | None = None,
     ) -> None:
-        self.loader, self.model, self.boundary, self.device = loader, model, boundary, device
-        self.mixing = mixing
+        self.loader, self.trunk, self.device, self.mixing = loader, trunk, device, mixing
 
     def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
         """Feed micro-batches from their files."""
@@ -63,9 +66,9 @@ class PixelFeed:
             mix = self.mixing(micro_batch) if self.mixing else None
             if mix is not None:
                 hidden = mix(hidden)
-            if self.boundary:
+            if self.trunk is not None:
                 with torch.no_grad(), watch.on_device("trunk"):
-                    hidden = self.model(hidden, stop=self.boundary)
+                    hidden = self.trunk(hidden)
             yield hidden, labels
 
 

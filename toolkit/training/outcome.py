@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import resource
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +17,7 @@ from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.models.classifier import Classifier
 from toolkit.training.bootstrap import intervals
+from toolkit.training.boundary import Boundary
 from toolkit.training.evaluation import predict_split
 from toolkit.training.feed import PixelFeed
 from toolkit.training.metrics import BINS, class_metrics, split_metrics
@@ -26,14 +29,22 @@ CALIBRATED = ("loss", "nll", "expected_calibration_error")
 
 
 def predict_splits(
-    classifier: Classifier, loaders: Mapping[str, Loader], plan: Callable[[str], Plan], accelerator: Accelerator
+    classifier: Classifier,
+    boundary: Boundary,
+    loaders: Mapping[str, Loader],
+    plan: Callable[[str], Plan],
+    accelerator: Accelerator,
 ) -> dict[str, Tensor]:
-    """Logits [images, classes] of every split, from the image files through the whole classifier."""
+    """Logits [images, classes] of every split, from the image files through all that production will run.
+
+    That is the whole classifier, or the run's own trunk and the classifier's groups behind it.
+    """
     watch = Stopwatch(accelerator.device)
+    start = 0 if boundary.trunk is None else boundary.start
     logits = {}
     for split, loader in loaders.items():
-        feed = PixelFeed(loader, classifier, 0, accelerator.device)
-        logits[split] = predict_split(classifier, 0, feed, plan(split), len(classifier.labels), accelerator, watch)
+        feed = PixelFeed(loader, boundary.trunk, accelerator.device)
+        logits[split] = predict_split(classifier, start, feed, plan(split), len(classifier.labels), accelerator, watch)
         loader.close()
     return logits
 
@@ -75,6 +86,12 @@ def predictions_csv(data: DataSource, logits: Tensor) -> bytes:
         path = example.path.relative_to(data.root) if example.path.is_relative_to(data.root) else example.path
         table.writerow([path, data.classes[example.label], data.classes[int(row.argmax())], *row.tolist()])
     return text.getvalue().encode()
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:

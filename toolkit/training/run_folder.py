@@ -39,6 +39,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._metrics = path / "metrics.jsonl"
         self._fine_tuned = path / "fine_tuned.safetensors"
+        self._trunk = path / "trunk.json"
 
     def refuse_if_taken(self, *, replace: bool) -> None:
         """Raise if something else than a run is here, or a run that is not to be replaced or resumed.
@@ -53,8 +54,14 @@ class RunFolder:
         """Keep other runs out of the folder until this one ends, however it ends."""
         return locked(self.path, what="another run is writing here")
 
-    def prepare(self, recipe: Recipe, processes: int, *, resume: bool) -> None:
+    def prepare(self, recipe: Recipe, processes: int, *, resume: bool, trunk: dict[str, Any] | None = None) -> None:
         """Empty the folder unless a run goes on in it, and write the resolved recipe and the environment.
+
+        Args:
+            recipe: the resolved recipe.
+            processes: how many share the run.
+            resume: whether a run that is here goes on.
+            trunk: what a trunk of the run's own says of itself, for :meth:`trunk`; a run that goes on keeps its.
 
         Raises:
             ToolkitError: a run is to be resumed that another recipe wrote, or nothing can be written here.
@@ -73,6 +80,8 @@ class RunFolder:
             write_bytes(self.path / "recipe.yaml", recipe.as_yaml().encode())
             settings = {"processes": processes, "torch_threads": torch.get_num_threads(), "launch": launch_id()}
             write_json(self.path / "environment.json", environment() | settings)
+            if trunk is not None and not self._trunk.exists():
+                write_json(self._trunk, trunk)
             self._metrics.touch()
 
     def was_prepared_by_this_launch(self) -> bool:
@@ -102,6 +111,23 @@ class RunFolder:
         """Drop all but the first ``lines`` lines; a resumed run writes the rest again."""
         kept = self._metrics.read_bytes().splitlines(keepends=True)[:lines]
         write_bytes(self._metrics, b"".join(kept))
+
+    def trunk(self) -> dict[str, Any] | None:
+        """What the run's own trunk says of itself; None where none was prepared.
+
+        Raises:
+            ToolkitError: the file is damaged.
+        """
+        try:
+            content = json.loads(self._trunk.read_text())
+            if not isinstance(content, dict):
+                raise ValueError("it is no JSON object")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            fix = "start the run anew, without --resume"
+            raise ToolkitError(f"damaged description of the trunk: {error}", where=self._trunk, fix=fix) from error
+        return content
 
     def fine_tuned(self) -> dict[str, Tensor] | None:
         """The encoder's weights before they were mixed with the original ones; None where nothing was mixed yet.

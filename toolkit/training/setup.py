@@ -106,7 +106,10 @@ def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: P
         else ""
     )
     plural = "es" if processes > 1 else ""
-    console.print(f"{processes} process{plural} on {accelerator.device.type}{threads}, precision {_precision(recipe)}")
+    trunk = f", frozen trunk in {config.trunk_precision} (ONNX Runtime)" if config.trunk_precision != "fp32" else ""
+    console.print(
+        f"{processes} process{plural} on {accelerator.device.type}{threads}, precision {_precision(recipe)}{trunk}"
+    )
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     console.print(f"{len(data.classes)} classes; images: {counts}")
     arithmetic = f"{config.batch_size} a process x {processes} x {config.gradient_accumulation} accumulated"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -30,6 +32,7 @@ from toolkit.training.processes import on_main_process
 from toolkit.training.progress import console
 from toolkit.training.run_folder import RunFolder
 from toolkit.training.stability import unstable
+from toolkit.training.trunk import Trunk
 
 
 @dataclass
@@ -102,9 +105,10 @@ class Keeper:
         optimizer: Any,
         accelerator: Accelerator,
         average: RunningAverage | None,
+        trunk: Trunk | None = None,
     ) -> None:
         self.run, self.recipe, self.data, self.average = run, recipe, data, average
-        self.optimizer, self.accelerator = optimizer, accelerator
+        self.optimizer, self.accelerator, self.trunk = optimizer, accelerator, trunk
         self.model = accelerator.unwrap_model(model)
 
     def save(self, standing: Standing, record: EpochRecord) -> None:
@@ -142,7 +146,7 @@ class Keeper:
         """Put the newest checkpoint back; where the run stands, or None without one.
 
         Raises:
-            ToolkitError: damaged, or of another recipe or data set.
+            ToolkitError: damaged, or of another recipe, data set or trunk.
         """
         names = on_main_process(self.accelerator, lambda: [p.name for p in checkpoints_in(self.run.checkpoints)])
         if not names:
@@ -153,7 +157,7 @@ class Keeper:
         path = self.run.checkpoints / names[-1]
         tensors, state = read_checkpoint(path)
         ours = self._belongs_to()
-        other = [what for what, theirs in state["belongs_to"].items() if theirs != ours[what]]
+        other = [what for what, theirs in state["belongs_to"].items() if theirs != ours.get(what)]
         if not self.recipe.equals(state["recipe"]):
             other.insert(0, "recipe")
         if other:
@@ -173,10 +177,10 @@ class Keeper:
         return Standing(**state["standing"])
 
     def _belongs_to(self) -> dict[str, str]:
-        return {
-            "data set": self.data.fingerprint,
-            "order of the images": self.data.order("train"),
-        }
+        parts = {"data set": self.data.fingerprint, "order of the images": self.data.order("train")}
+        if self.trunk is not None:
+            parts["trunk"] = hashlib.sha256(json.dumps(self.trunk.describe(), sort_keys=True).encode()).hexdigest()
+        return parts
 
     def _arithmetic(self) -> dict[str, Any]:
         """What changes a sum's last bits: the same steps, but not to the bit, if one of these differs."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
@@ -37,7 +35,7 @@ from toolkit.training.loss import Loss, class_weights
 from toolkit.training.metrics import score_by, split_metrics
 from toolkit.training.mixing import Mixing
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
-from toolkit.training.outcome import figures_of, predict_splits, predictions_csv
+from toolkit.training.outcome import figures_of, peak_memory, predict_splits, predictions_csv
 from toolkit.training.plan import MicroBatch, Plan, seed_of
 from toolkit.training.processes import Agreement
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
@@ -45,10 +43,14 @@ from toolkit.training.run_folder import RunFolder
 from toolkit.training.stability import MAX_SKIPPED, FiniteWatch, unstable
 from toolkit.training.standing import EpochRecord, Keeper, Standing
 from toolkit.training.stopwatch import Stopwatch, advice
+from toolkit.training.trunk import Trunk
 
 
 class Trainer:
-    """Fine-tune a classifier on a data set and leave a run folder."""
+    """Fine-tune a classifier on a data set and leave a run folder.
+
+    A ``trunk`` runs in place of the classifier's frozen groups, in the steps as in all figures.
+    """
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class Trainer:
         recipe: Recipe,
         run: RunFolder,
         accelerator: Accelerator,
+        trunk: Trunk | None = None,
     ) -> None:
         self.classifier, self.processor, self.data = classifier, processor, data
         self.recipe, self.run, self.accelerator = recipe, run, accelerator
@@ -89,7 +92,7 @@ class Trainer:
                 "the head alone learns, and it has no original weights", where="training.wise_ft", fix=fix
             )
         self.parameter_counts = parameter_counts(classifier)
-        self.boundary = Boundary(classifier, preprocess, data, recipe, accelerator, self.agreement)
+        self.boundary = Boundary(classifier, preprocess, data, recipe, accelerator, self.agreement, trunk)
         classifier.encoder.recompute_layers = config.gradient_checkpointing
         optimizer = build_optimizer(classifier.groups, config)
         self.rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
@@ -99,7 +102,7 @@ class Trainer:
             classifier.compile()  # in place, so that no name gets a prefix
         self.model, self.optimizer = accelerator.prepare(classifier, optimizer)
         self.average = RunningAverage(classifier, config.ema_decay) if config.ema_decay else None
-        self.keeper = Keeper(run, recipe, data, self.model, self.optimizer, accelerator, self.average)
+        self.keeper = Keeper(run, recipe, data, self.model, self.optimizer, accelerator, self.average, trunk)
 
     @property
     def is_main(self) -> bool:
@@ -167,7 +170,7 @@ class Trainer:
         best, _ = load_classifier(self.run.best)
         best.to(self.accelerator.device)
         wise_ft = self._interpolate(best) if self.original else None
-        logits = predict_splits(best, self.plain_loaders, self._evaluation_plan, self.accelerator)
+        logits = self._predict(best, *self.plain_loaders)
         temperature = fit_temperature(logits["validation"], self.data.labels("validation"))
         best.temperature.fill_(temperature)
         trainable, learns = trainable_groups(self.classifier), self.parameter_counts[1]
@@ -186,6 +189,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "effective_batch": self.train_plan.effective_batch,
             "boundary_cache": self.recipe.training.boundary_cache.enabled,
+            "trunk_precision": self.recipe.training.trunk_precision,
             "wise_ft": wise_ft,
             "time_shares": self.standing.time_shares,
             "advice": self._advice(),
@@ -204,13 +208,14 @@ class Trainer:
             self.run.keep_fine_tuned(tuned)
 
         def figures() -> dict[str, float]:
-            logits = predict_splits(
-                best, {"validation": self.plain_loaders["validation"]}, self._evaluation_plan, self.accelerator
-            )
-            return self._validation_figures(logits["validation"])
+            return self._validation_figures(self._predict(best, "validation")["validation"])
 
         chosen = self.recipe.training.select_by
         return choose_alpha(best, self.original, tuned, figures, lambda each: score_by(chosen, each))
+
+    def _predict(self, best: Classifier, *splits: str) -> dict[str, Tensor]:
+        loaders = {split: self.plain_loaders[split] for split in splits}
+        return predict_splits(best, self.boundary, loaders, self._evaluation_plan, self.accelerator)
 
     def _validation_figures(self, logits: Tensor) -> dict[str, float]:
         figures = split_metrics(logits, self.data.labels("validation"))
@@ -420,9 +425,3 @@ class Trainer:
         names = {"loss", "accuracy", "learning_rate", "images_per_second", "data_wait_share"}
         values = {f"{entry['split']}/{name}": entry[name] for name in names & set(entry)}
         self.accelerator.log(values, step=self.standing.step)
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
