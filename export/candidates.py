@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,8 @@ VALIDATION_IMAGES = 256
 GOOD_AGREEMENT = 0.995
 """Top-1 agreement with fp32 that needs no further search."""
 BATCH_SIZE = 32
+RANKING_IMAGES = 64
+"""Validation images on which layers are ranked by what their rounding costs."""
 RESAMPLES = 2000
 WORTHWHILE = 1e-4
 """Negative log-likelihood that another temperature has to save."""
@@ -66,7 +68,6 @@ class Candidates:
         self.calibration = calibration_examples(run.data, calibration_images)
         self.tried: list[dict[str, Any]] = []
         self._standard = provider == "tensorrt"
-        self._joined = provider == "cuda"
         self._known: dict[str, tuple[dict[str, Any], Float32]] = {}
 
     def form(self, precision: Precision) -> Form:
@@ -78,6 +79,8 @@ class Candidates:
         self._require_trunk(precision)
         if precision == "int8":
             return self._int8()
+        if self.run.trunk is not None:
+            return Form.model_validate(self.run.trunk["form"])
         if precision == "fp16":
             return self._plain("fp16", islands=self.islands)
         return self._plain(precision)
@@ -93,7 +96,10 @@ class Candidates:
         forms = [self._plain(each, islands=self.islands if each == "fp16" else {}) for each in floating[self.provider]]
         if trunk is not None:
             forms = [form for form in forms if form.precision == trunk["precision"]]
-        return forms + (self._int8_forms() if self.provider != "cuda" else [])
+        if self.provider == "cuda":
+            return forms
+        rounded = self._int8_forms()
+        return forms + rounded + ([] if trunk is not None else list(self._less_rounded(rounded[0])))
 
     def figures(self, form: Form) -> dict[str, Any]:
         """What a form gives on the validation images; noted among those that were tried."""
@@ -169,7 +175,12 @@ class Candidates:
             )
 
     def _plain(self, precision: Precision, islands: dict[str, float] | None = None) -> Form:
-        return Form(precision=precision, islands=islands or {}, joined_norms=self._joined, standard=self._standard)
+        return Form(
+            precision=precision,
+            islands=islands or {},
+            joined_norms=precision != "int8" and not self._standard,
+            standard=self._standard,
+        )
 
     def _rounded(self, quantization: Quantization) -> Form:
         return self._plain("int8").model_copy(update={"quantization": quantization})
@@ -192,23 +203,32 @@ class Candidates:
         return (ours[key[0]], -ours[key[1]]) > (theirs[key[0]], -theirs[key[1]])
 
     def _with_float_layers(self, form: Form) -> Form:
-        """Leave the layers float whose rounding costs most, up to half of them, as long as agreement grows."""
-        by_layer: dict[str, set[str]] = {}
-        for product in form.quantization.products:
-            by_layer.setdefault(_layer_of(product), set()).add(product)
-        if len(by_layer) < 2:
-            return form
-        single = {layer: self._rounded(form.quantization.without(products)) for layer, products in by_layer.items()}
-        ranked = sorted(by_layer, key=lambda layer: self.figures(single[layer])["mean_abs_logit"])
-        best, left = form, set[str]()
-        for layer in ranked[: len(ranked) // 2]:
-            left |= by_layer[layer]
-            candidate = self._rounded(form.quantization.without(left))
+        """Leave the layers float whose rounding costs most, up to half of them, until agreement is good."""
+        best = form
+        for candidate in self._less_rounded(form):
             if self._better(candidate, best):
                 best = candidate
             if self.figures(best)["top1_agreement"] >= GOOD_AGREEMENT:
                 break
         return best
+
+    def _less_rounded(self, form: Form) -> Iterator[Form]:
+        """The form with ever more layers left float, those first whose rounding costs most."""
+        by_layer: dict[str, set[str]] = {}
+        for product in form.quantization.products:
+            by_layer.setdefault(_layer_of(product), set()).add(product)
+        some = spread(len(self.labels), RANKING_IMAGES)
+        pixel_values, expected = self._pixel_values[some], self.expected[some]
+        errors = {}
+        for layer, products in by_layer.items():
+            self.advance(f"leaving {layer.rpartition('model.')[2]} float")
+            session = self.session(self._rounded(form.quantization.without(products)))
+            logits, _ = session.run_batches(pixel_values, BATCH_SIZE)
+            errors[layer] = float(np.abs(logits - expected).mean())
+        left: set[str] = set()
+        for layer in sorted(errors, key=lambda name: errors[name])[: len(errors) // 2]:
+            left |= by_layer[layer]
+            yield self._rounded(form.quantization.without(left))
 
     def _int8_forms(self) -> list[Form]:
         """Static and dynamic, a scale a channel or a matrix, patches rounded or not."""
@@ -303,7 +323,7 @@ def describe(form: Form) -> str:
         return f"{form.precision}, {len(form.islands)} tensors in fp32" if form.islands else form.precision
     scales = "channel" if form.quantization.per_channel else "matrix"
     products = len(form.quantization.products)
-    return f"int8, {form.quantization.activations}, a scale a {scales}, {products} products in integers"
+    return f"int8 {form.quantization.activations} per {scales}, {products} products"
 
 
 def _layer_of(product: str) -> str:

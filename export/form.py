@@ -26,7 +26,8 @@ class Form(BaseModel):
     temperature: float | None = None
     """Of the probabilities, where it was fitted again for this form; the classifier's otherwise."""
     joined_norms: bool = True
-    """Residual sum and norm by one operator, which GPUs run faster than the two, and CPUs slower."""
+    """Residual sum, bias of the product before it, and norm by one operator; integer products add their bias
+    themselves, and then a sum and a norm apart are faster on CPUs."""
     standard: bool = False
     """Standard operators alone, for compilers that know no others, such as TensorRT."""
 

@@ -78,9 +78,11 @@ def build_graph(
         "provenance": json.dumps(provenance, ensure_ascii=False, sort_keys=True),
     }
     helper.set_model_props(model, metadata)
-    if form.precision == "fp16" or form.precision == "bf16":
-        return to_half(model, form.precision, form.islands)
-    return model
+    match form.precision:
+        case "fp16" | "bf16":
+            return to_half(model, form.precision, form.islands)
+        case _:
+            return model
 
 
 def needed(builder: GraphBuilder) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

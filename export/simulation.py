@@ -83,7 +83,7 @@ def _dequantised(matrix: Tensor, quantization: Quantization) -> Tensor:
 def largest_step(rounded: Classifier) -> float:
     """What one activation that is rounded to the neighbouring step changes at most in a product, in the newest pass."""
     linear = [module for module in rounded.modules() if isinstance(module, RoundedLinear)]
-    return max((module.step * float(module.weight.abs().max()) for module in linear), default=0.0)
+    return max((module.step * float(module.weight.detach().abs().max()) for module in linear), default=0.0)
 
 
 def _rounded(x: Tensor, quantization: Quantization, product: str) -> tuple[Tensor, float]:

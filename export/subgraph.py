@@ -15,6 +15,7 @@ from export.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
+HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 LARGEST_IN_MEMORY = MAX_PROTOBUF_BYTES // 2
 """Bytes of weights that a part may have to be handed over in memory."""
 
@@ -47,9 +48,27 @@ def subgraph(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], outp
             open_ends += read_by(by_tensor[tensor])
     nodes = [node for node in model.graph.node if needed & set(node.output) and not given & set(node.output)]
     constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    if any(tensor.data_type in HALF for tensor in model.graph.initializer):
+        nodes = _with_single_outputs(nodes, names)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
     graph = helper.make_graph(nodes, "part", [value for value in inputs if value.name in needed], values, constants)
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _with_single_outputs(nodes: Sequence[onnx.NodeProto], names: Sequence[str]) -> list[onnx.NodeProto]:
+    """Copies of nodes, and casts behind them that give ``names`` in float32, whatever type they had."""
+    inner = {name: f"{name}/inner" for name in names}
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for tensors in (copy.input, copy.output):
+            for place, name in enumerate(tensors):
+                tensors[place] = inner.get(name, name)
+        copies.append(copy)
+    for name, old in inner.items():
+        copies.append(helper.make_node("Cast", [old], [name], to=TensorProto.FLOAT, name=f"{name}/output"))
+    return copies
 
 
 def preprocessing_part(model: onnx.ModelProto, outputs: Sequence[str] = (PIXEL_VALUES,)) -> onnx.ModelProto:

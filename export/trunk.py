@@ -89,7 +89,7 @@ def measure_trunk(
         form = Form(precision="int8", quantization=rounding, joined_norms=False)
     else:
         islands = overflowing(classifier, batches)
-        form = Form(precision="fp16", islands=islands, joined_norms=False)
+        form = Form(precision="fp16", islands=islands)
     content: dict[str, Any] = {
         "precision": precision,
         "boundary": classifier.groups[classifier.boundary].name,

@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from export.bundle import prove_again
 from export.decisions import agreement, changes
+from export.form import FUSED
 from export.gate import check_nodes
 from export.parity import BATCH_SIZES, _batches
 from export.reference import Reference, noise_floor, one_thread, spread
@@ -112,7 +113,7 @@ def executed(bundle: Path) -> list[ExecutedNode]:
 
 def test_the_gate_counts_what_runs(finished_run: Path, pixel_bundle: Path) -> None:
     classifier = Run(finished_run).classifier
-    counts = check_nodes(executed(pixel_bundle), classifier, "cpu")
+    counts = check_nodes(executed(pixel_bundle), classifier, "cpu", FUSED)
     assert counts["layer norm with residual"] == 6
     assert min(counts.values()) >= 3
 
@@ -120,8 +121,8 @@ def test_the_gate_counts_what_runs(finished_run: Path, pixel_bundle: Path) -> No
 def test_the_gate_names_what_is_not_fused_or_runs_elsewhere(finished_run: Path, pixel_bundle: Path) -> None:
     classifier, nodes = Run(finished_run).classifier, executed(pixel_bundle)
     with pytest.raises(CheckFailed, match=r"not run fused.*3 of attention, but 0 ran"):
-        check_nodes([node for node in nodes if "Attention" not in node.operator], classifier, "cpu")
+        check_nodes([node for node in nodes if "Attention" not in node.operator], classifier, "cpu", FUSED)
     product = next(node for node in nodes if node.operator == "MatMul")
     with pytest.raises(CheckFailed, match=r"elsewhere than on cuda") as caught:
-        check_nodes(nodes, classifier, "cuda")
+        check_nodes(nodes, classifier, "cuda", FUSED)
     assert product.name in str(caught.value)
