@@ -50,8 +50,10 @@ def captured(classifier: Classifier, pixel_values: Tensor, *, own: bool = False)
 def aligned(reference: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """A captured tensor in the shape that the graph has it in, None if it is another.
 
-    The graph leaves tokens out that nothing reads, and drops axes of length one.
+    The graph leaves tokens out that nothing reads, drops axes of length one, and may have patches as rows.
     """
+    if reference.dim() == 4 and len(shape) == 3:
+        reference = reference.flatten(2).transpose(1, 2)
     if tuple(reference.shape) == shape:
         return reference
     if reference.dim() == len(shape) == 3 and reference.shape[::2] == (shape[0], shape[2]):

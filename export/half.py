@@ -177,7 +177,7 @@ def _up_to_products(
         tensor = open_ends.pop()
         if tensor in floating and tensor in by_tensor:
             yield tensor
-            if True:
+            if by_tensor[tensor].op_type != "MatMul":
                 open_ends += by_tensor[tensor].input
 
 

@@ -136,7 +136,7 @@ class NetworkBuilder:
         shift = torch.cat([part.bias for part in parts])
         if self.form.standard or self.form.quantization.rounds(name):
             add = self.scope(module)
-            three = self.product(x, name, matrix, shift, to=name)
+            three = self.product(x, name, matrix, shift, to=f"{name}/Add")
             query, key, value = add("Split", three, outputs=3, axis=2, num_outputs=3)
             return self.attention(query, key, value, module, to=to, scale=scale)
         weight, bias = self.weight(f"{name}.weight^T", matrix), self.weight(f"{name}.bias", shift)
@@ -156,7 +156,7 @@ class NetworkBuilder:
         self, query: str, x: str, name: str, matrix: Tensor, bias: Tensor, module: Any, *, to: str, scale: float
     ) -> str:
         """Attention of ready queries [B, Q, D] to keys and values that the product ``name`` makes of [B, T, D]."""
-        both = self.product(x, name, matrix, bias, to=name)
+        both = self.product(x, name, matrix, bias, to=f"{name}/Add")
         key, value = self.scope(module)("Split", both, outputs=2, axis=2, num_outputs=2)
         return self.attention(query, key, value, module, to=to, scale=scale)
 

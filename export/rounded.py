@@ -51,7 +51,7 @@ def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collectio
             module.register_forward_hook(round_output)
         if f"{name}/input" in half:
             module.register_forward_pre_hook(round_input)
-        reading = [tensor for tensor in (product, name, f"{name}.out_proj/input", fused, parent) if tensor in known]
+        reading = [tensor for tensor in (product, f"{name}.kv/MatMul", name, fused, parent) if tensor in known]
         if reading and reading[0] in half:
             for parameter in module.parameters(recurse=False):
                 parameter.data = _round(parameter.data, dtype)

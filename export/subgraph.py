@@ -48,7 +48,7 @@ def subgraph(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], outp
             open_ends += read_by(by_tensor[tensor])
     nodes = [node for node in model.graph.node if needed & set(node.output) and not given & set(node.output)]
     constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    if any(tensor.data_type in HALF for tensor in model.graph.initializer):
+    if any(tensor.data_type in HALF for tensor in constants):
         nodes = _with_single_outputs(nodes, names)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
     graph = helper.make_graph(nodes, "part", [value for value in inputs if value.name in needed], values, constants)
