@@ -87,19 +87,22 @@ class Candidates:
 
     def all_forms(self) -> list[Form]:
         """Everything that the provider might run well, the safest first."""
-        trunk = self.run.trunk
+        forms = self.base_forms()
+        rounded = [form for form in forms if form.precision == "int8"]
+        return forms + (list(self._less_rounded(rounded[0])) if rounded and self.run.trunk is None else [])
+
+    def base_forms(self) -> list[Form]:
+        """Those that don't leave layers float."""
         floating: dict[str, tuple[Precision, ...]] = {
             "cpu": ("fp32",),
             "cuda": ("fp32", "fp16", "bf16"),
             "tensorrt": ("fp32", "fp16"),
         }
+        rounded = self._int8_forms() if self.provider != "cuda" else []
+        if self.run.trunk is not None:
+            return rounded or [Form.model_validate(self.run.trunk["form"])]
         forms = [self._plain(each, islands=self.islands if each == "fp16" else {}) for each in floating[self.provider]]
-        if trunk is not None:
-            forms = [form for form in forms if form.precision == trunk["precision"]]
-        if self.provider == "cuda":
-            return forms
-        rounded = self._int8_forms()
-        return forms + rounded + ([] if trunk is not None else list(self._less_rounded(rounded[0])))
+        return forms + rounded
 
     def figures(self, form: Form) -> dict[str, Any]:
         """What a form gives on the validation images; noted among those that were tried."""
