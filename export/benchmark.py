@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import describe_machine
 from toolkit.runtime.predict import graph_input, places_by_shape, stacked
 from toolkit.runtime.preprocess import Float32, UInt8
+from toolkit.runtime.session import PRECISIONS, require_precision
 
 MEASURED = {
     "pixel_values": "the network alone: pixel_values in host memory to probabilities in host memory",
@@ -26,38 +28,51 @@ MEASURED = {
 }
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Engines to measure beside ONNX Runtime."""
+
+    engines: Sequence[str] = ()
+    run: Path | None = None
+    """Run folder to take the classifier from, if it is no longer where the export found it."""
+
+
 def benchmark(
     bundle: Bundle,
     *,
     provider: str,
     batch_sizes: Sequence[int],
-    compare: Sequence[str],
+    compare: Compared,
     runs: int,
     seconds: float,
-    run_folder: Path | None = None,
+    precision: str | None = None,
     threads: int | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Measure ONNX Runtime, and torch beside it where asked; see :func:`export.latency.measure`.
 
+    Without ``precision``, every graph that the provider runs is measured, the bundle's default first.
+
     Returns:
         The content of ``latency.json``, which is written into the bundle with a plot.
     """
     bundle.check_files()
-    engine = onnxruntime_engine(bundle, provider=provider, threads=threads)
-    engines = [engine]
+    there = [require_precision(precision, provider)] if precision else bundle.precisions
+    measured = [each for each in there if each in PRECISIONS[provider]] or [require_precision(there[0], provider)]
+    engines = [onnxruntime_engine(bundle, provider=provider, threads=threads, precision=each) for each in measured]
+    engine = engines[0]
     versions: dict[str, str] = {"onnxruntime": ort.__version__}
     contents, source = _golden_files(bundle), "the bundle's golden images"
-    if compare:
+    if compare.engines:
         import torch
 
         from export.bundle import run_of
         from export.engines import torch_engine
 
-        reference = run_of(bundle, run_folder)
+        reference = run_of(bundle, compare.run)
         contents = [example.read() for example in reference.held_out(POOL)]
         source = "held-out images of the run's data set"
-        for name in compare:
+        for name in compare.engines:
             engines.append(torch_engine(name, reference, engine))
         versions["torch"] = torch.__version__
     pool = _pool(contents, engine.input, bundle)
@@ -71,7 +86,8 @@ def benchmark(
             "shapes": [list(group.shape[1:]) for group in pool],
             "what": MEASURED[engine.input],
         },
-        "graph_sha256": bundle.manifest.files[bundle.graph_name()].sha256,
+        "graph_sha256": bundle.manifest.files[bundle.graph_name(measured[0])].sha256,
+        "graphs": {each: bundle.manifest.files[bundle.graph_name(each)].sha256 for each in measured},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     _write(bundle, latency)

@@ -191,8 +191,11 @@ class Candidates:
     def _int8(self) -> Form:
         """The first form that agrees well enough, else the best one, its worst layers left float until it does."""
         best, *others = self._int8_forms()
-        if self.figures(best)["top1_agreement"] >= GOOD_AGREEMENT or self.run.trunk is not None:
+        if self.figures(best)["top1_agreement"] >= GOOD_AGREEMENT:
             return best
+        if self.run.trunk is not None:
+            (with_float_layers,) = others
+            return with_float_layers
         for form in others:
             if self._better(form, best):
                 best = form

@@ -56,7 +56,7 @@ class Engine:
             self.times.append(time.perf_counter() - started)
 
 
-def onnxruntime_engine(bundle: Bundle, *, provider: str, threads: int | None, precision: str = "fp32") -> Engine:
+def onnxruntime_engine(bundle: Bundle, *, provider: str, threads: int | None, precision: str) -> Engine:
     """The bundle's graph with production's session options, on the provider asked for or not at all."""
     session = bundle.session(provider=provider, threads=threads, precision=precision)
     return Engine("onnxruntime", precision, provider, session.threads, session.run, session.input)
@@ -100,11 +100,11 @@ def measure(
         for engine in engines:
             engine.times, engine.warmup_runs = [], 0
             engine.warm_up(batches, warmup_runs)
-        a_block = {engine.name: _runs_a_block(engine, batches, runs, seconds) for engine in engines}
+        a_block = {id(engine): _runs_a_block(engine, batches, runs, seconds) for engine in engines}
         for block in range(BLOCKS):
             for engine in engines if block % 2 == 0 else reversed(engines):
                 engine.warm_up(batches, REWARM_RUNS)
-                engine.measure(batches, a_block[engine.name])
+                engine.measure(batches, a_block[id(engine)])
                 advance()
         rows += [_row(engine, batch_size) for engine in engines]
     return rows

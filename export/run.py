@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from export.trunk import check_description
 from toolkit.config import Recipe, load_recipe
 from toolkit.data.source import DataSource, Example, open_data
 from toolkit.errors import ToolkitError
@@ -53,12 +54,7 @@ class Run:
         """The trunk in a reduced precision that the run's layers learned on; None if it was PyTorch's in fp32."""
         if self.recipe.training.trunk_precision == "fp32":
             return None
-        content = self._json("trunk.json")
-        missing = sorted({"precision", "boundary", "form", "graph_sha256"} - set(content))
-        if missing:
-            what = f"the trunk's description lacks {', '.join(missing)}"
-            raise ToolkitError(what, where=self.path / "trunk.json", fix="copy the run again, or train again")
-        return content
+        return check_description(self._json("trunk.json"), self.path / "trunk.json")
 
     @property
     def precision(self) -> str:

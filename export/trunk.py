@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from toolkit.runtime.session import Session
 
 CALIBRATION_IMAGES = 128
 BATCH_SIZE = 16
+KEYS = ("precision", "boundary", "form", "calibration_images", "graph_sha256")
+"""Of ``trunk.json``."""
 
 
 class OnnxTrunk:
@@ -112,6 +115,7 @@ def open_trunk(
     Raises:
         ToolkitError: the classifier's frozen weights make another trunk than the one that is described.
     """
+    check_description(content, "trunk.json")
     graph = trunk_graph(classifier, preprocess, content)
     if _sha256(graph) != content["graph_sha256"]:
         raise ToolkitError(
@@ -134,6 +138,24 @@ def trunk_graph(classifier: Classifier, preprocess: Preprocess, content: dict[st
     names = {module: name for name, module in classifier.named_modules()}
     whole = build_graph(classifier, preprocess, {}, "pixel_values", form)
     return network_part(whole, [names[group.modules[-1]]])
+
+
+def check_description(content: dict[str, Any], where: Path | str) -> dict[str, Any]:
+    """The content of ``trunk.json``, if it is whole.
+
+    Raises:
+        ToolkitError: it is damaged.
+    """
+    try:
+        missing = [key for key in KEYS if key not in content]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} missing")
+        Form.model_validate(content["form"])
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        fix = "copy the run again, or train again"
+        raise ToolkitError(f"the trunk's description is damaged: {reason}", where=where, fix=fix) from error
+    return content
 
 
 def boundary_of(classifier: Classifier, content: dict[str, Any]) -> int:

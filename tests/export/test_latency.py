@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.benchmark import benchmark
+from export.benchmark import Compared, benchmark
 from export.latency import BLOCKS, Engine, measure
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -34,7 +34,9 @@ def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
 
 def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) -> None:
     opened = Bundle(bundle)
-    latency = benchmark(opened, provider="cpu", batch_sizes=[1, 3], compare=["torch-eager"], runs=5, seconds=0)
+    latency = benchmark(
+        opened, provider="cpu", batch_sizes=[1, 3], compare=Compared(["torch-eager"]), runs=5, seconds=0
+    )
     assert json.loads((bundle / "latency.json").read_text()) == latency
     assert [(row["engine"], row["batch_size"]) for row in latency["rows"]] == [
         ("onnxruntime", 1),
@@ -54,7 +56,9 @@ def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) ->
 
 
 def test_without_comparison_the_golden_images_are_enough(bundle: Path, tmp_path: Path) -> None:
-    latency = benchmark(Bundle(bundle), provider="cpu", batch_sizes=[16], compare=[], runs=1, seconds=0, threads=1)
+    latency = benchmark(
+        Bundle(bundle), provider="cpu", batch_sizes=[16], compare=Compared(), runs=1, seconds=0, threads=1
+    )
     assert [row["engine"] for row in latency["rows"]] == ["onnxruntime"]
     assert latency["inputs"] == latency["inputs"] | {"images": 8, "from": "the bundle's golden images"}
 
@@ -89,5 +93,5 @@ def test_nothing_to_measure_is_refused(options: dict[str, object], message: str)
 
 def test_an_unknown_engine_is_refused(bundle: Path) -> None:
     with pytest.raises(ToolkitError, match="tensorflow"):
-        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=["tensorflow"], runs=1, seconds=0)
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(["tensorflow"]), runs=1, seconds=0)
     assert not (bundle / "latency.json").exists()

@@ -27,6 +27,9 @@ from toolkit.errors import ToolkitError
 
 def bench_latency(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of the graph to measure.", show_default="each that the provider runs")
+    ] = None,
     provider: ProviderOption = "cpu",
     batch_sizes: Annotated[str, typer.Option(help="Images a run, comma-separated.")] = "1,8,32",
     compare: Annotated[
@@ -49,7 +52,7 @@ def bench_latency(
 
     Example: toolkit bench-latency bundles/digits --batch-sizes 1,8,32 --compare torch-eager
     """
-    from export.benchmark import benchmark
+    from export.benchmark import Compared, benchmark
     from toolkit.runtime.bundle import Bundle
 
     names, sizes = _compared(compare), _numbers(batch_sizes)
@@ -58,12 +61,12 @@ def bench_latency(
     with counting("measuring") as progress:
         latency = benchmark(
             opened,
+            precision=precision,
             provider=provider,
             batch_sizes=sizes,
-            compare=names,
+            compare=Compared(names, run),
             runs=runs,
             seconds=seconds,
-            run_folder=run,
             threads=threads,
             advance=advance_of(progress),
         )
