@@ -15,7 +15,7 @@ from export.decisions import agreement, changes
 from export.form import Form, form_of
 from export.network import LOGITS
 from export.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, noise_floor, spread
-from export.rounding import LEAST_AGREEMENT, MULTIPLE, InPyTorch
+from export.rounding import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, InPyTorch
 from export.stages import STAGE_IMAGES, largest_difference, stages
 from export.subgraph import network_input, network_part, open_part
 from toolkit.runtime.predict import graph_input, places_by_shape, stacked
@@ -230,9 +230,9 @@ def reduced(
         bounds["same_rounding"] = {
             "max_abs_logit": difference,
             "noise_floor": floor,
-            "tolerance": MULTIPLE * floor,
+            "tolerance": STEPS_MULTIPLE * floor,
             "images": len(pixel_values),
-            "passed": difference <= MULTIPLE * floor,
+            "passed": difference <= STEPS_MULTIPLE * floor,
         }
     return bounds
 

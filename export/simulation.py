@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,10 +28,12 @@ class RoundedLinear(nn.Linear):
         self.quantization, self.product = quantization, product
         self.step = 0.0
         """Of the newest input's rounding."""
+        self.dither = 0.0
+        """Largest share of a step that is added at random before rounding, to see what values at its border do."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        rounded, self.step = _rounded(input, self.quantization, self.product)
+        rounded, self.step = _rounded(input, self.quantization, self.product, self.dither)
         return nn.functional.linear(rounded, self.weight, self.bias)
 
 
@@ -86,7 +90,20 @@ def largest_step(rounded: Classifier) -> float:
     return max((module.step * float(module.weight.detach().abs().max()) for module in linear), default=0.0)
 
 
-def _rounded(x: Tensor, quantization: Quantization, product: str) -> tuple[Tensor, float]:
+@contextmanager
+def dithered(rounded: Classifier, share: float) -> Iterator[None]:
+    """While this is open, values near the border of two steps are rounded to either."""
+    linear = [module for module in rounded.modules() if isinstance(module, RoundedLinear)]
+    for module in linear:
+        module.dither = share
+    try:
+        yield
+    finally:
+        for module in linear:
+            module.dither = 0.0
+
+
+def _rounded(x: Tensor, quantization: Quantization, product: str, dither: float) -> tuple[Tensor, float]:
     """Activations in 256 steps, as floating-point numbers again, and the step."""
     if quantization.activations == "static":
         step, zero = quantization.activation(product)
@@ -96,4 +113,8 @@ def _rounded(x: Tensor, quantization: Quantization, product: str) -> tuple[Tenso
         scale = max(high - low, TINY) / 255
         offset = round(-low / scale)
     smallest, largest = (-128, 127) if quantization.symmetric else (0, 255)
-    return ((x / scale).round().add(offset).clamp(smallest, largest) - offset) * scale, scale
+    levels = x / scale
+    if dither:
+        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+        levels = levels + dither * (2 * noise - 1)
+    return (levels.round().add(offset).clamp(smallest, largest) - offset) * scale, scale

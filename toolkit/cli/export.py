@@ -90,7 +90,7 @@ def export(
         print_json({"bundle": str(out), "parity": parity})
         return
     if budget is not None:
-        print_tried(parity["tried"], budget)
+        print_tried(parity, budget)
     print_parity(parity)
     console().print(f"bundle: {out}\nnext: toolkit bench-latency {out}")
 
@@ -109,20 +109,9 @@ def _asked(precision: str | None, drop: float | None) -> tuple[list[str], float 
     return [], MAX_ACCURACY_DROP if drop is None else drop
 
 
-def print_tried(tried: list[dict[str, Any]], budget: float) -> None:
+def print_tried(parity: dict[str, Any], budget: float) -> None:
     """What ``--precision auto`` measured, a row a form."""
-    rows = [
-        [
-            each["form"],
-            f"{each['top1_agreement']:.2%}",
-            f"{each['accuracy']:.2%}",
-            f"{each['accuracy_drop']:+.2f} ({each['accuracy_drop_interval'][0]:+.2f} to "
-            f"{each['accuracy_drop_interval'][1]:+.2f})",
-            f"{each['p50_ms']:.2f}",
-            "shipped" if each["chosen"] else "" if each["within_budget"] else "over the budget",
-        ]
-        for each in tried
-    ]
-    columns = ["form", "agreement", "accuracy", "points lost (95 %)", "p50 ms", ""]
-    title = f"tried on {tried[0]['images']} validation images; budget {budget:g} percentage points"
-    print_table(title, columns, rows)
+    from toolkit.reporting.model_card import tried_cells, tried_columns
+
+    title = f"tried on {parity['tried'][0]['images']} validation images; budget {budget:g} percentage points"
+    print_table(title, tried_columns(parity), tried_cells(parity))

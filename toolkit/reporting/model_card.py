@@ -51,6 +51,11 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         "",
     ]
     lines += [f"- {line}" for line in parity_lines(parity)]
+    if parity.get("tried"):
+        columns = tried_columns(parity)
+        lines += ["", f"Tried on {parity['tried'][0]['images']} validation images:", ""]
+        lines += [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+        lines += [f"| {' | '.join(row)} |" for row in tried_cells(parity)]
     if latency:
         lines += ["", "## Latency", "", f"On {machine_line(latency)}.", ""]
         lines += ["| engine | provider | precision | batch | p50 ms | p90 ms | p99 ms | images/s |", "|" + " --- |" * 8]
@@ -68,6 +73,27 @@ def parity_lines(parity: dict[str, Any]) -> list[str]:
         for precision, by_provider in parity["results"].items()
         for provider, entry in by_provider.items()
     ]
+
+
+def tried_columns(parity: dict[str, Any]) -> list[str]:
+    """Headings of :func:`tried_cells`."""
+    columns = ["form", "agreement", "accuracy"]
+    if any("p50_ms" in each for each in parity["tried"]):
+        columns += ["points lost", "95 % interval", "p50 ms", "within the budget"]
+    return columns
+
+
+def tried_cells(parity: dict[str, Any]) -> list[list[str]]:
+    """Forms that were measured on validation images before one was chosen, as text."""
+    rows = []
+    for each in parity["tried"]:
+        row = [each["form"], f"{each['top1_agreement']:.2%}", f"{each['accuracy']:.2%}"]
+        if "p50_ms" in each:
+            low, high = each["accuracy_drop_interval"]
+            verdict = "shipped" if each["chosen"] else "yes" if each["within_budget"] else "no"
+            row += [f"{each['accuracy_drop']:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{each['p50_ms']:.2f}", verdict]
+        rows.append(row)
+    return rows
 
 
 def latency_cells(latency: dict[str, Any]) -> list[list[str]]:

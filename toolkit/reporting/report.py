@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.model_card import FIGURES, latency_cells, machine_line, parity_lines
+from toolkit.reporting.model_card import FIGURES, latency_cells, machine_line, parity_lines, tried_cells, tried_columns
 from toolkit.runtime.bundle import Manifest
 
 STYLE = """
@@ -69,6 +69,12 @@ def report_html(
         "<h2>Parity</h2>",
         "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in parity_lines(parity)) + "</ul>",
     ]
+    if parity.get("tried"):
+        images = parity["tried"][0]["images"]
+        body += [
+            f"<p>Forms that were tried on {images} validation images before one was chosen:</p>",
+            _table(tried_columns(parity), tried_cells(parity)),
+        ]
     if latency:
         columns = ["engine", "provider", "precision", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s"]
         body += [

@@ -1,0 +1,268 @@
+"""Bundles with graphs in reduced precisions: each a file with a proof of its own, and a choice by measurement."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file, save_file
+
+from export.activation_ranges import observe
+from export.benchmark import Compared, benchmark
+from export.bundle import Wanted, export_bundle, prove_again, require_passed
+from export.candidates import WORTHWHILE, Candidates
+from export.choice import cheapest
+from export.form import Form, form_of
+from export.graph import build_graph
+from export.reference import Reference
+from export.run import Run
+from export.trunk import quantisable
+from toolkit.config import Recipe
+from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.predict import Predictor
+from toolkit.runtime.verify import verify
+
+CONTRACT = {
+    "max_abs_logit",
+    "mean_abs_logit",
+    "top1_agreement",
+    "images",
+    "batch_sizes",
+    "tolerance",
+    "noise_floor",
+    "passed",
+}
+
+
+@pytest.fixture(scope="module")
+def reduced_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reduced") / finished_run.name
+    export_bundle(Run(finished_run), out, Wanted(precisions=("fp32", "fp16", "int8")))
+    return out
+
+
+@pytest.fixture
+def copy(reduced_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(reduced_bundle, tmp_path / "bundle"))
+
+
+def test_every_precision_is_a_file_with_a_proof(reduced_bundle: Path) -> None:
+    opened = Bundle(reduced_bundle)
+    assert opened.precisions == ["fp32", "fp16", "int8"]
+    assert opened.manifest.default == "model.onnx"
+    for precision in opened.precisions:
+        entry = opened.parity_results[precision]["cpu"]
+        assert set(entry) >= CONTRACT
+        assert entry["passed"]
+        assert entry["max_abs_logit"] <= entry["tolerance"] == entry["noise_multiple"] * entry["noise_floor"]
+        model = onnx.load(reduced_bundle / opened.graph_name(precision))
+        assert form_of(model) == Form.model_validate(entry["form"])
+        assert form_of(model).precision == precision
+        assert set(opened.golden().outputs) == {"fp32", "fp16", "int8"}
+    assert opened.parity_results["int8"]["cpu"]["fused"]["integer product"] > 0
+
+
+def test_verification_proves_each_precision(copy: Path) -> None:
+    report = verify(copy)
+    assert report["passed"]
+    assert list(report["precisions"]) == ["fp32", "fp16", "int8"]
+    model = onnx.load(copy / "model.int8.onnx")
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "head.3.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.array([9, -9, 9], np.float32), bias.name))
+    onnx.save(model, copy / "model.int8.onnx")
+    report = verify(copy)
+    assert report["problems"] == ["model.int8.onnx was changed"]
+    Bundle(copy).update_manifest()
+    report = verify(copy)
+    assert not report["passed"]
+    assert any("in int8 differ" in problem for problem in report["problems"])
+    with pytest.raises(CheckFailed, match="parity failed for int8 on cpu"):
+        require_passed(prove_again(Bundle(copy), Run(Bundle(copy).run), provider="cpu", threads=1))
+    assert Bundle(copy).parity_results["fp32"]["cpu"]["passed"]
+    assert not Bundle(copy).parity_results["int8"]["cpu"]["passed"]
+
+
+def test_one_precision_is_proven_again_alone(copy: Path, finished_run: Path) -> None:
+    before = Bundle(copy).parity_results
+    prove_again(Bundle(copy), Run(finished_run), provider="cpu", threads=1, precision="int8")
+    after = Bundle(copy).parity_results
+    assert after["fp32"] == before["fp32"]
+    assert after["int8"]["cpu"]["threads"] == 1
+    with pytest.raises(ToolkitError, match="can't run bf16"):
+        prove_again(Bundle(copy), Run(finished_run), provider="cpu", threads=1, precision="bf16")
+
+
+def test_latency_has_a_row_for_each_precision(copy: Path) -> None:
+    latency = benchmark(Bundle(copy), provider="cpu", batch_sizes=[1], compare=Compared(), runs=2, seconds=0, threads=1)
+    assert [row["precision"] for row in latency["rows"]] == ["fp32", "fp16", "int8"]
+    assert set(latency["graphs"]) == {"fp32", "fp16", "int8"}
+
+
+def test_a_bundle_of_int8_alone_is_served_by_default(finished_run: Path, tmp_path: Path) -> None:
+    export_bundle(Run(finished_run), tmp_path / "bundle", Wanted(precisions=["int8"]))
+    opened = Bundle(tmp_path / "bundle")
+    assert (opened.manifest.default, opened.precisions) == ("model.int8.onnx", ["int8"])
+    session = opened.session(threads=1)
+    files = [opened.path / "golden" / name for name in opened.golden().names]
+    by_label = [entry["label"] for entry in Predictor(opened, session)(files)]
+    assert by_label == [opened.labels[row.argmax()] for row in opened.golden().outputs["int8"]]
+    assert verify(opened.path)["passed"]
+    with pytest.raises(ToolkitError, match="no fp32 graph"):
+        opened.session(precision="fp32")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        (Wanted(precisions=["bf16"]), "CPUExecutionProvider can't run bf16"),
+        (Wanted(precisions=["int9"]), "no precision 'int9'"),
+        (Wanted(precisions=["int8"], calibration_images=37), "37 calibration images were asked for"),
+    ],
+)
+def test_what_can_not_be_exported_is_said_and_leaves_nothing(
+    wanted: Wanted, says: str, finished_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ToolkitError, match=says):
+        export_bundle(Run(finished_run), tmp_path / "bundle", wanted)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calibration_images_that_are_all_alike_are_refused(finished_run: Path) -> None:
+    candidates = Candidates(Run(finished_run), provider="cpu", threads=1)
+    model = build_graph(candidates.run.classifier, candidates.preprocess, {}, "pixel_values", Form(joined_norms=False))
+    height, width = candidates.preprocess.output_size or (0, 0)
+    products = quantisable(candidates.run.classifier, candidates.preprocess, model)[1:]
+    alike = np.ones((4, 3, height, width), np.float32)
+    with pytest.raises(ToolkitError, match="all alike"):
+        observe(model, products, [alike, alike])
+
+
+def test_an_activation_that_overflows_fp16_stays_fp32_and_is_reported(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    weights = load_file(run / "best" / "model.safetensors")
+    (fc1,) = (name for name in weights if name.endswith("layers.1.mlp.fc1.weight"))
+    for name in (fc1, fc1.replace("weight", "bias")):
+        weights[name] *= 2e6
+    weights[fc1.replace("fc1", "fc2")] /= 2e6
+    save_file(weights, run / "best" / "model.safetensors")
+    parity = export_bundle(Run(run), tmp_path / "bundle", Wanted(precisions=["fp16"]))
+    entry = parity["results"]["fp16"]["cpu"]
+    assert entry["passed"]
+    islands = entry["form"]["islands"]
+    assert any(name.endswith("layers.1.mlp.fc1") for name in islands)
+    assert max(islands.values()) > np.finfo(np.float16).max
+
+
+class TestTrunk:
+    """A run whose layers learned on an int8 trunk."""
+
+    @pytest.fixture(scope="class", params=["clip", "siglip"])
+    def aware_run(
+        self,
+        request: pytest.FixtureRequest,
+        make_recipe: Callable[..., Recipe],
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Path:
+        from recipes.finetune import finetune
+
+        out = tmp_path_factory.mktemp("aware") / request.param
+        cache = {"enabled": request.param == "clip"}
+        finetune(make_recipe(request.param, training={"trunk_precision": "int8", "boundary_cache": cache}), out)
+        return out
+
+    def test_it_is_exported_with_that_very_trunk(self, aware_run: Path, tmp_path: Path) -> None:
+        run = Run(aware_run)
+        assert run.trunk is not None
+        parity = export_bundle(run, tmp_path / "bundle")
+        (entry,) = parity["results"]["int8"].values()
+        assert entry["passed"]
+        trunk, shipped = (Form.model_validate(form).quantization for form in (run.trunk["form"], entry["form"]))
+        assert set(trunk.products) <= set(shipped.products)
+        assert all(shipped.ranges[name] == limits for name, limits in trunk.ranges.items())
+
+    def test_with_float_layers_behind_it_the_graph_gives_what_training_gave(self, aware_run: Path) -> None:
+        candidates = Candidates(Run(aware_run), provider="cpu", threads=1)
+        _, float_behind = candidates.base_forms()
+        assert candidates.figures(float_behind)["mean_abs_logit"] < 1e-5
+
+    def test_the_figures_of_the_run_are_those_of_the_trunk(self, aware_run: Path) -> None:
+        run = Run(aware_run)
+        examples = run.data.splits["test"]
+        reference = Reference(run)
+        logits = reference.logits(reference.pixel_values([example.decode() for example in examples]))
+        right = (logits.argmax(-1) == [example.label for example in examples]).mean()
+        assert right == pytest.approx(run.summary["test"]["accuracy"])
+
+    def test_another_trunk_is_refused(self, aware_run: Path, tmp_path: Path) -> None:
+        with pytest.raises(ToolkitError, match="learned on a trunk in int8, and fp32") as caught:
+            export_bundle(Run(aware_run), tmp_path / "bundle", Wanted(precisions=["fp32"]))
+        assert "--precision int8" in caught.value.fix
+        run = Path(shutil.copytree(aware_run, tmp_path / "run"))
+        weights = load_file(run / "best" / "model.safetensors")
+        (name,) = (name for name in weights if name.endswith("layers.0.mlp.fc1.weight"))
+        weights[name] *= 1.5
+        save_file(weights, run / "best" / "model.safetensors")
+        with pytest.raises(ToolkitError, match="not the one that the run learned on"):
+            export_bundle(Run(run), tmp_path / "bundle")
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+    @pytest.mark.parametrize("content", ["{}", '{"precision": "int8"}', "garbage"])
+    def test_a_damaged_description_is_refused(self, content: str, aware_run: Path, tmp_path: Path) -> None:
+        run = Path(shutil.copytree(aware_run, tmp_path / "run"))
+        (run / "trunk.json").write_text(content)
+        with pytest.raises(ToolkitError, match=r"trunk\.json"):
+            export_bundle(Run(run), tmp_path / "bundle")
+
+
+class TestChoice:
+    """``--precision auto``."""
+
+    @pytest.fixture(scope="class")
+    def candidates(self, finished_run: Path) -> Candidates:
+        return Candidates(Run(finished_run), provider="cpu", threads=1)
+
+    def test_the_fastest_within_the_budget_is_taken(self, candidates: Candidates) -> None:
+        best = cheapest(candidates, "pixel_values", 100.0)
+        assert all(each["within_budget"] for each in candidates.tried)
+        assert candidates.figures(best)["p50_ms"] == min(each["p50_ms"] for each in candidates.tried)
+        assert [each["chosen"] for each in candidates.tried].count(True) == 1
+        assert len({each["form"] for each in candidates.tried}) >= 6
+        low, high = candidates.figures(best)["accuracy_drop_interval"]
+        assert low <= candidates.figures(best)["accuracy_drop"] <= high
+
+    def test_fp32_loses_nothing(self, candidates: Candidates) -> None:
+        fp32 = candidates.base_forms()[0]
+        assert candidates.figures(fp32)["top1_agreement"] == 1.0
+        assert candidates.accuracy_drop(fp32) == (0.0, [0.0, 0.0])
+
+    def test_a_budget_that_nothing_keeps_names_the_nearest(self, candidates: Candidates) -> None:
+        with pytest.raises(CheckFailed, match=r"no form keeps a budget of -50 .* nearest: .*which loses"):
+            cheapest(candidates, "pixel_values", -50.0)
+
+    def test_the_temperature_is_fitted_again_where_that_pays(self, candidates: Candidates) -> None:
+        form = candidates.base_forms()[1]
+        calibrated, found = candidates.calibrated(form)
+        assert found is not None
+        assert found["nll_fitted"] <= found["nll_before"] + 1e-6
+        assert found["kept"] == (found["nll_before"] - found["nll_fitted"] > WORTHWHILE)
+        assert calibrated.temperature == (found["fitted"] if found["kept"] else None)
+        pixel_values = torch.zeros(1, 3, *(candidates.preprocess.output_size or (0, 0))).numpy()
+        logits, probabilities = candidates.session(form.model_copy(update={"temperature": 3.0})).run(pixel_values)
+        np.testing.assert_allclose(probabilities, torch.softmax(torch.from_numpy(logits) / 3, -1), atol=1e-6)
+
+    def test_the_table_travels_with_the_bundle(self, finished_run: Path, tmp_path: Path) -> None:
+        parity = export_bundle(Run(finished_run), tmp_path / "bundle", Wanted(budget=100.0))
+        assert json.loads((tmp_path / "bundle" / "parity.json").read_text())["tried"] == parity["tried"]
+        (precision,) = parity["results"]
+        assert Bundle(tmp_path / "bundle").precisions == [precision]
+        report = (tmp_path / "bundle" / "report.html").read_text()
+        assert "within the budget" in report
+        assert all(each["form"] in report for each in parity["tried"])
