@@ -247,7 +247,9 @@ class Candidates:
             ranges = self._ranges(layers, symmetric=True)
             return [
                 self._rounded(
-                    Quantization(products=layers, ranges=ranges, weight_bits=8, symmetric=True, per_channel=per_channel)
+                    Quantization(
+                        products=layers, ranges=ranges, pairs_fit=False, symmetric=True, per_channel=per_channel
+                    )
                 )
                 for per_channel in (True, False)
             ]

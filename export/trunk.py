@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -59,7 +59,7 @@ def measure_trunk(
     data: DataSource,
     precision: str,
     *,
-    weight_bits: Any = 7,
+    weight_bits: Literal[8, 4] = 8,
 ) -> dict[str, Any]:
     """Find how the frozen trunk is rounded.
 

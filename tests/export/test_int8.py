@@ -19,6 +19,7 @@ from export.gate import check_nodes
 from export.graph import build_graph
 from export.parity import prove
 from export.reference import Reference, samples_of
+from export.rounding import STEPS_MULTIPLE, InPyTorch
 from export.run import Run
 from export.simulation import quantised
 from toolkit.errors import CheckFailed
@@ -59,13 +60,11 @@ def test_the_graph_computes_the_integers_that_pytorch_computes(
     run, form = candidates.run, forms[name]
     pixel_values = pixel_values_of(run)
     logits, _ = candidates.session(form).run(pixel_values)
-    own = quantised(run.classifier, candidates.preprocess, form.quantization)
-    expected = own(torch.from_numpy(pixel_values)).numpy()
-    exact = own.double()(torch.from_numpy(pixel_values).double()).numpy()
-    floor = np.abs(expected - exact).max() + 1e-6
-    assert np.abs(logits - expected).max() <= 8 * floor
+    own = InPyTorch.of(run.classifier, candidates.preprocess, form)
+    expected, floor = own.logits(pixel_values), own.steps(pixel_values)
+    assert np.abs(logits - expected).max() <= STEPS_MULTIPLE * floor
     coarse = quantised(run.classifier, candidates.preprocess, form.quantization.model_copy(update={"weight_bits": 4}))
-    assert np.abs(logits - coarse(torch.from_numpy(pixel_values)).numpy()).max() > 8 * floor
+    assert np.abs(logits - coarse(torch.from_numpy(pixel_values)).numpy()).max() > STEPS_MULTIPLE * floor
 
 
 def test_static_rounding_does_not_depend_on_the_neighbours(candidates: Candidates, forms: dict[str, Form]) -> None:
@@ -170,16 +169,14 @@ def test_standard_operators_alone_give_the_same(finished_run: Path) -> None:
 
 @torch.inference_mode()
 def test_standard_operators_compute_the_same_integers(finished_run: Path) -> None:
-    """With weights of 7 bits, since 8 bits saturate on CPUs without VNNI."""
+    """With pairs that fit, which TensorRT has no need of."""
     candidates = Candidates(Run(finished_run), provider="tensorrt", threads=1)
     form = next(form for form in candidates.base_forms() if form.precision == "int8")
-    seven = form.quantization.model_copy(update={"weight_bits": 7})
+    fitting = form.quantization.model_copy(update={"pairs_fit": True})
     run, pixel_values = candidates.run, pixel_values_of(candidates.run)
     model = build_graph(
-        run.classifier, candidates.preprocess, {}, "pixel_values", form.model_copy(update={"quantization": seven})
+        run.classifier, candidates.preprocess, {}, "pixel_values", form.model_copy(update={"quantization": fitting})
     )
     logits, _ = Session(model.SerializeToString(), threads=1).run(pixel_values)
-    own = quantised(run.classifier, candidates.preprocess, seven)
-    expected = own(torch.from_numpy(pixel_values)).numpy()
-    floor = np.abs(own.double()(torch.from_numpy(pixel_values).double()).numpy() - expected).max() + 1e-6
-    assert np.abs(logits - expected).max() <= 8 * floor
+    own = InPyTorch.of(run.classifier, candidates.preprocess, form.model_copy(update={"quantization": fitting}))
+    assert np.abs(logits - own.logits(pixel_values)).max() <= STEPS_MULTIPLE * own.steps(pixel_values)
