@@ -43,6 +43,9 @@ FEWEST_IMAGES = 256
 GOLDEN_IMAGES = 8
 HELD_OUT = "held-out images of the run's data set, test split first"
 REFERENCE = "transformers' forward pass and the head in PyTorch fp32, the training-time image processor"
+BEHIND_TRUNK = (
+    "the trunk that the run learned on, the groups that learned in PyTorch fp32, the training-time image processor"
+)
 Report = Callable[[str, int], object]
 LIBRARIES = ("torch", "transformers", "onnx", "numpy", "pillow")
 
@@ -114,7 +117,7 @@ def export_bundle(
             forms = [candidates.form(precision) for precision in dict.fromkeys(precisions)]
         else:
             forms = [cheapest(candidates, wanted.graph_input, wanted.budget)]
-        parity: dict[str, Any] = {"results": {}, "reference": REFERENCE}
+        parity: dict[str, Any] = {"results": {}, "reference": BEHIND_TRUNK if run.trunk else REFERENCE}
         golden: dict[str, Float32] = {}
         for chosen in forms:
             form, temperature = candidates.calibrated(chosen)
@@ -225,7 +228,7 @@ def prove_again(
     provable = [each for each in there if each in PRECISIONS[provider]] or [require_precision(there[0], provider)]
     samples, source = samples_to_prove(run, count, folder)
     reference = Reference(run)
-    parity: dict[str, Any] = {"results": {}, "reference": REFERENCE}
+    parity: dict[str, Any] = {"results": {}, "reference": BEHIND_TRUNK if run.trunk else REFERENCE}
     for each in provable:
         session = bundle.session(provider=provider, threads=threads, precision=each, record_nodes=True)
         model = onnx.load(bundle.path / bundle.graph_name(each))
