@@ -72,20 +72,24 @@ def observe(
     """
     inputs = product_inputs(model)
     by_product = {name: inputs[name] for name in products}
+    if not by_product:
+        return {}
     tensors = list(dict.fromkeys(by_product.values()))
     part = open_model(network_part(model, tensors), provider="cpu", threads=threads)
     seen = {tensor: Observed() for tensor in tensors}
-    rng, first, alike = np.random.default_rng(0), None, True
+    rng, first, alike, count = np.random.default_rng(0), None, True, 0
     for pixel_values in batches:
         first = pixel_values[0] if first is None else first
+        count += len(pixel_values)
         alike = alike and bool((pixel_values == first).all())
         for tensor, values in zip(tensors, part.compute(tensors, {PIXEL_VALUES: pixel_values}), strict=True):
             seen[tensor].add(values, rng.integers(0, values.size, VALUES_OF_AN_IMAGE * len(pixel_values)))
     if alike:
+        images = "there is one calibration image" if count == 1 else f"all {count} calibration images are alike"
         raise ToolkitError(
-            "the calibration images are all alike, so the ranges of the activations can't be measured",
+            f"{images}, so the ranges of the activations can't be measured",
             where="the training split",
-            fix="train on varied images, or use --precision fp32 or fp16",
+            fix="give more with --calibration-images, or varied ones, or use another precision",
         )
     return {name: seen[tensor] for name, tensor in by_product.items()}
 
@@ -93,6 +97,6 @@ def observe(
 def _error(values: Float32, low: float, high: float, symmetric: bool) -> float:
     """Mean squared error of rounding to 256 steps of a range."""
     scale, zero = affine(low, high, symmetric=symmetric)
-    smallest, largest = (-127, 127) if symmetric else (0, 255)
+    smallest, largest = (-128, 127) if symmetric else (0, 255)
     levels = np.clip(np.rint(values / scale) + int(zero), smallest, largest)
     return float(np.square((levels - int(zero)) * scale - values).mean())

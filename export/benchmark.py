@@ -19,7 +19,7 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import describe_machine
 from toolkit.runtime.predict import graph_input, places_by_shape, stacked
 from toolkit.runtime.preprocess import Float32, UInt8
-from toolkit.runtime.session import PRECISIONS, require_precision
+from toolkit.runtime.session import require_precision, runnable
 
 MEASURED = {
     "pixel_values": "the network alone: pixel_values in host memory to probabilities in host memory",
@@ -57,8 +57,7 @@ def benchmark(
         The content of ``latency.json``, which is written into the bundle with a plot.
     """
     bundle.check_files()
-    there = [require_precision(precision, provider)] if precision else bundle.precisions
-    measured = [each for each in there if each in PRECISIONS[provider]] or [require_precision(there[0], provider)]
+    measured = [require_precision(precision, provider)] if precision else runnable(bundle.precisions, provider)
     engines = [onnxruntime_engine(bundle, provider=provider, threads=threads, precision=each) for each in measured]
     engine = engines[0]
     versions: dict[str, str] = {"onnxruntime": ort.__version__}

@@ -35,7 +35,7 @@ from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, w
 from toolkit.runtime.decode import suffix_of
 from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Float32, Preprocess
-from toolkit.runtime.session import PRECISIONS, Session, require_precision
+from toolkit.runtime.session import Session, require_precision, runnable
 from toolkit.runtime.signature import sign as sign_bundle
 
 FEWEST_IMAGES = 256
@@ -224,8 +224,7 @@ def prove_again(
         CheckFailed: a file differs from the manifest, or the graph does not run as it must.
     """
     bundle.check_files()
-    there = [require_precision(precision, provider)] if precision else bundle.precisions
-    provable = [each for each in there if each in PRECISIONS[provider]] or [require_precision(there[0], provider)]
+    provable = [require_precision(precision, provider)] if precision else runnable(bundle.precisions, provider)
     samples, source = samples_to_prove(run, count, folder)
     reference = Reference(run)
     parity: dict[str, Any] = {"results": {}, "reference": BEHIND_TRUNK if run.trunk else REFERENCE}

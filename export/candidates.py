@@ -17,8 +17,8 @@ from export.overflow import overflowing
 from export.quantization import Quantization
 from export.reference import Reference, spread
 from export.run import Run
-from export.subgraph import open_model
-from export.trunk import boundary_of, calibration_examples, in_trunk, pixel_batches, quantisable
+from export.subgraph import open_model, producers
+from export.trunk import boundary_of, calibration_examples, in_trunk, pixel_batches, quantisable, trunk_graph
 from toolkit.data.source import Example
 from toolkit.errors import ToolkitError
 from toolkit.models.processing import preprocess_from
@@ -63,6 +63,11 @@ class Candidates:
         Raises:
             ToolkitError: there are fewer training images than asked for.
         """
+        if provider == "tensorrt" and run.trunk is not None:
+            what = f"the run's trunk in {run.trunk['precision']} is made of ONNX Runtime's operators"
+            raise ToolkitError(
+                what, where="--provider tensorrt", fix="export for cpu or cuda, or train on an fp32 trunk"
+            )
         self.run, self.provider, self.threads, self.advance = run, provider, threads, advance
         self.preprocess, self.reference = preprocess_from(run.processor), Reference(run)
         self.calibration = calibration_examples(run.data, calibration_images)
@@ -80,7 +85,7 @@ class Candidates:
         if precision == "int8":
             return self._int8()
         if self.run.trunk is not None:
-            return Form.model_validate(self.run.trunk["form"])
+            return self._half_behind_trunk(self.run.trunk)
         if precision == "fp16":
             return self._plain("fp16", islands=self.islands)
         return self._plain(precision)
@@ -100,7 +105,7 @@ class Candidates:
         }
         rounded = self._int8_forms() if self.provider != "cuda" else []
         if self.run.trunk is not None:
-            return rounded or [Form.model_validate(self.run.trunk["form"])]
+            return rounded or [self._half_behind_trunk(self.run.trunk)]
         forms = [self._plain(each, islands=self.islands if each == "fp16" else {}) for each in floating[self.provider]]
         return forms + rounded
 
@@ -110,11 +115,12 @@ class Candidates:
 
     def calibrated(self, form: Form) -> tuple[Form, dict[str, Any] | None]:
         """The form with a temperature of its own, where that makes validation likelier, and what it saves."""
-        if form.precision == "fp32":
+        if form.precision == "fp32" or not np.isfinite(self._measured(form)[1]).all():
             return form, None
         logits, labels = torch.from_numpy(self._measured(form)[1]), torch.tensor(self.labels)
         before = float(self.run.classifier.temperature)
-        after = fit_temperature(logits, labels)
+        # the run's own was fitted on all of validation: what the same few images say of both forms corrects it
+        after = before * fit_temperature(logits, labels) / fit_temperature(torch.from_numpy(self.expected), labels)
 
         def nll(temperature: float) -> float:
             return float(torch.nn.functional.cross_entropy(logits.double() / temperature, labels))
@@ -194,8 +200,7 @@ class Candidates:
         if self.figures(best)["top1_agreement"] >= GOOD_AGREEMENT:
             return best
         if self.run.trunk is not None:
-            (with_float_layers,) = others
-            return with_float_layers
+            return others[0] if others else best
         for form in others:
             if self._better(form, best):
                 best = form
@@ -264,6 +269,13 @@ class Candidates:
         ]
         return [self._rounded(choice) for place, choice in enumerate(choices) if choice not in choices[:place]]
 
+    def _half_behind_trunk(self, trunk: dict[str, Any]) -> Form:
+        """The trunk as it was learned on, and islands of what learned behind it."""
+        form = Form.model_validate(trunk["form"])
+        inside = producers(trunk_graph(self.run.classifier, self.preprocess, trunk))
+        behind = {name: largest for name, largest in self.islands.items() if name not in inside}
+        return form.model_copy(update={"islands": form.islands | behind})
+
     def _forms_behind_trunk(self, trunk: dict[str, Any]) -> list[Form]:
         """The trunk as it was learned on; the layers behind it rounded too, or float."""
         form = Form.model_validate(trunk["form"])
@@ -277,7 +289,7 @@ class Candidates:
         ]
         fixed, ranges = form.quantization, self._ranges(products)
         both = fixed.model_copy(update={"products": (*fixed.products, *products), "ranges": fixed.ranges | ranges})
-        return [self._rounded(both), self._rounded(fixed)]
+        return [self._rounded(both), self._rounded(fixed)] if products else [self._rounded(fixed)]
 
     @cached_property
     def _float_graph(self) -> Any:

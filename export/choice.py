@@ -21,10 +21,10 @@ RUNS, SECONDS = 20, 0.5
 
 
 def cheapest(candidates: Candidates, graph_input: GraphInput, budget: float) -> Form:
-    """Measure all forms that the provider might run well; the fastest that keeps the budget.
+    """Measure all forms that the provider might run well; the fastest of those that keep the budget.
 
     Every one is noted among ``candidates.tried`` with ``accuracy_drop`` and its 95 % interval in
-    percentage points, ``within_budget``, ``p50_ms`` at batch 1, and ``chosen``.
+    percentage points, ``within_budget``, ``p50_ms`` at batch 1 where it is, and ``chosen``.
 
     Args:
         candidates: of a run.
@@ -35,16 +35,10 @@ def cheapest(candidates: Candidates, graph_input: GraphInput, budget: float) -> 
         CheckFailed: none keeps the budget; with the one that comes nearest.
     """
     forms = candidates.all_forms()
-    for form, latency in zip(forms, _latencies(candidates, forms, graph_input), strict=True):
-        figures = candidates.figures(form)
+    for form in forms:
         drop, interval = candidates.accuracy_drop(form)
-        figures |= {
-            "accuracy_drop": drop,
-            "accuracy_drop_interval": interval,
-            "within_budget": drop <= budget,
-            "p50_ms": latency,
-            "chosen": False,
-        }
+        lost = {"accuracy_drop": drop, "accuracy_drop_interval": interval, "within_budget": drop <= budget}
+        candidates.figures(form).update(lost | {"p50_ms": None, "chosen": False})
     keeping = [form for form in forms if candidates.figures(form)["within_budget"]]
     if not keeping:
         nearest = min(forms, key=lambda form: float(candidates.figures(form)["accuracy_drop"]))
@@ -53,6 +47,8 @@ def cheapest(candidates: Candidates, graph_input: GraphInput, budget: float) -> 
             f"no form keeps a budget of {budget:g} percentage points on {figures['images']} validation images; "
             f"nearest: {describe(nearest)}, which loses {figures['accuracy_drop']:.2f}"
         )
+    for form, latency in zip(keeping, _latencies(candidates, keeping, graph_input), strict=True):
+        candidates.figures(form)["p50_ms"] = latency
     best = min(keeping, key=lambda form: float(candidates.figures(form)["p50_ms"]))
     candidates.figures(best)["chosen"] = True
     return best

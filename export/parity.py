@@ -161,10 +161,14 @@ def prove(
     if form.precision != "fp32":
         part = open_part(network_part(model, [LOGITS]), session)
         (given,) = part.compute([LOGITS], network_input(model, preprocess, pixel_values))
-        bounds = reduced(reference, preprocess, form, floor.largest, pixel_values, expected[keep][some], given)
+        bounds = reduced(reference, preprocess, form, floor.largest, pixel_values, given)
     tolerance = bounds["noise_multiple"] * bounds["noise_floor"]
     flip_margin = decisions["largest_flip_margin"] or 0.0
-    sound = bounds.get("same_rounding", {}).get("passed", True)
+    error_by_stage = stages(session, model, preprocess, reference, kept, expected[keep])
+    sound = bounds.get("same_rounding", {}).get("passed", True) and bounds.get("against_fp32", {}).get("passed", True)
+    if form.precision != "fp32":  # what would hide below the cost of the precision
+        sound &= error_by_stage["decode"]["max_grey_levels"] == 0
+        sound &= error_by_stage["preprocess"]["max_pixel_value"] == 0
     sure = decisions["top1_agreement_at_most"] >= LEAST_AGREEMENT.get(form.precision, 0.0)
     entry: dict[str, Any] = {
         "max_abs_logit": worst,
@@ -180,7 +184,7 @@ def prove(
         "tolerance": tolerance,
         **bounds,
         "noise": _noise(floor, logits[keep][some]),
-        "stages": stages(session, model, preprocess, reference, kept, expected[keep]),
+        "stages": error_by_stage,
         "finite": outcome.finite,
         "seconds": outcome.seconds,
         "form": form.model_dump(mode="json"),
@@ -200,7 +204,6 @@ def reduced(
     form: Form,
     single: float,
     pixel_values: Float32,
-    expected: Float32,
     given: Float32,
 ) -> dict[str, Any]:
     """The bounds of a reduced precision, from PyTorch in that precision.
@@ -211,18 +214,21 @@ def reduced(
         form: of the graph.
         single: the noise floor of fp32.
         pixel_values: a few images [images, 3, height, width].
-        expected: their logits in fp32.
         given: what the graph's network gives for them in one batch.
 
     Returns:
-        ``noise_floor``, what the precision alone changes; ``noise_multiple``; for int8
-        ``same_rounding``, the graph beside PyTorch with the very same rounding.
+        ``noise_floor``, what the precision alone changes in PyTorch; ``noise_multiple``;
+        ``against_fp32``, the graph beside PyTorch in fp32 throughout, whatever trunk the reference
+        has; for int8 ``same_rounding``, the graph beside PyTorch with the very same rounding.
     """
     own = InPyTorch.of(reference.classifier, preprocess, form)
-    logits = own.logits(pixel_values)
+    logits, exact = own.logits(pixel_values), reference.without_trunk(pixel_values)
+    cost = max(largest_difference(logits, exact), single)
+    off = largest_difference(given, exact)
     bounds: dict[str, Any] = {
-        "noise_floor": max(largest_difference(logits, expected), single),
+        "noise_floor": cost,
         "noise_multiple": MULTIPLE,
+        "against_fp32": {"max_abs_logit": off, "tolerance": MULTIPLE * cost, "passed": off <= MULTIPLE * cost},
         "least_agreement": LEAST_AGREEMENT[form.precision],
     }
     if form.precision == "int8":

@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from toolkit.errors import ToolkitError
+
 LARGEST_WEIGHT = {8: 127, 4: 7}
 """Largest rounded weight by the bits of the weights."""
 LARGEST_PAIR = 128
@@ -68,7 +70,14 @@ class Quantization(BaseModel):
         return _fitted(rounded) if self.pairs_fit else rounded, scale
 
     def activation(self, product: str) -> tuple[np.float32, np.uint8 | np.int8]:
-        """Scale and zero point of a product's input."""
+        """Scale and zero point of a product's input.
+
+        Raises:
+            ToolkitError: its range was never measured.
+        """
+        if product not in self.ranges:
+            what, fix = "the range of a product's input is missing", "export or train again"
+            raise ToolkitError(what, where=product, fix=fix)
         low, high = self.ranges[product]
         return affine(low, high, symmetric=self.symmetric)
 

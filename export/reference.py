@@ -76,6 +76,13 @@ class Reference:
         return self._known[key]
 
     @torch.inference_mode()
+    def without_trunk(self, pixel_values: Float32) -> Float32:
+        """Logits [images, classes] of transformers' forward pass in fp32 from the pixels on."""
+        parts = torch.from_numpy(pixel_values).split(BATCH_SIZE)
+        logits: Float32 = torch.cat([self.classifier.reference_logits(part) for part in parts]).numpy()
+        return logits
+
+    @torch.inference_mode()
     def _logits(self, classifier: Classifier, pixel_values: torch.Tensor, batch_size: int) -> torch.Tensor:
         """Logits in the classifier's own precision."""
         if self.trunk is None:

@@ -31,7 +31,8 @@ from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
 CALIBRATION_IMAGES = 128
-BATCH_SIZE = 16
+BATCH_SIZE = 4
+"""All tensors of a batch are in memory together."""
 KEYS = ("precision", "boundary", "form", "calibration_images", "graph_sha256")
 """Of ``trunk.json``."""
 
@@ -75,24 +76,23 @@ def measure_trunk(
         ``graph_sha256``.
 
     Raises:
-        ToolkitError: nothing is frozen, or the training images are all alike.
+        ToolkitError: nothing of the trunk can be rounded, or the training images are all alike.
     """
-    if not classifier.boundary:
-        fix = "freeze the embeddings and the first layers (model.unfreeze_last), or leave trunk_precision out"
-        raise ToolkitError("no group is frozen, so there is no trunk", where="training.trunk_precision", fix=fix)
     examples = calibration_examples(data)
-    batches = pixel_batches(preprocess, examples)
     if precision == "int8":
         model = build_graph(classifier, preprocess, {}, "pixel_values", Form(joined_norms=False))
         of_trunk = [name for name in quantisable(classifier, preprocess, model) if in_trunk(classifier, name)]
         with_range = [name for name in of_trunk if name in product_inputs(model)]
-        seen = observe(model, with_range, batches)
+        if not of_trunk:
+            fix = "freeze layers too (model.unfreeze_last), or set training.trunk_precision=fp32"
+            raise ToolkitError("the frozen trunk has no product to round", where="training.trunk_precision", fix=fix)
+        seen = observe(model, with_range, pixel_batches(preprocess, examples))
         ranges = {name: observed.range() for name, observed in seen.items()}
         rounding = Quantization(products=tuple(of_trunk), ranges=ranges, weight_bits=weight_bits)
         form = Form(precision="int8", quantization=rounding, joined_norms=False)
     else:
-        islands = overflowing(classifier, batches)
-        form = Form(precision="fp16", islands=islands)
+        islands = overflowing(classifier, pixel_batches(preprocess, examples))
+        form = Form(precision="fp16", islands=islands, joined_norms=False)  # a joined one reads weights that learn
     content: dict[str, Any] = {
         "precision": precision,
         "boundary": classifier.groups[classifier.boundary].name,
@@ -160,7 +160,11 @@ def check_description(content: dict[str, Any], where: Path | str) -> dict[str, A
 
 def boundary_of(classifier: Classifier, content: dict[str, Any]) -> int:
     """Place of the first group that learned."""
-    return [group.name for group in classifier.groups].index(content["boundary"])
+    names = [group.name for group in classifier.groups]
+    if content["boundary"] not in names:
+        what, fix = f"the trunk ends at {content['boundary']!r}, no group of the encoder", "copy the run again"
+        raise ToolkitError(what, where="trunk.json", fix=fix)
+    return names.index(content["boundary"])
 
 
 def in_trunk(classifier: Classifier, product: str, boundary: int | None = None) -> bool:

@@ -18,8 +18,9 @@ from export.form import Form, form_of
 from export.gate import check_nodes
 from export.graph import build_graph
 from export.parity import prove
+from export.preprocessing import RESIZED
 from export.reference import Reference, samples_of
-from export.rounding import STEPS_MULTIPLE, InPyTorch
+from export.rounding import LEAST_AGREEMENT, STEPS_MULTIPLE, InPyTorch
 from export.run import Run
 from export.simulation import quantised
 from toolkit.errors import CheckFailed
@@ -114,7 +115,7 @@ def test_both_inputs_give_the_same_logits(candidates: Candidates, forms: dict[st
 
 
 def wrong_scale(model: onnx.ModelProto) -> None:
-    """One channel's scale of a product of layer 1 is a tenth too large."""
+    """The scales of a product of layer 1 are half as large again."""
     (tensor,) = (t for t in model.graph.initializer if t.name.endswith("layers.1.mlp.fc1.weight^T.scale"))
     values = numpy_helper.to_array(tensor).copy()
     values *= np.float32(1.5)
@@ -137,6 +138,56 @@ def test_a_wrong_scale_fails_parity_and_is_found(candidates: Candidates, forms: 
     fault = bisect(faulty, model, preprocess, reference, samples)["first_fault"]
     assert fault["module"].endswith("layers.1.mlp.fc1")
     assert fault["operator"] == "MatMulIntegerToFloat"
+
+
+def darker(model: onnx.ModelProto) -> None:
+    """The network takes levels that are five too dark."""
+    (cast,) = (node for node in model.graph.node if node.op_type == "Cast" and node.input[0] == RESIZED)
+    for node in model.graph.node:
+        node.output[:] = [f"{name}.bright" if name == RESIZED else name for name in node.output]
+    for name, value in (("planted.five", 5), ("planted.zero", 0)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    place = list(model.graph.node).index(cast)
+    shift = onnx.helper.make_node("Sub", [f"{RESIZED}.bright", "planted.five"], ["planted.dark"], name="planted.dark")
+    cut = onnx.helper.make_node("Max", ["planted.dark", "planted.zero"], [RESIZED], name="planted.cut")
+    model.graph.node.insert(place, cut)
+    model.graph.node.insert(place, shift)
+
+
+def test_a_fault_of_the_preprocessing_does_not_hide_below_the_cost_of_int8(
+    candidates: Candidates, forms: dict[str, Form]
+) -> None:
+    run, preprocess = candidates.run, candidates.preprocess
+    model = build_graph(run.classifier, preprocess, {}, "image", forms["static channel patches"])
+    darker(model)
+    session = Session(model.SerializeToString(), threads=1)
+    entry = prove(session, model, preprocess, candidates.reference, samples_of(run.held_out(36)))
+    assert entry["stages"]["preprocess"]["max_pixel_value"] > 0
+    assert not entry["passed"]
+
+
+def test_labels_that_certainly_agree_too_little_fail(
+    candidates: Candidates, forms: dict[str, Form], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound is moved, since no tiny graph is that bad: 36 images can't exclude an agreement of 100 %."""
+    run, preprocess = candidates.run, candidates.preprocess
+    model = build_graph(run.classifier, preprocess, {}, "pixel_values", forms["static channel patches"])
+    session = Session(model.SerializeToString(), threads=1)
+    samples = samples_of(run.held_out(36))
+    assert prove(session, model, preprocess, candidates.reference, samples)["passed"]
+    monkeypatch.setitem(LEAST_AGREEMENT, "int8", 1.01)
+    assert not prove(session, model, preprocess, candidates.reference, samples)["passed"]
+
+
+def test_layers_are_left_float_until_agreement_is_good(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = Candidates(Run(finished_run), provider="cpu", threads=1)
+    monkeypatch.setattr("export.candidates.GOOD_AGREEMENT", 1.01)  # never good enough: everything is tried
+    form = candidates.form("int8")
+    assert len(candidates.tried) >= len(FORMS) + 1
+    best = max(candidates.tried, key=lambda each: (each["top1_agreement"], -each["mean_abs_logit"]))
+    assert candidates.figures(form) == best
+    fewest = min(each["integer_products"] for each in candidates.tried)
+    assert fewest < len(candidates.base_forms()[1].quantization.products) - 3
 
 
 def test_a_product_that_runs_in_float_is_no_int8_graph(candidates: Candidates, forms: dict[str, Form]) -> None:

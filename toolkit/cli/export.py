@@ -97,7 +97,9 @@ def export(
 
 def _asked(precision: str | None, drop: float | None) -> tuple[list[str], float | None]:
     """The precisions that are asked for, or the budget of a search for the best."""
-    names = [name.strip() for name in (precision or "").split(",") if name.strip()]
+    names = [] if precision is None else [name.strip() for name in precision.split(",") if name.strip()]
+    if precision is not None and not names:
+        raise ToolkitError("no precision is named", where="--precision", fix="write it like fp32,int8, or auto")
     if "auto" not in names:
         if drop is not None:
             fix = "add --precision auto, or leave it out"

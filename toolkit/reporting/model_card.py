@@ -91,7 +91,8 @@ def tried_cells(parity: dict[str, Any]) -> list[list[str]]:
         if "p50_ms" in each:
             low, high = each["accuracy_drop_interval"]
             verdict = "shipped" if each["chosen"] else "yes" if each["within_budget"] else "no"
-            row += [f"{each['accuracy_drop']:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{each['p50_ms']:.2f}", verdict]
+            row += [f"{each['accuracy_drop']:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+            row += ["" if each["p50_ms"] is None else f"{each['p50_ms']:.2f}", verdict]
         rows.append(row)
     return rows
 

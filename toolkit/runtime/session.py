@@ -214,6 +214,21 @@ def require_precision(precision: str, provider: str) -> Precision:
     return precision  # type: ignore[return-value]
 
 
+def runnable(precisions: Sequence[str], provider: str) -> list[str]:
+    """Those of a bundle's precisions that a provider can run, in order.
+
+    Raises:
+        ToolkitError: it can run none of them, or there is no such provider.
+    """
+    _provider_name(provider)
+    there: list[str] = [each for each in precisions if each in PRECISIONS[provider]]
+    if not there:
+        for each in precisions[:1]:
+            require_precision(each, provider)
+        raise ToolkitError("the bundle holds no graph", where="manifest.json", fix="export it again")
+    return there
+
+
 def loadable_providers() -> dict[str, str | None]:
     """Each provider that this build knows, with None if it really loads, else the reason why not."""
     outcome: dict[str, str | None] = {}

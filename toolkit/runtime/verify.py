@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode
 from toolkit.runtime.predict import graph_input, places_by_shape, stacked
 from toolkit.runtime.preprocess import Float32
-from toolkit.runtime.session import PRECISIONS, require_precision
+from toolkit.runtime.session import runnable
 from toolkit.runtime.signature import check_signature
 
 OTHER_MACHINES = 10
@@ -48,9 +48,7 @@ def verify(
         report["signature"] = _signature(bundle, public_key, problems)
         if not problems:
             problems += _failed_parity(bundle)
-            there = [each for each in bundle.precisions if each in PRECISIONS[provider]]
-            if not there:
-                require_precision(bundle.precisions[0], provider)
+            there = runnable(bundle.precisions, provider)
             report["precisions"] = {each: _run_golden(bundle, each, provider, threads) for each in there}
             report |= report["precisions"][there[0]]
             for precision, figures in report["precisions"].items():
@@ -132,5 +130,9 @@ def _margins(logits: Float32) -> Float32:
 
 def _tolerance(bundle: Bundle, precision: str) -> float:
     """The largest that parity used for a precision, and for another machine; in reduced ones it covers that already."""
-    largest = max(float(entry["tolerance"]) for entry in bundle.parity_results[precision].values())
+    entries = bundle.parity_results.get(precision)
+    if not entries:
+        what = f"parity.json has no entry for {precision}"
+        raise ToolkitError(what, where=bundle.path, fix="export the bundle again")
+    largest = max(float(entry["tolerance"]) for entry in entries.values())
     return OTHER_MACHINES * largest if precision == "fp32" else largest
