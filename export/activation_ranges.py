@@ -89,7 +89,7 @@ def observe(
         raise ToolkitError(
             f"{images}, so the ranges of the activations can't be measured",
             where="the training split",
-            fix="give more with --calibration-images, or varied ones, or use another precision",
+            fix="give more of them (--calibration-images), and varied ones, or use fp32 or fp16",
         )
     return {name: seen[tensor] for name, tensor in by_product.items()}
 

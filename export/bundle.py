@@ -100,6 +100,8 @@ def export_bundle(
         ToolkitError: the run, its data or ``out`` is not usable, or the provider can't run a precision.
     """
     preprocess = preprocess_from(run.processor)
+    for each in wanted.precisions:
+        run.require_trunk(each)
     precisions = [require_precision(each, provider) for each in wanted.precisions or [run.precision]]
     with staged_folder(out, what="bundle", marker=MANIFEST, replace=force) as stage:
         provenance = run.provenance() | {"export_libraries": _libraries()}

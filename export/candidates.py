@@ -81,7 +81,7 @@ class Candidates:
         Raises:
             ToolkitError: the run's trunk is fixed in another precision.
         """
-        self._require_trunk(precision)
+        self.run.require_trunk(precision)
         if precision == "int8":
             return self._int8()
         if self.run.trunk is not None:
@@ -172,16 +172,6 @@ class Candidates:
         """Tensors that come near fp16's largest number."""
         self.advance("looking for activations that overflow fp16")
         return overflowing(self.run.classifier, pixel_batches(self.preprocess, self.calibration))
-
-    def _require_trunk(self, precision: str) -> None:
-        trunk = self.run.trunk
-        if trunk is not None and precision != trunk["precision"]:
-            raise ToolkitError(
-                f"the run's layers learned on a trunk in {trunk['precision']}, and {precision} would put another in "
-                "front of them",
-                where=self.run.path / "trunk.json",
-                fix=f"export with --precision {trunk['precision']}, or train with training.trunk_precision={precision}",
-            )
 
     def _plain(self, precision: Precision, islands: dict[str, float] | None = None) -> Form:
         return Form(

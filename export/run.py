@@ -61,6 +61,20 @@ class Run:
         """What the run is exported in unless another precision is asked for."""
         return str(self.trunk["precision"]) if self.trunk else "fp32"
 
+    def require_trunk(self, precision: str) -> None:
+        """Refuse a precision that puts another trunk in front of the layers than they learned on.
+
+        Raises:
+            ToolkitError: it does.
+        """
+        if self.trunk is not None and precision != self.trunk["precision"]:
+            own = self.trunk["precision"]
+            raise ToolkitError(
+                f"the run's layers learned on a trunk in {own}, and {precision} would put another in front of them",
+                where=self.path / "trunk.json",
+                fix=f"export with --precision {own}, or train with training.trunk_precision={precision}",
+            )
+
     @cached_property
     def data(self) -> DataSource:
         """The data set the run was trained on, opened again.

@@ -24,6 +24,7 @@ from export.grey_levels import fills_grid
 from export.overflow import overflowing
 from export.quantization import Quantization
 from export.subgraph import network_part, open_model
+from toolkit import __version__
 from toolkit.data.source import DataSource, Example
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
@@ -73,7 +74,7 @@ def measure_trunk(
 
     Returns:
         ``precision``, ``boundary`` (the first group that learns), ``form``, ``calibration_images``,
-        ``graph_sha256``.
+        ``toolkit_version``, ``graph_sha256``.
 
     Raises:
         ToolkitError: nothing of the trunk can be rounded, or the training images are all alike.
@@ -98,6 +99,7 @@ def measure_trunk(
         "boundary": classifier.groups[classifier.boundary].name,
         "form": form.model_dump(mode="json"),
         "calibration_images": len(examples),
+        "toolkit_version": __version__,
     }
     return content | {"graph_sha256": _sha256(trunk_graph(classifier, preprocess, content))}
 
@@ -119,9 +121,10 @@ def open_trunk(
     graph = trunk_graph(classifier, preprocess, content)
     if _sha256(graph) != content["graph_sha256"]:
         raise ToolkitError(
-            "the frozen trunk is not the one that the run learned on: its weights or its rounding changed",
+            "the frozen trunk is not the one that the run learned on: its weights or its rounding changed, or this "
+            f"version of the toolkit writes it otherwise than {content.get('toolkit_version', 'an older one')} did",
             where="trunk.json",
-            fix="restore the run folder, or train again",
+            fix="restore the run folder, or export with that version, or train again",
         )
     session = open_model(graph, provider=provider, threads=threads)
     stop = boundary_of(classifier, content)
@@ -150,7 +153,12 @@ def check_description(content: dict[str, Any], where: Path | str) -> dict[str, A
         missing = [key for key in KEYS if key not in content]
         if missing:
             raise ValueError(f"{', '.join(missing)} missing")
-        Form.model_validate(content["form"])
+        form = Form.model_validate(content["form"])
+        if form.precision != content["precision"]:
+            raise ValueError(f"its precision is {content['precision']}, its form's {form.precision}")
+        unknown = [name for name in form.quantization.products if name not in form.quantization.ranges]
+        if len(unknown) > 1 or not all(name.endswith("patch_embedding") for name in unknown):
+            raise ValueError(f"the range of {unknown[0]} is missing")
     except ValueError as error:
         reason = str(error).splitlines()[0]
         fix = "copy the run again, or train again"

@@ -28,7 +28,11 @@ from toolkit.errors import ToolkitError
 def bench_latency(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     precision: Annotated[
-        str | None, typer.Option(help="Precision of the graph to measure.", show_default="each that the provider runs")
+        str | None,
+        typer.Option(
+            help="Precision of the graph to measure; the file then holds this one alone.",
+            show_default="each that the provider runs",
+        ),
     ] = None,
     provider: ProviderOption = "cpu",
     batch_sizes: Annotated[str, typer.Option(help="Images a run, comma-separated.")] = "1,8,32",

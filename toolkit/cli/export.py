@@ -16,6 +16,7 @@ from toolkit.cli.output import (
     console,
     counting,
     describing,
+    messages,
     print_json,
     print_table,
     require_key,
@@ -33,7 +34,8 @@ def export(
         str | None,
         typer.Option(
             help="Precisions of the graphs, comma-separated, the default first: fp32, fp16, bf16, int8; or auto, which "
-            "measures all that the provider runs and ships the fastest within --max-accuracy-drop.",
+            "measures every form that the provider runs well and ships the fastest within --max-accuracy-drop. "
+            "A run with a trunk in a reduced precision is exported in that one alone.",
             show_default="fp32, or what the run's trunk was trained in",
         ),
     ] = None,
@@ -86,6 +88,10 @@ def export(
             report=describing(progress),
         )
     warn_of(parity)
+    if budget is not None and 100 / parity["tried"][0]["images"] > max(budget, 1e-9):
+        images = parity["tried"][0]["images"]
+        what = f"{images} validation images can't tell {budget:g} percentage points: one is {100 / images:.2g}"
+        messages().print(f"[yellow]warning[/]: {what}", soft_wrap=True)
     if json:
         print_json({"bundle": str(out), "parity": parity})
         return

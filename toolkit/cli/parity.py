@@ -81,17 +81,26 @@ def parity(
             folder=images,
             report=describing(progress),
         )
-    warn_of(content)
+    warn_of(_proven(content, provider, precision))
     if json:
         print_json(content)
     else:
-        print_parity(content)
+        print_parity(_proven(content, provider, precision))
     try:
         require_passed(content)
     except CheckFailed:
         renew_signature(opened, None)  # nobody vouches for a graph that failed
         raise
     renew_signature(opened, sign)
+
+
+def _proven(parity: dict[str, Any], provider: str, precision: str | None) -> dict[str, Any]:
+    """The entries that were made now, without what stood in the file before."""
+    wanted = {name for name in parity["results"] if precision in (None, name)}
+    found = {
+        name: {provider: by[provider]} for name, by in parity["results"].items() if name in wanted and provider in by
+    }
+    return parity | {"results": found}
 
 
 def _print_fault(report: dict[str, Any], *, json: bool) -> None:

@@ -21,7 +21,7 @@ def verify(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Compare every file with its hash, then run the golden images; exit 1 if something differs.
+    """Compare every file with its hash, then run the golden images in every precision; exit 1 if something differs.
 
     With --public-key, a signature that is missing or of another key is a failure too.
 

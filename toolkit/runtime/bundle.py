@@ -217,7 +217,9 @@ class Bundle:
         if name is None or name not in self.manifest.files:
             have = self.precisions
             fix = f"choose from {', '.join(have)}" if have else "export it again"
-            raise ToolkitError(f"no {precision or 'default'} graph", where=self.path, fix=fix)
+            raise ToolkitError(
+                f"no {'default' if precision is None else precision or 'such'} graph", where=self.path, fix=fix
+            )
         return name
 
     def session(

@@ -224,7 +224,10 @@ def runnable(precisions: Sequence[str], provider: str) -> list[str]:
     there: list[str] = [each for each in precisions if each in PRECISIONS[provider]]
     if not there:
         for each in precisions[:1]:
-            require_precision(each, provider)
+            what = f"the bundle holds {', '.join(precisions)} alone, which {PROVIDERS[provider]} can't run"
+            others = [name for name, those in PRECISIONS.items() if each in those]
+            fix = f"use --provider {' or '.join(others)}, or export for {provider}"
+            raise ToolkitError(what, where="manifest.json", fix=fix)
         raise ToolkitError("the bundle holds no graph", where="manifest.json", fix="export it again")
     return there
 
