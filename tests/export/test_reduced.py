@@ -87,7 +87,7 @@ def test_verification_proves_each_precision(copy: Path) -> None:
     Bundle(copy).update_manifest()
     report = verify(copy)
     assert not report["passed"]
-    assert any("in int8 differ" in problem for problem in report["problems"])
+    assert any("in int8 by" in problem for problem in report["problems"])
     assert any("another label in int8" in problem for problem in report["problems"])
     with pytest.raises(CheckFailed, match="parity failed for int8 on cpu"):
         require_passed(prove_again(Bundle(copy), Run(Bundle(copy).run), provider="cpu", threads=1))

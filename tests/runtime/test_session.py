@@ -10,7 +10,7 @@ from tiny_graph import LABELS, METADATA, SIDE, expected_logits, graph_bytes, out
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
-from toolkit.runtime.session import PROVIDERS, Session, loadable_providers
+from toolkit.runtime.session import PROVIDERS, Session, loadable_providers, runnable
 
 IMAGES = np.random.default_rng(1).normal(0, 1, (7, 3, SIDE, SIDE)).astype(np.float32)
 
@@ -171,3 +171,13 @@ def test_onnxruntimes_own_format_is_not_taken(tmp_path: Path) -> None:
     for model in (tmp_path / "model.ort", (tmp_path / "model.ort").read_bytes()):
         with pytest.raises(ToolkitError, match="can't open the graph"):
             Session(model)
+
+
+def test_a_bundle_that_a_provider_can_not_run_is_said_in_one_line() -> None:
+    assert runnable(["fp32", "bf16", "int8"], "cpu") == ["fp32", "int8"]
+    with pytest.raises(ToolkitError, match="no provider 'gpu'"):
+        runnable(["fp32"], "gpu")
+    with pytest.raises(ToolkitError, match="holds bf16 alone, which CPUExecutionProvider can't run"):
+        runnable(["bf16"], "cpu")
+    with pytest.raises(ToolkitError, match="holds no graph"):
+        runnable([], "cpu")

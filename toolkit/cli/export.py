@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +71,7 @@ def export(
     Example: toolkit export --onnx runs/digits --out bundles/digits
     """
     require_key(sign)
-    precisions, budget = _asked(precision, max_accuracy_drop)
+    precisions, budget = _asked(precision, max_accuracy_drop, provider)
     from export.bundle import Wanted, export_bundle
     from export.graph import check_input
     from export.run import Run
@@ -101,7 +102,7 @@ def export(
     console().print(f"bundle: {out}\nnext: toolkit bench-latency {out}")
 
 
-def _asked(precision: str | None, drop: float | None) -> tuple[list[str], float | None]:
+def _asked(precision: str | None, drop: float | None, provider: str) -> tuple[Sequence[str], float | None]:
     """The precisions that are asked for, or the budget of a search for the best."""
     names = [] if precision is None else [name.strip() for name in precision.split(",") if name.strip()]
     if precision is not None and not names:
@@ -110,7 +111,9 @@ def _asked(precision: str | None, drop: float | None) -> tuple[list[str], float 
         if drop is not None:
             fix = "add --precision auto, or leave it out"
             raise ToolkitError("a budget is for --precision auto", where="--max-accuracy-drop", fix=fix)
-        return names, None
+        from toolkit.runtime.session import require_precision
+
+        return [require_precision(name, provider) for name in names], None
     if len(names) > 1:
         fix = "ask for auto alone, or name the precisions"
         raise ToolkitError("auto chooses the precision itself", where="--precision", fix=fix)

@@ -90,7 +90,7 @@ def _problems(precision: str, figures: dict[str, Any]) -> list[str]:
     for key, what in (("max_abs_logit", "PyTorch"), ("max_abs_logit_to_export", "the exporting machine")):
         if not figures[key] <= figures["tolerance"]:
             problems.append(
-                f"logits in {precision} differ from those of {what} by {figures[key]:.2e}, "
+                f"logits differ from those of {what} in {precision} by {figures[key]:.2e}, "
                 f"over {figures['tolerance']:.1e}"
             )
     return problems
