@@ -54,7 +54,7 @@ class InPyTorch:
     def steps(self, pixel_values: Float32) -> float:
         """How far logits move where values at the border of two steps fall on the other side, as in another engine.
 
-        Engines differ by less than ``BORDER`` of a step, so this is an upper bound that faults pass by far.
+        Engines differ by far less than ``BORDER`` of a step, and faults by more than that makes.
         """
         with dithered(self.classifier, BORDER):
             moved = self.logits(pixel_values)
