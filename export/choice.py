@@ -9,7 +9,9 @@ import numpy as np
 from export.candidates import Candidates, describe
 from export.form import Form
 from export.graph import GraphInput, build_graph
-from export.latency import Engine, measure
+from export.latency.engine import Engine
+from export.latency.measure import Least, measure
+from export.latency.pool import Pool
 from export.subgraph import open_model
 from toolkit.errors import CheckFailed
 from toolkit.runtime.predict import graph_input as as_input
@@ -63,9 +65,9 @@ def _latencies(candidates: Candidates, forms: list[Form], graph_input: GraphInpu
         engines.append(
             Engine(describe(form), form.precision, candidates.provider, session.threads, session.run, session.input)
         )
-    pool = _pool(candidates, graph_input)
+    pool = Pool([], [_pool(candidates, graph_input)], "validation")
     candidates.advance("measuring latency")
-    rows: list[dict[str, Any]] = measure(engines, [pool], [1], runs=RUNS, seconds=SECONDS)
+    rows: list[dict[str, Any]] = measure(engines, pool, [1], Least(RUNS, SECONDS))
     return [float(row["p50_ms"]) for row in rows]
 
 

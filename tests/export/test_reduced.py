@@ -17,12 +17,13 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from export.activation_ranges import observe
-from export.benchmark import Compared, benchmark
 from export.bundle import Wanted, export_bundle, prove_again, require_passed
 from export.candidates import WORTHWHILE, Candidates
 from export.choice import cheapest
 from export.form import Form, form_of
 from export.graph import build_graph
+from export.latency.benchmark import Compared, benchmark
+from export.latency.measure import Least
 from export.reference import Reference
 from export.run import Run
 from export.trunk import quantisable
@@ -106,7 +107,7 @@ def test_one_precision_is_proven_again_alone(copy: Path, finished_run: Path) -> 
 
 
 def test_latency_has_a_row_for_each_precision(copy: Path) -> None:
-    latency = benchmark(Bundle(copy), provider="cpu", batch_sizes=[1], compare=Compared(), runs=2, seconds=0, threads=1)
+    latency = benchmark(Bundle(copy), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(2, 0), threads=1)
     assert [row["precision"] for row in latency["rows"]] == ["fp32", "fp16", "int8"]
     assert set(latency["graphs"]) == {"fp32", "fp16", "int8"}
 

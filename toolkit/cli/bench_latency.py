@@ -56,7 +56,8 @@ def bench_latency(
 
     Example: toolkit bench-latency bundles/digits --batch-sizes 1,8,32 --compare torch-eager
     """
-    from export.benchmark import Compared, benchmark
+    from export.latency.benchmark import Compared, benchmark
+    from export.latency.measure import Least
     from toolkit.runtime.bundle import Bundle
 
     names, sizes = _compared(compare), _numbers(batch_sizes)
@@ -69,8 +70,7 @@ def bench_latency(
             provider=provider,
             batch_sizes=sizes,
             compare=Compared(names, run),
-            runs=runs,
-            seconds=seconds,
+            least=Least(runs, seconds),
             threads=threads,
             advance=advance_of(progress),
         )

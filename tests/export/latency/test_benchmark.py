@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from export.benchmark import Compared, benchmark
-from export.latency import BLOCKS, Engine, measure
+from export.latency.benchmark import Compared, benchmark
+from export.latency.engine import Engine
+from export.latency.measure import BLOCKS, Least, measure
+from export.latency.pool import Pool
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.preprocess import Float32
@@ -35,7 +38,7 @@ def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
 def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) -> None:
     opened = Bundle(bundle)
     latency = benchmark(
-        opened, provider="cpu", batch_sizes=[1, 3], compare=Compared(["torch-eager"]), runs=5, seconds=0
+        opened, provider="cpu", batch_sizes=[1, 3], compare=Compared(["torch-eager"]), least=Least(5, 0)
     )
     assert json.loads((bundle / "latency.json").read_text()) == latency
     assert [(row["engine"], row["batch_size"]) for row in latency["rows"]] == [
@@ -57,10 +60,11 @@ def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) ->
 
 def test_without_comparison_the_golden_images_are_enough(bundle: Path, tmp_path: Path) -> None:
     latency = benchmark(
-        Bundle(bundle), provider="cpu", batch_sizes=[16], compare=Compared(), runs=1, seconds=0, threads=1
+        Bundle(bundle), provider="cpu", batch_sizes=[16], compare=Compared(), least=Least(1, 0), threads=1
     )
     assert [row["engine"] for row in latency["rows"]] == ["onnxruntime"]
-    assert latency["inputs"] == latency["inputs"] | {"images": 8, "from": "the bundle's golden images"}
+    assert latency["inputs"]["images"] == 256
+    assert "8 golden images" in latency["inputs"]["from"]
 
 
 def test_engines_alternate_in_re_warmed_blocks_over_the_same_inputs() -> None:
@@ -73,12 +77,13 @@ def test_engines_alternate_in_re_warmed_blocks_over_the_same_inputs() -> None:
 
         return Engine(name, "fp32", "cpu", 1, run)
 
-    rows = measure([engine("a"), engine("b")], [pool], [2], runs=10, seconds=0)
+    rows = measure([engine("a"), engine("b")], Pool([], [pool], "here"), [2], Least(10, 0))
     assert [row["runs"] for row in rows] == [10, 10]
     turns = [name for position, (name, _) in enumerate(calls) if position == 0 or calls[position - 1][0] != name]
     assert len(turns) >= BLOCKS + 2  # warm-up and calibration, then a turn a block; neighbours of one name merge
     seen = {name: {batch for caller, batch in calls if caller == name} for name in "ab"}
-    assert seen["a"] == seen["b"] == {(0, 1), (2, 3), (4, 5), (6, 7)}
+    assert seen["a"] == seen["b"]
+    assert sorted(image for batch in seen["a"] for image in batch) == list(range(8))
 
 
 @pytest.mark.parametrize(
@@ -86,12 +91,13 @@ def test_engines_alternate_in_re_warmed_blocks_over_the_same_inputs() -> None:
     [({"runs": 0}, "0 runs"), ({"batch_sizes": [0]}, "batch size"), ({"batch_sizes": []}, "batch size")],
 )
 def test_nothing_to_measure_is_refused(options: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {"batch_sizes": [1], "runs": 1, "seconds": 0} | options
+    pool = Pool([], [np.zeros((1, 3, 2, 2), np.float32)], "here")
+    arguments: dict[str, Any] = {"batch_sizes": [1], "runs": 1} | options
     with pytest.raises(ToolkitError, match=message):
-        measure([], np.zeros((1, 3, 2, 2), np.float32), **arguments)  # type: ignore[arg-type]
+        measure([], pool, arguments["batch_sizes"], Least(arguments["runs"], 0))
 
 
 def test_an_unknown_engine_is_refused(bundle: Path) -> None:
     with pytest.raises(ToolkitError, match="tensorflow"):
-        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(["tensorflow"]), runs=1, seconds=0)
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(["tensorflow"]), least=Least(1, 0))
     assert not (bundle / "latency.json").exists()

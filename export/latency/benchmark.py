@@ -11,16 +11,16 @@ from typing import Any
 
 import onnxruntime as ort
 
-from export.latency import POOL, measure, onnxruntime_engine
-from toolkit.errors import ToolkitError
+from export.latency.engine import onnxruntime_engine
+from export.latency.measure import Least, measure
+from export.latency.pool import POOL, enlarged, golden_contents, pool_of
 from toolkit.files import write_json
 from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import describe_machine
-from toolkit.runtime.predict import graph_input, places_by_shape, stacked
-from toolkit.runtime.preprocess import Float32, UInt8
 from toolkit.runtime.session import require_precision, runnable
 
+LEAST = Least()
 MEASURED = {
     "pixel_values": "the network alone: pixel_values in host memory to probabilities in host memory",
     "image": "preprocessing and network: decoded images in host memory to probabilities in host memory; "
@@ -43,13 +43,12 @@ def benchmark(
     provider: str,
     batch_sizes: Sequence[int],
     compare: Compared,
-    runs: int,
-    seconds: float,
+    least: Least = LEAST,
     precision: str | None = None,
     threads: int | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Measure ONNX Runtime, and torch beside it where asked; see :func:`export.latency.measure`.
+    """Measure ONNX Runtime, and torch beside it where asked; see :func:`export.latency.measure.measure`.
 
     Without ``precision``, every graph that the provider runs is measured, the bundle's default first.
 
@@ -61,28 +60,26 @@ def benchmark(
     engines = [onnxruntime_engine(bundle, provider=provider, threads=threads, precision=each) for each in measured]
     engine = engines[0]
     versions: dict[str, str] = {"onnxruntime": ort.__version__}
-    contents, source = _golden_files(bundle), "the bundle's golden images"
+    contents, source = golden_contents(bundle)
     if compare.engines:
         import torch
 
         from export.bundle import run_of
-        from export.engines import torch_engine
+        from export.latency.torch_engine import torch_engine
 
         reference = run_of(bundle, compare.run)
-        contents = [example.read() for example in reference.held_out(POOL)]
-        source = "held-out images of the run's data set"
+        held_out = [example.read() for example in reference.held_out(POOL)]
+        contents, source = enlarged(held_out, "held-out images of the run's data set")
         for name in compare.engines:
             engines.append(torch_engine(name, reference, engine))
         versions["torch"] = torch.__version__
-    pool = _pool(contents, engine.input, bundle)
-    rows = measure(engines, pool, batch_sizes, runs=runs, seconds=seconds, advance=advance)
+    pool = pool_of(bundle, engine.input, contents, source)
+    rows = measure(engines, pool, batch_sizes, least, advance=advance)
     latency = {
         "rows": rows,
         "machine": describe_machine() | {"versions": versions},
         "inputs": {
-            "images": sum(map(len, pool)),
-            "from": source,
-            "shapes": [list(group.shape[1:]) for group in pool],
+            **pool.describe(),
             "what": MEASURED[engine.input],
         },
         "graph_sha256": bundle.manifest.files[bundle.graph_name(measured[0])].sha256,
@@ -102,16 +99,3 @@ def _write(bundle: Bundle, latency: dict[str, Any]) -> None:
         plot_latency(latency["rows"], bundle.path / "plots" / "latency.png")
     describe(bundle.path, bundle.manifest)
     bundle.update_manifest()
-
-
-def _golden_files(bundle: Bundle) -> list[bytes]:
-    names = bundle.golden().names
-    if not names:
-        raise ToolkitError("the bundle holds no golden images", where=bundle.path, fix="export it again")
-    return [bundle.read(f"golden/{name}") for name in names]
-
-
-def _pool(contents: Sequence[bytes], kind: str, bundle: Bundle) -> list[Float32 | UInt8]:
-    """Real inputs, those of one shape together."""
-    inputs = {place: graph_input(kind, bundle.preprocess, content) for place, content in enumerate(contents)}
-    return [stacked(inputs[place] for place in places) for places in places_by_shape(inputs)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from export.latency import Engine
+from export.latency.engine import Engine
 from export.run import Run
 from toolkit.errors import ToolkitError
 from toolkit.runtime.preprocess import Float32, UInt8

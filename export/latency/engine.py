@@ -1,0 +1,71 @@
+"""What is measured: something that turns a batch of images into probabilities, synchronously."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.preprocess import Float32, UInt8
+
+Inputs = Float32 | UInt8
+"""A batch: ``image`` [batch, height, width, 3] or ``pixel_values`` [batch, 3, height, width]."""
+
+
+@dataclass
+class Engine:
+    """An engine and the seconds that its counted runs took."""
+
+    name: str
+    precision: str
+    provider: str
+    threads: int
+    run: Callable[[Any], Any]
+    """From host memory to host memory: it returns when the result is there, so that a clock around it is honest
+    on a GPU too."""
+    input: str = "pixel_values"
+    """What a batch holds: ``pixel_values`` or ``image``."""
+    device_seconds: Callable[[], float] | None = None
+    """Seconds that the device itself took for the last run, by its own events; None on a CPU."""
+    times: list[float] = field(default_factory=list)
+    device_times: list[float] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    """Counted runs of each block, in order."""
+    warmup_runs: int = 0
+    warmup_seconds: float = 0.0
+    steady: bool = True
+    """Whether the warm-up reached a steady figure within its limit."""
+
+    def forget(self) -> None:
+        """Begin a new measurement."""
+        self.times, self.device_times, self.blocks = [], [], []
+        self.warmup_runs, self.warmup_seconds, self.steady = 0, 0.0, True
+
+    def timed(self, batch: Inputs) -> float:
+        """Seconds of one run."""
+        started = time.perf_counter()
+        self.run(batch)
+        return time.perf_counter() - started
+
+    def warm_up(self, batches: Sequence[Inputs], runs: int) -> list[float]:
+        """Run without counting; seconds of each run."""
+        seconds = [self.timed(batches[number % len(batches)]) for number in range(runs)]
+        self.warmup_runs += runs
+        self.warmup_seconds += sum(seconds)
+        return seconds
+
+    def measure(self, batches: Sequence[Inputs], runs: int) -> None:
+        """Count a block of runs over a pool of batches, going on where the last block ended."""
+        for _ in range(runs):
+            self.times.append(self.timed(batches[len(self.times) % len(batches)]))
+            if self.device_seconds:
+                self.device_times.append(self.device_seconds())
+        self.blocks.append(runs)
+
+
+def onnxruntime_engine(bundle: Bundle, *, provider: str, threads: int | None, precision: str) -> Engine:
+    """The bundle's graph with production's session options, on the provider asked for or not at all."""
+    session = bundle.session(provider=provider, threads=threads, precision=precision)
+    return Engine("onnxruntime", precision, provider, session.threads, session.run, session.input)

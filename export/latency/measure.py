@@ -1,0 +1,142 @@
+"""Latency and throughput in alternating, re-warmed blocks, so that the machine's drift hits all engines alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from export.latency.engine import Engine, Inputs
+from export.latency.pool import Pool
+from export.latency.statistics import percentiles
+from toolkit.errors import ToolkitError
+
+BLOCKS = 10
+"""Turns of each engine; its runs of one turn follow each other, so that its weights stay in the caches."""
+REWARM_RUNS = 2
+WINDOW = 8
+"""Runs whose median is compared with that of as many before them."""
+STEADY = 0.03
+"""Largest relative change of the median between two windows of a warm engine."""
+WARMUP_SECONDS = 5.0
+"""After so long an engine counts as unsteady, which its row says."""
+
+
+@dataclass(frozen=True)
+class Least:
+    """How much is counted for each engine and batch size, at least."""
+
+    runs: int = 50
+    seconds: float = 2.0
+
+    def check(self) -> None:
+        """Raise unless something is counted.
+
+        Raises:
+            ToolkitError: no runs.
+        """
+        if self.runs < 1:
+            raise ToolkitError(f"{self.runs} runs measure nothing", where="--runs", fix="give 1 or more")
+
+
+def measure(
+    engines: Sequence[Engine],
+    pool: Pool,
+    batch_sizes: Sequence[int],
+    least: Least,
+    *,
+    advance: Callable[[], object] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Measure every engine at every batch size in alternating, re-warmed blocks.
+
+    Args:
+        engines: what to measure; each gets the same batches.
+        pool: what the batches are drawn from.
+        batch_sizes: images a run.
+        least: how much to count.
+        advance: called after each block.
+
+    Returns:
+        The ``rows`` of ``latency.json``; times are in milliseconds for a whole batch, from
+        host memory to host memory.
+
+    Raises:
+        ToolkitError: no runs, or a batch size below one.
+    """
+    least.check()
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise ToolkitError("a batch size must be 1 or more", where="--batch-sizes", fix="write it like 1,8,32")
+    rows = []
+    for batch_size in batch_sizes:
+        alternate(engines, pool.batches(batch_size), least, advance=advance)
+        rows += [row_of(engine, batch_size) for engine in engines]
+    return rows
+
+
+def alternate(
+    engines: Sequence[Engine],
+    batches: Sequence[Inputs],
+    least: Least,
+    *,
+    blocks: int = BLOCKS,
+    advance: Callable[[], object] = lambda: None,
+) -> None:
+    """Warm the engines until their figures are steady, then count them in turns; the times stand in the engines."""
+    a_block = {}
+    for engine in engines:
+        engine.forget()
+        one = warm_until_steady(engine, batches, min(WARMUP_SECONDS, max(least.seconds, 0.05)))
+        a_block[id(engine)] = max(1, -(-max(least.runs, round(least.seconds / one)) // blocks))
+    for block in range(blocks):
+        for engine in engines if block % 2 == 0 else reversed(engines):
+            if len(engines) > 1 or block == 0:
+                engine.warm_up(batches, REWARM_RUNS)
+            engine.measure(batches, a_block[id(engine)])
+            advance()
+
+
+def warm_until_steady(engine: Engine, batches: Sequence[Inputs], most_seconds: float) -> float:
+    """Run until two neighbouring windows have the same median to 3 %, or the time is over.
+
+    Returns:
+        Median seconds of the last window's runs.
+    """
+    times: list[float] = []
+    started = time.perf_counter()
+    while True:
+        times += engine.warm_up(batches, 1)
+        last, before = times[-WINDOW:], times[-2 * WINDOW : -WINDOW]
+        engine.steady = len(before) == WINDOW and bool(abs(np.median(last) / np.median(before) - 1) <= STEADY)
+        over = len(times) > REWARM_RUNS and time.perf_counter() - started > most_seconds
+        if engine.steady or over:
+            return float(np.median(last))
+
+
+def row_of(engine: Engine, batch_size: int) -> dict[str, Any]:
+    """What was counted of an engine, as a row of ``latency.json``."""
+    seconds = np.array(engine.times)
+    starts = np.cumsum([0, *engine.blocks[:-1]])
+    row = {
+        "provider": engine.provider,
+        "precision": engine.precision,
+        "batch_size": batch_size,
+        "engine": engine.name,
+        "scenario": "SingleStream",
+        **percentiles(engine.times),
+        "throughput_ips": float(batch_size * len(seconds) / seconds.sum()),
+        "runs": len(seconds),
+        "warmup_runs": engine.warmup_runs,
+        "warmup_seconds": engine.warmup_seconds,
+        "steady": engine.steady,
+        "threads": engine.threads,
+        "block_p50_ms": [
+            float(np.median(seconds[start : start + count]) * 1000)
+            for start, count in zip(starts, engine.blocks, strict=True)
+        ],
+    }
+    if engine.device_times:
+        row["device"] = percentiles(engine.device_times)
+    return row

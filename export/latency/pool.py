@@ -1,0 +1,109 @@
+"""Real inputs, many of them: a benchmark on one tensor measures what the caches keep."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from export.latency.engine import Inputs
+from toolkit.errors import ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decode import decode
+from toolkit.runtime.predict import expand, graph_input, places_by_shape, stacked
+
+POOL = 256
+"""Images in the pool, at least."""
+BATCHES = 256
+"""Most distinct batches of a size."""
+MOST_BYTES = 512 << 20
+"""Of the batches of one size; larger ones are drawn from fewer images."""
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Encoded images, and the same as a graph takes them."""
+
+    contents: list[bytes]
+    groups: list[Inputs]
+    """Images of one shape together."""
+    source: str
+    """Where they come from, in words."""
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.groups))
+
+    def batches(self, batch_size: int) -> list[Inputs]:
+        """Distinct batches in a seeded order, each of one shape; groups of many images give more of them."""
+        rng = np.random.default_rng(SEED)
+        batches: list[Inputs] = []
+        for group in self.groups:
+            share = max(1, BATCHES * len(group) // self.images)
+            size = max(1, group[:1].nbytes * batch_size)
+            count = max(1, min(share, -(-len(group) // batch_size), MOST_BYTES // len(self.groups) // size))
+            order = np.concatenate([rng.permutation(len(group)) for _ in range(-(-count * batch_size // len(group)))])
+            batches += [
+                np.ascontiguousarray(group[order[start : start + batch_size]])
+                for start in range(0, count * batch_size, batch_size)
+            ]
+        rng.shuffle(batches)  # type: ignore[arg-type]
+        return batches
+
+    def describe(self) -> dict[str, object]:
+        """For ``latency.json``."""
+        shapes = [list(group.shape[1:]) for group in self.groups]
+        return {"images": self.images, "seed": SEED, "from": self.source, "shapes": shapes}
+
+
+def pool_of(bundle: Bundle, kind: str, contents: Sequence[bytes], source: str) -> Pool:
+    """Encoded images as the pool of a graph that takes ``kind``: ``image`` or ``pixel_values``."""
+    inputs = {place: graph_input(kind, bundle.preprocess, content) for place, content in enumerate(contents)}
+    return Pool(list(contents), [stacked(inputs[at] for at in places) for places in places_by_shape(inputs)], source)
+
+
+def folder_contents(folder: Path) -> tuple[list[bytes], str]:
+    """Images of a folder, in a seeded order, and where they come from."""
+    files = expand([folder])
+    chosen = np.random.default_rng(SEED).permutation(len(files))[: 4 * POOL]
+    return [files[place].read_bytes() for place in chosen], str(folder)
+
+
+def golden_contents(bundle: Bundle) -> tuple[list[bytes], str]:
+    """The golden images, enlarged to a pool.
+
+    Raises:
+        ToolkitError: the bundle holds none.
+    """
+    names = bundle.golden().names
+    if not names:
+        raise ToolkitError("the bundle holds no golden images", where=bundle.path, fix="export it again")
+    originals = [bundle.read(f"golden/{name}") for name in names]
+    return enlarged(originals, f"{len(originals)} golden images of the bundle")
+
+
+def enlarged(originals: Sequence[bytes], source: str) -> tuple[list[bytes], str]:
+    """Encoded images, mirrored and shifted until there are ``POOL`` of them: the pixels of photographs, no noise."""
+    rng = np.random.default_rng(SEED)
+    contents = list(originals)
+    while len(contents) < POOL:
+        original = originals[len(contents) % len(originals)]
+        pixels = np.asarray(decode(original))
+        pixels = np.roll(pixels, rng.integers(pixels.shape[:2]).tolist(), (0, 1))
+        pixels = pixels[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
+        contents.append(_encoded(np.ascontiguousarray(pixels), jpeg=original.startswith(b"\xff\xd8")))
+    grown = len(contents) > len(originals)
+    return contents, f"{source}, mirrored and shifted to {len(contents)}" if grown else source
+
+
+def _encoded(pixels: Inputs, *, jpeg: bool) -> bytes:
+    """An image file of the kind that the original was."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG" if jpeg else "PNG", quality=92)
+    return file.getvalue()
