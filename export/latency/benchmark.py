@@ -65,13 +65,13 @@ def benchmark(
         import torch
 
         from export.bundle import run_of
-        from export.latency.torch_engine import torch_engine
+        from export.latency.rivals import rival
 
         reference = run_of(bundle, compare.run)
         held_out = [example.read() for example in reference.held_out(POOL)]
         contents, source = enlarged(held_out, "held-out images of the run's data set")
         for name in compare.engines:
-            engines.append(torch_engine(name, reference, engine))
+            engines.append(rival(name, reference, engine))
         versions["torch"] = torch.__version__
     pool = pool_of(bundle, engine.input, contents, source)
     rows = measure(engines, pool, batch_sizes, least, advance=advance)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 ProviderOption = Annotated[str, typer.Option(help="Execution provider: cpu, cuda or tensorrt.")]
+ServingProviderOption = Annotated[
+    str | None,
+    typer.Option("--provider", help="Execution provider: cpu, cuda or tensorrt.", show_default="as tuned, or cpu"),
+]
 PrecisionOption = Annotated[
     str | None,
     typer.Option(help="Precision of the graph, of those that the bundle holds.", show_default="the bundle's default"),

@@ -10,20 +10,22 @@ import typer
 from toolkit.cli.output import (
     JsonFlag,
     PrecisionOption,
-    ProviderOption,
+    ServingProviderOption,
     ThreadsOption,
     messages,
     print_json,
     print_table,
 )
 
+BATCH_SIZE = 32
+
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, or folders of images.")],
     precision: PrecisionOption = None,
-    provider: ProviderOption = "cpu",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a run.")] = 32,
+    provider: ServingProviderOption = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a run.", show_default="as tuned, or 32")] = None,
     threads: ThreadsOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -37,7 +39,8 @@ def predict(
     files = expand(paths)
     opened = Bundle(bundle)
     predictor = Predictor(opened, opened.session(provider=provider, threads=threads, precision=precision))
-    predictions = list(predictor(files, batch_size))
+    tuned = opened.tuned_for(provider, precision)
+    predictions = list(predictor(files, batch_size or (tuned.batch_size if tuned else BATCH_SIZE)))
     if json:
         print_json({"predictions": predictions})
     else:

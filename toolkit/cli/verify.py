@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.output import JsonFlag, ProviderOption, ThreadsOption, console, print_json
+from toolkit.cli.output import JsonFlag, ServingProviderOption, ThreadsOption, console, print_json
 from toolkit.errors import CheckFailed
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    provider: ProviderOption = "cpu",
+    provider: ServingProviderOption = None,
     threads: ThreadsOption = None,
     public_key: Annotated[
         Path | None,
@@ -38,6 +38,7 @@ def verify(
         differences = ", ".join(
             f"{figures['max_abs_logit']:.2e} in {precision}" for precision, figures in report["precisions"].items()
         )
+        provider = report["provider"]
         console().print(
             f"verified: {report['files']} files whole; {report['images']} golden images on {provider}: max |logit "
             f"difference| {differences}, same labels, same pixels; signature {report['signature']}; "

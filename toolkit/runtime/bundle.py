@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -29,6 +29,7 @@ from toolkit.runtime.manifest import (
 )
 from toolkit.runtime.onnx_file import external_files
 from toolkit.runtime.preprocess import Float32, Preprocess
+from toolkit.runtime.serving import SERVING, Serving
 from toolkit.runtime.session import Session
 
 __all__ = [
@@ -124,6 +125,14 @@ class Bundle:
         """The run folder that the bundle was exported from, as the manifest has it."""
         with self._parsing(MANIFEST):
             return Path(self.manifest.provenance["run"])
+
+    @property
+    def serving(self) -> Serving | None:
+        """How the bundle is to be served, where that was tuned (``toolkit tune``)."""
+        if SERVING not in self.manifest.files:
+            return None
+        with self._parsing(SERVING):
+            return Serving.model_validate_json(self.read(SERVING))
 
     @property
     def parity(self) -> dict[str, Any]:
@@ -225,12 +234,17 @@ class Bundle:
     def session(
         self,
         *,
-        provider: str = "cpu",
+        provider: str | None = None,
         threads: int | None = None,
         precision: str | None = None,
         record_nodes: bool = False,
+        session_options: Mapping[str, str] | None = None,
+        provider_options: Mapping[str, str] | None = None,
     ) -> Session:
         """Load a graph after checking its hash, and that labels and preprocessing fit it.
+
+        What is not asked for is as ``serving.json`` has it, where it was tuned for the same provider; else the
+        CPU, the default precision, and as many threads as there are cores.
 
         Every file of the bundle is compared with the manifest first. ONNX Runtime gets the very bytes that were
         hashed, of the graph and of its external data, and opens no file itself.
@@ -239,6 +253,11 @@ class Bundle:
             ToolkitError: the folder holds a changed file, a link, or anything that the manifest does not list;
                 the graph points to anything but a listed file; it can't be loaded.
         """
+        tuned = self.tuned_for(provider, precision)
+        if tuned:
+            provider, precision, threads = tuned.provider, tuned.precision, threads or tuned.threads_here()
+            session_options = tuned.session_options | dict(session_options or {})
+            provider_options = tuned.provider_options | dict(provider_options or {})
         name = self.graph_name(precision)
         strangers = self._strangers()
         if strangers:
@@ -258,11 +277,13 @@ class Bundle:
             raise ToolkitError("the manifest was changed", where=self.path / MANIFEST, fix=AGAIN)
         session = Session(
             graph,
-            provider=provider,
+            provider=provider or "cpu",
             threads=threads,
             where=self.path / name,
             external_data=data,
             record_nodes=record_nodes,
+            session_options=session_options,
+            provider_options=provider_options,
         )
         metadata, fix = session.metadata, "export it again"
         with self._parsing(name):
@@ -271,6 +292,12 @@ class Bundle:
             if Preprocess.model_validate_json(metadata["preprocess"]) != self.preprocess:
                 raise ToolkitError("preprocess.json differs from the graph's preprocessing", where=self.path, fix=fix)
         return session
+
+    def tuned_for(self, provider: str | None = None, precision: str | None = None) -> Serving | None:
+        """``serving.json``, if it was tuned for what is asked for; None stands for whatever was chosen."""
+        tuned = self.serving
+        fits = tuned and provider in (None, tuned.provider) and precision in (None, tuned.precision)
+        return tuned if fits else None
 
     def golden(self) -> Golden:
         """The golden images' reference, after checking its hash."""

@@ -66,6 +66,8 @@ class Session:
         where: Path | None = None,
         external_data: Mapping[str, bytes] | None = None,
         record_nodes: bool = False,
+        session_options: Mapping[str, str] | None = None,
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         """Load a graph.
 
@@ -77,6 +79,8 @@ class Session:
             external_data: content of the files that a graph given as bytes keeps data in, by their location in
                 it. No file is opened for such a graph; ONNX Runtime copies what it needs before this returns.
             record_nodes: whether :meth:`executed_nodes` will be asked for.
+            session_options: entries of the session's configuration beside production's own.
+            provider_options: of the provider, beside ``PROVIDER_OPTIONS``.
 
         Raises:
             ToolkitError: the provider is unknown, not there, or fell back; the graph can't be loaded.
@@ -92,6 +96,8 @@ class Session:
         options.log_severity_level = 4
         # otherwise bytes in ONNX Runtime's own format would be taken too, which nothing here looks into
         options.add_session_config_entry("session.load_model_format", "ONNX")
+        for key, value in (session_options or {}).items():
+            options.add_session_config_entry(key, value)
         self._profiles = tempfile.TemporaryDirectory(prefix="clip-toolkit-") if record_nodes else None
         if self._profiles is not None:
             options.enable_profiling = True
@@ -106,7 +112,7 @@ class Session:
                 self._session = ort.InferenceSession(
                     model if isinstance(model, bytes) else str(model),
                     options,
-                    providers=[(requested, PROVIDER_OPTIONS.get(provider, {}))],
+                    providers=[(requested, PROVIDER_OPTIONS.get(provider, {}) | dict(provider_options or {}))],
                     enable_fallback=0,
                 )
         except Exception as error:
@@ -159,6 +165,19 @@ class Session:
         """Compute outputs by name of inputs by name, unchecked."""
         outputs: list[Float32] = self._session.run(list(names), dict(inputs))
         return outputs
+
+    def bind(self, batch: ort.OrtValue) -> ort.IOBinding:
+        """Bind both outputs, and the input to memory of its own; for :class:`toolkit.runtime.binding.Binding`."""
+        bound = self._session.io_binding()
+        bound.bind_ortvalue_input(self.input, batch)
+        for name in ("logits", "probabilities"):
+            bound.bind_output(name, batch.device_name())
+        return bound
+
+    def run_bound(self, bound: ort.IOBinding) -> None:
+        """Run what is bound; returns when the device is done."""
+        self._session.run_with_iobinding(bound)
+        bound.synchronize_outputs()
 
     def run_batches(self, inputs: Float32 | UInt8, batch_size: int) -> tuple[Float32, Float32]:
         """Like :meth:`run`, over any number of images, ``batch_size`` at a time."""

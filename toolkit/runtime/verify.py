@@ -21,14 +21,14 @@ OTHER_MACHINES = 10
 
 
 def verify(
-    path: Path, *, provider: str = "cpu", threads: int | None = None, public_key: Path | None = None
+    path: Path, *, provider: str | None = None, threads: int | None = None, public_key: Path | None = None
 ) -> dict[str, Any]:
     """Hash every file, then run the golden images from their encoded files on.
 
     Args:
         path: a bundle folder.
-        provider: the provider to run on.
-        threads: threads of the session; the usable cores unless given.
+        provider: the provider to run on; that of ``serving.json``, or the CPU, unless given.
+        threads: threads of the session; those of ``serving.json``, or the usable cores, unless given.
         public_key: PEM file of the key that must have signed the bundle.
 
     Returns:
@@ -42,9 +42,12 @@ def verify(
     """
     started = time.perf_counter()
     bundle = Bundle(path)
-    report: dict[str, Any] = {"bundle": str(path), "provider": provider, "files": len(bundle.manifest.files)}
+    report: dict[str, Any] = {"bundle": str(path), "files": len(bundle.manifest.files)}
     with bundle.holding():
         problems = bundle.differences()
+        tuned = None if problems else bundle.serving
+        provider = provider or (tuned.provider if tuned else "cpu")
+        report |= {"provider": provider, "serving": tuned.model_dump(mode="json") if tuned else None}
         report["signature"] = _signature(bundle, public_key, problems)
         if not problems:
             problems += _failed_parity(bundle)

@@ -1,0 +1,119 @@
+"""From nothing to the first answer, each in a fresh process; and the memory that such a process comes to hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.errors import ToolkitError
+
+REPEATS = 3
+CHILD = """
+import time
+started = time.monotonic()
+import json, sys
+from pathlib import Path
+import numpy as np
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.predict import graph_input
+imported = time.monotonic()
+asked = json.loads(sys.argv[1])
+bundle = Bundle(Path(asked["bundle"]))
+session = bundle.session(provider=asked["provider"], threads=asked["threads"], precision=asked["precision"])
+opened = time.monotonic()
+image = graph_input(session.input, bundle.preprocess, bundle.read(asked["image"]))[None]
+ready = time.monotonic()
+session.run(image)
+ran = time.monotonic()
+session.run(image)
+again = time.monotonic()
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), None)
+def on_device():
+    try:
+        import os, pynvml
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        mine = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
+        return mine[0] / 2**20 if mine and mine[0] else None
+    except Exception:
+        return None
+memory = []
+for size in asked["batch_sizes"]:
+    session.run(np.repeat(image, size, 0))
+    memory.append({"batch_size": size, "peak_resident_mib": peak(), "peak_device_mib": on_device()})
+stamps = {"started": started, "imported": imported, "opened": opened, "ready": ready, "ran": ran, "again": again}
+print(json.dumps({"stamps": stamps, "memory": memory}))
+"""
+
+
+def cold_start(
+    bundle: Path,
+    image: str,
+    *,
+    provider: str,
+    precision: str,
+    threads: int | None,
+    batch_sizes: Sequence[int],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Start processes that load a bundle, hashes and all, and answer once.
+
+    Args:
+        bundle: folder of it.
+        image: an image among its files.
+        provider: to run on.
+        precision: of the graph.
+        threads: of the session.
+        batch_sizes: whose memory is read, in rising order.
+
+    Returns:
+        A row with the medians of ``process_ms`` (until Python runs), ``import_ms``, ``session_ms`` (hashing the
+        bundle, creating the session), ``first_run_ms``, ``total_ms``, and ``second_run_ms`` for comparison; then
+        rows with ``batch_size``, ``peak_resident_mib`` of the whole process and ``peak_device_mib``, None on a CPU.
+
+    Raises:
+        ToolkitError: such a process failed.
+    """
+    asked = {
+        "bundle": str(bundle.absolute()),
+        "image": image,
+        "provider": provider,
+        "precision": precision,
+        "threads": threads,
+        "batch_sizes": sorted(batch_sizes),
+    }
+    found = [_start(asked) for _ in range(REPEATS)]
+    keys = found[0][0].keys()
+    which = {"precision": precision, "provider": provider}
+    row = which | {key: float(np.median([each[0][key] for each in found])) for key in keys} | {"repeats": REPEATS}
+    return row, [which | each for each in found[-1][1]]
+
+
+def _start(asked: dict[str, Any]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Milliseconds of one process, and its memory."""
+    launched = time.monotonic()  # the same clock in every process of a machine
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(asked)], capture_output=True, text=True, check=False, cwd=Path.cwd()
+    )
+    if child.returncode:
+        last = (child.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise ToolkitError(f"a process that loads the bundle failed: {last}", where=asked["bundle"], fix="verify it")
+    content = json.loads(child.stdout)
+    at = content["stamps"]
+    spans = {
+        "process_ms": at["started"] - launched,
+        "import_ms": at["imported"] - at["started"],
+        "session_ms": at["opened"] - at["imported"],
+        "first_run_ms": at["ran"] - at["ready"],
+        "second_run_ms": at["again"] - at["ran"],
+        "total_ms": at["ran"] - launched,
+    }
+    return {name: 1000 * seconds for name, seconds in spans.items()}, content["memory"]

@@ -1,0 +1,86 @@
+"""Where the time of one request goes, from the encoded file to the label."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from export.latency.measure import REWARM_RUNS, Least
+from export.latency.statistics import percentiles
+from toolkit.runtime.binding import Binding
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decode import decode
+from toolkit.runtime.preprocess import Float32, UInt8
+from toolkit.runtime.session import Session
+
+STEPS = ("decode_ms", "preprocess_ms", "host_to_device_ms", "network_ms", "device_to_host_ms", "file_to_label_ms")
+
+
+def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], least: Least) -> dict[str, Any]:
+    """Time each step of single requests over a pool of encoded images.
+
+    Args:
+        bundle: whose labels and preprocessing are used.
+        session: its graph.
+        contents: encoded images.
+        least: how many requests, for how long.
+
+    Returns:
+        Medians ``decode_ms``, ``preprocess_ms`` (None where it is part of the graph), ``host_to_device_ms`` and
+        ``device_to_host_ms`` (None on a CPU, which reads the array where it lies), ``network_ms`` (with the
+        preprocessing where that is part of the graph), ``file_to_label_ms`` of the whole, with ``p99`` and
+        ``intervals`` of the whole; ``requests``.
+    """
+    inside = session.input == "image"
+    bindings: dict[tuple[int, ...], Binding] = {}
+    steps: dict[str, list[float]] = {name: [] for name in STEPS}
+
+    def request(content: bytes) -> None:
+        marks = [time.perf_counter()]
+
+        def mark() -> None:
+            marks.append(time.perf_counter())
+
+        image = decode(content, grey=not inside)
+        mark()
+        batch: Float32 | UInt8 = np.asarray(image)[None] if inside else bundle.preprocess(image)[None]
+        mark()
+        if batch.shape not in bindings:
+            bindings[batch.shape] = Binding(session, batch.shape)
+        probabilities = bindings[batch.shape].steps(batch, mark)[1]
+        bundle.labels[int(probabilities[0].argmax())]
+        mark()
+        spans = np.diff(marks)
+        for name, seconds in zip(STEPS[:-1], spans, strict=False):
+            steps[name].append(float(seconds))
+        steps["file_to_label_ms"].append(float(spans.sum()))
+
+    _repeat(request, contents, least)
+    whole = percentiles(steps["file_to_label_ms"])
+    row: dict[str, Any] = {name: 1000 * float(np.median(seconds)) for name, seconds in steps.items()}
+    if inside:
+        row["preprocess_ms"] = None
+    if session.provider == "cpu":
+        row["host_to_device_ms"] = row["device_to_host_ms"] = None
+    return row | {
+        "p99_file_to_label_ms": whole["p99_ms"],
+        "intervals": {
+            "file_to_label_ms": whole["intervals"]["p50_ms"],
+            "p99_file_to_label_ms": whole["intervals"]["p99_ms"],
+        },
+        "requests": len(steps["file_to_label_ms"]),
+        "network_includes_preprocessing": inside,
+    }
+
+
+def _repeat(request: Callable[[bytes], None], contents: Sequence[bytes], least: Least) -> None:
+    """Enough requests, one after the other."""
+    for content in contents[:REWARM_RUNS]:
+        request(content)
+    started, done = time.perf_counter(), 0
+    while done < least.runs or time.perf_counter() - started < least.seconds:
+        request(contents[done % len(contents)])
+        done += 1

@@ -1,0 +1,68 @@
+"""``serving.json``: how a bundle is to be served, chosen by measurement (``toolkit tune``)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.session import Precision, Provider
+
+SERVING = "serving.json"
+
+
+SessionOption = Literal["session.intra_op.allow_spinning", "session.inter_op.allow_spinning"]
+ProviderOption = Literal[
+    "use_tf32", "enable_cuda_graph", "cudnn_conv_algo_search", "trt_fp16_enable", "trt_int8_enable"
+]
+"""What a bundle may set; options with paths and formats are the host's alone."""
+
+
+class Expected(BaseModel):
+    """What was measured of the choice: latencies of a request in milliseconds, images a second, accuracy."""
+
+    p50_ms: float
+    p99_ms: float
+    p99_ms_at_most: float
+    """Upper end of p99's 95 % interval."""
+    throughput_ips: float
+    accuracy_drop: float
+    """Percentage points of accuracy lost against the reference, on held-out images."""
+    accuracy_drop_interval: tuple[float, float]
+
+
+class Budget(BaseModel):
+    """What was asked for."""
+
+    p99_ms: float = Field(gt=0)
+    max_accuracy_drop: float = Field(ge=0)
+    rate: float | None = Field(None, gt=0)
+    """Images a second that arrive at random."""
+
+
+class Serving(BaseModel):
+    """Content of ``serving.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: Literal[1] = 1
+    provider: Provider
+    precision: Precision
+    threads: int = Field(ge=1, le=1024)
+    """Threads of one session."""
+    sessions: int = Field(1, ge=1)
+    """Sessions that work side by side."""
+    batch_size: int = Field(1, ge=1)
+    """Most images that a session takes at once."""
+    session_options: dict[SessionOption, str] = {}
+    """Entries of ONNX Runtime's session configuration."""
+    provider_options: dict[ProviderOption, str] = {}
+    expected: Expected
+    budget: Budget
+    machine: dict[str, Any]
+    """Where it was measured."""
+
+    def threads_here(self) -> int:
+        """Threads of one session, but no more than this machine has cores."""
+        return min(self.threads, usable_cores())
