@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
-from export.latency.engine import onnxruntime_engine
+from export.latency.cold_start import cold_start
+from export.latency.concurrency import Combination, concurrency
+from export.latency.conditions import watched
+from export.latency.engine import Engine, onnxruntime_engine
+from export.latency.limits import limits
 from export.latency.measure import Least, measure
-from export.latency.pool import POOL, enlarged, golden_contents, pool_of
-from toolkit.files import write_json
+from export.latency.multi_stream import multi_stream
+from export.latency.offline import offline
+from export.latency.pool import POOL, Pool, enlarged, folder_contents, golden_contents, pool_of
+from export.latency.request import split_request
+from export.latency.server import Server, find_rate
+from toolkit.errors import ToolkitError
+from toolkit.files import sha256_of, write_json
 from toolkit.reporting.describe import describe
-from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.machine import describe_machine
+from toolkit.runtime.bundle import MANIFEST, Bundle
+from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.session import require_precision, runnable
+
+if TYPE_CHECKING:
+    from export.run import Run
 
 LEAST = Least()
 MEASURED = {
@@ -26,6 +39,9 @@ MEASURED = {
     "image": "preprocessing and network: decoded images in host memory to probabilities in host memory; "
     "torch's includes the image processor",
 }
+SCENARIOS = ("offline", "server", "multi-stream", "concurrency")
+TARGET = 2.0
+"""p99 that the server scenario aims at unless told, in p50s of a run alone."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,35 @@ class Compared:
     """Run folder to take the classifier from, if it is no longer where the export found it."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is measured, beside the latency of a run."""
+
+    precision: str | None = None
+    """Of the graph; every one that the provider runs, the default first, if None."""
+    threads: int | None = None
+    images: Path | None = None
+    """Folder of images to draw inputs from; held-out images, or the golden ones, if None."""
+    scenarios: Sequence[str] = ()
+    target_p99_ms: float | None = None
+    """Of the server scenario."""
+    details: bool = True
+    """Whether cold start, memory, the split of a request and the machine's limits are measured too."""
+
+    def check(self) -> None:
+        """Raise :class:`ToolkitError` for a scenario that there is not, or a target that can't be held."""
+        for name in self.scenarios:
+            if name not in SCENARIOS:
+                fix = f"choose from {', '.join(SCENARIOS)}"
+                raise ToolkitError(f"no scenario {name!r}", where="--scenarios", fix=fix)
+        if self.target_p99_ms is not None and not 0 < self.target_p99_ms < float("inf"):
+            what = f"no latency stays within {self.target_p99_ms:g} ms"
+            raise ToolkitError(what, where="--target-p99-ms", fix="give more than 0")
+
+
+DEFAULT = Measured()
+
+
 def benchmark(
     bundle: Bundle,
     *,
@@ -44,58 +89,203 @@ def benchmark(
     batch_sizes: Sequence[int],
     compare: Compared,
     least: Least = LEAST,
-    precision: str | None = None,
-    threads: int | None = None,
-    advance: Callable[[], object] = lambda: None,
+    measured: Measured = DEFAULT,
+    advance: Callable[[str], object] = lambda what: None,
 ) -> dict[str, Any]:
-    """Measure ONNX Runtime, and torch beside it where asked; see :func:`export.latency.measure.measure`.
+    """Measure ONNX Runtime, and what else a user could run beside it; see :func:`export.latency.measure.measure`.
 
-    Without ``precision``, every graph that the provider runs is measured, the bundle's default first.
+    Args:
+        bundle: an opened bundle; every file is compared with the manifest first.
+        provider: the provider asked for, or none at all.
+        batch_sizes: images a run.
+        compare: engines to measure in alternation.
+        least: how much to count for each engine and batch size.
+        measured: what else to measure.
+        advance: called with what is measured, again and again.
 
     Returns:
-        The content of ``latency.json``, which is written into the bundle with a plot.
+        The content of ``latency.json``, which is written into the bundle with its plots.
+
+    Raises:
+        CheckFailed: a file differs from the manifest.
+        ToolkitError: nothing to measure, or something that can't be measured here.
     """
+    measured.check()
+    least.check()
     bundle.check_files()
-    measured = [require_precision(precision, provider)] if precision else runnable(bundle.precisions, provider)
-    engines = [onnxruntime_engine(bundle, provider=provider, threads=threads, precision=each) for each in measured]
-    engine = engines[0]
-    versions: dict[str, str] = {"onnxruntime": ort.__version__}
-    contents, source = golden_contents(bundle)
-    if compare.engines:
-        import torch
+    names = [require_precision(measured.precision, provider)] if measured.precision else []
+    names = names or runnable(bundle.precisions, provider)
+    with bundle.holding(), watched(provider) as conditions:
+        engines = [
+            onnxruntime_engine(bundle, provider=provider, threads=measured.threads, precision=each) for each in names
+        ]
+        ours = list(engines)
+        of = _run(bundle, compare) if compare.engines else None
+        pool = _pool(bundle, engines[0].input, of, measured.images)
+        versions = {"onnxruntime": ort.__version__}
+        if of is not None:
+            import torch
 
-        from export.bundle import run_of
-        from export.latency.rivals import rival
+            from export.latency.rivals import rival
 
-        reference = run_of(bundle, compare.run)
-        held_out = [example.read() for example in reference.held_out(POOL)]
-        contents, source = enlarged(held_out, "held-out images of the run's data set")
-        for name in compare.engines:
-            engines.append(rival(name, reference, engine))
-        versions["torch"] = torch.__version__
-    pool = pool_of(bundle, engine.input, contents, source)
-    rows = measure(engines, pool, batch_sizes, least, advance=advance)
-    latency = {
-        "rows": rows,
-        "machine": describe_machine() | {"versions": versions},
-        "inputs": {
-            **pool.describe(),
-            "what": MEASURED[engine.input],
-        },
-        "graph_sha256": bundle.manifest.files[bundle.graph_name(measured[0])].sha256,
-        "graphs": {each: bundle.manifest.files[bundle.graph_name(each)].sha256 for each in measured},
+            engines += [rival(name, of, engines[0]) for name in compare.engines]
+            versions["torch"] = torch.__version__
+        skipped: list[dict[str, Any]] = []
+        rows = measure(engines, pool, batch_sizes, least, skipped=skipped, advance=lambda: advance("measuring"))
+        if not rows:
+            raise ToolkitError(
+                f"nothing fits in memory: {skipped[0]['reason']}", where="--batch-sizes", fix="give less"
+            )
+        latency: dict[str, Any] = {"rows": rows, "skipped": skipped}
+        if measured.details:
+            latency |= _details(bundle, ours, pool, rows, least, advance)
+        latency["scenarios"] = _scenarios(bundle, ours[0], pool, measured, advance)
+        latency["serving"] = _serving(bundle, pool, least, advance)
+    latency |= {
+        "machine": describe_machine() | {"versions": versions} | conditions.facts,
+        "inputs": pool.describe() | {"what": MEASURED[engines[0].input]},
+        "bundle_sha256": sha256_of(bundle.path / MANIFEST),
+        "graph_sha256": bundle.manifest.files[bundle.graph_name(names[0])].sha256,
+        "graphs": {each: bundle.manifest.files[bundle.graph_name(each)].sha256 for each in names},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     _write(bundle, latency)
     return latency
 
 
+def _run(bundle: Bundle, compare: Compared) -> Run:
+    from export.bundle import run_of
+
+    return run_of(bundle, compare.run)
+
+
+def _pool(bundle: Bundle, kind: str, run: Run | None, images: Path | None) -> Pool:
+    """Real inputs: of a folder, else held out by the run, else the golden ones."""
+    if images is not None:
+        return pool_of(bundle, kind, *folder_contents(images))
+    if run is None:
+        return pool_of(bundle, kind, *golden_contents(bundle))
+    held_out = [example.read() for example in run.held_out(POOL)]
+    return pool_of(bundle, kind, *enlarged(held_out, "held-out images of the run's data set"))
+
+
+def _details(
+    bundle: Bundle,
+    engines: Sequence[Engine],
+    pool: Pool,
+    rows: list[dict[str, Any]],
+    least: Least,
+    advance: Callable[[str], object],
+) -> dict[str, Any]:
+    """Cold start, memory, the split of a request, where nodes ran, and how far from the machine's limits."""
+    found: dict[str, Any] = {"cold_start": [], "memory": [], "request": [], "nodes": {}}
+    image = next(name for name in bundle.manifest.files if name.startswith("golden/") and not name.endswith(".npz"))
+    sizes = sorted({row["batch_size"] for row in rows if row["engine"] == "onnxruntime"})
+    for engine in engines:
+        which = {"precision": engine.precision, "provider": engine.provider}
+        advance(f"cold start of {engine.precision}")
+        started, memory = cold_start(
+            bundle.path, image, **which, threads=engine.threads, batch_sizes=sizes, input_shape=_usual(pool).shape[1:]
+        )
+        found["cold_start"].append(started)
+        found["memory"] += memory
+        advance(f"a request in {engine.precision}")
+        session = bundle.session(**which, threads=engine.threads, record_nodes=True)
+        found["nodes"][engine.precision] = _nodes(session.executed_nodes(_usual(pool)[:1]))
+        session = bundle.session(**which, threads=engine.threads)
+        found["request"].append(which | split_request(bundle, session, pool.contents, least))
+    advance("the machine's limits")
+    found["limits"] = limits(bundle, engines, rows)
+    return found
+
+
+def _nodes(executed: Sequence[Any]) -> dict[str, dict[str, int]]:
+    """How many nodes of each operator ran on each provider."""
+    by: dict[str, Counter[str]] = {}
+    for node in executed:
+        by.setdefault(node.provider, Counter())[node.operator] += 1
+    return {provider: dict(counts.most_common()) for provider, counts in by.items()}
+
+
+def _usual(pool: Pool) -> Any:
+    """Images of the most frequent shape."""
+    return max(pool.groups, key=len)
+
+
+def _scenarios(
+    bundle: Bundle, engine: Engine, pool: Pool, measured: Measured, advance: Callable[[str], object]
+) -> dict[str, Any]:
+    """MLPerf's other scenarios, of the first precision."""
+    found: dict[str, Any] = {}
+    best: float | None = None
+    if {"offline", "server"} & set(measured.scenarios):
+        swept = offline(engine, pool, advance=lambda: advance("Offline"))
+        best = swept["best_ips"]
+        found |= {"offline": swept["rows"], "offline_end": swept["offline_end"]}
+    if "multi-stream" in measured.scenarios:
+        found["multi_stream"] = multi_stream(engine, pool, advance=lambda: advance("MultiStream"))
+    if "concurrency" in measured.scenarios:
+
+        def opener(combination: Combination) -> Engine:
+            options = {} if combination.allow_spinning else {"session.intra_op.allow_spinning": "0"}
+            return onnxruntime_engine(
+                bundle,
+                provider=engine.provider,
+                threads=combination.threads,
+                precision=engine.precision,
+                session_options=options,
+            )
+
+        found["concurrency"] = concurrency(opener, pool, advance=lambda: advance("sessions and threads"))
+    if "server" in measured.scenarios:
+        advance("Server")
+        tuned = bundle.tuned_for(engine.provider, engine.precision)
+        target = measured.target_p99_ms or (tuned.budget.p99_ms if tuned else _own_target(engine, pool))
+        server = Server([engine], pool, tuned.batch_size if tuned else 1)
+        found["server"] = find_rate(server, target_p99_ms=target, offline_ips=best or 1.0)
+    return found
+
+
+def _own_target(engine: Engine, pool: Pool) -> float:
+    """Milliseconds that a request may take where nobody said."""
+    alone = sorted(engine.warm_up(pool.batches(1), 11))[5]
+    return float(f"{1000 * TARGET * alone:.2g}")
+
+
+def _serving(bundle: Bundle, pool: Pool, least: Least, advance: Callable[[str], object]) -> dict[str, Any] | None:
+    """The configuration that was tuned, measured again as it would run."""
+    tuned = bundle.serving
+    if tuned is None or (tuned.provider == "cpu" and tuned.sessions * tuned.threads > usable_cores()):
+        return None
+    advance("the tuned configuration")
+
+    def opener(combination: Combination) -> Engine:
+        return onnxruntime_engine(
+            bundle, provider=tuned.provider, threads=combination.threads, precision=tuned.precision
+        )
+
+    enough = Least(max(least.runs, 200), max(least.seconds, 5.0))
+    row = concurrency(opener, pool, [Combination(tuned.sessions, tuned.threads)], enough, batch_size=tuned.batch_size)[
+        0
+    ]
+    budget = tuned.budget.p99_ms
+    return row | {
+        "precision": tuned.precision,
+        "provider": tuned.provider,
+        "allow_spinning": tuned.session_options.get("session.intra_op.allow_spinning") != "0",
+        "budget_p99_ms": budget,
+        "within_budget": row["p99_ms"] is not None and row["p99_ms"] <= budget,
+    }
+
+
 def _write(bundle: Bundle, latency: dict[str, Any]) -> None:
     write_json(bundle.path / "latency.json", latency)
     if find_spec("matplotlib"):
         from toolkit.reporting.latency_plot import plot_latency
+        from toolkit.reporting.roofline_plot import plot_roofline
 
         (bundle.path / "plots").mkdir(exist_ok=True)
         plot_latency(latency["rows"], bundle.path / "plots" / "latency.png")
+        plot_roofline(latency, bundle.path / "plots" / "roofline.png")
     describe(bundle.path, bundle.manifest)
     bundle.update_manifest()

@@ -34,9 +34,9 @@ session.run(image)
 ran = time.monotonic()
 session.run(image)
 again = time.monotonic()
-def peak():
+def kept(key):
     lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").is_file() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), None)
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":")), None)
 def on_device():
     try:
         import os, pynvml
@@ -48,8 +48,8 @@ def on_device():
         return None
 memory = []
 for size in asked["batch_sizes"]:
-    session.run(np.repeat(image, size, 0))
-    memory.append({"batch_size": size, "peak_resident_mib": peak(), "peak_device_mib": on_device()})
+    session.run(np.ones((size, *asked["input_shape"]), image.dtype))
+    memory.append({"batch_size": size, "resident_mib": kept("VmRSS"), "peak_resident_mib": kept("VmHWM"), "peak_device_mib": on_device()})
 stamps = {"started": started, "imported": imported, "opened": opened, "ready": ready, "ran": ran, "again": again}
 print(json.dumps({"stamps": stamps, "memory": memory}))
 """
@@ -63,6 +63,7 @@ def cold_start(
     precision: str,
     threads: int | None,
     batch_sizes: Sequence[int],
+    input_shape: Sequence[int],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Start processes that load a bundle, hashes and all, and answer once.
 
@@ -73,6 +74,7 @@ def cold_start(
         precision: of the graph.
         threads: of the session.
         batch_sizes: whose memory is read, in rising order.
+        input_shape: of one input of these batches, without the batch.
 
     Returns:
         A row with the medians of ``process_ms`` (until Python runs), ``import_ms``, ``session_ms`` (hashing the
@@ -89,6 +91,7 @@ def cold_start(
         "precision": precision,
         "threads": threads,
         "batch_sizes": sorted(batch_sizes),
+        "input_shape": list(input_shape),
     }
     found = [_start(asked) for _ in range(REPEATS)]
     keys = found[0][0].keys()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,14 @@ class Engine:
         self.blocks.append(runs)
 
 
-def onnxruntime_engine(bundle: Bundle, *, provider: str, threads: int | None, precision: str) -> Engine:
+def onnxruntime_engine(
+    bundle: Bundle,
+    *,
+    provider: str,
+    threads: int | None,
+    precision: str,
+    session_options: Mapping[str, str] | None = None,
+) -> Engine:
     """The bundle's graph with production's session options, on the provider asked for or not at all."""
-    session = bundle.session(provider=provider, threads=threads, precision=precision)
+    session = bundle.session(provider=provider, threads=threads, precision=precision, session_options=session_options)
     return Engine("onnxruntime", precision, provider, session.threads, session.run, session.input)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from export.latency.engine import Engine, Inputs
+from export.latency.memory import MIB, available_mib, is_allocation_failure, peak_resident_mib, reset_peak
 from export.latency.pool import Pool
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
@@ -21,6 +22,10 @@ WINDOW = 8
 """Runs whose median is compared with that of as many before them."""
 STEADY = 0.03
 """Largest relative change of the median between two windows of a warm engine."""
+PROBED = 16
+"""Batch size up to which nobody asks whether it fits."""
+SHARE = 0.9
+"""Of the memory that is available, what a batch may be expected to take."""
 WARMUP_SECONDS = 5.0
 """After so long an engine counts as unsteady, which its row says."""
 
@@ -48,6 +53,7 @@ def measure(
     batch_sizes: Sequence[int],
     least: Least,
     *,
+    skipped: list[dict[str, Any]] | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Measure every engine at every batch size in alternating, re-warmed blocks.
@@ -57,6 +63,7 @@ def measure(
         pool: what the batches are drawn from.
         batch_sizes: images a run.
         least: how much to count.
+        skipped: takes an entry for each engine and batch size that does not fit in memory; an error without it.
         advance: called after each block.
 
     Returns:
@@ -69,11 +76,57 @@ def measure(
     least.check()
     if not batch_sizes or min(batch_sizes) < 1:
         raise ToolkitError("a batch size must be 1 or more", where="--batch-sizes", fix="write it like 1,8,32")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for batch_size in batch_sizes:
-        alternate(engines, pool.batches(batch_size), least, advance=advance)
-        rows += [row_of(engine, batch_size) for engine in engines]
+        fitting = list(engines) if skipped is None else _fitting(engines, pool, batch_size, skipped)
+        if fitting:
+            alternate(fitting, pool.batches(batch_size), least, advance=advance)
+        rows += [row_of(engine, batch_size) for engine in fitting]
     return rows
+
+
+def _fitting(engines: Sequence[Engine], pool: Pool, batch_size: int, skipped: list[dict[str, Any]]) -> list[Engine]:
+    """Engines that run a batch of this size; why the others don't goes to ``skipped``.
+
+    Memory is tried in two steps, one image and a few, so that a batch whose growth alone would fill the machine is
+    not tried at all: the system would kill the process.
+    """
+    fitting = []
+    for engine in engines:
+        reason = _shortage(engine, pool, batch_size)
+        if reason is None:
+            fitting.append(engine)
+        else:
+            what = {"engine": engine.name, "precision": engine.precision, "provider": engine.provider}
+            skipped.append(what | {"batch_size": batch_size, "reason": reason})
+    return fitting
+
+
+def _shortage(engine: Engine, pool: Pool, batch_size: int) -> str | None:
+    """Why a batch does not fit in memory; None if it does."""
+    try:
+        there = available_mib()
+        if batch_size > PROBED and there is not None:
+            needed = _growth_mib(engine, pool) * batch_size
+            if needed > SHARE * there:
+                return f"batch size {batch_size} takes about {needed:,.0f} MiB, and {there:,.0f} MiB are available"
+        engine.run(pool.batches(batch_size)[0])
+    except Exception as error:
+        if not is_allocation_failure(error):
+            raise
+        return f"batch size {batch_size} does not fit in memory"
+    return None
+
+
+def _growth_mib(engine: Engine, pool: Pool) -> float:
+    """MiB that each further image of a batch takes at the peak, and its own pixels."""
+    peaks = []
+    for size in (1, PROBED):
+        reset_peak()
+        engine.run(pool.batches(size)[0])
+        peaks.append(peak_resident_mib() or 0.0)
+    pixels = max(group[:1].nbytes for group in pool.groups) / MIB
+    return max(0.0, peaks[1] - peaks[0]) / (PROBED - 1) + pixels
 
 
 def alternate(

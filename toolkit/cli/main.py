@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from toolkit.cli import bench_latency, data, demo, doctor, export, parity, predict, recipes, verify
+from toolkit.cli import bench_latency, compare, data, demo, doctor, export, parity, predict, recipes, tune, verify
 from toolkit.command import run
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app.add_typer(data.app, name="data")
 app.command("export")(export.export)
 app.command("parity")(parity.parity)
 app.command("bench-latency")(bench_latency.bench_latency)
+app.command("tune")(tune.tune)
+app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)

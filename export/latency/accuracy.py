@@ -1,0 +1,85 @@
+"""What each graph of a bundle loses in accuracy, on images that chose nothing before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.errors import ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.predict import graph_input, places_by_shape, stacked
+
+if TYPE_CHECKING:
+    from export.run import Run
+
+IMAGES = 1000
+"""Validation images, at most."""
+BATCH_SIZE = 16
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Percentage points of accuracy that a graph loses against the reference, and the 95 % interval."""
+
+    points: float
+    interval: tuple[float, float]
+    images: int
+    source: str
+    """Where the figure comes from, in words."""
+
+
+def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], provider: str) -> dict[str, Drop]:
+    """Measure on the run's validation split; without the run, take what parity.json holds.
+
+    The reference is PyTorch in fp32, in the shape of the bundle's fp32 graph where it has one, whose equality is
+    proven. The interval is the percentile bootstrap's over images (Efron, 1979), both models on the same ones.
+    """
+    if run is None:
+        return {precision: _recorded(bundle, precision) for precision in precisions}
+    members = run.data.splits["validation"]
+    chosen = [members[place * len(members) // IMAGES] for place in range(IMAGES)] if len(members) > IMAGES else members
+    contents, answers = [example.read() for example in chosen], np.array([example.label for example in chosen])
+    if "fp32" in bundle.precisions and "fp32" in precisions:
+        reference, of = _labels(bundle, "fp32", provider, contents), "the fp32 graph"
+    else:
+        from export.reference import Reference
+
+        pytorch = Reference(run)
+        values = pytorch.pixel_values([example.decode() for example in chosen])
+        reference, of = pytorch.without_trunk(values).argmax(-1), "PyTorch in fp32"
+    drops = {}
+    for precision in precisions:
+        labels = _labels(bundle, precision, provider, contents)
+        lost = 100.0 * ((reference == answers).astype(np.float64) - (labels == answers))
+        places = np.random.default_rng(0).integers(0, len(lost), (RESAMPLES, len(lost)))
+        low, high = np.percentile(lost[places].mean(1), [2.5, 97.5])
+        source = f"{len(lost)} validation images, against {of}"
+        drops[precision] = Drop(float(lost.mean()), (float(low), float(high)), len(lost), source)
+    return drops
+
+
+def _labels(bundle: Bundle, precision: str, provider: str, contents: Sequence[bytes]) -> Any:
+    """Class of each image."""
+    session = bundle.session(provider=provider, precision=precision)
+    inputs = {place: graph_input(session.input, bundle.preprocess, each) for place, each in enumerate(contents)}
+    labels = np.zeros(len(contents), np.int64)
+    for places in places_by_shape(inputs):
+        logits, _ = session.run_batches(stacked(inputs[place] for place in places), BATCH_SIZE)
+        labels[places] = logits.argmax(-1)
+    return labels
+
+
+def _recorded(bundle: Bundle, precision: str) -> Drop:
+    """What the export proved; no more images can be wrong than got another label."""
+    entries = bundle.parity_results.get(precision, {})
+    for entry in entries.values():
+        if "figures" in entry:
+            points = -100 * float(entry["figures"]["accuracy"]["change"])
+            most = 100 * (1 - float(entry["top1_agreement_at_least"]))
+            return Drop(points, (-most, most), int(entry["images"]), "parity.json, since the run is not here")
+    what = f"neither the run nor a figure in parity.json tells what {precision} loses"
+    raise ToolkitError(what, where=bundle.path, fix="give the run with --run RUN")

@@ -1,0 +1,130 @@
+"""What the machine did while it was measured: clocks, load, throttling, and what others took of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CPU_STAT = Path("/sys/fs/cgroup/cpu.stat")
+STEAL = 0.02
+"""Share of the cores' time, taken by the host of a virtual machine, from which on a figure is in doubt."""
+OTHERS = 0.1
+"""Share of the cores' time, spent by other processes, from which on a figure is in doubt."""
+CLOCK_REASONS = {
+    "SwPowerCap": "the power limit",
+    "HwSlowdown": "the hardware",
+    "HwThermalSlowdown": "heat",
+    "SwThermalSlowdown": "heat",
+    "HwPowerBrakeSlowdown": "the power supply",
+}
+"""NVML's reasons for a clock below what was asked for, by the end of their constants' names."""
+
+
+@dataclass
+class Conditions:
+    """Facts at the end of a measurement, filled in when :func:`watched` ends."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    """``clocks_mhz`` [least, most] over cores, ``load_average``, ``stolen_share``, ``other_processes_share``,
+    ``quota_throttled_ms``, ``gpu`` where NVML knows one, and ``throttled``: sentences about what slowed the
+    machine down, empty on a quiet one."""
+
+
+@contextlib.contextmanager
+def watched(provider: str) -> Iterator[Conditions]:
+    """Watch the machine while it is measured."""
+    conditions = Conditions()
+    before = _counters()
+    yield conditions
+    after = _counters()
+    spent = {name: after[name] - before[name] for name in before if name in after}
+    conditions.facts = {"clocks_mhz": _clocks(), "load_average": _load()}
+    sentences = []
+    if spent.get("ticks"):
+        stolen, others = (max(0.0, spent[name] / spent["ticks"]) for name in ("steal", "others"))
+        conditions.facts |= {"stolen_share": stolen, "other_processes_share": others}
+        if stolen > STEAL:
+            sentences.append(f"the host of this virtual machine took {stolen:.0%} of the cores' time")
+        if others > OTHERS:
+            sentences.append(f"other processes took {others:.0%} of the cores' time")
+    if "throttled_usec" in spent:
+        conditions.facts["quota_throttled_ms"] = spent["throttled_usec"] / 1000
+        if spent["throttled_usec"] > 0:
+            sentences.append(f"the container's CPU quota held it back for {spent['throttled_usec'] / 1000:.0f} ms")
+    if spent.get("thermal", 0) > 0:
+        sentences.append(f"the cores throttled {spent['thermal']:.0f} times because of heat")
+    gpu = None if provider == "cpu" else gpu_state()
+    if gpu:
+        conditions.facts["gpu"] = gpu
+        sentences += [f"the GPU's clocks were held back by {reason}" for reason in gpu.get("throttled", [])]
+    conditions.facts["throttled"] = sentences
+
+
+def _counters() -> dict[str, float]:
+    """Counters that only grow, of those that this system has."""
+    counters: dict[str, float] = {}
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        numbers = [int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        mine = sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
+        busy = sum(numbers) - numbers[3] - numbers[4] - numbers[7]
+        counters |= {"ticks": sum(numbers), "steal": numbers[7], "others": busy - mine}
+    with contextlib.suppress(OSError, ValueError):
+        lines = dict(line.split() for line in CPU_STAT.read_text().splitlines())
+        if "throttled_usec" in lines:
+            counters["throttled_usec"] = int(lines["throttled_usec"])
+    files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
+    with contextlib.suppress(OSError, ValueError):
+        counts = [int(file.read_text()) for file in files]
+        if counts:
+            counters["thermal"] = sum(counts)
+    return counters
+
+
+def _clocks() -> list[float] | None:
+    """Least and most of the cores' clocks now, in MHz."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+        if clocks:
+            return [min(clocks), max(clocks)]
+    return None
+
+
+def _load() -> list[float] | None:
+    return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
+
+
+def gpu_state() -> dict[str, Any] | None:
+    """The first GPU by NVML: name, clocks in MHz, power in W, temperature in °C, memory in MiB, reasons that hold its
+    clocks back; None without a GPU, ``{"unknown": reason}`` without NVML's Python package.
+    """
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        return {"unknown": 'nvidia-ml-py is not installed; pip install "clip-toolkit[gpu]"'}
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    except pynvml.NVMLError:
+        return None
+    reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+    held = [
+        words
+        for name, words in CLOCK_REASONS.items()
+        if reasons & getattr(pynvml, f"nvmlClocksThrottleReason{name}", 0)
+    ]
+    return {
+        "name": pynvml.nvmlDeviceGetName(handle),
+        "driver": pynvml.nvmlSystemGetDriverVersion(),
+        "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+        "power_w": pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "power_limit_w": pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+        "temperature_c": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        "memory_used_mib": pynvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20,
+        "throttled": list(dict.fromkeys(held)),
+    }

@@ -1,0 +1,271 @@
+"""The configuration to ship under a budget: searched, measured again, written into the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from export.latency.accuracy import Drop
+from export.latency.concurrency import Combination, combinations, concurrency
+from export.latency.engine import Engine
+from export.latency.measure import Least
+from export.latency.pool import Pool
+from export.latency.server import Server, serve
+from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.machine import describe_machine, usable_cores
+from toolkit.runtime.serving import Budget, Expected, Serving
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+ROUGH = Least(20, 0.6)
+"""Of each configuration in the search."""
+FINAL = Least(200, 8.0)
+"""Of each finalist, over all rounds."""
+ROUNDS = 5
+"""Turns of the finalists, so that what disturbs the machine hits all of them."""
+FINALISTS = 4
+GROWTH = 1.03
+"""What a batch twice as large must gain in throughput for the next to be tried."""
+HEADROOM = 0.9
+"""Share of the latency budget that the upper end of p99's interval may use: the machine is not always as quiet."""
+ServeLeast = Least(200, 5.0)
+
+
+@dataclass
+class Configuration:
+    """A precision, a batch size, sessions and threads; and what was measured of them."""
+
+    precision: str
+    batch_size: int
+    combination: Combination
+    drop: Drop
+    figures: dict[str, Any] = field(default_factory=dict)
+    served: dict[str, Any] | None = None
+    """At the rate asked for, if one was."""
+
+    @property
+    def p99_ms(self) -> float:
+        """Of a request, milliseconds."""
+        measured = (self.served or {}).get("p99_ms", self.figures.get("p99_ms"))
+        return float("inf") if measured is None else float(measured)
+
+    @property
+    def p99_ms_at_most(self) -> float:
+        """Upper end of p99's 95 % interval."""
+        of = self.served if self.served is not None else self.figures
+        interval = (of.get("intervals") or {}).get("p99_ms")
+        return float(interval[1]) if interval else self.p99_ms
+
+    @property
+    def throughput_ips(self) -> float:
+        """Of all sessions, images a second."""
+        return float(self.figures.get("throughput_ips") or 0.0)
+
+    def keeps_latency(self, budget: Budget) -> bool:
+        """Whether p99 stays within the budget with some headroom, and the rate is kept up with."""
+        saturated = self.served is not None and (self.served["saturated"] or self.served["dropped"] > 0)
+        return not saturated and self.p99_ms_at_most <= HEADROOM * budget.p99_ms
+
+    def describe(self) -> str:
+        """In words."""
+        sessions, threads = self.combination.sessions, self.combination.threads
+        spinning = "" if self.combination.allow_spinning else ", pools that sleep"
+        return f"{self.precision}, batch {self.batch_size}, {sessions} x {threads} threads{spinning}"
+
+    def row(self, budget: Budget, *, final: bool) -> dict[str, Any]:
+        """For the table and the JSON."""
+        return {
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "sessions": self.combination.sessions,
+            "threads": self.combination.threads,
+            "allow_spinning": self.combination.allow_spinning,
+            "p50_ms": self.figures.get("p50_ms"),
+            "p99_ms": None if self.p99_ms == float("inf") else self.p99_ms,
+            "p99_ms_at_most": None if self.p99_ms_at_most == float("inf") else self.p99_ms_at_most,
+            "throughput_ips": self.throughput_ips,
+            "accuracy_drop": self.drop.points,
+            "accuracy_drop_interval": list(self.drop.interval),
+            "finalist": final,
+            "within_budget": self.drop.points <= budget.max_accuracy_drop and self.keeps_latency(budget),
+            "served": self.served,
+            "note": self.combination.note,
+        }
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where configurations are looked for."""
+
+    bundle: Bundle
+    pool: Pool
+    drops: dict[str, Drop]
+    """What each precision that may be shipped loses."""
+    provider: str
+    cores: int = field(default_factory=usable_cores)
+    advance: Callable[[str], object] = lambda what: None
+
+    def opener(self, precision: str) -> Callable[[Combination], Engine]:
+        """Opens a precision's sessions."""
+
+        def open_session(combination: Combination) -> Engine:
+            session = self.bundle.session(
+                provider=self.provider,
+                threads=combination.threads,
+                precision=precision,
+                session_options=session_options(combination),
+            )
+            return Engine("onnxruntime", precision, self.provider, session.threads, session.run, session.input)
+
+        return open_session
+
+    def measure(self, configuration: Configuration, least: Least) -> None:
+        """Count more of a configuration; its figures cover all that was counted."""
+        self.advance(configuration.describe())
+        configuration.figures = concurrency(
+            self.opener(configuration.precision),
+            self.pool,
+            [configuration.combination],
+            least,
+            batch_size=configuration.batch_size,
+            blocks=1,
+        )[0]
+
+    def candidates(self, budget: Budget) -> list[Configuration]:
+        """Every precision, sessions and threads, at batch sizes that grow until they are too slow or gain nothing."""
+        found = []
+        for precision, drop in self.drops.items():
+            if drop.points > budget.max_accuracy_drop:
+                continue
+            for combination in combinations(self.cores if self.provider == "cpu" else 1):
+                best = 0.0
+                for batch_size in BATCH_SIZES:
+                    mine = Combination(combination.sessions, combination.threads, combination.allow_spinning)
+                    found.append(Configuration(precision, batch_size, mine, drop))
+                    self.measure(found[-1], ROUGH)
+                    slow = not found[-1].figures["p50_ms"] or found[-1].figures["p50_ms"] > budget.p99_ms
+                    if slow or found[-1].throughput_ips < GROWTH * best:
+                        break
+                    best = found[-1].throughput_ips
+        return found
+
+    def finals(self, finalists: Sequence[Configuration], budget: Budget) -> None:
+        """Measure the finalists again, in turns, and at the rate asked for."""
+        for each in finalists:
+            each.combination.times, each.combination.rates = [], []
+        for turn in range(ROUNDS):
+            for each in finalists if turn % 2 == 0 else reversed(finalists):
+                self.measure(each, Least(-(-FINAL.runs // ROUNDS), FINAL.seconds / ROUNDS))
+        if budget.rate is None:
+            return
+        for each in finalists:
+            self.advance(f"{each.describe()}, {budget.rate:g} requests a second")
+            opener = self.opener(each.precision)
+            engines = [opener(each.combination) for _ in range(each.combination.sessions)]
+            each.served = serve(Server(engines, self.pool, each.batch_size), budget.rate, ServeLeast)
+
+
+def session_options(combination: Combination) -> dict[Any, str]:
+    """Entries of ONNX Runtime's configuration for sessions that stand side by side."""
+    return {} if combination.allow_spinning else {"session.intra_op.allow_spinning": "0"}
+
+
+def tune(search: Search, budget: Budget) -> dict[str, Any]:
+    """Search, measure the best again, and write the choice into the bundle.
+
+    The choice is the highest throughput among the configurations whose p99, to the upper end of its interval, uses
+    at most 90 % of the budget, and whose precision loses no more accuracy than allowed. With a rate, p99 is that of
+    requests that arrive at random at that rate; without one, that of runs that follow each other.
+
+    Returns:
+        ``tried``: a row a configuration, Pareto-optimal ones marked; ``chosen``: content of ``serving.json``;
+        ``budget``, ``accuracy_from``.
+
+    Raises:
+        CheckFailed: nothing fits, with what comes nearest; the bundle is left as it was.
+    """
+    search.bundle.check_files()
+    _require_accuracy(search, budget)
+    with search.bundle.holding():
+        found = search.candidates(budget)
+        finalists = _finalists(found, budget)
+        search.finals(finalists, budget)
+    fitting = [each for each in finalists if each.keeps_latency(budget)]
+    if not fitting:
+        nearest = min(finalists, key=lambda each: each.p99_ms_at_most)
+        rate = f" at {budget.rate:g} requests a second" if budget.rate else ""
+        raise CheckFailed(
+            f"nothing keeps p99 within {budget.p99_ms:g} ms{rate}; nearest: {nearest.describe()}, p99 "
+            f"{nearest.p99_ms:.1f} ms (to {nearest.p99_ms_at_most:.1f}, of which {HEADROOM:.0%} of the budget may be "
+            f"used), {nearest.throughput_ips:.0f} images/s, accuracy {-nearest.drop.points:+.2f} points"
+        )
+    best = max(fitting, key=lambda each: each.throughput_ips)
+    serving = _serving(search, best, budget)
+    rows = [each.row(budget, final=each in finalists) for each in found]
+    optimal = pareto([(row["p99_ms"], row["throughput_ips"]) for row in rows])
+    for row, is_optimal, each in zip(rows, optimal, found, strict=True):
+        row |= {"pareto": is_optimal, "chosen": each is best}
+    return {
+        "bundle": str(search.bundle.path),
+        "tried": rows,
+        "chosen": serving.model_dump(mode="json"),
+        "serving": serving,
+        "budget": budget.model_dump(mode="json"),
+        "accuracy": {precision: asdict(drop) for precision, drop in search.drops.items()},
+    }
+
+
+def _require_accuracy(search: Search, budget: Budget) -> None:
+    """Raise :class:`CheckFailed` if no precision keeps the accuracy budget."""
+    if all(drop.points > budget.max_accuracy_drop for drop in search.drops.values()):
+        precision, drop = min(search.drops.items(), key=lambda item: item[1].points)
+        raise CheckFailed(
+            f"no precision of the bundle loses at most {budget.max_accuracy_drop:g} percentage points; nearest: "
+            f"{precision}, which loses {drop.points:.2f} ({drop.source})"
+        )
+
+
+def _finalists(found: Sequence[Configuration], budget: Budget) -> list[Configuration]:
+    """The best in throughput of those that seem to fit, and the quickest of all, measured again anyway."""
+    usable = [each for each in found if each.figures.get("p99_ms") is not None]
+    if not usable:
+        raise ToolkitError("no configuration fits in memory", where="toolkit tune", fix="free memory, or use int8")
+    seem = [each for each in usable if each.figures["p50_ms"] <= HEADROOM * budget.p99_ms]
+    best = sorted(seem, key=lambda each: -each.throughput_ips)[:FINALISTS]
+    quickest = min(usable, key=lambda each: float(each.figures["p50_ms"]))
+    return best if quickest in best else [*best, quickest]
+
+
+def _serving(search: Search, best: Configuration, budget: Budget) -> Serving:
+    """The choice, as production reads it."""
+    return Serving(
+        provider=search.provider,  # type: ignore[arg-type]
+        precision=best.precision,  # type: ignore[arg-type]
+        threads=best.combination.threads,
+        sessions=best.combination.sessions,
+        batch_size=best.batch_size,
+        session_options=session_options(best.combination),
+        expected=Expected(
+            p50_ms=(best.served or best.figures)["p50_ms"],
+            p99_ms=best.p99_ms,
+            p99_ms_at_most=best.p99_ms_at_most,
+            throughput_ips=best.throughput_ips,
+            accuracy_drop=best.drop.points,
+            accuracy_drop_interval=best.drop.interval,
+        ),
+        budget=budget,
+        machine=describe_machine(),
+    )
+
+
+def pareto(points: Sequence[tuple[float | None, float]]) -> list[bool]:
+    """Which points (latency, throughput) no other beats in both."""
+    values = np.array([(np.inf if latency is None else latency, rate) for latency, rate in points])
+    return [
+        bool(np.isfinite(latency))
+        and not ((values[:, 0] <= latency) & (values[:, 1] >= rate) & ((values != (latency, rate)).any(1))).any()
+        for latency, rate in values
+    ]

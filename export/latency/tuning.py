@@ -1,0 +1,75 @@
+"""What :mod:`export.latency.tune` finds, from an opened bundle to the bundle with ``serving.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.latency.accuracy import accuracy_drops
+from export.latency.pool import POOL, Pool, enlarged, folder_contents, golden_contents, pool_of
+from export.latency.tune import Search, tune
+from toolkit.files import write_bytes
+from toolkit.reporting.describe import describe
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.serving import SERVING, Budget
+from toolkit.runtime.session import runnable
+
+if TYPE_CHECKING:
+    from export.run import Run
+
+
+def tune_bundle(
+    bundle: Bundle,
+    budget: Budget,
+    *,
+    provider: str,
+    run: Path | None = None,
+    images: Path | None = None,
+    advance: Callable[[str], object] = lambda what: None,
+) -> dict[str, Any]:
+    """Tune a bundle; see :func:`export.latency.tune.tune`.
+
+    Args:
+        bundle: an opened bundle; every file is compared with the manifest first.
+        budget: of latency and accuracy.
+        provider: to run on.
+        run: the run folder, if it is no longer where the export found it. Without one, accuracy is what parity.json
+            holds.
+        images: a folder of images to measure latency on.
+        advance: told what is measured.
+    """
+    bundle.check_files()
+    precisions = runnable(bundle.precisions, provider)
+    of = _run(bundle, run)
+    advance("measuring accuracy")
+    drops = accuracy_drops(bundle, of, precisions, provider)
+    pool = _pool(bundle, of, images, precisions[0])
+    outcome = tune(Search(bundle, pool, drops, provider, advance=advance), budget)
+    serving = outcome.pop("serving")
+    write_bytes(bundle.path / SERVING, (serving.model_dump_json(indent=2) + "\n").encode())
+    describe(bundle.path, bundle.manifest)
+    bundle.update_manifest()
+    return outcome
+
+
+def _run(bundle: Bundle, given: Path | None) -> Run | None:
+    """The bundle's run, where it is and what it takes to read it is installed."""
+    if given is None and not bundle.run.is_dir():
+        return None
+    from export.bundle import run_of
+
+    return run_of(bundle, given)
+
+
+def _pool(bundle: Bundle, run: Run | None, images: Path | None, precision: str) -> Pool:
+    """What latency is measured on: a folder, else held-out images, else the golden ones."""
+    if images is not None:
+        found = folder_contents(images)
+    elif run is not None:
+        held_out = [example.read() for example in run.held_out(POOL)]
+        found = enlarged(held_out, "held-out images of the run's data set")
+    else:
+        found = golden_contents(bundle)
+    kind = bundle.session(precision=precision).input
+    return pool_of(bundle, kind, *found)

@@ -1,0 +1,110 @@
+"""``toolkit tune``: a latency and an accuracy budget become a configuration, written into the bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from toolkit.cli.output import (
+    JsonFlag,
+    ProviderOption,
+    SignOption,
+    console,
+    counting,
+    messages,
+    print_json,
+    print_table,
+    renew_signature,
+    require_key,
+)
+from toolkit.errors import ToolkitError
+
+
+def tune(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    p99_ms: Annotated[float, typer.Option("--p99-ms", help="Milliseconds that p99 of a request may take.")],
+    max_accuracy_drop: Annotated[
+        float, typer.Option(min=0, help="Percentage points of accuracy on held-out images that may be lost.")
+    ] = 0.2,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Images a second that arrive at random; p99 then includes their waiting.", show_default="none"
+        ),
+    ] = None,
+    provider: ProviderOption = "cpu",
+    run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images to measure latency on.", show_default="held-out images, or the golden ones"
+        ),
+    ] = None,
+    sign: SignOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Search precision, batch size, sessions and threads; write the fastest that keeps both budgets to serving.json.
+
+    predict, verify and bench-latency then use it. Exit 1 if nothing fits, with what comes nearest.
+
+    Example: toolkit tune bundles/digits --p99-ms 20 --max-accuracy-drop 0.2
+    """
+    for name, value in (("--p99-ms", p99_ms), ("--rate", rate)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ToolkitError(f"a budget of {value:g} can't be kept", where=name, fix="give more than 0")
+    require_key(sign)
+    from export.latency.tuning import tune_bundle
+    from toolkit.runtime.bundle import Bundle
+    from toolkit.runtime.serving import Budget
+
+    opened = Bundle(bundle)
+    budget = Budget(p99_ms=p99_ms, max_accuracy_drop=max_accuracy_drop, rate=rate)
+    with counting("measuring accuracy") as progress:
+        outcome = tune_bundle(
+            opened,
+            budget,
+            provider=provider,
+            run=run,
+            images=images,
+            advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
+        )
+    renew_signature(opened, sign)
+    for precision, drop in outcome["accuracy"].items():
+        if 100 / drop["images"] > max(max_accuracy_drop, 1e-9):
+            what = f"{drop['images']} images can't tell {max_accuracy_drop:g} percentage points of {precision}"
+            messages().print(f"[yellow]warning[/]: {what}: one is {100 / drop['images']:.2g}", soft_wrap=True)
+    if json:
+        print_json(outcome)
+        return
+    print_tuned(outcome)
+    console().print(f"written: {bundle / 'serving.json'}\nnext: toolkit bench-latency {bundle}")
+
+
+def print_tuned(outcome: dict[str, Any]) -> None:
+    """The Pareto-optimal configurations and the finalists as a table."""
+    columns = ["precision", "batch", "sessions x threads", "p50 ms", "p99 ms", "to", "images/s", "points lost", ""]
+    rows = []
+    for row in outcome["tried"]:
+        if not (row["pareto"] or row["finalist"]):
+            continue
+        low, high = row["accuracy_drop_interval"]
+        verdict = (
+            "chosen" if row["chosen"] else "fits" if row["within_budget"] else "too slow" if row["finalist"] else ""
+        )
+        rows.append(
+            [
+                row["precision"],
+                str(row["batch_size"]),
+                f"{row['sessions']} x {row['threads']}{'' if row['allow_spinning'] else ' (sleeping)'}",
+                *("-" if row[key] is None else f"{row[key]:.2f}" for key in ("p50_ms", "p99_ms", "p99_ms_at_most")),
+                f"{row['throughput_ips']:.0f}",
+                f"{row['accuracy_drop']:+.2f} ({low:+.2f} to {high:+.2f})",
+                verdict,
+            ]
+        )
+    budget = outcome["budget"]
+    rate = f" at {budget['rate']:g} requests/s" if budget["rate"] else ""
+    title = f"p99 within {budget['p99_ms']:g} ms{rate}, at most {budget['max_accuracy_drop']:g} points lost"
+    print_table(title, columns, rows)
