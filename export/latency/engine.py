@@ -65,7 +65,9 @@ class Engine:
         self.blocks.append(runs)
 
 
-def onnxruntime_engine(bundle: Bundle, *, provider: str, threads: int | None, precision: str) -> Engine:
+def onnxruntime_engine(
+    bundle: Bundle, *, provider: str, threads: int | None, precision: str, allow_spinning: bool = True
+) -> Engine:
     """The bundle's graph with production's session options, on the provider asked for or not at all."""
-    session = bundle.session(provider=provider, threads=threads, precision=precision)
+    session = bundle.session(provider=provider, threads=threads, precision=precision, allow_spinning=allow_spinning)
     return Engine("onnxruntime", precision, provider, session.threads, session.run, session.input)

@@ -229,11 +229,13 @@ class Bundle:
         threads: int | None = None,
         precision: str | None = None,
         record_nodes: bool = False,
+        allow_spinning: bool = True,
     ) -> Session:
         """Load a graph after checking its hash, and that labels and preprocessing fit it.
 
-        Every file of the bundle is compared with the manifest first. ONNX Runtime gets the very bytes that were
-        hashed, of the graph and of its external data, and opens no file itself.
+        The options are those of :class:`toolkit.runtime.session.Session`. Every file of the bundle is compared with
+        the manifest first. ONNX Runtime gets the very bytes that were hashed, of the graph and of its external data,
+        and opens no file itself.
 
         Raises:
             ToolkitError: the folder holds a changed file, a link, or anything that the manifest does not list;
@@ -263,6 +265,7 @@ class Bundle:
             where=self.path / name,
             external_data=data,
             record_nodes=record_nodes,
+            allow_spinning=allow_spinning,
         )
         metadata, fix = session.metadata, "export it again"
         with self._parsing(name):

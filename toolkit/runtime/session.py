@@ -66,6 +66,7 @@ class Session:
         where: Path | None = None,
         external_data: Mapping[str, bytes] | None = None,
         record_nodes: bool = False,
+        allow_spinning: bool = True,
     ) -> None:
         """Load a graph.
 
@@ -77,6 +78,8 @@ class Session:
             external_data: content of the files that a graph given as bytes keeps data in, by their location in
                 it. No file is opened for such a graph; ONNX Runtime copies what it needs before this returns.
             record_nodes: whether :meth:`executed_nodes` will be asked for.
+            allow_spinning: whether idle threads wait for work on their cores; several sessions of one process
+                take them from each other that way.
 
         Raises:
             ToolkitError: the provider is unknown, not there, or fell back; the graph can't be loaded.
@@ -90,6 +93,8 @@ class Session:
         options.inter_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 4
+        if not allow_spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # otherwise bytes in ONNX Runtime's own format would be taken too, which nothing here looks into
         options.add_session_config_entry("session.load_model_format", "ONNX")
         self._profiles = tempfile.TemporaryDirectory(prefix="clip-toolkit-") if record_nodes else None
