@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from export.latency.engine import Engine
@@ -97,7 +98,7 @@ def _needed_mib(pool: Pool, batch_size: int, peaks: list[float]) -> float:
     holds the graph's own memory and tells nothing. ONNX Runtime keeps what it took.
     """
     images = batch_size * max(group[:1].nbytes for group in pool.groups) / MIB
-    grown = [after - before for before, after in zip(peaks, peaks[1:], strict=False)]
+    grown = [after - before for before, after in pairwise(peaks)]
     held = resident_mib()
     kept = peaks[-1] - held if peaks and held is not None else 0.0
     return images + 2 * max(grown[-2:], default=0.0) + max(0.0, kept)
