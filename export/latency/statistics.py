@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 CHUNK = 10
 """Longest stretch of neighbours that is resampled as one: what disturbs a machine lasts longer than one run."""
+PART = 1 << 20
+"""Resampled values that memory holds at once, unless one resample is larger."""
 Seconds = npt.NDArray[np.float64]
 
 
@@ -31,7 +33,7 @@ def percentiles(times: Sequence[float]) -> dict[str, Any]:
     """
     milliseconds = np.asarray(times, np.float64) * 1000
     names, levels = list(PERCENTILES), list(PERCENTILES.values())
-    resampled = np.percentile(_resamples(milliseconds), levels, axis=1)
+    resampled = np.concatenate([np.percentile(part, levels, axis=1) for part in _resamples(milliseconds)], axis=1)
     low, high = np.percentile(resampled, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=1)
     figures: dict[str, Any] = dict(zip(names, np.percentile(milliseconds, levels).tolist(), strict=True))
     intervals: dict[str, Any] = {
@@ -46,12 +48,17 @@ def percentiles(times: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _resamples(values: Seconds) -> Seconds:
-    """Resamples [resamples, values]: stretches of neighbours drawn with replacement, the ends joined."""
+def _resamples(values: Seconds) -> Iterator[Seconds]:
+    """Resamples [some, values]: stretches of neighbours drawn with replacement, the ends joined.
+
+    They come a part at a time, so that a million values take no more memory than a few resamples of them.
+    """
     count = len(values)
     chunk = max(1, min(CHUNK, count // 10))
     draws = -(-count // chunk)
-    starts = np.random.default_rng(0).integers(0, count, (RESAMPLES, draws))
-    places = (starts[:, :, None] + np.arange(chunk)).reshape(RESAMPLES, -1)[:, :count] % count
-    resampled: Seconds = values[places]
-    return resampled
+    rng = np.random.default_rng(0)
+    at_once = max(1, min(RESAMPLES, PART // count))
+    for start in range(0, RESAMPLES, at_once):
+        starts = rng.integers(0, count, (min(at_once, RESAMPLES - start), draws))
+        places = (starts[:, :, None] + np.arange(chunk)).reshape(len(starts), -1)[:, :count] % count
+        yield values[places]

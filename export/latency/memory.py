@@ -1,0 +1,89 @@
+"""Memory of this process and what is left for it, in MiB; None where the system doesn't say (not Linux)."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+MIB = 1 << 20
+FAILURES = (
+    *("failed to allocate", "bad allocation", "bad_alloc", "bfcarena", "bfc_arena", "out of memory"),
+    *("cudaerrormemoryallocation", "status_alloc_failed", "smaller than requested bytes"),
+)
+"""What ONNX Runtime, CUDA and torch write when an allocation fails, in lower case."""
+
+
+def is_allocation_failure(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory, on the host or on the device."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in FAILURES)
+
+
+def resident_mib() -> float | None:
+    """Resident memory of this process now."""
+    return _status("VmRSS")
+
+
+def peak_resident_mib() -> float | None:
+    """Largest resident memory since :func:`reset_peak`, or since the process began where that is not allowed."""
+    return _status("VmHWM")
+
+
+def reset_peak() -> bool:
+    """Begin anew to keep the peak; whether the system allowed it."""
+    try:
+        (PROC / "self" / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def available_mib() -> float | None:
+    """What this process can still take before the machine or its container runs out."""
+    rooms = [room for room in (_kib(PROC / "meminfo", "MemAvailable"), _room_in_cgroups()) if room is not None]
+    return min(rooms, default=None)
+
+
+def _status(key: str) -> float | None:
+    return _kib(PROC / "self" / "status", key)
+
+
+def _kib(file: Path, key: str) -> float | None:
+    """MiB of a line such as ``VmRSS:  123 kB``."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+
+def _room_in_cgroups() -> float | None:
+    """Smallest room below a limit of this process's control groups, of either version, and of those above them."""
+    try:
+        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    rooms = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, files = CGROUPS, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, files = CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        own = PurePosixPath(path.lstrip("/"))
+        rooms += [_room_in(root / folder, *files) for folder in (own, *own.parents)]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _room_in(folder: Path, limit_file: str, used_file: str, cache: str) -> float | None:
+    """MiB below a group's limit; file pages that nobody uses count as room, since the system gives them up first."""
+    try:
+        limit, used = (folder / limit_file).read_text().strip(), int((folder / used_file).read_text())
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if limit == "max":
+        return None
+    return max(0, int(limit) - used + int(statistics.get(cache, 0))) / MIB
