@@ -233,8 +233,9 @@ def _product(
 
 
 def _gemm(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Product]:
-    first, turned = inputs[0], bool(_attribute(node, "transA", 0))
-    return [Product(*output.shape[:1], first.shape[0 if turned else 1], output.shape[1], PRECISIONS[first.element])]
+    first, (m, n) = inputs[0], output.shape
+    k = first.shape[0 if _attribute(node, "transA", 0) else 1]
+    return [Product(m, k, n, PRECISIONS[first.element])]
 
 
 def _convolution(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Product]:
