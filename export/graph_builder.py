@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import helper, numpy_helper
 
 Array = npt.NDArray[Any]
@@ -40,7 +39,7 @@ class GraphBuilder:
             dtype: element type, where the value does not have the right one.
             name: name of the tensor; small unnamed ones are named by their content.
         """
-        if isinstance(value, torch.Tensor):
+        if hasattr(value, "detach"):
             value = value.detach().cpu().numpy()
         array = np.ascontiguousarray(value, dtype).reshape(np.shape(value))
         name = name or _content_name(array)

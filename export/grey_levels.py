@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from toolkit.runtime.preprocess import Float32, Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def affine_of(preprocess: Preprocess) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -39,6 +42,8 @@ def patches_of_levels(module: nn.Conv2d, preprocess: Preprocess) -> tuple[Tensor
     Returns:
         The matrix [side * side * 3, D], whose rows stand in the order row, column, channel, and the bias [D].
     """
+    import torch
+
     scale, offset = (torch.from_numpy(value) for value in affine_of(preprocess))
     weight = module.weight.detach().cpu().double()  # [D, 3, side, side]
     bias = torch.zeros(len(weight), dtype=torch.float64) if module.bias is None else module.bias.detach().cpu().double()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from export.form import Form
 from export.graph_builder import MICROSOFT, GraphBuilder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def product(
