@@ -93,9 +93,8 @@ def benchmark(
 def _write(bundle: Bundle, latency: dict[str, Any]) -> None:
     write_json(bundle.path / "latency.json", latency)
     if find_spec("matplotlib"):
-        from toolkit.reporting.latency_plot import plot_latency
+        from toolkit.reporting.latency_plot import plot_measured
 
-        (bundle.path / "plots").mkdir(exist_ok=True)
-        plot_latency(latency["rows"], bundle.path / "plots" / "latency.png")
+        plot_measured(latency, bundle.path / "plots")
     describe(bundle.path, bundle.manifest)
     bundle.update_manifest()
