@@ -9,9 +9,9 @@ TORCH = (("torch-eager", "fp32", 9.3), ("torch-compile", "fp32", 5.6))
 SIZES = (1, 8, 32)
 GFLOP = 0.31
 CEILINGS = {
-    "fp32": {"1": 78.0, "8": 104.0, "32": 112.0},
-    "fp16": {"1": 92.0, "8": 130.0, "32": 139.0},
-    "int8": {"1": 160.0, "8": 221.0, "32": 246.0},
+    "fp32": {"1": 98.0, "8": 131.0, "32": 142.0},
+    "fp16": {"1": 118.0, "8": 160.0, "32": 176.0},
+    "int8": {"1": 230.0, "8": 301.0, "32": 342.0},
 }
 
 
@@ -60,8 +60,7 @@ def latency() -> dict[str, Any]:
             "what": "preprocessing and network: decoded images in host memory to probabilities in host memory",
         },
         "cold_start": [
-            form
-            | {"process_ms": 21.0, "import_ms": 310.2, "session_ms": 88.1, "first_run_ms": 9.7, "total_ms": 429.0}
+            form | {"process_ms": 21.0, "import_ms": 310.2, "session_ms": 88.1, "first_run_ms": 9.7, "total_ms": 429.0}
             for form in forms
         ],
         "memory": [
@@ -117,7 +116,14 @@ def latency() -> dict[str, Any]:
                         "saturated": offered > 490,
                         "requests": 2000,
                     }
-                    for offered, wait in ((100.0, 1.0), (200.0, 2.4), (300.0, 6.0), (402.0, 19.0), (450.0, 44.0), (520.0, 310.0))
+                    for offered, wait in (
+                        (100.0, 1.0),
+                        (200.0, 2.4),
+                        (300.0, 6.0),
+                        (402.0, 19.0),
+                        (450.0, 44.0),
+                        (520.0, 310.0),
+                    )
                 ],
             },
             "multi_stream": [{"streams": streams, "p99_ms": 3.2 * streams**0.8} for streams in (1, 2, 4, 8)],

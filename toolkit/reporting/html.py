@@ -95,15 +95,17 @@ def table(caption: str, columns: Columns, rows: Iterable[Any]) -> str:
 
 
 def plot(folder: Path, name: str, alt: str, caption: str = "") -> str:
-    """A plot of the bundle, embedded; nothing where it was not drawn."""
+    """A plot of the bundle, embedded; a tap enlarges it on a phone. Nothing where it was not drawn."""
     path = folder / f"{name}.png"
     if not path.is_file():
         return ""
     content = base64.b64encode(path.read_bytes()).decode()
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    kind = name.replace("_", "-")
     return (
-        f'<figure class="{name.replace("_", "-")}"><img alt="{escape(alt)}" src="data:image/png;base64,{content}">'
-        f"{below}</figure>"
+        f'<figure class="{kind}"><input class="zoom" type="checkbox" id="zoom-{kind}" aria-label="Enlarge this plot">'
+        f'<label for="zoom-{kind}"><img alt="{escape(alt)}" src="data:image/png;base64,{content}">'
+        f'<span class="hint">Tap the plot to enlarge it.</span></label>{below}</figure>'
     )
 
 
@@ -145,3 +147,8 @@ def reads(key: str, unit: str = "") -> Callable[[Any], str]:
         return number(value, unit) if isinstance(value, float) else str(value or "")
 
     return read
+
+
+def form(row: Row) -> str:
+    """Precision and provider of a row."""
+    return f"{row['precision']} on {row['provider']}"

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.reporting.limits import points
-from toolkit.reporting.look import LOOK, apart, plain_log, save, styles
+from toolkit.reporting.look import HALO, LOOK, apart, plain_log, save, styles
 from toolkit.reporting.roofline_plot import plot_roofline
 from toolkit.reporting.server_plot import plot_server
 
@@ -89,7 +89,7 @@ def _write(axes: Axes, rows: list[dict[str, Any]], places: list[float], key: str
     for row, place in zip(rows, places, strict=True):
         text = f"{row[key]:,.0f}" if row[key] >= 100 else f"{row[key]:.3g}"
         color, _ = engines[_engine(row)]
-        axes.text(row["batch_size"] * beside, place, text, color=color, fontsize=8, va="center")
+        axes.text(row["batch_size"] * beside, place, text, color=color, fontsize=8, va="center", path_effects=HALO)
 
 
 def _over_batch_size(axes: Axes, sizes: list[int], title: str, unit: str) -> None:

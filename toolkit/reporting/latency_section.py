@@ -9,6 +9,7 @@ from toolkit.reporting.html import (
     Columns,
     facts,
     folded,
+    form,
     note,
     number,
     paragraph,
@@ -20,8 +21,10 @@ from toolkit.reporting.html import (
 )
 from toolkit.reporting.scenario_section import scenario_parts
 
-WHO: Columns = {key: reads(key) for key in ("engine", "precision", "provider")} | {"batch": reads("batch_size")}
-FORM: Columns = {key: reads(key) for key in ("precision", "provider")}
+WHO: Columns = {"engine": lambda row: f"{row['engine']} {form(row)}", "batch": reads("batch_size")}
+FORM: Columns = {"graph": form}
+UNITS = {"mhz": " MHz", "w": " W", "c": " °C", "gib": " GiB", "mib": " MiB"}
+"""Of the figures of a machine, by how their names end."""
 
 
 def latency_section(latency: dict[str, Any] | None, plots: Path) -> str:
@@ -64,28 +67,34 @@ def machine_section(latency: dict[str, Any] | None) -> str:
     if not latency:
         return ""
     machine = latency["machine"]
-    gpu = machine.get("gpu") or {}
     quota = machine.get("cpu_quota")
     cores = f"{machine.get('usable_cores', '?')} of {machine.get('cores', '?')} usable"
+    gpu = dict(machine.get("gpu") or {})
     versions = machine.get("versions") or {}
     return facts(
         {
             "processor": str(machine.get("processor") or ""),
             "instructions": ", ".join(machine.get("instructions") or []),
-            "cores": cores + (f", quota {number(quota)} cores" if quota else ""),
-            "clocks": _value(machine.get("clocks_mhz"), " MHz"),
-            "memory": number(machine.get("memory_gib"), " GiB"),
-            "GPU": "; ".join(
-                [str(gpu.get("name", "")), *(f"{key}: {_value(value)}" for key, value in gpu.items() if key != "name")]
-            )
-            if gpu
-            else "",
+            "cores": cores + (f", quota of {quota:g} cores' time" if quota else ""),
+            **_described({"clocks_mhz": machine.get("clocks_mhz"), "memory_gib": machine.get("memory_gib")}),
+            "GPU": str(gpu.pop("name", "")),
+            **{f"GPU {name}": text for name, text in _described(gpu).items()},
             "system": str(machine.get("system") or ""),
             "Python": str(machine.get("python") or ""),
             "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
             "measured": str(latency.get("created") or ""),
         }
     )
+
+
+def _described(figures: dict[str, Any]) -> dict[str, str]:
+    """Names without their units, and the figures with them."""
+    described = {}
+    for key, value in figures.items():
+        name, _, end = key.rpartition("_")
+        known = name and end in UNITS
+        described[(name if known else key).replace("_", " ")] = _value(value, UNITS[end] if known else "")
+    return described
 
 
 def _batches(rows: list[dict[str, Any]]) -> str:
@@ -110,9 +119,13 @@ def _batches(rows: list[dict[str, Any]]) -> str:
         "steady": reads("steady"),
         "threads": reads("threads"),
     }
-    intervals = " (in brackets: 95 % interval)" if any(row.get("intervals") for row in rows) else ""
-    return table(f"Latency of a whole batch{intervals}", figures, rows) + folded(
-        "More percentiles, and how they were measured", table("Tails, warm-up and blocks", details, rows)
+    bracketed = any(row.get("intervals") for row in rows)
+    return "".join(
+        [
+            paragraph("Times are of a whole batch." + " In brackets: the 95 % interval." * bracketed),
+            table("Latency and throughput", figures, rows),
+            folded("More percentiles, and how they were measured", table("Tails, warm-up and blocks", details, rows)),
+        ]
     )
 
 
@@ -154,8 +167,9 @@ def _cold_start(rows: list[dict[str, Any]]) -> str:
         "first_run_ms": "first run",
         "total_ms": "total",
     }
-    caption = "From the start of a process to its first result, in ms"
-    return table(caption, FORM | {name: reads(key) for key, name in stages.items()}, rows)
+    return table(
+        "From nothing to the first result, in ms", FORM | {name: reads(key) for key, name in stages.items()}, rows
+    )
 
 
 def _memory(rows: list[dict[str, Any]]) -> str:
@@ -168,13 +182,13 @@ def _memory(rows: list[dict[str, Any]]) -> str:
 
 
 def _named(row: dict[str, Any]) -> str:
-    return f"{row['engine']} {row['precision']} on {row['provider']}, batch {row['batch_size']}"
+    return f"{row['engine']} {form(row)}, batch {row['batch_size']}"
 
 
 def _value(value: Any, unit: str = "") -> str:
-    """Text of a number, a list or a mapping of the machine's description; nothing for what is empty."""
+    """Text of a figure, a list or a mapping of them, each with its unit; nothing for None."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {each}" for name, each in value.items())
+        return ", ".join(f"{name.replace('_', ' ')} {_value(each, unit)}" for name, each in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) + unit if value else "none"
+        return ", ".join(_value(each, unit) for each in value) or "none"
     return "" if value is None else f"{value}{unit}"

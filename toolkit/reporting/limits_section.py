@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.html import number, paragraph, plot, reads, share, table
-from toolkit.reporting.limits import Point, ceilings, points
+from toolkit.reporting.html import Columns, form, number, paragraph, plot, share, table
+from toolkit.reporting.limits import ceilings, points
 
 
 def limits_section(latency: dict[str, Any] | None, plots: Path) -> str:
@@ -23,16 +23,16 @@ def limits_section(latency: dict[str, Any] | None, plots: Path) -> str:
     alt += f", the nearest reaches {share(best)} of its ceiling" if best else ""
     intro = "The ceiling is the rate at which this machine multiplies matrices of the network's own sizes."
     intro += f" Its memory copies {number(copy)} GiB/s." if copy else ""
-    columns = {key: _of_row(key) for key in ("engine", "precision", "provider")} | {
-        "batch": _of_row("batch_size"),
+    columns: Columns = {
+        "engine": lambda point: f"{point.row['engine']} {form(point.row)}",
+        "batch": lambda point: str(point.row["batch_size"]),
         "GFLOP/s": lambda point: number(point.gflops),
         "FLOP a byte": lambda point: number(point.intensity),
         "of the runtime's ceiling": lambda point: share(point.row.get("share_of_ceiling")),
         "of the best ceiling": lambda point: share(point.row.get("share_of_best_ceiling")),
     }
-    rates = {
-        "library": lambda each: each.library,
-        "precision": lambda each: each.precision,
+    rates: Columns = {
+        "library": lambda each: f"{each.library} {each.precision}",
         "batch": lambda each: str(each.batch_size),
         "GFLOP/s": lambda each: number(each.gflops),
     }
@@ -44,12 +44,3 @@ def limits_section(latency: dict[str, Any] | None, plots: Path) -> str:
             table("Ceilings", rates, ceilings(limits)),
         ]
     )
-
-
-def _of_row(key: str) -> Any:
-    read = reads(key)
-
-    def of_row(point: Point) -> str:
-        return read(point.row)
-
-    return of_row

@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib import ticker
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 """From Okabe and Ito's colour-blind-safe palette (2008)."""
@@ -19,6 +20,8 @@ LINES = (BLUE, ORANGE, GREEN, PINK, "#D55E00", "#332288", "#56B4E9", "#882255")
 """Those of the palette that a thin line on white can have."""
 MARKERS = "osD^vPX"
 GREY = "#666666"
+HALO = (withStroke(linewidth=2.5, foreground="white"),)
+"""Path effects of a text that lines may cross."""
 LOOK: Any = {
     "font.size": 10,
     "axes.spines.top": False,

@@ -3,12 +3,12 @@
 STYLE = """
 :root {
   color-scheme: light dark; --text: #1b1f24; --soft: #59636e; --page: #fff; --card: #f6f8fa;
-  --line: #d1d9e0; --accent: #005a8f; --warn: #fff4d6; --warn-line: #b87900;
+  --line: #d1d9e0; --accent: #005a8f; --warn: #fff4d6; --warn-line: #b87900; --shade: #0003;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --text: #e6edf3; --soft: #9aa5b1; --page: #12161b; --card: #1b2129;
-    --line: #343c46; --accent: #6cb8ea; --warn: #33290e; --warn-line: #d9a520;
+    --line: #343c46; --accent: #6cb8ea; --warn: #33290e; --warn-line: #d9a520; --shade: #fff4;
   }
 }
 * { box-sizing: border-box; }
@@ -38,12 +38,13 @@ nav a { display: inline-block; padding: .3rem 0; }
 .figures b { display: block; font-size: 1.5rem; line-height: 1.25; color: var(--accent); margin-bottom: .2rem; }
 .note { background: var(--warn); border-left: 4px solid var(--warn-line); border-radius: .3rem; padding: .3rem 1rem; }
 .note p { max-width: none; }
-.scroll { overflow-x: auto; margin: 1rem 0; max-width: 100%; }
+.scroll { overflow-x: auto; margin: 1rem 0; max-width: 100%; width: fit-content; }
 .scroll:focus-visible, summary:focus-visible, a:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; color: var(--soft); }
-td, th { padding: .35rem 1.3rem .35rem 0; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+td, th { padding: .35rem 1.3rem .35rem 0; border-bottom: 1px solid var(--line); text-align: left; }
+td { white-space: nowrap; }
 td:last-child, th:last-child { padding-right: .4rem; }
 .n { text-align: right; }
 .plots {
@@ -54,6 +55,7 @@ figure { margin: 1rem 0; padding: .7rem; background: #fff; border: 1px solid var
 .plots figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; }
 figure.latency, figure.roofline, figure.server { max-width: 46rem; }
+.zoom, .hint { display: none; }
 figcaption { color: #4a525b; font-size: .85rem; line-height: 1.4; padding: .5rem .2rem 0; }
 details { margin: .8rem 0; }
 summary { cursor: pointer; color: var(--accent); padding: .3rem 0; }
@@ -65,9 +67,20 @@ dt { color: var(--soft); } dd { margin: 0; }
   .figures { grid-template-columns: 1fr 1fr; gap: .6rem; }
   .figures li { padding: .65rem .7rem; }
   .figures b { font-size: 1.25rem; }
-  figure { padding: .3rem; }
+  .figures li:last-child:nth-child(odd) { grid-column: 1 / -1; }
+  figure { padding: .3rem; position: relative; overflow-x: auto; }
+  .scroll {
+    background: linear-gradient(to left, var(--page) 40%, transparent) right / 2rem 100% local no-repeat,
+      linear-gradient(to left, var(--shade), transparent) right / .8rem 100% scroll no-repeat;
+  }
+  td:first-child { position: sticky; left: 0; background: var(--page); white-space: normal; min-width: 6.2rem; }
+  td, th { padding-right: .9rem; }
+  .zoom { display: block; position: absolute; opacity: 0; }
+  .zoom:checked + label img { width: 52rem; }
+  .zoom:focus-visible + label { display: block; outline: 2px solid var(--accent); }
+  .hint { display: block; color: #4a525b; font-size: .75rem; padding: .2rem .2rem 0; position: sticky; left: 0; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: .5rem; }
 }
-@media (prefers-color-scheme: dark) { figure img { filter: brightness(.94); } }
+@media (prefers-color-scheme: dark) { figure { filter: brightness(.92); } }
 @media print { body { max-width: none; } section, figure { break-inside: avoid; } nav { display: none; } }
 """

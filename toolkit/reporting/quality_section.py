@@ -6,7 +6,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.html import folded, number, paragraph, plot, plots, reads, subsection, table
+from toolkit.reporting.html import folded, form, number, paragraph, plot, plots, reads, subsection, table
 from toolkit.reporting.model_card import FIGURES, tried_cells, tried_columns
 
 
@@ -73,8 +73,7 @@ def parity_section(parity: dict[str, Any]) -> str:
         for provider, entry in by_provider.items()
     ]
     columns = {
-        "precision": reads("precision"),
-        "provider": reads("provider"),
+        "graph": form,
         "verdict": lambda entry: "passed" if entry["passed"] else "FAILED",
         "max |difference|": lambda entry: f"{entry['max_abs_logit']:.2e}",
         "tolerance": lambda entry: f"{entry['tolerance']:.1e}",

@@ -12,7 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.reporting.limits import Ceiling, Point, ceilings, points
-from toolkit.reporting.look import GREY, LOOK, apart, plain_log, save, styles
+from toolkit.reporting.look import GREY, HALO, LOOK, apart, plain_log, save, styles
+
+LABEL = 0.13
+"""Width of a point's label, as a share of the plot's."""
 
 
 def plot_roofline(latency: dict[str, Any], path: Path) -> None:
@@ -28,7 +31,8 @@ def plot_roofline(latency: dict[str, Any], path: Path) -> None:
     highest = _highest(list(ceilings(limits)))
     copy = (limits.get("ceilings") or {}).get("copy_gib_s")
     intensities, rates = [each.intensity for each in found], [each.gflops for each in found]
-    left, right = min(intensities) / 4, max(intensities) * 4
+    ridges = [each.gflops / bandwidth(copy) for each in highest] if copy else []
+    left, right = min([each / 3 for each in intensities] + [each / 2 for each in ridges]), max(intensities) * 14
     top = max(rates + [each.gflops for each in highest]) * 1.6
     bottom = min(rates) / 2
     with mpl.rc_context(LOOK):
@@ -63,36 +67,28 @@ def _highest(measured: Sequence[Ceiling]) -> list[Ceiling]:
 def _draw_ceilings(axes: Axes, highest: Sequence[Ceiling], copy: float | None) -> None:
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
-    gap = 0.05 * math.log(top / bottom)
-    logs = apart([math.log(each.gflops) + gap / 2 for each in highest], gap)
+    gap = 0.042 * math.log(top / bottom)
+    places = apart([math.log(each.gflops) for each in highest], gap)
     dashes = dict(zip(dict.fromkeys(each.library for each in highest), ("-", "--", ":"), strict=False))
-    for each, place in zip(highest, logs, strict=True):
-        ridge = each.gflops / (copy * 2**30 / 1e9) if copy else left
+    for each, place in zip(highest, places, strict=True):
+        ridge = each.gflops / bandwidth(copy) if copy else left
         axes.plot(
             [ridge, right], [each.gflops] * 2, color=GREY, linewidth=1.2, linestyle=dashes.get(each.library, "-.")
         )
-        text = f"{each.library} {each.precision}, batch {each.batch_size}: {each.gflops:,.3g} GFLOP/s"
-        axes.text(right, math.exp(place), text, ha="right", va="center", fontsize=8, color=GREY)
+        text = f"{each.library} {each.precision}: {each.gflops:,.3g} GFLOP/s"
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        _write(axes, right, math.exp(place), text, GREY, {"xytext": (-4, 0), "ha": "right", "bbox": behind})
     if copy:
-        bandwidth = copy * 2**30 / 1e9
         knee = max((each.gflops for each in highest), default=top)
-        axes.plot([left, knee / bandwidth], [left * bandwidth, knee], color=GREY, linewidth=1.2)
-        low = max(left, bottom / bandwidth)
-        middle = math.sqrt(low * min(right, knee / bandwidth)) if knee / bandwidth > low else None
-        if middle:
-            axes.annotate(
-                f"memory copy: {copy:,.3g} GiB/s",
-                (middle, middle * bandwidth),
-                xytext=(-4, 4),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-                color=GREY,
-            )
+        start = max(left, bottom / bandwidth(copy))
+        axes.plot([start, knee / bandwidth(copy)], [start * bandwidth(copy), knee], color=GREY, linewidth=1.2)
+        beside: Any = {"xytext": (8, 4)}
+        _write(axes, start, start * bandwidth(copy), f"memory copy: {copy:,.3g} GiB/s", GREY, beside)
 
 
 def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
-    """The points; those of one intensity have their labels clear of each other."""
+    """The points; those that stand near each other have their labels clear of each other."""
+    left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     looks = styles(_engine(each) for each in found)
     for engine, (color, marker) in looks.items():
@@ -103,23 +99,44 @@ def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
             color=color,
             marker=marker,
             linewidth=0.8,
+            zorder=4,
             label=" ".join(engine),
         )
-    for intensity in dict.fromkeys(each.intensity for each in found):
-        mine = [each for each in found if each.intensity == intensity]
-        places = apart([math.log(each.gflops) for each in mine], 0.045 * math.log(top / bottom))
+    for mine in _neighbours(found, LABEL * math.log(right / left)):
+        places = apart([math.log(each.gflops) for each in mine], 0.042 * math.log(top / bottom))
         for each, place in zip(mine, places, strict=True):
             reached = each.row.get("share_of_ceiling")
             text = f"batch {each.row['batch_size']}" + ("" if reached is None else f": {reached:.0%}")
-            axes.annotate(
-                text,
-                (intensity, math.exp(place)),
-                xytext=(7, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                color=looks[_engine(each)][0],
-            )
+            _write(axes, each.intensity, math.exp(place), text, looks[_engine(each)][0], {"xytext": (7, 0)})
+
+
+def _neighbours(found: Sequence[Point], width: float) -> list[list[Point]]:
+    """Groups of points whose labels, so wide on the logarithmic axis, would stand above each other."""
+    groups: list[list[Point]] = []
+    for each in sorted(found, key=lambda point: point.intensity):
+        if groups and math.log(each.intensity / groups[-1][-1].intensity) < width:
+            groups[-1].append(each)
+        else:
+            groups.append([each])
+    return groups
+
+
+def _write(axes: Axes, at: float, height: float, text: str, color: str, place: dict[str, Any]) -> None:
+    axes.annotate(
+        text,
+        (at, height),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=color,
+        path_effects=HALO,
+        **place,
+    )
+
+
+def bandwidth(copy: float) -> float:
+    """GB/s of GiB/s: what FLOP a byte is multiplied by to give GFLOP/s."""
+    return copy * 2**30 / 1e9
 
 
 def _engine(point: Point) -> tuple[str, str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.html import number, paragraph, plot, reads, subsection, table
+from toolkit.reporting.html import Columns, form, number, paragraph, plot, reads, subsection, table
 
 
 def scenario_parts(scenarios: dict[str, Any], plots: Path) -> list[str]:
@@ -20,7 +20,8 @@ def scenario_parts(scenarios: dict[str, Any], plots: Path) -> list[str]:
 
 def _offline(scenarios: dict[str, Any]) -> str:
     rows = scenarios.get("offline") or []
-    columns = {key: reads(key) for key in ("precision", "provider")} | {
+    columns: Columns = {
+        "graph": form,
         "batch": reads("batch_size"),
         "images/s": reads("throughput_ips"),
         "p99, ms": reads("p99_ms"),
@@ -32,11 +33,11 @@ def _server(server: dict[str, Any] | None, plots: Path) -> str:
     if not server:
         return ""
     target, holds = number(server.get("target_p99_ms")), server.get("rate_that_holds_ips")
-    form = f"{server.get('precision', '')} on {server.get('provider', '')}"
+    graph = form(server)
     verdict = (
-        f"{form} holds p99 ≤ {target} ms up to {number(holds)} images/s."
+        f"{graph} holds p99 ≤ {target} ms up to {number(holds)} images/s."
         if holds
-        else f"{form} holds p99 ≤ {target} ms at no rate that was tried."
+        else f"{graph} holds p99 ≤ {target} ms at no rate that was tried."
     )
     columns = {
         "offered, images/s": reads("offered_ips"),
@@ -56,7 +57,9 @@ def _server(server: dict[str, Any] | None, plots: Path) -> str:
 
 
 def _streams(rows: list[dict[str, Any]]) -> str:
-    columns = {"precision": reads("precision"), "provider": reads("provider"), "streams": reads("streams")}
+    columns: Columns = {"streams": reads("streams")}
+    if all("precision" in row and "provider" in row for row in rows):
+        columns = {"graph": form} | columns
     columns |= {"p50, ms": reads("p50_ms"), "p99, ms": reads("p99_ms"), "images/s": reads("throughput_ips")}
     return table("Latency of a query that holds an image of each stream", columns, rows)
 
