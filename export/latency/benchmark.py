@@ -16,7 +16,7 @@ from export.latency.cold_start import cold_start
 from export.latency.concurrency import Combination, concurrency
 from export.latency.conditions import watched
 from export.latency.engine import Engine, onnxruntime_engine
-from export.latency.limits import limits
+from export.latency.limits import add_shares, limits
 from export.latency.measure import Least, measure
 from export.latency.multi_stream import multi_stream
 from export.latency.offline import offline
@@ -113,8 +113,9 @@ def benchmark(
     measured.check()
     least.check()
     bundle.check_files()
-    names = [require_precision(measured.precision, provider)] if measured.precision else []
-    names = names or runnable(bundle.precisions, provider)
+    names = runnable(bundle.precisions, provider)
+    if measured.precision:
+        names = [require_precision(measured.precision, provider)]
     with bundle.holding(), watched(provider) as conditions:
         engines = [
             onnxruntime_engine(bundle, provider=provider, threads=measured.threads, precision=each) for each in names
@@ -182,7 +183,7 @@ def _details(
     image = next(name for name in bundle.manifest.files if name.startswith("golden/") and not name.endswith(".npz"))
     sizes = sorted({row["batch_size"] for row in rows if row["engine"] == "onnxruntime"})
     for engine in engines:
-        which = {"precision": engine.precision, "provider": engine.provider}
+        which: dict[str, Any] = {"precision": engine.precision, "provider": engine.provider}
         advance(f"cold start of {engine.precision}")
         started, memory = cold_start(
             bundle.path, image, **which, threads=engine.threads, batch_sizes=sizes, input_shape=_usual(pool).shape[1:]
@@ -195,7 +196,15 @@ def _details(
         session = bundle.session(**which, threads=engine.threads)
         found["request"].append(which | split_request(bundle, session, pool.contents, least))
     advance("the machine's limits")
-    found["limits"] = limits(bundle, engines, rows)
+    found["limits"] = limits(
+        bundle,
+        [engine.precision for engine in engines],
+        sizes,
+        provider=engines[0].provider,
+        threads=engines[0].threads,
+        advance=lambda: advance("the machine's limits"),
+    )
+    add_shares(rows, found["limits"])
     return found
 
 
@@ -281,11 +290,8 @@ def _serving(bundle: Bundle, pool: Pool, least: Least, advance: Callable[[str], 
 def _write(bundle: Bundle, latency: dict[str, Any]) -> None:
     write_json(bundle.path / "latency.json", latency)
     if find_spec("matplotlib"):
-        from toolkit.reporting.latency_plot import plot_latency
-        from toolkit.reporting.roofline_plot import plot_roofline
+        from toolkit.reporting.latency_plot import plot_measured
 
-        (bundle.path / "plots").mkdir(exist_ok=True)
-        plot_latency(latency["rows"], bundle.path / "plots" / "latency.png")
-        plot_roofline(latency, bundle.path / "plots" / "roofline.png")
+        plot_measured(latency, bundle.path / "plots")
     describe(bundle.path, bundle.manifest)
     bundle.update_manifest()

@@ -49,7 +49,8 @@ def on_device():
 memory = []
 for size in asked["batch_sizes"]:
     session.run(np.ones((size, *asked["input_shape"]), image.dtype))
-    memory.append({"batch_size": size, "resident_mib": kept("VmRSS"), "peak_resident_mib": kept("VmHWM"), "peak_device_mib": on_device()})
+    resident = {"resident_mib": kept("VmRSS"), "peak_resident_mib": kept("VmHWM")}
+    memory.append({"batch_size": size, **resident, "peak_device_mib": on_device()})
 stamps = {"started": started, "imported": imported, "opened": opened, "ready": ready, "ran": ran, "again": again}
 print(json.dumps({"stamps": stamps, "memory": memory}))
 """

@@ -181,7 +181,7 @@ def _quiet() -> Iterator[None]:
     before = of_transformers.get_verbosity()
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
-    of_transformers.set_verbosity_error()
+    of_transformers.set_verbosity(logging.CRITICAL)
     exporter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from toolkit.runtime.bundle import Bundle
 
+WIDTH = 120
+"""Of tables that go to no terminal, in characters."""
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 ProviderOption = Annotated[str, typer.Option(help="Execution provider: cpu, cuda or tensorrt.")]
 ServingProviderOption = Annotated[
@@ -45,7 +47,8 @@ def console() -> Console:
     """Where results for a person go."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False)  # paths and names may hold brackets
+    # paths and names may hold brackets; a pipe or a file has no width
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def messages() -> Console:

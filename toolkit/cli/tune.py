@@ -84,12 +84,11 @@ def tune(
 
 def print_tuned(outcome: dict[str, Any]) -> None:
     """The Pareto-optimal configurations and the finalists as a table."""
-    columns = ["precision", "batch", "sessions x threads", "p50 ms", "p99 ms", "to", "images/s", "points lost", ""]
+    columns = ["precision", "batch", "threads", "p50 ms", "p99 ms", "up to", "images/s", "points lost", ""]
     rows = []
     for row in outcome["tried"]:
         if not (row["pareto"] or row["finalist"]):
             continue
-        low, high = row["accuracy_drop_interval"]
         verdict = (
             "chosen" if row["chosen"] else "fits" if row["within_budget"] else "too slow" if row["finalist"] else ""
         )
@@ -97,13 +96,17 @@ def print_tuned(outcome: dict[str, Any]) -> None:
             [
                 row["precision"],
                 str(row["batch_size"]),
-                f"{row['sessions']} x {row['threads']}{'' if row['allow_spinning'] else ' (sleeping)'}",
+                f"{row['sessions']} x {row['threads']}{'' if row['allow_spinning'] else ' asleep'}",
                 *("-" if row[key] is None else f"{row[key]:.2f}" for key in ("p50_ms", "p99_ms", "p99_ms_at_most")),
                 f"{row['throughput_ips']:.0f}",
-                f"{row['accuracy_drop']:+.2f} ({low:+.2f} to {high:+.2f})",
+                f"{row['accuracy_drop']:+.2f}",
                 verdict,
             ]
         )
+    for precision, drop in outcome["accuracy"].items():
+        low, high = drop["interval"]
+        lost = f"{precision} loses {drop['points']:+.2f} percentage points ({low:+.2f} to {high:+.2f})"
+        console().print(f"{lost} on {drop['source']}", soft_wrap=True)
     budget = outcome["budget"]
     rate = f" at {budget['rate']:g} requests/s" if budget["rate"] else ""
     title = f"p99 within {budget['p99_ms']:g} ms{rate}, at most {budget['max_accuracy_drop']:g} points lost"

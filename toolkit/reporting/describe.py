@@ -16,7 +16,13 @@ def describe(folder: Path, manifest: Manifest) -> None:
     """Write ``MODEL_CARD.md`` and ``report.html`` from the figures that lie in the bundle."""
     labels: list[str] = json.loads((folder / "labels.json").read_text())
     parity: dict[str, Any] = json.loads((folder / "parity.json").read_text())
-    measured = folder / "latency.json"
-    latency: dict[str, Any] | None = json.loads(measured.read_text()) if measured.is_file() else None
+    latency, serving = (_read(folder / name) for name in ("latency.json", "serving.json"))
+    page = report_html(manifest, labels, parity, latency, folder / "plots", serving)
     write_bytes(folder / "MODEL_CARD.md", model_card(manifest, labels, parity, latency).encode())
-    write_bytes(folder / "report.html", report_html(manifest, labels, parity, latency, folder / "plots").encode())
+    write_bytes(folder / "report.html", page.encode())
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Content of a file that a bundle need not hold."""
+    content: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return content

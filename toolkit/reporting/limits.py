@@ -1,0 +1,53 @@
+"""What ``limits`` of ``latency.json`` says: the ceilings of the machine and the work of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class Ceiling(NamedTuple):
+    """A rate of products of matrices that was measured on the machine."""
+
+    precision: str
+    batch_size: int
+    gflops: float
+    """GFLOP/s."""
+    library: str
+
+
+class Point(NamedTuple):
+    """A row of ``latency.json`` on the roofline."""
+
+    row: dict[str, Any]
+    intensity: float
+    """FLOP a byte."""
+    gflops: float
+    """GFLOP/s."""
+
+
+def ceilings(limits: dict[str, Any]) -> Iterator[Ceiling]:
+    """The runtime's ceilings, then the best that was found, by precision and batch size."""
+    measured = limits.get("ceilings") or {}
+    for key, fallback in (("runtime_gflops", "onnxruntime"), ("best_gflops", "best")):
+        found = measured.get(key) or {}
+        for precision, sizes in found.items():
+            if isinstance(sizes, dict):
+                library = sizes.get("library") or found.get("library") or fallback
+                yield from (
+                    Ceiling(precision, int(size), rate, library)
+                    for size, rate in sizes.items()
+                    if size.isdecimal() and rate
+                )
+
+
+def points(latency: dict[str, Any]) -> list[Point]:
+    """The rows whose work is known, with their intensity and rate."""
+    work = {(each["precision"], each["batch_size"]): each for each in (latency.get("limits") or {}).get("work") or []}
+    found = []
+    for row in latency["rows"]:
+        each = work.get((row["precision"], row["batch_size"]))
+        if each and each.get("gflop") and each.get("mib"):
+            rate = row.get("gflops_per_s") or each["gflop"] / row["p50_ms"] * 1e3
+            found.append(Point(row, each["gflop"] * 1e9 / (each["mib"] * 2**20), rate))
+    return found

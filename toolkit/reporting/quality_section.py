@@ -1,0 +1,107 @@
+"""What the classifier reached on its splits, and whether the graph gives the same."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from toolkit.reporting.html import folded, form, number, paragraph, plot, plots, reads, subsection, table
+from toolkit.reporting.model_card import FIGURES, tried_cells, tried_columns
+
+
+def quality_section(origin: dict[str, Any], folder: Path) -> str:
+    """Figures of the splits, training curves, confusion, calibration, ranking and the worst errors.
+
+    Args:
+        origin: the manifest's provenance.
+        folder: of the plots.
+    """
+    figures = origin["figures"]
+    test = figures["test"]
+    images = f"{test['images']:,} test images"
+    error = f"{test['expected_calibration_error']:.3f}"
+    columns = {"split": lambda split: split, "images": lambda split: f"{figures[split]['images']:,}"}
+    columns |= {name: _figure(figures, key) for key, name in FIGURES.items()}
+    classes = [{"class": name} | each for name, each in test.get("per_class", {}).items()]
+    measures = {name: reads(name) for name in ("class", "precision", "recall", "f1", "images")}
+    return "".join(
+        [
+            paragraph("The test split was used once, after the best epoch had been chosen on validation."),
+            table("Figures of each split", columns, ("test", "validation", "train")),
+            folded(f"Each of the {len(classes):,} classes", table(f"Each class on {images}", measures, classes)),
+            plot(
+                folder,
+                "curves",
+                "Training curves: loss and accuracy of the train and validation splits over the epochs, "
+                f"with the kept epoch marked; {test['accuracy']:.1%} of the test images are right",
+            ),
+            plots(
+                plot(
+                    folder,
+                    "confusion_matrix",
+                    f"Confusion matrix of {images}: a row a true class, a column a predicted class; "
+                    f"{test['accuracy']:.1%} of the images lie on the diagonal",
+                    "Confusion matrix: the diagonal is right.",
+                ),
+                plot(
+                    folder,
+                    "reliability",
+                    f"Reliability diagram of {images}: accuracy against stated confidence, before and after "
+                    f"calibration; the expected calibration error is {error} after it",
+                    "Reliability: on the dotted line, a stated confidence is right as often as it says.",
+                ),
+                plot(folder, "roc", f"ROC curves on {images}; the area under them is {test['auroc']:.3f}"),
+                plot(folder, "precision_recall", f"Precision against recall on {images}"),
+            ),
+            plot(
+                folder,
+                "worst_errors",
+                f"Contact sheet of the images the classifier got most wrong among {images}, with the true class, "
+                "the predicted class and its probability",
+                "The worst errors, the highest loss first.",
+            ),
+        ]
+    )
+
+
+def parity_section(parity: dict[str, Any]) -> str:
+    """How far the graphs' logits lie from PyTorch's, and the forms that were tried."""
+    entries = [
+        {"precision": precision, "provider": provider} | entry
+        for precision, by_provider in parity["results"].items()
+        for provider, entry in by_provider.items()
+    ]
+    columns = {
+        "graph": form,
+        "verdict": lambda entry: "passed" if entry["passed"] else "FAILED",
+        "max |difference|": lambda entry: f"{entry['max_abs_logit']:.2e}",
+        "tolerance": lambda entry: f"{entry['tolerance']:.1e}",
+        "noise floor": lambda entry: f"{entry['noise_floor']:.1e}",
+        "same top class": lambda entry: f"{entry['top1_agreement']:.2%}",
+        "images": reads("images"),
+        "batch sizes": lambda entry: ", ".join(map(str, entry["batch_sizes"])),
+    }
+    reference = parity.get("reference", "PyTorch in fp32")
+    tried = parity.get("tried") or []
+    headings = tried_columns(parity) if tried else []
+    cells = tried_cells(parity) if tried else []
+    count = tried[0]["images"] if tried else 0
+    return "".join(
+        [
+            paragraph(f"Each graph's logits on real images against the reference: {reference}."),
+            table("Logits of the graph against the reference", columns, entries),
+            subsection(
+                "Forms that were tried",
+                table(
+                    f"On {count:,} validation images, before one was chosen",
+                    {heading: itemgetter(at) for at, heading in enumerate(headings)},
+                    cells,
+                ),
+            ),
+        ]
+    )
+
+
+def _figure(figures: dict[str, Any], key: str) -> Any:
+    return lambda split: number(figures[split].get(key))

@@ -1,0 +1,143 @@
+"""The roofline: how near each engine comes to what the machine can compute and move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from toolkit.reporting.limits import Ceiling, Point, ceilings, points
+from toolkit.reporting.look import GREY, HALO, LOOK, apart, plain_log, save, styles
+
+LABEL = 0.13
+"""Width of a point's label, as a share of the plot's."""
+
+
+def plot_roofline(latency: dict[str, Any], path: Path) -> None:
+    """Draw GFLOP/s over FLOP a byte: the ceilings as labelled lines, each row as a point with its share of its ceiling.
+
+    Source: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model" (2009).
+
+    Args:
+        latency: content of ``latency.json`` with ``limits``.
+        path: of the PNG file.
+    """
+    found, limits = points(latency), latency["limits"]
+    highest = _highest(list(ceilings(limits)))
+    copy = (limits.get("ceilings") or {}).get("copy_gib_s")
+    intensities, rates = [each.intensity for each in found], [each.gflops for each in found]
+    ridges = [each.gflops / bandwidth(copy) for each in highest] if copy else []
+    left, right = min([each / 3 for each in intensities] + [each / 2 for each in ridges]), max(intensities) * 14
+    top = max(rates + [each.gflops for each in highest]) * 1.6
+    bottom = min(rates) / 2
+    with mpl.rc_context(LOOK):
+        figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title("what each engine reaches of this machine")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        axes.set_xlabel("FLOP a byte of weights and activations")
+        axes.set_ylabel("GFLOP/s")
+        plain_log(axes.xaxis, left, right)
+        plain_log(axes.yaxis, bottom, top)
+        _draw_ceilings(axes, highest, copy)
+        _draw_points(axes, found)
+        count = len({_engine(each) for each in found})
+        figure.legend(loc="outside lower left", ncols=2 if count > 1 else 1, fontsize=9)
+        save(figure, path)
+
+
+def _highest(measured: Sequence[Ceiling]) -> list[Ceiling]:
+    """The highest ceiling of each library and precision."""
+    best: dict[tuple[str, str], Ceiling] = {}
+    for each in measured:
+        key = each.library, each.precision
+        if key not in best or each.gflops > best[key].gflops:
+            best[key] = each
+    return list(best.values())
+
+
+def _draw_ceilings(axes: Axes, highest: Sequence[Ceiling], copy: float | None) -> None:
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    gap = 0.042 * math.log(top / bottom)
+    places = apart([math.log(each.gflops) for each in highest], gap)
+    dashes = dict(zip(dict.fromkeys(each.library for each in highest), ("-", "--", ":"), strict=False))
+    for each, place in zip(highest, places, strict=True):
+        ridge = each.gflops / bandwidth(copy) if copy else left
+        axes.plot(
+            [ridge, right], [each.gflops] * 2, color=GREY, linewidth=1.2, linestyle=dashes.get(each.library, "-.")
+        )
+        text = f"{each.library} {each.precision}: {each.gflops:,.3g} GFLOP/s"
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        _write(axes, right, math.exp(place), text, GREY, {"xytext": (-4, 0), "ha": "right", "bbox": behind})
+    if copy:
+        knee = max((each.gflops for each in highest), default=top)
+        start = max(left, bottom / bandwidth(copy))
+        axes.plot([start, knee / bandwidth(copy)], [start * bandwidth(copy), knee], color=GREY, linewidth=1.2)
+        beside: Any = {"xytext": (8, 4)}
+        _write(axes, start, start * bandwidth(copy), f"memory copy: {copy:,.3g} GiB/s", GREY, beside)
+
+
+def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
+    """The points; those that stand near each other have their labels clear of each other."""
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    looks = styles(_engine(each) for each in found)
+    for engine, (color, marker) in looks.items():
+        mine = [each for each in found if _engine(each) == engine]
+        axes.plot(
+            [each.intensity for each in mine],
+            [each.gflops for each in mine],
+            color=color,
+            marker=marker,
+            linewidth=0.8,
+            zorder=4,
+            label=" ".join(engine),
+        )
+    for mine in _neighbours(found, LABEL * math.log(right / left)):
+        places = apart([math.log(each.gflops) for each in mine], 0.042 * math.log(top / bottom))
+        for each, place in zip(mine, places, strict=True):
+            reached = each.row.get("share_of_ceiling")
+            text = f"batch {each.row['batch_size']}" + ("" if reached is None else f": {reached:.0%}")
+            _write(axes, each.intensity, math.exp(place), text, looks[_engine(each)][0], {"xytext": (7, 0)})
+
+
+def _neighbours(found: Sequence[Point], width: float) -> list[list[Point]]:
+    """Groups of points whose labels, so wide on the logarithmic axis, would stand above each other."""
+    groups: list[list[Point]] = []
+    for each in sorted(found, key=lambda point: point.intensity):
+        if groups and math.log(each.intensity / groups[-1][-1].intensity) < width:
+            groups[-1].append(each)
+        else:
+            groups.append([each])
+    return groups
+
+
+def _write(axes: Axes, at: float, height: float, text: str, color: str, place: dict[str, Any]) -> None:
+    axes.annotate(
+        text,
+        (at, height),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=color,
+        path_effects=HALO,
+        **place,
+    )
+
+
+def bandwidth(copy: float) -> float:
+    """GB/s of GiB/s: what FLOP a byte is multiplied by to give GFLOP/s."""
+    return copy * 2**30 / 1e9
+
+
+def _engine(point: Point) -> tuple[str, str, str]:
+    return point.row["engine"], point.row["precision"], point.row["provider"]

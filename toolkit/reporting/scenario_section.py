@@ -1,0 +1,75 @@
+"""What the graphs bear under load: offline, server, streams, and sessions beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toolkit.reporting.html import Columns, form, number, paragraph, plot, reads, subsection, table
+
+
+def scenario_parts(scenarios: dict[str, Any], plots: Path) -> list[str]:
+    """A part for each scenario of ``latency.json`` that was measured."""
+    return [
+        subsection("Offline: as many images as the machine can do", _offline(scenarios)),
+        subsection("Server: requests that arrive at random", _server(scenarios.get("server"), plots)),
+        subsection("Streams at once", _streams(scenarios.get("multi_stream") or [])),
+        subsection("Sessions and threads", _concurrency(scenarios.get("concurrency") or [])),
+    ]
+
+
+def _offline(scenarios: dict[str, Any]) -> str:
+    rows = scenarios.get("offline") or []
+    columns: Columns = {
+        "graph": form,
+        "batch": reads("batch_size"),
+        "images/s": reads("throughput_ips"),
+        "p99, ms": reads("p99_ms"),
+    }
+    return table("Throughput over the batch size", columns, rows) + paragraph(scenarios.get("offline_end") or "")
+
+
+def _server(server: dict[str, Any] | None, plots: Path) -> str:
+    if not server:
+        return ""
+    target, holds = number(server.get("target_p99_ms")), server.get("rate_that_holds_ips")
+    graph = form(server)
+    verdict = (
+        f"{graph} holds p99 ≤ {target} ms up to {number(holds)} images/s."
+        if holds
+        else f"{graph} holds p99 ≤ {target} ms at no rate that was tried."
+    )
+    columns = {
+        "offered, images/s": reads("offered_ips"),
+        "achieved, images/s": reads("achieved_ips"),
+        "p50, ms": reads("p50_ms"),
+        "p99, ms": reads("p99_ms"),
+        "saturated": reads("saturated"),
+        "requests": reads("requests"),
+    }
+    return "".join(
+        [
+            paragraph(verdict),
+            table("Latency under offered load", columns, server.get("points") or []),
+            plot(plots, "server", f"Latency against the offered load, with the target for p99: {verdict}"),
+        ]
+    )
+
+
+def _streams(rows: list[dict[str, Any]]) -> str:
+    columns: Columns = {"streams": reads("streams")}
+    if all("precision" in row and "provider" in row for row in rows):
+        columns = {"graph": form} | columns
+    columns |= {"p50, ms": reads("p50_ms"), "p99, ms": reads("p99_ms"), "images/s": reads("throughput_ips")}
+    return table("Latency of a query that holds an image of each stream", columns, rows)
+
+
+def _concurrency(rows: list[dict[str, Any]]) -> str:
+    columns = {
+        "sessions": reads("sessions"),
+        "threads each": reads("threads"),
+        "images/s": reads("throughput_ips"),
+        "p50, ms": reads("p50_ms"),
+        "p99, ms": reads("p99_ms"),
+    }
+    return table("Sessions that share the cores", columns, rows)
