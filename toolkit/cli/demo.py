@@ -22,7 +22,7 @@ def demo(
     Example: toolkit demo
     """
     from export.bundle import export_bundle
-    from export.latency.benchmark import Compared, benchmark
+    from export.latency.benchmark import Compared, Measured, benchmark
     from export.latency.measure import Least
     from export.run import Run
     from recipes.finetune import finetune
@@ -50,7 +50,12 @@ def demo(
     parity = export_bundle(Run(run), bundle, force=True)
     say("[bold]6/6[/] measure its latency beside torch, and predict three test images")
     latency = benchmark(
-        Bundle(bundle), provider="cpu", batch_sizes=[1, 8, 32], compare=Compared(["torch-eager"]), least=Least(50, 1.0)
+        Bundle(bundle),
+        provider="cpu",
+        batch_sizes=[1, 8, 32],
+        compare=Compared(["torch-eager"]),
+        least=Least(50, 1.0),
+        measured=Measured(details=False),
     )
     opened = Bundle(bundle)
     images = [sorted((data / "test" / digit).iterdir())[0] for digit in ("3", "5", "8")]

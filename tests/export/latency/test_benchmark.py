@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.latency.benchmark import Compared, benchmark
+from export.latency.benchmark import Compared, Measured, benchmark
 from export.latency.engine import Engine
 from export.latency.measure import BLOCKS, Least, measure
 from export.latency.pool import Pool
-from toolkit.errors import ToolkitError
+from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.preprocess import Float32
 
@@ -52,7 +52,20 @@ def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) ->
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["runs"] >= 5
         assert row["warmup_runs"] > 0
+        for name, (low, high) in [(name, each) for name, each in row["intervals"].items() if each]:
+            assert low <= row[name] <= high
+        assert row["p99_9_ms"] is None  # too few runs to tell
     assert latency["machine"]["usable_cores"] >= 1
+    assert isinstance(latency["machine"]["throttled"], list)
+    (start,), (request,) = latency["cold_start"], latency["request"]
+    steps = sum(start[name] for name in ("process_ms", "import_ms", "session_ms", "first_run_ms"))
+    assert 0 < start["session_ms"] < start["total_ms"] >= 0.9 * steps
+    assert [row["batch_size"] for row in latency["memory"]] == [1, 3]
+    assert all(row["peak_resident_mib"] > 10 for row in latency["memory"])
+    assert request["file_to_label_ms"] > request["decode_ms"] > 0
+    assert request["preprocess_ms"] is None  # the graph does it
+    assert set(latency["nodes"]["fp32"]) == {"CPUExecutionProvider"}
+    assert latency["rows"][0]["gflops_per_s"] > 0
     assert (bundle / "plots" / "latency.png").stat().st_size > 1000
     assert "Latency" in (bundle / "MODEL_CARD.md").read_text()
     assert Bundle(bundle).differences() == []
@@ -60,7 +73,12 @@ def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) ->
 
 def test_without_comparison_the_golden_images_are_enough(bundle: Path, tmp_path: Path) -> None:
     latency = benchmark(
-        Bundle(bundle), provider="cpu", batch_sizes=[16], compare=Compared(), least=Least(1, 0), threads=1
+        Bundle(bundle),
+        provider="cpu",
+        batch_sizes=[16],
+        compare=Compared(),
+        least=Least(1, 0),
+        measured=Measured(threads=1, details=False),
     )
     assert [row["engine"] for row in latency["rows"]] == ["onnxruntime"]
     assert latency["inputs"]["images"] == 256
@@ -95,6 +113,41 @@ def test_nothing_to_measure_is_refused(options: dict[str, object], message: str)
     arguments: dict[str, Any] = {"batch_sizes": [1], "runs": 1} | options
     with pytest.raises(ToolkitError, match=message):
         measure([], pool, arguments["batch_sizes"], Least(arguments["runs"], 0))
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_skipped_and_said(pixel_bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(pixel_bundle, tmp_path / "bundle"))
+    latency = benchmark(
+        Bundle(copy),
+        provider="cpu",
+        batch_sizes=[1, 10_000_000],
+        compare=Compared(),
+        least=Least(2, 0),
+        measured=Measured(details=False),
+    )
+    assert [row["batch_size"] for row in latency["rows"]] == [1]
+    (skipped,) = latency["skipped"]
+    assert skipped["batch_size"] == 10_000_000
+    assert "MiB" in skipped["reason"]
+
+
+@pytest.mark.parametrize(
+    ("measured", "message"),
+    [
+        (Measured(scenarios=["rush-hour"]), "rush-hour"),
+        (Measured(target_p99_ms=0), "0 ms"),
+        (Measured(target_p99_ms=float("nan")), "nan"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_first(bundle: Path, measured: Measured, message: str) -> None:
+    with pytest.raises(ToolkitError, match=message):
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(), measured=measured)
+
+
+def test_a_changed_bundle_is_not_measured(bundle: Path) -> None:
+    (bundle / "labels.json").write_text("[]")
+    with pytest.raises(CheckFailed, match=r"labels.json was changed"):
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared())
 
 
 def test_an_unknown_engine_is_refused(bundle: Path) -> None:
