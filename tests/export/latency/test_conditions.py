@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from export.latency import conditions
+from export.latency.conditions import watched
+
+
+def test_the_machine_is_described_after_the_measurement() -> None:
+    with watched("cpu") as seen:
+        time.sleep(0.05)
+    assert seen.facts["load_average"][0] >= 0
+    assert 0 <= seen.facts["stolen_share"] <= 1
+    assert "gpu" not in seen.facts
+
+
+def _spin(seconds: float) -> None:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+
+def test_other_processes_that_take_the_cores_are_said() -> None:
+    processes = [multiprocessing.get_context("spawn").Process(target=_spin, args=(3.0,)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    with watched("cpu") as seen:
+        time.sleep(1.5)
+    for process in processes:
+        process.join()
+    assert any("other processes took" in sentence for sentence in seen.facts["throttled"])
+
+
+def test_a_quota_that_throttles_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = tmp_path / "cpu.stat"
+    stat.write_text("usage_usec 1000\nthrottled_usec 5000\n")
+    monkeypatch.setattr(conditions, "CPU_STAT", stat)
+    with watched("cpu") as seen:
+        stat.write_text("usage_usec 2000\nthrottled_usec 255000\n")
+    assert seen.facts["quota_throttled_ms"] == 250
+    assert "the container's CPU quota held it back for 250 ms" in seen.facts["throttled"]

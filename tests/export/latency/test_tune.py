@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.bundle import Wanted, export_bundle
+from export.latency.accuracy import Drop, accuracy_drops
+from export.latency.concurrency import Combination
+from export.latency.tune import BATCH_SIZES, Configuration, Search, pareto, tune
+from export.latency.tuning import tune_bundle
+from export.run import Run
+from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.predict import Predictor
+from toolkit.runtime.serving import Budget, Serving
+from toolkit.runtime.verify import verify
+
+NO_DROP = Drop(0.0, (0.0, 0.0), 100, "nothing lost")
+
+
+@pytest.fixture(scope="module")
+def both(make_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with an fp32 and an int8 graph."""
+    from recipes.finetune import finetune
+
+    root = tmp_path_factory.mktemp("both")
+    finetune(make_recipe("clip"), root / "run")
+    export_bundle(Run(root / "run"), root / "bundle", Wanted(precisions=["fp32", "int8"]))
+    return root / "bundle"
+
+
+@pytest.fixture
+def bundle(both: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(both, tmp_path / "bundle"))
+
+
+def test_the_choice_is_written_and_used_by_what_runs_the_bundle(bundle: Path) -> None:
+    outcome = tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu")
+    chosen = Serving.model_validate(outcome["chosen"])
+    opened = Bundle(bundle)
+    assert opened.differences() == []
+    assert opened.serving == chosen == Serving.model_validate_json((bundle / "serving.json").read_bytes())
+    assert chosen.expected.p99_ms <= chosen.expected.p99_ms_at_most <= 0.9 * 5000
+    (row,) = [row for row in outcome["tried"] if row["chosen"]]
+    finalists = [row for row in outcome["tried"] if row["finalist"]]
+    assert row["throughput_ips"] == max(each["throughput_ips"] for each in finalists)
+    session = opened.session()
+    assert session.threads == chosen.threads_here()
+    assert opened.tuned_for("cuda") is None
+    images = [bundle / "golden" / name for name in opened.golden().names]
+    tuned, plain = (list(Predictor(opened, each)(images, 4)) for each in (session, opened.session(precision="fp32")))
+    if chosen.precision == "fp32":
+        assert tuned == plain
+    assert verify(bundle)["passed"]
+    assert verify(bundle)["serving"]["precision"] == chosen.precision
+    assert "serving" in (bundle / "report.html").read_text().lower()
+
+
+def test_a_latency_budget_that_nothing_keeps_names_what_comes_nearest(bundle: Path) -> None:
+    before = (bundle / "manifest.json").read_bytes()
+    with pytest.raises(CheckFailed, match=r"nothing keeps p99 within 1e-05 ms; nearest: .*batch 1, .*images/s"):
+        tune_bundle(Bundle(bundle), Budget(p99_ms=1e-5, max_accuracy_drop=100), provider="cpu")
+    assert (bundle / "manifest.json").read_bytes() == before
+    assert not (bundle / "serving.json").exists()
+
+
+def test_an_accuracy_budget_that_nothing_keeps(bundle: Path) -> None:
+    drops = {"int8": Drop(1.5, (0.5, 2.5), 200, "200 validation images")}
+    search = Search(Bundle(bundle), None, drops, "cpu")  # type: ignore[arg-type]
+    with pytest.raises(CheckFailed, match=r"at most 0.2 percentage points; nearest: int8, which loses 1.50"):
+        tune(search, Budget(p99_ms=100, max_accuracy_drop=0.2))
+
+
+def test_a_precision_over_the_accuracy_budget_is_not_measured(bundle: Path) -> None:
+    from export.latency.pool import golden_contents, pool_of
+
+    opened = Bundle(bundle)
+    drops = {"fp32": NO_DROP, "int8": Drop(1.5, (0.5, 2.5), 200, "200 validation images")}
+    search = Search(opened, pool_of(opened, "image", *golden_contents(opened)), drops, "cpu", cores=1)
+    found = search.candidates(Budget(p99_ms=10_000, max_accuracy_drop=0.2))
+    assert {each.precision for each in found} == {"fp32"}
+    assert [each.batch_size for each in found] == list(BATCH_SIZES[: len(found)])
+
+
+def test_with_a_rate_p99_is_that_of_requests_at_that_rate(bundle: Path) -> None:
+    outcome = tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100, rate=5), provider="cpu")
+    (row,) = [row for row in outcome["tried"] if row["chosen"]]
+    assert row["served"]["offered_ips"] == pytest.approx(5, rel=0.5)
+    assert row["p99_ms"] == row["served"]["p99_ms"]
+
+
+def test_accuracy_is_measured_on_validation_or_taken_from_parity(both: Path) -> None:
+    opened = Bundle(both)
+    run = Run(opened.run)
+    measured = accuracy_drops(opened, run, ["fp32", "int8"], "cpu")
+    assert measured["fp32"].points == 0
+    assert measured["int8"].images == len(run.data.splits["validation"])
+    low, high = measured["int8"].interval
+    assert low <= measured["int8"].points <= high
+    alone = accuracy_drops(opened, run, ["int8"], "cpu")["int8"]
+    assert "PyTorch" in alone.source
+    assert alone.points == measured["int8"].points
+    recorded = accuracy_drops(opened, None, ["int8"], "cpu")["int8"]
+    entry = opened.parity_results["int8"]["cpu"]
+    assert recorded.points == -100 * entry["figures"]["accuracy"]["change"]
+    assert recorded.images == entry["images"]
+
+
+def test_pareto_keeps_what_no_other_beats_in_both() -> None:
+    assert pareto([(10, 100), (5, 50), (10, 90), (None, 500), (20, 100), (5, 50)]) == [
+        *(True, True, False, False, False, True)
+    ]
+
+
+def test_headroom_is_asked_of_the_upper_end_of_p99() -> None:
+    figures = {"p50_ms": 5.0, "p99_ms": 8.0, "throughput_ips": 100.0, "intervals": {"p99_ms": [7.0, 9.5]}}
+    configuration = Configuration("fp32", 1, Combination(1, 1), NO_DROP, figures)
+    assert not configuration.keeps_latency(Budget(p99_ms=10, max_accuracy_drop=1))
+    assert configuration.keeps_latency(Budget(p99_ms=11, max_accuracy_drop=1))
+    saturated = Configuration(
+        "fp32", 1, Combination(1, 1), NO_DROP, figures, figures | {"saturated": True, "dropped": 0}
+    )
+    assert not saturated.keeps_latency(Budget(p99_ms=1000, max_accuracy_drop=1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"session_options": {"session.load_model_format": "ORT"}},
+        {"provider_options": {"trt_engine_cache_path": "/etc"}},
+        {"threads": 0},
+        {"precision": "fp7"},
+        {"surprise": 1},
+    ],
+)
+def test_a_serving_file_may_not_ask_for_anything_else(bundle: Path, change: dict[str, Any]) -> None:
+    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu")
+    content = json.loads((bundle / "serving.json").read_text()) | change
+    (bundle / "serving.json").write_text(json.dumps(content))
+    opened = Bundle(bundle)
+    opened.update_manifest()
+    with pytest.raises(ToolkitError, match=r"serving.json"):
+        Bundle(bundle).session()
+
+
+def test_fewer_cores_here_than_where_it_was_tuned(bundle: Path) -> None:
+    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu")
+    content = json.loads((bundle / "serving.json").read_text()) | {"threads": 512}
+    (bundle / "serving.json").write_text(json.dumps(content))
+    Bundle(bundle).update_manifest()
+    session = Bundle(bundle).session()
+    assert session.threads < 512
+    logits, _ = session.run(np.zeros((1, 40, 40, 3), np.uint8))
+    assert np.isfinite(logits).all()
