@@ -68,13 +68,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100, help="counted runs of each engine and batch size, at least")
     parser.add_argument("--seconds", type=float, default=15.0, help="counted seconds of each, at least")
+    parser.add_argument("--batch-sizes", default=",".join(map(str, BATCH_SIZES)), help="images a run")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         model, preprocess = made(Path(name))
-    found = measure_limits(
-        {"fp32": lambda: model}, preprocess, BATCH_SIZES, threads=THREADS, least=Least(given.runs, given.seconds)
-    )
+    batch_sizes = [int(size) for size in given.batch_sizes.split(",")]
+    least = Least(given.runs, given.seconds)
+    found = measure_limits({"fp32": lambda: model}, preprocess, batch_sizes, threads=THREADS, least=least)
     judgement = judged(found)
     for line in judgement:
         print(json.dumps(line), file=sys.stderr)
