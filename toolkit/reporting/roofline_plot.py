@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from toolkit.reporting.limits import Ceiling, Point, ceilings, points
 from toolkit.reporting.look import GREY, HALO, LOOK, apart, plain_log, save, styles
 
-LABEL = 0.13
+LABEL = 0.075
 """Width of a point's label, as a share of the plot's."""
 
 
@@ -50,7 +51,12 @@ def plot_roofline(latency: dict[str, Any], path: Path) -> None:
         _draw_ceilings(axes, highest, copy)
         _draw_points(axes, found)
         count = len({_engine(each) for each in found})
-        figure.legend(loc="outside lower left", ncols=2 if count > 1 else 1, fontsize=9)
+        shares = any("share_of_ceiling" in each.row for each in found)
+        title = "at a point: its batch size" + ", and its share of its ceiling" * shares
+        legend = figure.legend(
+            loc="outside lower left", ncols=2 if count > 1 else 1, fontsize=9, title=title, title_fontsize=9
+        )
+        legend.set_alignment("left")
         save(figure, path)
 
 
@@ -87,7 +93,7 @@ def _draw_ceilings(axes: Axes, highest: Sequence[Ceiling], copy: float | None) -
 
 
 def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
-    """The points; those that stand near each other have their labels clear of each other."""
+    """The points, each with its batch size and share; a label that would cover another or a point moves up."""
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     looks = styles(_engine(each) for each in found)
@@ -102,23 +108,19 @@ def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
             zorder=4,
             label=" ".join(engine),
         )
-    for mine in _neighbours(found, LABEL * math.log(right / left)):
-        places = apart([math.log(each.gflops) for each in mine], 0.042 * math.log(top / bottom))
-        for each, place in zip(mine, places, strict=True):
-            reached = each.row.get("share_of_ceiling")
-            text = f"batch {each.row['batch_size']}" + ("" if reached is None else f": {reached:.0%}")
-            _write(axes, each.intensity, math.exp(place), text, looks[_engine(each)][0], {"xytext": (7, 0)})
-
-
-def _neighbours(found: Sequence[Point], width: float) -> list[list[Point]]:
-    """Groups of points whose labels, so wide on the logarithmic axis, would stand above each other."""
-    groups: list[list[Point]] = []
-    for each in sorted(found, key=lambda point: point.intensity):
-        if groups and math.log(each.intensity / groups[-1][-1].intensity) < width:
-            groups[-1].append(each)
-        else:
-            groups.append([each])
-    return groups
+    width, gap = LABEL * math.log(right / left), 0.042 * math.log(top / bottom)
+    marks = [(math.log(each.intensity), math.log(each.gflops)) for each in found]
+    placed: list[tuple[float, float]] = []
+    for each in sorted(found, key=lambda point: point.gflops):
+        at, height = math.log(each.intensity), math.log(each.gflops)
+        labels = [other for other in placed if abs(at - other[0]) < width]
+        for _, taken in sorted(labels + [mark for mark in marks if 0 < mark[0] - at < width], key=itemgetter(1)):
+            if abs(height - taken) < gap:
+                height = taken + gap
+        placed.append((at, height))
+        reached = each.row.get("share_of_ceiling")
+        text = f"{each.row['batch_size']}" + ("" if reached is None else f": {reached:.0%}")
+        _write(axes, each.intensity, math.exp(height), text, looks[_engine(each)][0], {"xytext": (7, 0)})
 
 
 def _write(axes: Axes, at: float, height: float, text: str, color: str, place: dict[str, Any]) -> None:
