@@ -130,7 +130,7 @@ def label_places(marks: Sequence[tuple[float, float]]) -> list[tuple[float, floa
     wide, high = LABEL
     beside, above = wide / 2 + 0.012, high / 2 + 0.014
     offsets = [(beside, 0.0), (0.0, above), (0.0, -above), (-beside, 0.0)]
-    offsets += [(side * beside, step * high) for step in (0.7, -0.7, 1.4, -1.4) for side in (1, -1)]
+    offsets += [(side * beside, step * high) for step in (0.35, -0.35, 0.7, -0.7, 1.4, -1.4) for side in (1, -1)]
     places: list[tuple[float, float]] = []
     for across, up in marks:
 
