@@ -116,8 +116,8 @@ def plots(*figures: str) -> str:
 
 
 def number(value: float | None, unit: str = "") -> str:
-    """Three significant digits with thousands marked, never an exponent; nothing for None."""
-    if value is None:
+    """Three significant digits with thousands marked, never an exponent; nothing for None or NaN."""
+    if value is None or not math.isfinite(value):
         return ""
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:,.{min(digits, 6)}f}{unit}"

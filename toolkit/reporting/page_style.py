@@ -73,7 +73,8 @@ dt { color: var(--soft); } dd { margin: 0; }
     background: linear-gradient(to left, var(--page) 40%, transparent) right / 2rem 100% local no-repeat,
       linear-gradient(to left, var(--shade), transparent) right / .8rem 100% scroll no-repeat;
   }
-  td:first-child { position: sticky; left: 0; background: var(--page); white-space: normal; min-width: 6.2rem; }
+  td:first-child, th:first-child { position: sticky; left: 0; background: var(--page); }
+  td:first-child:not(.n) { white-space: normal; min-width: 6.8rem; }
   td, th { padding-right: .9rem; }
   .zoom { display: block; position: absolute; opacity: 0; }
   .zoom:checked + label img { width: 52rem; }

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from toolkit.reporting.limits import Ceiling, Point, ceilings, points
 from toolkit.reporting.look import GREY, HALO, LOOK, apart, plain_log, save, styles
 
-LABEL = 0.13
-"""Width of a point's label, as a share of the plot's."""
+LABEL = (0.07, 0.04)
+"""Width and height of a point's label, as shares of the plot's."""
 
 
 def plot_roofline(latency: dict[str, Any], path: Path) -> None:
@@ -50,7 +50,12 @@ def plot_roofline(latency: dict[str, Any], path: Path) -> None:
         _draw_ceilings(axes, highest, copy)
         _draw_points(axes, found)
         count = len({_engine(each) for each in found})
-        figure.legend(loc="outside lower left", ncols=2 if count > 1 else 1, fontsize=9)
+        shares = any("share_of_ceiling" in each.row for each in found)
+        title = "at a point: its batch size" + ", and its share of its ceiling" * shares
+        legend = figure.legend(
+            loc="outside lower left", ncols=2 if count > 1 else 1, fontsize=9, title=title, title_fontsize=9
+        )
+        legend.set_alignment("left")
         save(figure, path)
 
 
@@ -87,7 +92,7 @@ def _draw_ceilings(axes: Axes, highest: Sequence[Ceiling], copy: float | None) -
 
 
 def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
-    """The points; those that stand near each other have their labels clear of each other."""
+    """The points, each with its batch size and the share of its ceiling that it reaches."""
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     looks = styles(_engine(each) for each in found)
@@ -102,23 +107,44 @@ def _draw_points(axes: Axes, found: Sequence[Point]) -> None:
             zorder=4,
             label=" ".join(engine),
         )
-    for mine in _neighbours(found, LABEL * math.log(right / left)):
-        places = apart([math.log(each.gflops) for each in mine], 0.042 * math.log(top / bottom))
-        for each, place in zip(mine, places, strict=True):
-            reached = each.row.get("share_of_ceiling")
-            text = f"batch {each.row['batch_size']}" + ("" if reached is None else f": {reached:.0%}")
-            _write(axes, each.intensity, math.exp(place), text, looks[_engine(each)][0], {"xytext": (7, 0)})
+    marks = [
+        (
+            math.log(each.intensity / left) / math.log(right / left),
+            math.log(each.gflops / bottom) / math.log(top / bottom),
+        )
+        for each in found
+    ]
+    for each, (across, up) in zip(found, label_places(marks), strict=True):
+        reached = each.row.get("share_of_ceiling")
+        text = f"{each.row['batch_size']}" + ("" if reached is None else f": {reached:.0%}")
+        at, height = left * (right / left) ** across, bottom * (top / bottom) ** up
+        _write(axes, at, height, text, looks[_engine(each)][0], {"xytext": (0, 0), "ha": "center"})
 
 
-def _neighbours(found: Sequence[Point], width: float) -> list[list[Point]]:
-    """Groups of points whose labels, so wide on the logarithmic axis, would stand above each other."""
-    groups: list[list[Point]] = []
-    for each in sorted(found, key=lambda point: point.intensity):
-        if groups and math.log(each.intensity / groups[-1][-1].intensity) < width:
-            groups[-1].append(each)
-        else:
-            groups.append([each])
-    return groups
+def label_places(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Centres of the points' labels: the nearest places where they cover neither each other nor a point.
+
+    Args:
+        marks: the points, as shares of the plot's width and height; so are the places.
+    """
+    wide, high = LABEL
+    beside, above = wide / 2 + 0.012, high / 2 + 0.014
+    offsets = [(beside, 0.0), (0.0, above), (0.0, -above), (-beside, 0.0)]
+    offsets += [(side * beside, step * high) for step in (0.35, -0.35, 0.7, -0.7, 1.4, -1.4) for side in (1, -1)]
+    places: list[tuple[float, float]] = []
+    for across, up in marks:
+
+        def covered(offset: tuple[float, float], across: float = across, up: float = up) -> int:
+            x, y = across + offset[0], up + offset[1]
+            labels = sum(abs(x - other) < wide and abs(y - its) < high for other, its in places)
+            points_under = sum(
+                abs(x - other) < wide / 2 + 0.008 and abs(y - its) < high / 2 + 0.008 for other, its in marks
+            )
+            return labels * 2 + points_under
+
+        nearest = min(offsets, key=covered)
+        places.append((across + nearest[0], up + nearest[1]))
+    return places
 
 
 def _write(axes: Axes, at: float, height: float, text: str, color: str, place: dict[str, Any]) -> None:

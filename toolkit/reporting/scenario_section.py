@@ -61,7 +61,7 @@ def _streams(rows: list[dict[str, Any]]) -> str:
     if all("precision" in row and "provider" in row for row in rows):
         columns = {"graph": form} | columns
     columns |= {"p50, ms": reads("p50_ms"), "p99, ms": reads("p99_ms"), "images/s": reads("throughput_ips")}
-    return table("Latency of a query that holds an image of each stream", columns, rows)
+    return table("An image of each stream at once", columns, rows)
 
 
 def _concurrency(rows: list[dict[str, Any]]) -> str:
