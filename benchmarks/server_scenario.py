@@ -7,7 +7,7 @@ values. The saturation is what the sessions achieve when twice the Offline throu
 0.3, 0.5, 0.7 and 0.9 of it follow; their offered and achieved loads must agree within 2 %. Then twice the
 saturation is offered, once and for twice as long: both must be reported as saturated, and take no more memory.
 Exits with 1 if one of these does not hold. Writes benchmarks/results/server_scenario.json; takes about
-eight minutes on two cores that do nothing else.
+ten minutes on two cores that do nothing else.
 """
 
 from __future__ import annotations
@@ -61,12 +61,11 @@ def measure(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
     pool = pool_of(bundle, engines[0].input, *golden_contents(bundle))
     swept = offline(engines[0], pool, largest=max(4, given.batch_size))
     server = Server(engines, pool, given.batch_size)
-    least, short = Least(given.requests, given.seconds), Least(100, given.seconds)
-    saturation = saturate(server, swept["best_ips"], short)[-1]["achieved_ips"]
-    points = [point | {"load": load} for load in LOADS for point in [shown(serve(server, load * saturation, least))]]
-    twice = [
-        shown(serve(server, 2 * saturation, Least(short.runs, times * short.seconds))) | {"load": 2} for times in (1, 2)
-    ]
+    short = Least(100, given.seconds)
+    saturation = shown(saturate(server, swept["best_ips"], short)[-1])["achieved_ips"]
+    window = max(given.seconds, given.requests / saturation)
+    points = [at_load(server, load, saturation, window) for load in LOADS]
+    twice = [at_load(server, 2.0, saturation, times * given.seconds) for times in (1, 2)]
     found = server.describe() | {
         "offline": swept,
         "saturation_ips": saturation,
@@ -78,6 +77,11 @@ def measure(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
         target = given.target_p99_ms
         found["found"] = find_rate(server, target_p99_ms=target, offline_ips=swept["best_ips"], least=short)
     return found
+
+
+def at_load(server: Server, load: float, saturation: float, seconds: float) -> dict[str, Any]:
+    """A point at a share of the saturation."""
+    return {"load": load} | shown(serve(server, load * saturation, Least(1, seconds)))
 
 
 def shown(point: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1)
     parser.add_argument("--threads", type=int, help="of each session; the usable cores shared out unless given")
     parser.add_argument("--batch-size", type=int, default=1, help="requests that a session takes up at once")
-    parser.add_argument("--requests", type=int, default=1500, help="of each point below saturation, at least")
+    parser.add_argument("--requests", type=int, default=1500, help="that saturation answers while a point lasts")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each point, at least")
     parser.add_argument("--target-p99-ms", type=float, help="also search the rate that holds it")
     parser.add_argument("--out", type=Path, default=RESULTS)
