@@ -73,7 +73,9 @@ def queries(pool: Pool, size: int) -> list[Query]:
     count = min(BATCHES, most, -(-len(images) // size))
     rng = np.random.default_rng(SEED)
     order = np.concatenate([rng.permutation(len(images)) for _ in range(-(-count * size // len(images)))])
-    return [
-        [stacked(images[place] for place in places) for places in places_by_shape({at: images[at] for at in chosen})]
-        for chosen in order[: count * size].reshape(count, size).tolist()
-    ]
+    return [_by_shape([images[at] for at in row]) for row in order[: count * size].reshape(count, size).tolist()]
+
+
+def _by_shape(images: Sequence[Inputs]) -> Query:
+    groups = places_by_shape(dict(enumerate(images)))
+    return [stacked(images[place] for place in places) for places in groups]
