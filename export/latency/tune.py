@@ -20,18 +20,26 @@ from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.serving import Budget, Expected, Serving
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-ROUGH = Least(20, 0.6)
-"""Of each configuration in the search."""
-FINAL = Least(200, 8.0)
-"""Of each finalist, over all rounds."""
-ROUNDS = 5
-"""Turns of the finalists, so that what disturbs the machine hits all of them."""
+ROUGH, FINAL, SERVED = Least(20, 0.6), Least(200, 8.0), Least(200, 5.0)
 FINALISTS = 4
 GROWTH = 1.03
 """What a batch twice as large must gain in throughput for the next to be tried."""
 HEADROOM = 0.9
 """Share of the latency budget that the upper end of p99's interval may use: the machine is not always as quiet."""
-ServeLeast = Least(200, 5.0)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is counted."""
+
+    rough: Least = ROUGH
+    """Of each configuration in the search."""
+    final: Least = FINAL
+    """Of each finalist, over all rounds."""
+    rounds: int = 5
+    """Turns of the finalists, so that what disturbs the machine hits all of them."""
+    served: Least = SERVED
+    """Of each finalist at the rate asked for."""
 
 
 @dataclass
@@ -105,6 +113,7 @@ class Search:
     drops: dict[str, Drop]
     """What each precision that may be shipped loses."""
     provider: str
+    effort: Effort = Effort()
     cores: int = field(default_factory=usable_cores)
     advance: Callable[[str], object] = lambda what: None
 
@@ -145,7 +154,7 @@ class Search:
                 for batch_size in BATCH_SIZES:
                     mine = Combination(combination.sessions, combination.threads, combination.allow_spinning)
                     found.append(Configuration(precision, batch_size, mine, drop))
-                    self.measure(found[-1], ROUGH)
+                    self.measure(found[-1], self.effort.rough)
                     slow = not found[-1].figures["p50_ms"] or found[-1].figures["p50_ms"] > budget.p99_ms
                     if slow or found[-1].throughput_ips < GROWTH * best:
                         break
@@ -156,16 +165,17 @@ class Search:
         """Measure the finalists again, in turns, and at the rate asked for."""
         for each in finalists:
             each.combination.times, each.combination.rates = [], []
-        for turn in range(ROUNDS):
+        rounds, final = self.effort.rounds, self.effort.final
+        for turn in range(rounds):
             for each in finalists if turn % 2 == 0 else reversed(finalists):
-                self.measure(each, Least(-(-FINAL.runs // ROUNDS), FINAL.seconds / ROUNDS))
+                self.measure(each, Least(-(-final.runs // rounds), final.seconds / rounds))
         if budget.rate is None:
             return
         for each in finalists:
             self.advance(f"{each.describe()}, {budget.rate:g} requests a second")
             opener = self.opener(each.precision)
             engines = [opener(each.combination) for _ in range(each.combination.sessions)]
-            each.served = serve(Server(engines, self.pool, each.batch_size), budget.rate, ServeLeast)
+            each.served = serve(Server(engines, self.pool, each.batch_size), budget.rate, self.effort.served)
 
 
 def session_options(combination: Combination) -> dict[Any, str]:

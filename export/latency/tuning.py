@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.latency.accuracy import accuracy_drops
 from export.latency.pool import POOL, Pool, enlarged, folder_contents, golden_contents, pool_of
-from export.latency.tune import Search, tune
+from export.latency.tune import Effort, Search, tune
 from toolkit.files import write_bytes
 from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import Bundle
@@ -18,6 +18,8 @@ from toolkit.runtime.session import runnable
 if TYPE_CHECKING:
     from export.run import Run
 
+EFFORT = Effort()
+
 
 def tune_bundle(
     bundle: Bundle,
@@ -26,6 +28,7 @@ def tune_bundle(
     provider: str,
     run: Path | None = None,
     images: Path | None = None,
+    effort: Effort = EFFORT,
     advance: Callable[[str], object] = lambda what: None,
 ) -> dict[str, Any]:
     """Tune a bundle; see :func:`export.latency.tune.tune`.
@@ -37,6 +40,7 @@ def tune_bundle(
         run: the run folder, if it is no longer where the export found it. Without one, accuracy is what parity.json
             holds.
         images: a folder of images to measure latency on.
+        effort: how much to count.
         advance: told what is measured.
     """
     bundle.check_files()
@@ -45,7 +49,7 @@ def tune_bundle(
     advance("measuring accuracy")
     drops = accuracy_drops(bundle, of, precisions, provider)
     pool = _pool(bundle, of, images, precisions[0])
-    outcome = tune(Search(bundle, pool, drops, provider, advance=advance), budget)
+    outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance), budget)
     serving = outcome.pop("serving")
     write_bytes(bundle.path / SERVING, (serving.model_dump_json(indent=2) + "\n").encode())
     describe(bundle.path, bundle.manifest)

@@ -12,7 +12,8 @@ import pytest
 from export.bundle import Wanted, export_bundle
 from export.latency.accuracy import Drop, accuracy_drops
 from export.latency.concurrency import Combination
-from export.latency.tune import BATCH_SIZES, Configuration, Search, pareto, tune
+from export.latency.measure import Least
+from export.latency.tune import BATCH_SIZES, Configuration, Effort, Search, pareto, tune
 from export.latency.tuning import tune_bundle
 from export.run import Run
 from toolkit.errors import CheckFailed, ToolkitError
@@ -21,6 +22,7 @@ from toolkit.runtime.predict import Predictor
 from toolkit.runtime.serving import Budget, Serving
 from toolkit.runtime.verify import verify
 
+LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1))
 NO_DROP = Drop(0.0, (0.0, 0.0), 100, "nothing lost")
 
 
@@ -41,7 +43,7 @@ def bundle(both: Path, tmp_path: Path) -> Path:
 
 
 def test_the_choice_is_written_and_used_by_what_runs_the_bundle(bundle: Path) -> None:
-    outcome = tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu")
+    outcome = tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu", effort=LITTLE)
     chosen = Serving.model_validate(outcome["chosen"])
     opened = Bundle(bundle)
     assert opened.differences() == []
@@ -65,7 +67,7 @@ def test_the_choice_is_written_and_used_by_what_runs_the_bundle(bundle: Path) ->
 def test_a_latency_budget_that_nothing_keeps_names_what_comes_nearest(bundle: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(CheckFailed, match=r"nothing keeps p99 within 1e-05 ms; nearest: .*batch 1, .*images/s"):
-        tune_bundle(Bundle(bundle), Budget(p99_ms=1e-5, max_accuracy_drop=100), provider="cpu")
+        tune_bundle(Bundle(bundle), Budget(p99_ms=1e-5, max_accuracy_drop=100), provider="cpu", effort=LITTLE)
     assert (bundle / "manifest.json").read_bytes() == before
     assert not (bundle / "serving.json").exists()
 
@@ -82,14 +84,16 @@ def test_a_precision_over_the_accuracy_budget_is_not_measured(bundle: Path) -> N
 
     opened = Bundle(bundle)
     drops = {"fp32": NO_DROP, "int8": Drop(1.5, (0.5, 2.5), 200, "200 validation images")}
-    search = Search(opened, pool_of(opened, "image", *golden_contents(opened)), drops, "cpu", cores=1)
+    search = Search(opened, pool_of(opened, "image", *golden_contents(opened)), drops, "cpu", LITTLE, cores=1)
     found = search.candidates(Budget(p99_ms=10_000, max_accuracy_drop=0.2))
     assert {each.precision for each in found} == {"fp32"}
     assert [each.batch_size for each in found] == list(BATCH_SIZES[: len(found)])
 
 
 def test_with_a_rate_p99_is_that_of_requests_at_that_rate(bundle: Path) -> None:
-    outcome = tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100, rate=5), provider="cpu")
+    outcome = tune_bundle(
+        Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100, rate=5), provider="cpu", effort=LITTLE
+    )
     (row,) = [row for row in outcome["tried"] if row["chosen"]]
     assert row["served"]["offered_ips"] == pytest.approx(5, rel=0.5)
     assert row["p99_ms"] == row["served"]["p99_ms"]
@@ -140,7 +144,7 @@ def test_headroom_is_asked_of_the_upper_end_of_p99() -> None:
     ],
 )
 def test_a_serving_file_may_not_ask_for_anything_else(bundle: Path, change: dict[str, Any]) -> None:
-    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu")
+    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu", effort=LITTLE)
     content = json.loads((bundle / "serving.json").read_text()) | change
     (bundle / "serving.json").write_text(json.dumps(content))
     opened = Bundle(bundle)
@@ -150,7 +154,7 @@ def test_a_serving_file_may_not_ask_for_anything_else(bundle: Path, change: dict
 
 
 def test_fewer_cores_here_than_where_it_was_tuned(bundle: Path) -> None:
-    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu")
+    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu", effort=LITTLE)
     content = json.loads((bundle / "serving.json").read_text()) | {"threads": 512}
     (bundle / "serving.json").write_text(json.dumps(content))
     Bundle(bundle).update_manifest()
