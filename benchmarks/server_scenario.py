@@ -52,10 +52,9 @@ def make_bundle(work: Path) -> Path:
 def measure(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
     """All points, and what they show."""
     threads = given.threads or max(1, usable_cores() // given.sessions)
+    options = {} if given.sessions == 1 else {"session.intra_op.allow_spinning": "0"}
     engines = [
-        onnxruntime_engine(
-            bundle, provider="cpu", threads=threads, precision=given.precision, allow_spinning=given.sessions == 1
-        )
+        onnxruntime_engine(bundle, provider="cpu", threads=threads, precision=given.precision, session_options=options)
         for _ in range(given.sessions)
     ]
     pool = pool_of(bundle, engines[0].input, *golden_contents(bundle))
