@@ -117,35 +117,41 @@ def slowed(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return compute
 
 
-def tune(folder: Path, provider: str) -> dict[str, Any]:
-    """Tune and measure again, under a budget of three times what int8 takes at batch 1 alone."""
+def tune(folder: Path, provider: str, trials: list[dict[str, Any]], keep: Callable[[dict[str, Any]], None]) -> None:
+    """Tune and measure again, under a budget of three times what int8 takes at batch 1 alone.
+
+    Each trial takes minutes, so what was found is kept after each, and an interrupted benchmark goes on.
+    """
     engine = onnxruntime_engine(
         Bundle(folder), provider=provider, threads=None, precision=Bundle(folder).precisions[-1]
     )
     pool = pool_of(Bundle(folder), engine.input, *golden_contents(Bundle(folder)))
     budget = float(f"{3000 * float(np.median(engine.warm_up(pool.batches(1), 40))):.2g}")
-    trials: list[dict[str, Any]] = []
-    for _ in range(TUNE_TRIALS):
-        started = time.perf_counter()
-        try:
-            outcome = tune_bundle(Bundle(folder), Budget(p99_ms=budget, max_accuracy_drop=100), provider=provider)
-        except CheckFailed as nothing:
-            trials.append({"kept": False, "nothing_fits": str(nothing)})
-            continue
-        seconds = time.perf_counter() - started
-        again = benchmark(
-            Bundle(folder),
-            provider=provider,
-            batch_sizes=[outcome["chosen"]["batch_size"]],
-            compare=Compared(),
-            least=Least(50, 2.0),
-            measured=Measured(precision=outcome["chosen"]["precision"], details=False),
-        )["serving"]
-        chosen = {key: outcome["chosen"][key] for key in ("precision", "batch_size", "sessions", "threads", "expected")}
-        trials.append({"kept": again["within_budget"], "chosen": chosen, "again": again, "tuning_seconds": seconds})
+    for _ in range(TUNE_TRIALS - len(trials)):
+        trials.append(tuned_and_measured(folder, provider, budget))
+        kept = sum(trial["kept"] for trial in trials)
+        keep({"kept": kept, "trials_done": len(trials), "trials": trials, "holds": kept >= 9})
         print(json.dumps(trials[-1]), flush=True)
-    kept = sum(trial["kept"] for trial in trials)
-    return {"budget_p99_ms": budget, "kept": kept, "trials": trials, "holds": kept >= 9}
+
+
+def tuned_and_measured(folder: Path, provider: str, budget: float) -> dict[str, Any]:
+    """One trial."""
+    started = time.perf_counter()
+    try:
+        outcome = tune_bundle(Bundle(folder), Budget(p99_ms=budget, max_accuracy_drop=100), provider=provider)
+    except CheckFailed as nothing:
+        return {"kept": False, "nothing_fits": str(nothing)}
+    seconds = time.perf_counter() - started
+    again = benchmark(
+        Bundle(folder),
+        provider=provider,
+        batch_sizes=[outcome["chosen"]["batch_size"]],
+        compare=Compared(),
+        least=Least(50, 2.0),
+        measured=Measured(precision=outcome["chosen"]["precision"], details=False),
+    )["serving"]
+    chosen = {key: outcome["chosen"][key] for key in ("precision", "batch_size", "sessions", "threads", "expected")}
+    return {"kept": again["within_budget"], "chosen": chosen, "again": again, "tuning_seconds": seconds}
 
 
 def made(work: Path) -> Path:
@@ -167,17 +173,20 @@ def main() -> None:
         source = given.bundle or made(work)
         copy = Path(shutil.copytree(source, work / "copy"))
         bundle = Bundle(copy)
-        parts = {
-            "loop": lambda: loop(bundle, given.provider),
-            "gate": lambda: gate(bundle, given.provider),
-            "tune": lambda: tune(copy, given.provider),
-        }
+
+        def keep(name: str, outcome: dict[str, Any]) -> None:
+            found[name] = outcome
+            write_json(RESULTS, found | {"machine": describe_machine()})
+
         for name in given.parts.split(","):
             with watched(given.provider) as conditions:
-                outcome = parts[name]()
-            found[name] = outcome | {"disturbed": conditions.facts["throttled"]}
-            print(name, json.dumps({key: value for key, value in outcome.items() if key != "trials"}), flush=True)
-            write_json(RESULTS, found | {"machine": describe_machine()})
+                if name == "tune":
+                    done = found.get("tune", {}).get("trials", [])
+                    tune(copy, given.provider, done, lambda outcome: keep("tune", outcome))
+                else:
+                    keep(name, {"loop": loop, "gate": gate}[name](bundle, given.provider))
+            keep(name, found[name] | {"disturbed": conditions.facts["throttled"]})
+            print(name, json.dumps({key: value for key, value in found[name].items() if key != "trials"}), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from export.latency.cold_start import cold_start
 from export.latency.concurrency import Combination, concurrency
 from export.latency.conditions import watched
-from export.latency.engine import Engine, onnxruntime_engine
+from export.latency.engine import BOUND, Engine, bound_engine, onnxruntime_engine
 from export.latency.limits import add_shares, limits
 from export.latency.measure import Least, measure
 from export.latency.multi_stream import multi_stream
@@ -29,6 +29,7 @@ from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import MANIFEST, Bundle
 from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.session import require_precision, runnable
+from toolkit.runtime.verify import require_sound
 
 if TYPE_CHECKING:
     from export.run import Run
@@ -112,7 +113,7 @@ def benchmark(
     """
     measured.check()
     least.check()
-    bundle.check_files()
+    require_sound(bundle)
     names = runnable(bundle.precisions, provider)
     if measured.precision:
         names = [require_precision(measured.precision, provider)]
@@ -121,7 +122,9 @@ def benchmark(
             onnxruntime_engine(bundle, provider=provider, threads=measured.threads, precision=each) for each in names
         ]
         ours = list(engines)
-        of = _run(bundle, compare) if compare.engines else None
+        engines += [bound_engine(name, bundle, ours[0]) for name in compare.engines if name in BOUND]
+        rivals = [name for name in compare.engines if name not in BOUND]
+        of = _run(bundle, compare) if rivals else None
         pool = _pool(bundle, engines[0].input, of, measured.images)
         versions = {"onnxruntime": ort.__version__}
         if of is not None:
@@ -129,7 +132,7 @@ def benchmark(
 
             from export.latency.rivals import rival
 
-            engines += [rival(name, of, engines[0]) for name in compare.engines]
+            engines += [rival(name, of, engines[0]) for name in rivals]
             versions["torch"] = torch.__version__
         skipped: list[dict[str, Any]] = []
         rows = measure(engines, pool, batch_sizes, least, skipped=skipped, advance=lambda: advance("measuring"))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolkit.errors import ToolkitError
+from toolkit.runtime.binding import Binding
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.preprocess import Float32, UInt8
 
@@ -76,3 +78,32 @@ def onnxruntime_engine(
     """The bundle's graph with production's session options, on the provider asked for or not at all."""
     session = bundle.session(provider=provider, threads=threads, precision=precision, session_options=session_options)
     return Engine("onnxruntime", precision, provider, session.threads, session.run, session.input)
+
+
+BOUND = {"onnxruntime-bound": {}, "onnxruntime-cuda-graph": {"enable_cuda_graph": "1"}}
+"""Engines whose inputs and outputs stay on the device, and the provider options that each takes."""
+
+
+def bound_engine(name: str, bundle: Bundle, beside: Engine) -> Engine:
+    """The graph of another engine with memory bound for each shape, on a CUDA device also replayed as a CUDA graph.
+
+    Raises:
+        ToolkitError: a CUDA graph was asked for on another provider, or ONNX Runtime can't capture this graph.
+    """
+    if name == "onnxruntime-cuda-graph" and beside.provider != "cuda":
+        what = f"a CUDA graph needs --provider cuda, not {beside.provider}"
+        raise ToolkitError(what, where="--compare", fix="compare with onnxruntime-bound")
+    session = bundle.session(
+        provider=beside.provider,
+        threads=beside.threads,
+        precision=beside.precision,
+        provider_options=BOUND[name],
+    )
+    bindings: dict[tuple[int, ...], Binding] = {}
+
+    def run(batch: Inputs) -> Any:
+        if batch.shape not in bindings:
+            bindings[batch.shape] = Binding(session, batch.shape)
+        return bindings[batch.shape].run(batch)
+
+    return Engine(name, beside.precision, beside.provider, beside.threads, run, beside.input)

@@ -38,13 +38,15 @@ class Least:
     seconds: float = 2.0
 
     def check(self) -> None:
-        """Raise unless something is counted.
+        """Raise unless something is counted, and comes to an end.
 
         Raises:
-            ToolkitError: no runs.
+            ToolkitError: no runs, or no time that ends.
         """
         if self.runs < 1:
             raise ToolkitError(f"{self.runs} runs measure nothing", where="--runs", fix="give 1 or more")
+        if not 0 <= self.seconds < float("inf"):
+            raise ToolkitError(f"{self.seconds:g} seconds are no time", where="--seconds", fix="give 0 or more")
 
 
 def measure(

@@ -16,6 +16,7 @@ from export.latency.statistics import RESAMPLES
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import require_precision, runnable
+from toolkit.runtime.verify import require_sound
 
 MAX_REGRESSION = 5.0
 """Percent that a new bundle may be slower."""
@@ -65,7 +66,7 @@ def against_baseline(
     """
     gate.check()
     for bundle in (new, old):
-        bundle.check_files()
+        require_sound(bundle)
     precisions = [require_precision(gate.precision, gate.provider)] if gate.precision else _common(new, old, gate)
     rows = []
     for precision in precisions:

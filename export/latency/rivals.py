@@ -16,7 +16,7 @@ import onnxruntime as ort
 import torch
 from PIL import Image
 
-from export.latency.engine import Engine, Inputs
+from export.latency.engine import BOUND, Engine, Inputs
 from export.run import Run
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
@@ -40,7 +40,7 @@ def rival(name: str, run: Run, beside: Engine) -> Engine:
         ToolkitError: no such engine or device, or one that can't take these inputs.
     """
     if name not in RIVALS:
-        fix = f"choose from {', '.join(RIVALS)}"
+        fix = f"choose from {', '.join((*RIVALS, *BOUND))}"
         raise ToolkitError(f"no engine {name!r} to compare with", where="--compare", fix=fix)
     device = "cpu" if beside.provider == "cpu" else "cuda"
     if device == "cuda" and not torch.cuda.is_available():

@@ -197,7 +197,6 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     Raises:
         CheckFailed: nothing fits, with what comes nearest; the bundle is left as it was.
     """
-    search.bundle.check_files()
     _require_accuracy(search, budget)
     with search.bundle.holding():
         found = search.candidates(budget)

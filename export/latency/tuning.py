@@ -14,6 +14,7 @@ from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import SERVING, Budget
 from toolkit.runtime.session import runnable
+from toolkit.runtime.verify import require_sound
 
 if TYPE_CHECKING:
     from export.run import Run
@@ -43,7 +44,7 @@ def tune_bundle(
         effort: how much to count.
         advance: told what is measured.
     """
-    bundle.check_files()
+    require_sound(bundle)
     precisions = runnable(bundle.precisions, provider)
     of = _run(bundle, run)
     advance("measuring accuracy")

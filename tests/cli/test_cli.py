@@ -56,9 +56,15 @@ def test_verbs_and_options_are_the_contract() -> None:
             "bundle",
         ],
         "bench-latency": [
-            "--batch-sizes", "--compare", "--json", "--precision", "--provider", "--run", "--runs", "--seconds",
-            "--sign", "--threads", "bundle",
+            "--baseline", "--batch-sizes", "--compare", "--details", "--images", "--json", "--max-regression",
+            "--precision", "--provider", "--run", "--runs", "--scenarios", "--seconds", "--sign", "--target-p99-ms",
+            "--threads", "bundle",
         ],
+        "tune": [
+            "--images", "--json", "--max-accuracy-drop", "--p99-ms", "--provider", "--rate", "--run", "--sign",
+            "bundle",
+        ],
+        "compare": ["--json", "a", "b"],
         "predict": ["--batch-size", "--json", "--precision", "--provider", "--threads", "bundle", "paths"],
         "verify": ["--json", "--provider", "--public-key", "--threads", "bundle"],
         "doctor": ["--json"],
@@ -92,6 +98,11 @@ def test_verbs_and_options_are_the_contract() -> None:
         (["data", "check", "nowhere"], ["no such data folder"]),
         (["recipes", "copy", "nothing", "x"], ["nothing", "digits"]),
         (["bench-latency", "x", "--batch-sizes", "one"], ["'one'", "1,8,32"]),
+        (["tune", "x", "--p99-ms", "0"], ["0", "--p99-ms", "more than 0"]),
+        (["tune", "x", "--p99-ms", "nan"], ["nan", "--p99-ms"]),
+        (["tune", "x", "--p99-ms", "9", "--rate", "-1"], ["--rate", "more than 0"]),
+        (["tune", "nowhere", "--p99-ms", "9"], ["no such folder"]),
+        (["compare", "a.json", "b.json"], ["No such file", "bench-latency"]),
         (["frobnicate"], ["frobnicate", "--help"]),
         (["predict", "x"], ["PATH", "--help"]),
         (["verify", "x", "--threads", "0"], ["--threads", "--help"]),
@@ -127,6 +138,17 @@ def test_export_parity_bench_verify_predict_in_a_row(
     measured = cli("bench-latency", out, "--batch-sizes", "1,2", "--runs", "5", "--seconds", "0", "--json")
     assert measured.returncode == 0, measured.stderr
     assert json.loads(measured.stdout) == json.loads((out / "latency.json").read_text())
+    beside = cli("compare", out, out / "latency.json", "--json")
+    assert beside.returncode == 0, beside.stderr
+    assert all(row["p50_ratio"] == 1 for row in json.loads(beside.stdout)["rows"])
+    same = [out, "--baseline", out, "--batch-sizes", "1", "--runs", "1", "--seconds", "0", "--max-regression", "300"]
+    gated = cli("bench-latency", *same, "--json")
+    assert gated.returncode == 0, gated.stderr
+    assert json.loads(gated.stdout)["passed"]
+    nothing = cli("tune", out, "--p99-ms", "1e-6", "--json")
+    assert nothing.returncode == 1
+    assert "nearest: " in nothing.stderr
+    assert nothing.stdout == ""
     verified = cli("verify", out, "--json")
     assert verified.returncode == 0, verified.stderr
     assert json.loads(verified.stdout)["passed"]

@@ -40,7 +40,7 @@ def bench_latency(
         str | None,
         typer.Option(
             help="Other engines to measure in alternation, of torch-eager, torch-compile, torch-bf16, torch-fp16, "
-            "onnxruntime-plain, hf-pipeline; '' for none.",
+            "onnxruntime-plain, onnxruntime-bound, onnxruntime-cuda-graph, hf-pipeline; '' for none.",
             show_default="torch-eager where torch is installed",
         ),
     ] = None,

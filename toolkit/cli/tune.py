@@ -54,6 +54,9 @@ def tune(
     for name, value in (("--p99-ms", p99_ms), ("--rate", rate)):
         if value is not None and not 0 < value < float("inf"):
             raise ToolkitError(f"a budget of {value:g} can't be kept", where=name, fix="give more than 0")
+    if not 0 <= max_accuracy_drop < float("inf"):
+        what = f"a budget of {max_accuracy_drop:g} points can't be kept"
+        raise ToolkitError(what, where="--max-accuracy-drop", fix="give 0 or more")
     require_key(sign)
     from export.latency.tuning import tune_bundle
     from toolkit.runtime.bundle import Bundle

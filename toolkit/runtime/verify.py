@@ -50,7 +50,7 @@ def verify(
         report |= {"provider": provider, "serving": tuned.model_dump(mode="json") if tuned else None}
         report["signature"] = _signature(bundle, public_key, problems)
         if not problems:
-            problems += _failed_parity(bundle)
+            problems += failed_parity(bundle)
             there = runnable(bundle.precisions, provider)
             report["precisions"] = {each: _run_golden(bundle, each, provider, threads) for each in there}
             report |= report["precisions"][there[0]]
@@ -74,13 +74,26 @@ def _signature(bundle: Bundle, public_key: Path | None, problems: list[str]) -> 
     return "invalid" if others else "valid"
 
 
-def _failed_parity(bundle: Bundle) -> list[str]:
+def failed_parity(bundle: Bundle) -> list[str]:
+    """What parity.json says failed, a sentence a precision and provider."""
     return [
         f"parity.json says that {precision} failed on {provider}"
         for precision, by_provider in bundle.parity_results.items()
         for provider, entry in by_provider.items()
         if not entry["passed"]
     ]
+
+
+def require_sound(bundle: Bundle) -> None:
+    """Raise unless every file is as the manifest has it and no parity failed: nothing else is worth measuring.
+
+    Raises:
+        CheckFailed: a file differs, or a graph was proven wrong.
+    """
+    bundle.check_files()
+    failed = failed_parity(bundle)
+    if failed:
+        raise CheckFailed(f"{bundle.path}: {'; '.join(failed)}")
 
 
 def _problems(precision: str, figures: dict[str, Any]) -> list[str]:

@@ -12,9 +12,11 @@ from export.latency.benchmark import Compared, Measured, benchmark
 from export.latency.engine import Engine
 from export.latency.measure import BLOCKS, Least, measure
 from export.latency.pool import Pool
+from export.latency.tuning import tune_bundle
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.serving import Budget
 
 ROW = {
     "provider",
@@ -115,6 +117,20 @@ def test_nothing_to_measure_is_refused(options: dict[str, object], message: str)
         measure([], pool, arguments["batch_sizes"], Least(arguments["runs"], 0))
 
 
+def test_bound_memory_is_measured_beside_and_gives_the_same(bundle: Path) -> None:
+    latency = benchmark(
+        Bundle(bundle),
+        provider="cpu",
+        batch_sizes=[2],
+        compare=Compared(["onnxruntime-bound"]),
+        least=Least(2, 0),
+        measured=Measured(details=False),
+    )
+    assert [row["engine"] for row in latency["rows"]] == ["onnxruntime", "onnxruntime-bound"]
+    with pytest.raises(ToolkitError, match="--provider cuda"):
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(["onnxruntime-cuda-graph"]))
+
+
 def test_a_batch_that_does_not_fit_in_memory_is_skipped_and_said(pixel_bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(pixel_bundle, tmp_path / "bundle"))
     latency = benchmark(
@@ -148,6 +164,17 @@ def test_a_changed_bundle_is_not_measured(bundle: Path) -> None:
     (bundle / "labels.json").write_text("[]")
     with pytest.raises(CheckFailed, match=r"labels.json was changed"):
         benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared())
+
+
+def test_a_bundle_whose_parity_failed_is_neither_measured_nor_tuned(bundle: Path) -> None:
+    parity = json.loads((bundle / "parity.json").read_text())
+    parity["results"]["fp32"]["cpu"]["passed"] = False
+    (bundle / "parity.json").write_text(json.dumps(parity))
+    Bundle(bundle).update_manifest()
+    with pytest.raises(CheckFailed, match="fp32 failed on cpu"):
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared())
+    with pytest.raises(CheckFailed, match="fp32 failed on cpu"):
+        tune_bundle(Bundle(bundle), Budget(p99_ms=50, max_accuracy_drop=1), provider="cpu")
 
 
 def test_an_unknown_engine_is_refused(bundle: Path) -> None:
