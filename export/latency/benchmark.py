@@ -15,14 +15,14 @@ import onnxruntime as ort
 from export.latency.cold_start import cold_start
 from export.latency.concurrency import Combination, concurrency
 from export.latency.conditions import watched
-from export.latency.engine import BOUND, Engine, bound_engine, onnxruntime_engine
+from export.latency.engine import BOUND, SPINNING, Engine, bound_engine, onnxruntime_engine
 from export.latency.limits import add_shares, limits
 from export.latency.measure import Least, measure
 from export.latency.multi_stream import multi_stream
 from export.latency.offline import offline
 from export.latency.pool import POOL, Pool, enlarged, folder_contents, golden_contents, pool_of
 from export.latency.request import split_request
-from export.latency.server import Server, find_rate
+from export.latency.server import Server, find_rate, serve
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_json
 from toolkit.reporting.describe import describe
@@ -144,7 +144,7 @@ def benchmark(
         if measured.details:
             latency |= _details(bundle, ours, pool, rows, least, advance)
         latency["scenarios"] = _scenarios(bundle, ours[0], pool, measured, advance)
-        latency["serving"] = _serving(bundle, pool, least, advance)
+        latency["serving"] = _serving(bundle, provider, pool, least, advance)
     latency |= {
         "machine": describe_machine() | {"versions": versions} | conditions.facts,
         "inputs": pool.describe() | {"what": MEASURED[engines[0].input]},
@@ -239,7 +239,7 @@ def _scenarios(
     if "concurrency" in measured.scenarios:
 
         def opener(combination: Combination) -> Engine:
-            options = {} if combination.allow_spinning else {"session.intra_op.allow_spinning": "0"}
+            options = {SPINNING: "1" if combination.allow_spinning else "0"}
             return onnxruntime_engine(
                 bundle,
                 provider=engine.provider,
@@ -264,30 +264,38 @@ def _own_target(engine: Engine, pool: Pool) -> float:
     return float(f"{1000 * TARGET * alone:.2g}")
 
 
-def _serving(bundle: Bundle, pool: Pool, least: Least, advance: Callable[[str], object]) -> dict[str, Any] | None:
-    """The configuration that was tuned, measured again as it would run."""
-    tuned = bundle.serving
-    if tuned is None or (tuned.provider == "cpu" and tuned.sessions * tuned.threads > usable_cores()):
+def _serving(
+    bundle: Bundle, provider: str, pool: Pool, least: Least, advance: Callable[[str], object]
+) -> dict[str, Any] | None:
+    """The configuration that was tuned for this provider, measured again as it would run; None without one.
+
+    With a rate in its budget, requests arrive at that rate.
+    """
+    tuned = bundle.tuned_for(provider)
+    if tuned is None or (provider == "cpu" and tuned.sessions * tuned.threads > usable_cores()):
         return None
     advance("the tuned configuration")
 
     def opener(combination: Combination) -> Engine:
         return onnxruntime_engine(
-            bundle, provider=tuned.provider, threads=combination.threads, precision=tuned.precision
+            bundle,
+            provider=provider,
+            threads=combination.threads,
+            precision=tuned.precision,
+            session_options=tuned.session_options,  # type: ignore[arg-type]
         )
 
+    combination = Combination(tuned.sessions, tuned.threads, tuned.session_options.get(SPINNING) != "0")
     enough = Least(max(least.runs, 200), max(least.seconds, 5.0))
-    row = concurrency(opener, pool, [Combination(tuned.sessions, tuned.threads)], enough, batch_size=tuned.batch_size)[
-        0
-    ]
-    budget = tuned.budget.p99_ms
-    return row | {
-        "precision": tuned.precision,
-        "provider": tuned.provider,
-        "allow_spinning": tuned.session_options.get("session.intra_op.allow_spinning") != "0",
-        "budget_p99_ms": budget,
-        "within_budget": row["p99_ms"] is not None and row["p99_ms"] <= budget,
-    }
+    budget, row = tuned.budget, concurrency(opener, pool, [combination], enough, batch_size=tuned.batch_size)[0]
+    kept = row["p99_ms"] is not None and row["p99_ms"] <= budget.p99_ms
+    if budget.rate is not None and row["p99_ms"] is not None:
+        engines = [opener(combination) for _ in range(tuned.sessions)]
+        row |= {"served": serve(Server(engines, pool, tuned.batch_size), budget.rate, enough)}
+        row["p99_ms"] = row["served"]["p99_ms"]
+        kept = not row["served"]["saturated"] and row["p99_ms"] is not None and row["p99_ms"] <= budget.p99_ms
+    which = {"precision": tuned.precision, "provider": provider}
+    return which | row | {"budget_p99_ms": budget.p99_ms, "budget_rate": budget.rate, "within_budget": kept}
 
 
 def _write(bundle: Bundle, latency: dict[str, Any]) -> None:

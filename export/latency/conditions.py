@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +39,11 @@ class Conditions:
 def watched(provider: str) -> Iterator[Conditions]:
     """Watch the machine while it is measured."""
     conditions = Conditions()
-    before = _counters()
-    yield conditions
+    before, watch = _counters(), _GpuWatch(provider)
+    try:
+        yield conditions
+    finally:
+        gpu = watch.end()
     after = _counters()
     spent = {name: after[name] - before[name] for name in before if name in after}
     conditions.facts = {"clocks_mhz": _clocks(), "load_average": _load()}
@@ -57,7 +61,6 @@ def watched(provider: str) -> Iterator[Conditions]:
             sentences.append(f"the container's CPU quota held it back for {spent['throttled_usec'] / 1000:.0f} ms")
     if spent.get("thermal", 0) > 0:
         sentences.append(f"the cores throttled {spent['thermal']:.0f} times because of heat")
-    gpu = None if provider == "cpu" else gpu_state()
     if gpu:
         conditions.facts["gpu"] = gpu
         sentences += [f"the GPU's clocks were held back by {reason}" for reason in gpu.get("throttled", [])]
@@ -111,20 +114,58 @@ def gpu_state() -> dict[str, Any] | None:
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     except pynvml.NVMLError:
         return None
-    reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-    held = [
+    state: dict[str, Any] = {}
+    for name, read in {
+        "name": lambda: pynvml.nvmlDeviceGetName(handle),
+        "driver": pynvml.nvmlSystemGetDriverVersion,
+        "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+        "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "power_limit_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+        "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        "memory_used_mib": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20,
+        "throttled": lambda: _held_back(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle), pynvml),
+    }.items():
+        with contextlib.suppress(pynvml.NVMLError):  # laptops and shares of a card don't tell everything
+            state[name] = read()
+    return state
+
+
+def _held_back(reasons: int, pynvml: Any) -> list[str]:
+    """What holds the clocks back, in words."""
+    found = [
         words
         for name, words in CLOCK_REASONS.items()
         if reasons & getattr(pynvml, f"nvmlClocksThrottleReason{name}", 0)
     ]
-    return {
-        "name": pynvml.nvmlDeviceGetName(handle),
-        "driver": pynvml.nvmlSystemGetDriverVersion(),
-        "sm_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-        "power_w": pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-        "power_limit_w": pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
-        "temperature_c": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "memory_used_mib": pynvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20,
-        "throttled": list(dict.fromkeys(held)),
-    }
+    return list(dict.fromkeys(found))
+
+
+class _GpuWatch:
+    """Reads the GPU's state while it works, twice a second."""
+
+    def __init__(self, provider: str) -> None:
+        self._states: list[dict[str, Any]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        if provider != "cpu":
+            self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            state = gpu_state()
+            if state is None or "unknown" in state:
+                self._states = [state] if state else []
+                return
+            self._states.append(state)
+
+    def end(self) -> dict[str, Any] | None:
+        """The state when the card drew most power, with the reasons of all readings; None without a GPU."""
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if not self._states:
+            return None
+        reasons = dict.fromkeys(reason for state in self._states for reason in state.get("throttled", []))
+        busiest = max(self._states, key=lambda state: float(state.get("power_w", 0)))
+        return busiest | ({"throttled": list(reasons)} if "unknown" not in busiest else {})

@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.binding import Binding
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.preprocess import Float32, UInt8
+from toolkit.runtime.session import Session
 
+SPINNING: Final = "session.intra_op.allow_spinning"
+"""Whether the threads of a pool wait busily for the next operator: ONNX Runtime's default."""
 Inputs = Float32 | UInt8
 """A batch: ``image`` [batch, height, width, 3] or ``pixel_values`` [batch, 3, height, width]."""
 
@@ -37,13 +41,13 @@ class Engine:
     """Counted runs of each block, in order."""
     warmup_runs: int = 0
     warmup_seconds: float = 0.0
-    steady: bool = True
-    """Whether the warm-up reached a steady figure within its limit."""
+    steady: bool | None = None
+    """Whether the warm-up reached a steady figure within its limit; None if that is shorter than two windows."""
 
     def forget(self) -> None:
         """Begin a new measurement."""
         self.times, self.device_times, self.blocks = [], [], []
-        self.warmup_runs, self.warmup_seconds, self.steady = 0, 0.0, True
+        self.warmup_runs, self.warmup_seconds, self.steady = 0, 0.0, None
 
     def timed(self, batch: Inputs) -> float:
         """Seconds of one run."""
@@ -75,8 +79,15 @@ def onnxruntime_engine(
     precision: str,
     session_options: Mapping[str, str] | None = None,
 ) -> Engine:
-    """The bundle's graph with production's session options, on the provider asked for or not at all."""
-    session = bundle.session(provider=provider, threads=threads, precision=precision, session_options=session_options)
+    """The bundle's graph with production's session options, on the provider asked for or not at all.
+
+    Threads and spinning are never those of ``serving.json``: bundles and precisions that are set side by side get
+    the same ones.
+    """
+    options = {SPINNING: "1"} | dict(session_options or {})
+    session = bundle.session(
+        provider=provider, threads=threads or usable_cores(), precision=precision, session_options=options
+    )
     return Engine("onnxruntime", precision, provider, session.threads, session.run, session.input)
 
 
@@ -93,16 +104,23 @@ def bound_engine(name: str, bundle: Bundle, beside: Engine) -> Engine:
     if name == "onnxruntime-cuda-graph" and beside.provider != "cuda":
         what = f"a CUDA graph needs --provider cuda, not {beside.provider}"
         raise ToolkitError(what, where="--compare", fix="compare with onnxruntime-bound")
-    session = bundle.session(
-        provider=beside.provider,
-        threads=beside.threads,
-        precision=beside.precision,
-        provider_options=BOUND[name],
-    )
+
+    def open_session() -> Session:
+        return bundle.session(
+            provider=beside.provider,
+            threads=beside.threads,
+            precision=beside.precision,
+            session_options={SPINNING: "1"},
+            provider_options=BOUND[name],
+        )
+
+    shared = open_session()
     bindings: dict[tuple[int, ...], Binding] = {}
 
     def run(batch: Inputs) -> Any:
         if batch.shape not in bindings:
+            # a session replays the one graph that it captured, so each shape has a session of its own
+            session = open_session() if BOUND[name] and bindings else shared
             bindings[batch.shape] = Binding(session, batch.shape)
         return bindings[batch.shape].run(batch)
 

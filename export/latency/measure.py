@@ -76,8 +76,7 @@ def measure(
         ToolkitError: no runs, or a batch size below one.
     """
     least.check()
-    if not batch_sizes or min(batch_sizes) < 1:
-        raise ToolkitError("a batch size must be 1 or more", where="--batch-sizes", fix="write it like 1,8,32")
+    check_sizes(batch_sizes)
     rows: list[dict[str, Any]] = []
     for batch_size in batch_sizes:
         fitting = list(engines) if skipped is None else _fitting(engines, pool, batch_size, skipped)
@@ -85,6 +84,12 @@ def measure(
             alternate(fitting, pool.batches(batch_size), least, advance=advance)
         rows += [row_of(engine, batch_size) for engine in fitting]
     return rows
+
+
+def check_sizes(batch_sizes: Sequence[int]) -> None:
+    """Raise :class:`ToolkitError` unless there are batch sizes, each of 1 or more."""
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise ToolkitError("a batch size must be 1 or more", where="--batch-sizes", fix="write it like 1,8,32")
 
 
 def _fitting(engines: Sequence[Engine], pool: Pool, batch_size: int, skipped: list[dict[str, Any]]) -> list[Engine]:
@@ -143,7 +148,7 @@ def alternate(
     a_block = {}
     for engine in engines:
         engine.forget()
-        one = warm_until_steady(engine, batches, min(WARMUP_SECONDS, max(least.seconds, 0.05)))
+        one = warm_until_steady(engine, batches, min(WARMUP_SECONDS, max(2.5 * least.seconds, 0.05)))
         a_block[id(engine)] = max(1, -(-max(least.runs, round(least.seconds / one)) // blocks))
     for block in range(blocks):
         for engine in engines if block % 2 == 0 else reversed(engines):
@@ -164,7 +169,8 @@ def warm_until_steady(engine: Engine, batches: Sequence[Inputs], most_seconds: f
     while True:
         times += engine.warm_up(batches, 1)
         last, before = times[-WINDOW:], times[-2 * WINDOW : -WINDOW]
-        engine.steady = len(before) == WINDOW and bool(abs(np.median(last) / np.median(before) - 1) <= STEADY)
+        if len(before) == WINDOW:
+            engine.steady = bool(abs(np.median(last) / np.median(before) - 1) <= STEADY)
         over = len(times) > REWARM_RUNS and time.perf_counter() - started > most_seconds
         if engine.steady or over:
             return float(np.median(last))

@@ -44,7 +44,8 @@ class Pool:
         """Distinct batches in a seeded order, each of one shape; groups of many images give more of them."""
         rng = np.random.default_rng(SEED)
         batches: list[Inputs] = []
-        for group in self.groups:
+        largest = batch_size * max(group[:1].nbytes for group in self.groups)
+        for group in sorted(self.groups, key=len, reverse=True)[: max(1, MOST_BYTES // largest)]:
             share = max(1, BATCHES * len(group) // self.images)
             size = max(1, group[:1].nbytes * batch_size)
             count = max(1, min(share, -(-len(group) // batch_size), MOST_BYTES // len(self.groups) // size))
@@ -64,15 +65,25 @@ class Pool:
 
 def pool_of(bundle: Bundle, kind: str, contents: Sequence[bytes], source: str) -> Pool:
     """Encoded images as the pool of a graph that takes ``kind``: ``image`` or ``pixel_values``."""
-    inputs = {place: graph_input(kind, bundle.preprocess, content) for place, content in enumerate(contents)}
-    return Pool(list(contents), [stacked(inputs[at] for at in places) for places in places_by_shape(inputs)], source)
+    inputs: dict[int, Inputs] = {}
+    held = 0
+    for place, content in enumerate(contents):
+        inputs[place] = graph_input(kind, bundle.preprocess, content)
+        held += inputs[place].nbytes
+        if held > MOST_BYTES:  # photographs of 12 MP: fewer of them, rather than all of the memory
+            break
+    return Pool(
+        list(contents)[: len(inputs)],
+        [stacked(inputs[at] for at in places) for places in places_by_shape(inputs)],
+        source,
+    )
 
 
 def folder_contents(folder: Path) -> tuple[list[bytes], str]:
     """Images of a folder, in a seeded order, and where they come from."""
     files = expand([folder])
-    chosen = np.random.default_rng(SEED).permutation(len(files))[: 4 * POOL]
-    return [files[place].read_bytes() for place in chosen], str(folder)
+    chosen = np.random.default_rng(SEED).permutation(len(files))[:POOL]
+    return enlarged([files[place].read_bytes() for place in chosen], str(folder))
 
 
 def golden_contents(bundle: Bundle) -> tuple[list[bytes], str]:

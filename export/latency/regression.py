@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.latency.engine import Engine, Inputs, onnxruntime_engine
-from export.latency.measure import REWARM_RUNS, Least, warm_until_steady
+from export.latency.measure import REWARM_RUNS, Least, check_sizes, warm_until_steady
 from export.latency.pool import Pool, golden_contents, pool_of
 from export.latency.statistics import RESAMPLES
 from toolkit.errors import ToolkitError
@@ -46,6 +46,7 @@ class Gate:
             ToolkitError: it is negative, or nothing is counted.
         """
         self.least.check()
+        check_sizes(self.batch_sizes)
         if not self.max_regression >= 0:
             fix = "give percent, 0 or more"
             raise ToolkitError(f"a limit of {self.max_regression:g} %", where="--max-regression", fix=fix)
@@ -115,6 +116,7 @@ def compare_engines(
         "old_p50_ms": 1000 * float(np.median(old.times)),
         "ratio": ratio,
         "ratio_interval": interval,
+        "threads": new.threads,
         "pairs": len(pairs),
         "runs": len(new.times),
         "regression": ratio > limit and interval[0] > 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -122,7 +123,7 @@ def _plain(run: Run, beside: Engine) -> Engine:
     with TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "plain.onnx"
         torch.onnx.export(
-            _Probabilities(run.classifier.cpu().eval()),
+            _Probabilities(copy.deepcopy(run.classifier).cpu().eval()),
             (example,),
             path,
             input_names=["pixel_values"],

@@ -10,7 +10,7 @@ import numpy as np
 
 from export.latency.accuracy import Drop
 from export.latency.concurrency import Combination, combinations, concurrency
-from export.latency.engine import Engine
+from export.latency.engine import SPINNING, Engine
 from export.latency.measure import Least
 from export.latency.pool import Pool
 from export.latency.server import Server, serve
@@ -98,7 +98,7 @@ class Configuration:
             "accuracy_drop": self.drop.points,
             "accuracy_drop_interval": list(self.drop.interval),
             "finalist": final,
-            "within_budget": self.drop.points <= budget.max_accuracy_drop and self.keeps_latency(budget),
+            "within_budget": final and self.drop.points <= budget.max_accuracy_drop and self.keeps_latency(budget),
             "served": self.served,
             "note": self.combination.note,
         }
@@ -180,7 +180,7 @@ class Search:
 
 def session_options(combination: Combination) -> dict[Any, str]:
     """Entries of ONNX Runtime's configuration for sessions that stand side by side."""
-    return {} if combination.allow_spinning else {"session.intra_op.allow_spinning": "0"}
+    return {SPINNING: "1" if combination.allow_spinning else "0"}
 
 
 def tune(search: Search, budget: Budget) -> dict[str, Any]:
@@ -200,8 +200,12 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     _require_accuracy(search, budget)
     with search.bundle.holding():
         found = search.candidates(budget)
-        finalists = _finalists(found, budget)
-        search.finals(finalists, budget)
+        finalists: list[Configuration] = []
+        ranked = _ranked(found, budget)
+        while ranked and not any(each.keeps_latency(budget) for each in finalists):
+            search.finals(ranked[:FINALISTS], budget)
+            finalists += ranked[:FINALISTS]
+            ranked = ranked[FINALISTS:]
     fitting = [each for each in finalists if each.keeps_latency(budget)]
     if not fitting:
         nearest = min(finalists, key=lambda each: each.p99_ms_at_most)
@@ -214,7 +218,10 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     best = max(fitting, key=lambda each: each.throughput_ips)
     serving = _serving(search, best, budget)
     rows = [each.row(budget, final=each in finalists) for each in found]
-    optimal = pareto([(row["p99_ms"], row["throughput_ips"]) for row in rows])
+    # with a rate, only what was served at that rate has a p99 that may be compared
+    optimal = pareto(
+        [(row["p99_ms"] if row["finalist"] or budget.rate is None else None, row["throughput_ips"]) for row in rows]
+    )
     for row, is_optimal, each in zip(rows, optimal, found, strict=True):
         row |= {"pareto": is_optimal, "chosen": each is best}
     return {
@@ -237,13 +244,13 @@ def _require_accuracy(search: Search, budget: Budget) -> None:
         )
 
 
-def _finalists(found: Sequence[Configuration], budget: Budget) -> list[Configuration]:
-    """The best in throughput of those that seem to fit, and the quickest of all, measured again anyway."""
+def _ranked(found: Sequence[Configuration], budget: Budget) -> list[Configuration]:
+    """What seems to fit, the highest throughput first, and then the quickest of all, measured again anyway."""
     usable = [each for each in found if each.figures.get("p99_ms") is not None]
     if not usable:
         raise ToolkitError("no configuration fits in memory", where="toolkit tune", fix="free memory, or use int8")
     seem = [each for each in usable if each.figures["p50_ms"] <= HEADROOM * budget.p99_ms]
-    best = sorted(seem, key=lambda each: -each.throughput_ips)[:FINALISTS]
+    best = sorted(seem, key=lambda each: -each.throughput_ips)
     quickest = min(usable, key=lambda each: float(each.figures["p50_ms"]))
     return best if quickest in best else [*best, quickest]
 

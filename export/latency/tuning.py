@@ -49,7 +49,7 @@ def tune_bundle(
     of = _run(bundle, run)
     advance("measuring accuracy")
     drops = accuracy_drops(bundle, of, precisions, provider)
-    pool = _pool(bundle, of, images, precisions[0])
+    pool = _pool(bundle, of, images, precisions[0], provider)
     outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance), budget)
     serving = outcome.pop("serving")
     write_bytes(bundle.path / SERVING, (serving.model_dump_json(indent=2) + "\n").encode())
@@ -67,7 +67,7 @@ def _run(bundle: Bundle, given: Path | None) -> Run | None:
     return run_of(bundle, given)
 
 
-def _pool(bundle: Bundle, run: Run | None, images: Path | None, precision: str) -> Pool:
+def _pool(bundle: Bundle, run: Run | None, images: Path | None, precision: str, provider: str) -> Pool:
     """What latency is measured on: a folder, else held-out images, else the golden ones."""
     if images is not None:
         found = folder_contents(images)
@@ -76,5 +76,5 @@ def _pool(bundle: Bundle, run: Run | None, images: Path | None, precision: str) 
         found = enlarged(held_out, "held-out images of the run's data set")
     else:
         found = golden_contents(bundle)
-    kind = bundle.session(precision=precision).input
+    kind = bundle.session(provider=provider, precision=precision).input
     return pool_of(bundle, kind, *found)

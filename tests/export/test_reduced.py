@@ -22,7 +22,7 @@ from export.candidates import WORTHWHILE, Candidates
 from export.choice import cheapest
 from export.form import Form, form_of
 from export.graph import build_graph
-from export.latency.benchmark import Compared, benchmark
+from export.latency.benchmark import Compared, Measured, benchmark
 from export.latency.measure import Least
 from export.reference import Reference
 from export.run import Run
@@ -106,8 +106,13 @@ def test_one_precision_is_proven_again_alone(copy: Path, finished_run: Path) -> 
         prove_again(Bundle(copy), Run(finished_run), provider="cpu", threads=1, precision="bf16")
 
 
+QUICK = Measured(threads=1, details=False)
+
+
 def test_latency_has_a_row_for_each_precision(copy: Path) -> None:
-    latency = benchmark(Bundle(copy), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(2, 0), threads=1)
+    latency = benchmark(
+        Bundle(copy), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(2, 0), measured=QUICK
+    )
     assert [row["precision"] for row in latency["rows"]] == ["fp32", "fp16", "int8"]
     assert set(latency["graphs"]) == {"fp32", "fp16", "int8"}
 

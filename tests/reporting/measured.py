@@ -24,7 +24,7 @@ def serving() -> dict[str, Any]:
         "batch_size": 8,
         "expected": {"p50_ms": 11.4, "p99_ms": 17.9, "throughput_ips": 693.2, "accuracy_drop": 0.28},
         "budget": {"p99_ms": 25.0, "max_accuracy_drop": 0.5, "rate": 400.0},
-        "measured_on": "AMD EPYC 7R13, 2 cores",
+        "machine": {"processor": "AMD EPYC 7R13"},
     }
 
 

@@ -139,7 +139,7 @@ def latency_sentences(latency: dict[str, Any]) -> list[str]:
         f"warning: {row['engine']} {row['precision']} at batch {row['batch_size']} was not steady after "
         f"{row['warmup_seconds']:.1f} s of warm-up"
         for row in latency["rows"]
-        if not row.get("steady", True)
+        if row.get("steady") is False
     ]
     said += [f"skipped: {each['engine']} {each['precision']}: {each['reason']}" for each in latency.get("skipped", [])]
     for row in latency.get("cold_start", []):
@@ -171,7 +171,9 @@ def latency_sentences(latency: dict[str, Any]) -> list[str]:
                 f"p99 {row['p99_ms']:.2f} ms"
             )
     tuned = latency.get("serving")
-    if tuned:
+    if tuned and tuned["p99_ms"] is None:
+        said.append(f"as tuned: not measured, {tuned.get('note') or 'nothing was served'}")
+    elif tuned:
         verdict = "within" if tuned["within_budget"] else "OVER"
         said.append(
             f"as tuned ({tuned['precision']}, batch {tuned['batch_size']}, {tuned['sessions']} x {tuned['threads']} "

@@ -12,9 +12,8 @@ def serving_section(serving: dict[str, Any] | None) -> str:
     if not serving:
         return ""
     expected, budget = serving.get("expected") or {}, serving.get("budget") or {}
-    measured_on = serving.get("measured_on")
-    if isinstance(measured_on, dict):
-        measured_on = measured_on.get("processor")
+    machine = serving.get("machine") or {}
+    measured_on = machine.get("processor")
     where = f" Measured on {measured_on}." if measured_on else ""
     sentence = (
         f"Production runs {serving['precision']} on {serving['provider']}: {_count(serving.get('sessions'), 'session')}"

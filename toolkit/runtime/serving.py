@@ -64,5 +64,5 @@ class Serving(BaseModel):
     """Where it was measured."""
 
     def threads_here(self) -> int:
-        """Threads of one session, but no more than this machine has cores."""
-        return min(self.threads, usable_cores())
+        """Threads for a session that works alone: those of all sessions, but no more than this machine has cores."""
+        return min(self.sessions * self.threads, usable_cores())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from export.latency.concurrency import BLOCKS, Combination, closed_loop, combinations, concurrency
-from export.latency.engine import Engine, onnxruntime_engine
+from export.latency.engine import SPINNING, Engine, onnxruntime_engine
 from export.latency.measure import Least
 from export.latency.pool import Pool, golden_contents, pool_of
 from toolkit.errors import ToolkitError
@@ -102,11 +102,12 @@ def test_nothing_to_sweep_is_refused(swept: list[Combination]) -> None:
 
 
 def test_a_session_can_do_without_spinning() -> None:
-    given = [Session(PROBE, allow_spinning=allowed)._session.get_session_options() for allowed in (True, False)]
-    key = "session.intra_op.allow_spinning"
-    assert given[1].get_session_config_entry(key) == "0"
-    with pytest.raises(RuntimeError, match=key):
-        given[0].get_session_config_entry(key)
+    given = [
+        Session(PROBE, session_options=options)._session.get_session_options() for options in ({}, {SPINNING: "0"})
+    ]
+    assert given[1].get_session_config_entry(SPINNING) == "0"
+    with pytest.raises(RuntimeError, match=SPINNING):
+        given[0].get_session_config_entry(SPINNING)
 
 
 def test_a_real_bundle_is_swept(finished_bundle: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_real_bundle_is_swept(finished_bundle: Path) -> None:
             provider="cpu",
             threads=combination.threads,
             precision="fp32",
-            allow_spinning=combination.allow_spinning,
+            session_options={SPINNING: "1" if combination.allow_spinning else "0"},
         )
 
     pool = pool_of(bundle, "image", *golden_contents(bundle))

@@ -89,5 +89,7 @@ def test_bundles_that_cannot_be_compared(finished_bundle: Path, pixel_bundle: Pa
     (changed / "labels.json").write_text("[]")
     with pytest.raises(CheckFailed, match=r"labels.json"):
         against_baseline(Bundle(finished_bundle), Bundle(changed), Gate("cpu", [1], Least(1, 0)))
+    with pytest.raises(ToolkitError, match="batch size"):
+        against_baseline(Bundle(finished_bundle), Bundle(finished_bundle), Gate("cpu", [0], Least(1, 0)))
     with pytest.raises(ToolkitError, match="--max-regression"):
         against_baseline(Bundle(finished_bundle), Bundle(finished_bundle), Gate("cpu", [1], Least(1, 0), -1))

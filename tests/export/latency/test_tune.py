@@ -11,13 +11,16 @@ import pytest
 
 from export.bundle import Wanted, export_bundle
 from export.latency.accuracy import Drop, accuracy_drops
+from export.latency.benchmark import Compared, Measured, benchmark
 from export.latency.concurrency import Combination
+from export.latency.engine import onnxruntime_engine
 from export.latency.measure import Least
 from export.latency.tune import BATCH_SIZES, Configuration, Effort, Search, pareto, tune
 from export.latency.tuning import tune_bundle
 from export.run import Run
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.predict import Predictor
 from toolkit.runtime.serving import Budget, Serving
 from toolkit.runtime.verify import verify
@@ -97,6 +100,29 @@ def test_with_a_rate_p99_is_that_of_requests_at_that_rate(bundle: Path) -> None:
     (row,) = [row for row in outcome["tried"] if row["chosen"]]
     assert row["served"]["offered_ips"] == pytest.approx(5, rel=0.5)
     assert row["p99_ms"] == row["served"]["p99_ms"]
+
+
+def test_bundles_side_by_side_get_the_same_threads_tuned_or_not(bundle: Path, both: Path) -> None:
+    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu", effort=LITTLE)
+    content = json.loads((bundle / "serving.json").read_text()) | {"precision": "fp32", "threads": 1, "sessions": 1}
+    (bundle / "serving.json").write_text(json.dumps(content))
+    Bundle(bundle).update_manifest()
+    assert Bundle(bundle).session().threads == 1
+    engines = [
+        onnxruntime_engine(Bundle(each), provider="cpu", threads=None, precision="fp32") for each in (bundle, both)
+    ]
+    assert engines[0].threads == engines[1].threads == usable_cores()
+
+
+def test_what_was_tuned_is_measured_again_by_the_benchmark(bundle: Path) -> None:
+    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100, rate=5), provider="cpu", effort=LITTLE)
+    measured = Measured(details=False)
+    latency = benchmark(
+        Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(2, 0), measured=measured
+    )
+    assert latency["serving"]["within_budget"]
+    assert latency["serving"]["p99_ms"] == latency["serving"]["served"]["p99_ms"]
+    assert latency["serving"]["precision"] == Bundle(bundle).serving.precision  # type: ignore[union-attr]
 
 
 def test_accuracy_is_measured_on_validation_or_taken_from_parity(both: Path) -> None:
