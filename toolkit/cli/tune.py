@@ -75,7 +75,7 @@ def tune(
         )
     renew_signature(opened, sign)
     for precision, drop in outcome["accuracy"].items():
-        if 100 / drop["images"] > max(max_accuracy_drop, 1e-9):
+        if precision != "fp32" and 100 / drop["images"] > max(max_accuracy_drop, 1e-9):
             what = f"{drop['images']} images can't tell {max_accuracy_drop:g} percentage points of {precision}"
             messages().print(f"[yellow]warning[/]: {what}: one is {100 / drop['images']:.2g}", soft_wrap=True)
     if json:
