@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime as ort
 
 from export.latency.cold_start import cold_start
-from export.latency.concurrency import Combination, concurrency
+from export.latency.concurrency import Combination, concurrency, session_options
 from export.latency.conditions import watched
 from export.latency.engine import BOUND, SPINNING, Engine, bound_engine, onnxruntime_engine
 from export.latency.limits import add_shares, limits
 from export.latency.measure import Least, measure
 from export.latency.multi_stream import multi_stream
 from export.latency.offline import offline
-from export.latency.pool import POOL, Pool, enlarged, folder_contents, golden_contents, pool_of
+from export.latency.pool import Pool, find_pool
 from export.latency.request import split_request
 from export.latency.server import Server, find_rate, serve
 from toolkit.errors import ToolkitError
@@ -125,7 +125,7 @@ def benchmark(
         engines += [bound_engine(name, bundle, ours[0]) for name in compare.engines if name in BOUND]
         rivals = [name for name in compare.engines if name not in BOUND]
         of = _run(bundle, compare) if rivals else None
-        pool = _pool(bundle, engines[0].input, of, measured.images)
+        pool = find_pool(bundle, engines[0].input, of, measured.images)
         versions = {"onnxruntime": ort.__version__}
         if of is not None:
             import torch
@@ -161,16 +161,6 @@ def _run(bundle: Bundle, compare: Compared) -> Run:
     from export.bundle import run_of
 
     return run_of(bundle, compare.run)
-
-
-def _pool(bundle: Bundle, kind: str, run: Run | None, images: Path | None) -> Pool:
-    """Real inputs: of a folder, else held out by the run, else the golden ones."""
-    if images is not None:
-        return pool_of(bundle, kind, *folder_contents(images))
-    if run is None:
-        return pool_of(bundle, kind, *golden_contents(bundle))
-    held_out = [example.read() for example in run.held_out(POOL)]
-    return pool_of(bundle, kind, *enlarged(held_out, "held-out images of the run's data set"))
 
 
 def _details(
@@ -239,13 +229,12 @@ def _scenarios(
     if "concurrency" in measured.scenarios:
 
         def opener(combination: Combination) -> Engine:
-            options = {SPINNING: "1" if combination.allow_spinning else "0"}
             return onnxruntime_engine(
                 bundle,
                 provider=engine.provider,
                 threads=combination.threads,
                 precision=engine.precision,
-                session_options=options,
+                session_options=session_options(combination),
             )
 
         found["concurrency"] = concurrency(opener, pool, advance=lambda: advance("sessions and threads"))

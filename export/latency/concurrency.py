@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from export.latency.engine import Engine, Inputs
+from export.latency.engine import SPINNING, Engine, Inputs
 from export.latency.measure import REWARM_RUNS, Least
 from export.latency.memory import available_mib, is_allocation_failure, resident_mib
 from export.latency.pool import Pool
@@ -75,6 +75,11 @@ def combinations(cores: int) -> list[Combination]:
         if sessions * threads <= cores
         for allow_spinning in ((True, False) if sessions > 1 and threads > 1 else (True,))
     ]
+
+
+def session_options(combination: Combination) -> dict[Any, str]:
+    """Entries of ONNX Runtime's configuration for sessions that stand side by side."""
+    return {SPINNING: "1" if combination.allow_spinning else "0"}
 
 
 def concurrency(

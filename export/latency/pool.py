@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,9 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode
 from toolkit.runtime.predict import expand, graph_input, places_by_shape, stacked
+
+if TYPE_CHECKING:
+    from export.run import Run
 
 POOL = 256
 """Images in the pool, at least."""
@@ -77,6 +81,16 @@ def pool_of(bundle: Bundle, kind: str, contents: Sequence[bytes], source: str) -
         [stacked(inputs[at] for at in places) for places in places_by_shape(inputs)],
         source,
     )
+
+
+def find_pool(bundle: Bundle, kind: str, run: Run | None, images: Path | None) -> Pool:
+    """The pool of a graph that takes ``kind``: of a folder, else held out by the run, else the golden images."""
+    if images is not None:
+        return pool_of(bundle, kind, *folder_contents(images))
+    if run is None:
+        return pool_of(bundle, kind, *golden_contents(bundle))
+    held_out = [example.read() for example in run.held_out(POOL)]
+    return pool_of(bundle, kind, *enlarged(held_out, "held-out images of the run's data set"))
 
 
 def folder_contents(folder: Path) -> tuple[list[bytes], str]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from export.latency.accuracy import Drop
-from export.latency.concurrency import Combination, combinations, concurrency
-from export.latency.engine import SPINNING, Engine
+from export.latency.concurrency import Combination, combinations, concurrency, session_options
+from export.latency.engine import Engine
 from export.latency.measure import Least
 from export.latency.pool import Pool
 from export.latency.server import Server, serve
@@ -176,11 +176,6 @@ class Search:
             opener = self.opener(each.precision)
             engines = [opener(each.combination) for _ in range(each.combination.sessions)]
             each.served = serve(Server(engines, self.pool, each.batch_size), budget.rate, self.effort.served)
-
-
-def session_options(combination: Combination) -> dict[Any, str]:
-    """Entries of ONNX Runtime's configuration for sessions that stand side by side."""
-    return {SPINNING: "1" if combination.allow_spinning else "0"}
 
 
 def tune(search: Search, budget: Budget) -> dict[str, Any]:

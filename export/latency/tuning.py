@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.latency.accuracy import accuracy_drops
-from export.latency.pool import POOL, Pool, enlarged, folder_contents, golden_contents, pool_of
+from export.latency.pool import find_pool
 from export.latency.tune import Effort, Search, tune
 from toolkit.files import write_bytes
 from toolkit.reporting.describe import describe
@@ -49,7 +49,8 @@ def tune_bundle(
     of = _run(bundle, run)
     advance("measuring accuracy")
     drops = accuracy_drops(bundle, of, precisions, provider)
-    pool = _pool(bundle, of, images, precisions[0], provider)
+    kind = bundle.session(provider=provider, precision=precisions[0]).input
+    pool = find_pool(bundle, kind, of, images)
     outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance), budget)
     serving = outcome.pop("serving")
     write_bytes(bundle.path / SERVING, (serving.model_dump_json(indent=2) + "\n").encode())
@@ -65,16 +66,3 @@ def _run(bundle: Bundle, given: Path | None) -> Run | None:
     from export.bundle import run_of
 
     return run_of(bundle, given)
-
-
-def _pool(bundle: Bundle, run: Run | None, images: Path | None, precision: str, provider: str) -> Pool:
-    """What latency is measured on: a folder, else held-out images, else the golden ones."""
-    if images is not None:
-        found = folder_contents(images)
-    elif run is not None:
-        held_out = [example.read() for example in run.held_out(POOL)]
-        found = enlarged(held_out, "held-out images of the run's data set")
-    else:
-        found = golden_contents(bundle)
-    kind = bundle.session(provider=provider, precision=precision).input
-    return pool_of(bundle, kind, *found)

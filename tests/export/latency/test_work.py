@@ -191,4 +191,4 @@ def test_an_operator_that_multiplies_in_an_unknown_way_is_refused() -> None:
 
 def test_counting_needs_no_torch() -> None:
     code = "import sys, export.latency.ceilings, export.latency.limits; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
