@@ -22,7 +22,7 @@ from export.external_data import save_graph
 from export.form import form_of
 from export.gate import check_nodes
 from export.graph import GraphInput, build_graph
-from export.parity import prove
+from export.parity import BATCH_SIZES, prove
 from export.reference import Reference, Sample, samples_of, spread
 from export.run import Run
 from toolkit import __version__
@@ -125,7 +125,13 @@ def export_bundle(
             form, temperature = candidates.calibrated(chosen)
             model = build_graph(run.classifier, preprocess, provenance, wanted.graph_input, form)
             save_graph(model, stage / GRAPHS[form.precision])
-            session = Session(stage / GRAPHS[form.precision], provider=provider, threads=threads, record_nodes=True)
+            session = Session(
+                stage / GRAPHS[form.precision],
+                provider=provider,
+                threads=threads,
+                record_nodes=True,
+                batch_size=max(BATCH_SIZES),
+            )
             proof = Proof(session, model, preprocess, candidates.reference)
             entry = proof.entry(samples_of(examples), HELD_OUT, report)
             parity["results"][form.precision] = {provider: entry | {"temperature": temperature}}
@@ -231,7 +237,9 @@ def prove_again(
     reference = Reference(run)
     parity: dict[str, Any] = {"results": {}, "reference": BEHIND_TRUNK if run.trunk else REFERENCE}
     for each in provable:
-        session = bundle.session(provider=provider, threads=threads, precision=each, record_nodes=True)
+        session = bundle.session(
+            provider=provider, threads=threads, precision=each, record_nodes=True, batch_size=max(BATCH_SIZES)
+        )
         model = onnx.load(bundle.path / bundle.graph_name(each))
         entry = Proof(session, model, bundle.preprocess, reference).entry(samples, source, report)
         before = bundle.parity_results.get(each, {}).get(provider, {})

@@ -66,7 +66,7 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
 
 def _labels(bundle: Bundle, precision: str, provider: str, contents: Sequence[bytes]) -> Any:
     """Class of each image."""
-    session = bundle.session(provider=provider, precision=precision)
+    session = bundle.session(provider=provider, precision=precision, batch_size=BATCH_SIZE)
     labels = np.zeros(len(contents), np.int64)
     for start in range(0, len(contents), CHUNK):
         part = contents[start : start + CHUNK]

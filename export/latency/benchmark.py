@@ -272,6 +272,8 @@ def _serving(
             threads=combination.threads,
             precision=tuned.precision,
             session_options=tuned.session_options,  # type: ignore[arg-type]
+            provider_options=tuned.provider_options,  # type: ignore[arg-type]
+            batch_size=tuned.batch_size,
         )
 
     combination = Combination(tuned.sessions, tuned.threads, tuned.session_options.get(SPINNING) != "0")

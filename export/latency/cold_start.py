@@ -26,7 +26,7 @@ from toolkit.runtime.predict import graph_input
 imported = time.monotonic()
 asked = json.loads(sys.argv[1])
 bundle = Bundle(Path(asked["bundle"]))
-session = bundle.session(provider=asked["provider"], threads=asked["threads"], precision=asked["precision"])
+session = bundle.session(**asked["session"])
 opened = time.monotonic()
 image = graph_input(session.input, bundle.preprocess, bundle.read(asked["image"]))[None]
 ready = time.monotonic()
@@ -88,9 +88,12 @@ def cold_start(
     asked = {
         "bundle": str(bundle.absolute()),
         "image": image,
-        "provider": provider,
-        "precision": precision,
-        "threads": threads,
+        "session": {
+            "provider": provider,
+            "precision": precision,
+            "threads": threads,
+            "batch_size": max(batch_sizes, default=1),
+        },
         "batch_sizes": sorted(batch_sizes),
         "input_shape": list(input_shape),
     }

@@ -1,4 +1,4 @@
-"""Sessions and threads on a CPU: how many of each give the most, or the least latency."""
+"""Sessions side by side, with threads on a CPU or streams on a GPU: how many give the most, or the least latency."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Combination:
     sessions: int
     threads: int
     allow_spinning: bool = True
+    provider_options: dict[Any, str] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
     """Seconds of all runs."""
     rates: list[float] = field(default_factory=list)
@@ -46,6 +47,7 @@ class Combination:
             "sessions": self.sessions,
             "threads": self.threads,
             "allow_spinning": self.allow_spinning,
+            "provider_options": self.provider_options,
             "batch_size": batch_size,
             "throughput_ips": None,
             "p50_ms": None,
@@ -75,6 +77,23 @@ def combinations(cores: int) -> list[Combination]:
         if sessions * threads <= cores
         for allow_spinning in ((True, False) if sessions > 1 and threads > 1 else (True,))
     ]
+
+
+PROVIDER_CHOICES: dict[str, tuple[dict[str, str], ...]] = {
+    "cuda": ({}, {"cudnn_conv_algo_search": "HEURISTIC"}),
+    "tensorrt": ({}, {"trt_builder_optimization_level": "5"}),
+}
+"""Options that a provider's speed may depend on and its results don't, beside its own choice."""
+STREAMS = (1, 2, 4)
+"""Sessions that share a GPU, each with a stream."""
+
+
+def combinations_on(provider: str, cores: int) -> list[Combination]:
+    """What may run side by side on a provider, with each choice of its options."""
+    if provider == "cpu":
+        return combinations(cores)
+    choices = PROVIDER_CHOICES[provider]
+    return [Combination(sessions, 1, provider_options=choice) for choice in choices for sessions in STREAMS]
 
 
 def session_options(combination: Combination) -> dict[Any, str]:

@@ -78,17 +78,35 @@ def onnxruntime_engine(
     threads: int | None,
     precision: str,
     session_options: Mapping[str, str] | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    batch_size: int | None = None,
 ) -> Engine:
     """The bundle's graph with production's session options, on the provider asked for or not at all.
 
     Threads and spinning are never those of ``serving.json``: bundles and precisions that are set side by side get
-    the same ones.
+    the same ones. TensorRT's engine is built for ``batch_size``; without it each batch size that comes has a session.
     """
-    options = {SPINNING: "1"} | dict(session_options or {})
-    session = bundle.session(
-        provider=provider, threads=threads or usable_cores(), precision=precision, session_options=options
-    )
-    return Engine("onnxruntime", precision, provider, session.threads, session.run, session.input)
+
+    def open_session(most: int) -> Session:
+        return bundle.session(
+            provider=provider,
+            threads=threads or usable_cores(),
+            precision=precision,
+            session_options={SPINNING: "1"} | dict(session_options or {}),
+            provider_options=provider_options,
+            batch_size=most,
+        )
+
+    session = open_session(batch_size or 1)
+    sessions = {1: session}
+
+    def run(batch: Inputs) -> Any:
+        if len(batch) not in sessions:
+            sessions[len(batch)] = open_session(len(batch))
+        return sessions[len(batch)].run(batch)
+
+    by_size = provider == "tensorrt" and batch_size is None
+    return Engine("onnxruntime", precision, provider, session.threads, run if by_size else session.run, session.input)
 
 
 BOUND = {"onnxruntime-bound": {}, "onnxruntime-cuda-graph": {"enable_cuda_graph": "1"}}

@@ -12,7 +12,12 @@ PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p95_ms": 95.0, "p99_ms": 99.0, "
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 CHUNK = 10
-"""Longest stretch of neighbours that is resampled as one: what disturbs a machine lasts longer than one run."""
+"""Shortest stretch of neighbours that is resampled as one, where there are ten of them: what disturbs a machine
+lasts longer than one run."""
+FEWEST_CHUNKS = 10
+"""Stretches that a series is cut into at least, however long its runs resemble each other."""
+WINDOW = 5.0
+"""Correlation times over which the correlation is summed up (Sokal, 1997: 4 to 10)."""
 PART = 1 << 20
 """Resampled values that memory holds at once, unless one resample is larger."""
 Seconds = npt.NDArray[np.float64]
@@ -29,7 +34,8 @@ def percentiles(times: Sequence[float]) -> dict[str, Any]:
 
     Returns:
         ``p50_ms``, ``p90_ms``, ``p95_ms``, ``p99_ms``, ``p99_9_ms``, ``mean_ms``, ``max_ms`` and ``intervals``
-        {name: [low, high]}, by a moving-block bootstrap (Künsch, 1989).
+        {name: [low, high]}, by a moving-block bootstrap (Künsch, 1989) whose blocks outlast the correlation of
+        neighbours: near saturation, a queue makes many requests in a row slow.
     """
     milliseconds = np.asarray(times, np.float64) * 1000
     names, levels = list(PERCENTILES), list(PERCENTILES.values())
@@ -54,7 +60,7 @@ def _resamples(values: Seconds) -> Iterator[Seconds]:
     They come a part at a time, so that a million values take no more memory than a few resamples of them.
     """
     count = len(values)
-    chunk = max(1, min(CHUNK, count // 10))
+    chunk = chunk_length(values)
     draws = -(-count // chunk)
     rng = np.random.default_rng(0)
     at_once = max(1, min(RESAMPLES, PART // count))
@@ -62,3 +68,24 @@ def _resamples(values: Seconds) -> Iterator[Seconds]:
         starts = rng.integers(0, count, (min(at_once, RESAMPLES - start), draws))
         places = (starts[:, :, None] + np.arange(chunk)).reshape(len(starts), -1)[:, :count] % count
         yield values[places]
+
+
+def chunk_length(values: Seconds) -> int:
+    """Neighbours that a bootstrap must draw together: twice the integrated correlation time of the ranks.
+
+    Ranks, so that one outlier can't hide that the rest move together. The sum of correlations ends at ``WINDOW``
+    times what it has reached (Sokal, 1997), since what lies beyond is noise.
+    """
+    count = len(values)
+    longest = max(1, count // FEWEST_CHUNKS)
+    _, places, ties = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[places]  # equal values share the mean of their ranks
+    ranks -= ranks.mean()
+    spectrum = np.abs(np.fft.rfft(ranks, 2 * count)) ** 2
+    covariance = np.fft.irfft(spectrum)[:count]
+    if covariance[0] <= 0:
+        return max(1, min(CHUNK, longest))
+    times = 2 * np.cumsum(covariance / covariance[0]) - 1
+    reached = np.arange(count) >= WINDOW * times
+    time = float(times[int(np.argmax(reached))] if reached.any() else times[-1])
+    return max(1, min(max(CHUNK, round(2 * time)), longest))

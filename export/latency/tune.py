@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from export.latency.accuracy import Drop
-from export.latency.concurrency import Combination, combinations, concurrency, session_options
-from export.latency.engine import Engine
+from export.latency.concurrency import Combination, combinations_on, concurrency, session_options
+from export.latency.engine import Engine, onnxruntime_engine
 from export.latency.measure import Least
 from export.latency.pool import Pool
 from export.latency.server import Server, serve
@@ -81,7 +82,8 @@ class Configuration:
         """In words."""
         sessions, threads = self.combination.sessions, self.combination.threads
         spinning = "" if self.combination.allow_spinning else ", pools that sleep"
-        return f"{self.precision}, batch {self.batch_size}, {sessions} x {threads} threads{spinning}"
+        options = "".join(f", {name}={value}" for name, value in self.combination.provider_options.items())
+        return f"{self.precision}, batch {self.batch_size}, {sessions} x {threads} threads{spinning}{options}"
 
     def row(self, budget: Budget, *, final: bool) -> dict[str, Any]:
         """For the table and the JSON."""
@@ -91,6 +93,7 @@ class Configuration:
             "sessions": self.combination.sessions,
             "threads": self.combination.threads,
             "allow_spinning": self.combination.allow_spinning,
+            "provider_options": self.combination.provider_options,
             "p50_ms": self.figures.get("p50_ms"),
             "p99_ms": None if self.p99_ms == float("inf") else self.p99_ms,
             "p99_ms_at_most": None if self.p99_ms_at_most == float("inf") else self.p99_ms_at_most,
@@ -117,25 +120,34 @@ class Search:
     cores: int = field(default_factory=usable_cores)
     advance: Callable[[str], object] = lambda what: None
 
-    def opener(self, precision: str) -> Callable[[Combination], Engine]:
-        """Opens a precision's sessions."""
+    def opener(self, configuration: Configuration, kept: list[Engine] | None = None) -> Callable[[object], Engine]:
+        """Opens a configuration's sessions one after the other, those that are kept first; keeps what it opens."""
+        kept = [] if kept is None else kept
+        opened = count()
 
-        def open_session(combination: Combination) -> Engine:
-            session = self.bundle.session(
-                provider=self.provider,
-                threads=combination.threads,
-                precision=precision,
-                session_options=session_options(combination),
-            )
-            return Engine("onnxruntime", precision, self.provider, session.threads, session.run, session.input)
+        def open_session(_: object) -> Engine:
+            place = next(opened)
+            if place == len(kept):
+                kept.append(
+                    onnxruntime_engine(
+                        self.bundle,
+                        provider=self.provider,
+                        threads=configuration.combination.threads,
+                        precision=configuration.precision,
+                        session_options=session_options(configuration.combination),
+                        provider_options=configuration.combination.provider_options,
+                        batch_size=configuration.batch_size,
+                    )
+                )
+            return kept[place]
 
         return open_session
 
-    def measure(self, configuration: Configuration, least: Least) -> None:
-        """Count more of a configuration; its figures cover all that was counted."""
+    def measure(self, configuration: Configuration, least: Least, kept: list[Engine] | None = None) -> None:
+        """Count more of a configuration, over sessions that are kept if there are; its figures cover all of it."""
         self.advance(configuration.describe())
         configuration.figures = concurrency(
-            self.opener(configuration.precision),
+            self.opener(configuration, kept),
             self.pool,
             [configuration.combination],
             least,
@@ -149,12 +161,14 @@ class Search:
         for precision, drop in self.drops.items():
             if drop.points > budget.max_accuracy_drop:
                 continue
-            for combination in combinations(self.cores if self.provider == "cpu" else 1):
+            for combination in combinations_on(self.provider, self.cores):
                 best = 0.0
+                kept: list[Engine] = []
                 for batch_size in BATCH_SIZES:
-                    mine = Combination(combination.sessions, combination.threads, combination.allow_spinning)
-                    found.append(Configuration(precision, batch_size, mine, drop))
-                    self.measure(found[-1], self.effort.rough)
+                    if self.provider == "tensorrt":
+                        kept = []  # its engine is built for the batch
+                    found.append(Configuration(precision, batch_size, replace(combination, times=[], rates=[]), drop))
+                    self.measure(found[-1], self.effort.rough, kept)
                     slow = not found[-1].figures["p50_ms"] or found[-1].figures["p50_ms"] > budget.p99_ms
                     if slow or found[-1].throughput_ips < GROWTH * best:
                         break
@@ -173,8 +187,8 @@ class Search:
             return
         for each in finalists:
             self.advance(f"{each.describe()}, {budget.rate:g} requests a second")
-            opener = self.opener(each.precision)
-            engines = [opener(each.combination) for _ in range(each.combination.sessions)]
+            opener = self.opener(each)
+            engines = [opener(each) for _ in range(each.combination.sessions)]
             each.served = serve(Server(engines, self.pool, each.batch_size), budget.rate, self.effort.served)
 
 
@@ -259,6 +273,7 @@ def _serving(search: Search, best: Configuration, budget: Budget) -> Serving:
         sessions=best.combination.sessions,
         batch_size=best.batch_size,
         session_options=session_options(best.combination),
+        provider_options=best.combination.provider_options,  # type: ignore[arg-type]
         expected=Expected(
             p50_ms=(best.served or best.figures)["p50_ms"],
             p99_ms=best.p99_ms,

@@ -93,13 +93,20 @@ def old() -> dict[str, Any]:
 
 def show(browser: Any, report: Path, width: int, scheme: str = "light") -> Any:
     """Open a report as a screen of so many pixels shows it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     for kind in ("browser", "performance"):
         browser.get_log(kind)
+    browser.get("about:blank")  # so that what is found can't be the page before
     browser.get(report.as_uri())
+    # on a busy machine the driver has been seen to return before the page was parsed to its end
+    WebDriverWait(browser, 30).until(
+        lambda page: page.execute_script("return [location.href, document.readyState]") == [report.as_uri(), "complete"]
+    )
     return browser
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, nu
 from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 from tiny_graph import graph_bytes, outsourced
 
-from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
+from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors, input_shapes, weight_types
 
 
 def tensor(name: str, location: str | None) -> TensorProto:
@@ -92,6 +93,25 @@ def test_graphs_inside_functions_are_looked_into_where_the_onnx_package_does_not
 def test_a_graph_in_one_file_has_none(finished_bundle: Path) -> None:
     assert external_files(graph_bytes()) == set()
     assert external_files((finished_bundle / "model.onnx").read_bytes()) == set()
+
+
+def test_inputs_and_types_of_weights_are_those_that_the_onnx_package_reads(finished_bundle: Path) -> None:
+    contents = [RandomModel(seed).model.SerializeToString() for seed in range(100)]
+    for content in [*contents, graph_bytes(), (finished_bundle / "model.onnx").read_bytes()]:
+        graph = ModelProto.FromString(content).graph
+        assert input_shapes(content) == {
+            value.name: [
+                side.dim_value if side.HasField("dim_value") else None for side in value.type.tensor_type.shape.dim
+            ]
+            for value in graph.input
+        }
+        assert weight_types(content) == {each.data_type for each in graph.initializer}
+
+
+@pytest.mark.parametrize("read", [input_shapes, weight_types])
+def test_inputs_of_a_damaged_file_are_an_error(read: Callable[[bytes], object]) -> None:
+    with pytest.raises(ValueError, match="ONNX file"):
+        read(graph_bytes()[:-3])
 
 
 def test_initializers_of_the_main_graph_are_told_from_all_others() -> None:

@@ -38,9 +38,10 @@ def predict(
 
     files = expand(paths)
     opened = Bundle(bundle)
-    predictor = Predictor(opened, opened.session(provider=provider, threads=threads, precision=precision))
     tuned = opened.tuned_for(provider, precision)
-    predictions = list(predictor(files, batch_size or (tuned.batch_size if tuned else BATCH_SIZE)))
+    most = batch_size or (tuned.batch_size if tuned else BATCH_SIZE)
+    session = opened.session(provider=provider, threads=threads, precision=precision, batch_size=most)
+    predictions = list(Predictor(opened, session)(files, most))
     if json:
         print_json({"predictions": predictions})
     else:

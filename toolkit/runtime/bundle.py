@@ -240,11 +240,13 @@ class Bundle:
         record_nodes: bool = False,
         session_options: Mapping[str, str] | None = None,
         provider_options: Mapping[str, str] | None = None,
+        batch_size: int | None = None,
     ) -> Session:
         """Load a graph after checking its hash, and that labels and preprocessing fit it.
 
         What is not asked for is as ``serving.json`` has it, where it was tuned for the same provider; else the
-        CPU, the default precision, and as many threads as there are cores.
+        CPU, the default precision, and as many threads as there are cores. ``batch_size`` is the most images that a
+        run will be given, for which TensorRT builds its engine.
 
         Every file of the bundle is compared with the manifest first. ONNX Runtime gets the very bytes that were
         hashed, of the graph and of its external data, and opens no file itself.
@@ -256,6 +258,7 @@ class Bundle:
         tuned = self.tuned_for(provider, precision)
         if tuned:
             provider, precision, threads = tuned.provider, tuned.precision, threads or tuned.threads_here()
+            batch_size = batch_size or tuned.batch_size
             session_options = tuned.session_options | dict(session_options or {})
             provider_options = tuned.provider_options | dict(provider_options or {})
         name = self.graph_name(precision)
@@ -284,6 +287,7 @@ class Bundle:
             record_nodes=record_nodes,
             session_options=session_options,
             provider_options=provider_options,
+            batch_size=batch_size,
         )
         metadata, fix = session.metadata, "export it again"
         with self._parsing(name):

@@ -1,4 +1,4 @@
-"""Where an ONNX file keeps its data, read from its bytes: the onnx package is no part of the runtime.
+"""What an ONNX file says of its inputs and its data, read from its bytes: the onnx package is no part of the runtime.
 
 The file is walked in protobuf's wire format (protobuf.dev, Encoding) along the fields of onnx.proto that
 lead to tensors. Whatever else it holds is stepped over, so that a graph of any size takes milliseconds.
@@ -47,6 +47,40 @@ def files_of_inner_tensors(graph: bytes) -> set[str]:
     return {location for location, entry in _locations(graph) if entry != "entry of an initializer"}
 
 
+def input_shapes(graph: bytes) -> dict[str, list[int | None]]:
+    """The sides of each input of the main graph, None for one of any length.
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    shapes = {}
+    for value in _inside(memoryview(graph), (7, 11)):  # graph, input
+        name = next((bytes(content).decode() for content in _inside(value, (1,))), "")
+        shapes[name] = [
+            next((length for number, length in _numbers(side) if number == 1), None)
+            for side in _inside(value, (2, 1, 2, 1))  # type, tensor_type, shape, dim
+        ]
+    return shapes
+
+
+def weight_types(graph: bytes) -> set[int]:
+    """Element types (``TensorProto.DataType``) of the main graph's initializers.
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    tensors = _inside(memoryview(graph), (7, 5))  # graph, initializer
+    return {kind for tensor in tensors for number, kind in _numbers(tensor) if number == 2}
+
+
+def _inside(message: memoryview, path: tuple[int, ...]) -> list[memoryview]:
+    """The messages that a path of field numbers leads to."""
+    found = [message]
+    for wanted in path:
+        found = [content for outer in found for number, content in _fields(outer) if number == wanted]
+    return found
+
+
 def _locations(graph: bytes) -> Iterator[tuple[str, str]]:
     """Each location with the kind of its entry, whatever the tensor's ``data_location`` says."""
     pending = [("model", memoryview(graph))]
@@ -62,7 +96,17 @@ def _locations(graph: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of each field of a message that is made of bytes; numbers are stepped over."""
+    """Number and content of each field of a message that is made of bytes."""
+    return ((number, content) for number, content in _entries(message) if isinstance(content, memoryview))
+
+
+def _numbers(message: memoryview) -> Iterator[tuple[int, int]]:
+    """Number and value of each field of a message that is a number of variable length."""
+    return ((number, value) for number, value in _entries(message) if isinstance(value, int))
+
+
+def _entries(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """Number and content of each field of a message; those of a fixed length are stepped over."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
@@ -70,7 +114,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
         if not 0 < number <= LARGEST_FIELD:
             raise ValueError(f"no ONNX file: a field has the number {number}")
         if kind == VARINT:
-            _, position = _varint(message, position)
+            value, position = _varint(message, position)
+            yield number, value
             continue
         if kind == BYTES:
             length, position = _varint(message, position)

@@ -13,10 +13,8 @@ SERVING = "serving.json"
 
 
 SessionOption = Literal["session.intra_op.allow_spinning", "session.inter_op.allow_spinning"]
-ProviderOption = Literal[
-    "use_tf32", "enable_cuda_graph", "cudnn_conv_algo_search", "trt_fp16_enable", "trt_int8_enable"
-]
-"""What a bundle may set; options with paths and formats are the host's alone."""
+ProviderOption = Literal["cudnn_conv_algo_search", "trt_builder_optimization_level"]
+"""What a bundle may set: how kernels are chosen. How they round is the graph's, and paths are the host's alone."""
 
 
 class Expected(BaseModel):
@@ -54,7 +52,7 @@ class Serving(BaseModel):
     sessions: int = Field(1, ge=1)
     """Sessions that work side by side."""
     batch_size: int = Field(1, ge=1)
-    """Most images that a session takes at once."""
+    """Most images that a session takes at once; TensorRT's engine is built for it."""
     session_options: dict[SessionOption, str] = {}
     """Entries of ONNX Runtime's session configuration."""
     provider_options: dict[ProviderOption, str] = {}

@@ -20,6 +20,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
 from toolkit.runtime.preprocess import Float32, UInt8
+from toolkit.runtime.tensorrt import engine_options, has_profile
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -68,6 +69,7 @@ class Session:
         record_nodes: bool = False,
         session_options: Mapping[str, str] | None = None,
         provider_options: Mapping[str, str] | None = None,
+        batch_size: int | None = None,
     ) -> None:
         """Load a graph.
 
@@ -81,12 +83,16 @@ class Session:
             record_nodes: whether :meth:`executed_nodes` will be asked for.
             session_options: entries of the session's configuration beside production's own.
             provider_options: of the provider, beside ``PROVIDER_OPTIONS``.
+            batch_size: most images at once, where that is known. TensorRT builds its engine for it, see
+                :func:`toolkit.runtime.tensorrt.engine_options`; other providers have no use for it.
 
         Raises:
             ToolkitError: the provider is unknown, not there, or fell back; the graph can't be loaded.
         """
         self.provider = provider
         self.threads = threads or usable_cores()
+        self.largest_batch: int | None = None
+        """Most images that a run takes; None for any number."""
         where = where or (model if isinstance(model, Path) else Path("graph in memory"))
         requested = _provider_name(provider)
         options = ort.SessionOptions()
@@ -105,6 +111,10 @@ class Session:
         try:
             if isinstance(model, bytes):
                 _give_external_data(options, model, external_data or {})
+            chosen = PROVIDER_OPTIONS.get(provider, {}) | dict(provider_options or {})
+            if provider == "tensorrt":
+                chosen = _engine_options(model, external_data or {}, batch_size) | chosen
+                self.largest_batch = batch_size if has_profile(chosen) else None
             # onnxruntime prints why a provider does not load; standard output belongs to the caller
             with redirect_stdout(io.StringIO()) as said:
                 if provider != "cpu" and hasattr(ort, "preload_dlls"):
@@ -112,9 +122,11 @@ class Session:
                 self._session = ort.InferenceSession(
                     model if isinstance(model, bytes) else str(model),
                     options,
-                    providers=[(requested, PROVIDER_OPTIONS.get(provider, {}) | dict(provider_options or {}))],
+                    providers=[(requested, chosen)],
                     enable_fallback=0,
                 )
+        except ToolkitError:
+            raise
         except Exception as error:
             # onnxruntime raises a dozen unrelated classes here, each for a file or library the user can replace
             raise _refusal(error, provider, where) from error
@@ -212,6 +224,9 @@ class Session:
             what = f"{self.input} must be {element} [{shape}] with at least one pixel"
             what += f", not {inputs.dtype} {list(inputs.shape)}"
             raise ToolkitError(what, where=self._where, fix="pass decoded RGB images, or what Preprocess gives")
+        if self.largest_batch is not None and len(inputs) > self.largest_batch:
+            what = f"the engine was built for batches of up to {self.largest_batch} images, not {len(inputs)}"
+            raise ToolkitError(what, where=self._where, fix="open the session with a larger batch_size")
 
 
 def require_precision(precision: str, provider: str) -> Precision:
@@ -264,6 +279,15 @@ def loadable_providers() -> dict[str, str | None]:
         except ToolkitError as error:
             outcome[name] = error.what
     return outcome
+
+
+def _engine_options(model: Path | bytes, external_data: Mapping[str, bytes], batch_size: int | None) -> dict[str, str]:
+    """:func:`toolkit.runtime.tensorrt.engine_options` of a graph in memory or in a file."""
+    if isinstance(model, bytes):
+        return engine_options(model, external_data, batch_size)
+    graph = model.read_bytes()
+    data = {location: (model.parent / location).read_bytes() for location in external_files(graph)}
+    return engine_options(graph, data, batch_size)
 
 
 def _give_external_data(options: ort.SessionOptions, graph: bytes, data: Mapping[str, bytes]) -> None:

@@ -120,7 +120,8 @@ def _run_golden(bundle: Bundle, precision: str, provider: str, threads: int | No
     inputs = {place: graph_input(session.input, bundle.preprocess, content) for place, content in enumerate(contents)}
     logits = np.zeros_like(golden.logits)
     for places in places_by_shape(inputs):
-        logits[places] = session.run(stacked(inputs[place] for place in places))[0]
+        batch = stacked(inputs[place] for place in places)
+        logits[places] = session.run_batches(batch, session.largest_batch or len(places))[0]
     exported = golden.outputs.get(precision, golden.logits)
     tolerance = _tolerance(bundle, precision)
     same = logits.argmax(-1) == exported.argmax(-1)

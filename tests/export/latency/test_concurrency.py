@@ -4,17 +4,25 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from export.latency.concurrency import BLOCKS, Combination, closed_loop, combinations, concurrency
+from export.latency.concurrency import (
+    BLOCKS,
+    Combination,
+    closed_loop,
+    combinations,
+    combinations_on,
+    concurrency,
+)
 from export.latency.engine import SPINNING, Engine, onnxruntime_engine
 from export.latency.measure import Least
 from export.latency.pool import Pool, golden_contents, pool_of
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.serving import ProviderOption
 from toolkit.runtime.session import PROBE, Session
 
 POOL = Pool([], [np.zeros((8, 3, 2, 2), np.float32)], "here")
@@ -34,6 +42,19 @@ def test_combinations_never_take_more_than_the_cores(cores: int) -> None:
         alone = sessions == 1 or threads == 1
         assert allow_spinning or not alone
         assert alone or (sessions, threads, not allow_spinning) in swept
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_streams_share_a_gpu_with_each_choice_of_kernels_that_a_bundle_may_set(provider: str) -> None:
+    swept = combinations_on(provider, cores=16)
+    assert {(each.sessions, each.threads) for each in swept} == {(1, 1), (2, 1), (4, 1)}
+    chosen = {tuple(each.provider_options.items()) for each in swept}
+    assert () in chosen
+    assert len(chosen) > 1
+    assert {name for options in chosen for name, _ in options} <= set(get_args(ProviderOption))
+    assert [(each.sessions, each.threads) for each in combinations_on("cpu", 4)] == [
+        (each.sessions, each.threads) for each in combinations(4)
+    ]
 
 
 def test_combinations_alternate_and_their_sessions_are_opened_for_a_block() -> None:

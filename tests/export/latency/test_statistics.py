@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.latency.statistics import percentiles
+from export.latency.statistics import CHUNK, chunk_length, percentiles
 
 
 def test_percentiles_are_those_of_all_runs_in_milliseconds() -> None:
@@ -37,3 +37,34 @@ def test_neighbours_that_resemble_each_other_widen_the_interval() -> None:
     mixed = rng.permutation(stretches)
     width = [np.diff(percentiles(each.tolist())["intervals"]["p50_ms"])[0] for each in (stretches, mixed)]
     assert width[0] > 2 * width[1]
+
+
+def waits(load: float, count: int, seed: int) -> np.ndarray:
+    """Seconds from arrival to answer in a queue whose server takes one second (Lindley's recursion)."""
+    found, wait = [], 0.0
+    for gap in np.random.default_rng(seed).exponential(1 / load, count):
+        wait = max(0.0, wait + 1.0 - gap)
+        found.append(wait + 1.0)
+    return np.array(found)
+
+
+def test_what_is_drawn_together_lasts_as_long_as_neighbours_resemble_each_other() -> None:
+    rng = np.random.default_rng(3)
+    assert chunk_length(rng.exponential(1.0, 2000)) == CHUNK
+    assert chunk_length(np.ones(2000)) == CHUNK
+    assert 30 <= chunk_length(np.repeat(rng.exponential(1.0, 500), 20)) <= 80
+    assert chunk_length(np.repeat(rng.exponential(1.0, 5), 20)) == 10  # ten chunks at least
+    assert chunk_length(rng.exponential(1.0, 3)) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_queue_near_saturation_needs_longer_chunks_than_one_at_rest(seed: int) -> None:
+    at_rest, busy = (chunk_length(waits(load, 5000, seed)) for load in (0.3, 0.9))
+    assert at_rest <= 2 * CHUNK
+    assert busy >= 5 * CHUNK
+
+
+def test_an_outlier_does_not_hide_that_the_rest_moves_together() -> None:
+    steps = np.repeat(np.random.default_rng(4).exponential(1.0, 100), 20)
+    steps[1000] = 1e6
+    assert chunk_length(steps) >= 20

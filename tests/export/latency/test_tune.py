@@ -93,6 +93,24 @@ def test_a_precision_over_the_accuracy_budget_is_not_measured(bundle: Path) -> N
     assert [each.batch_size for each in found] == list(BATCH_SIZES[: len(found)])
 
 
+def test_sessions_are_kept_while_batches_grow_and_no_longer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from export.latency.pool import golden_contents, pool_of
+
+    opened, real = [], Bundle.session
+
+    def counted(self: Bundle, **given: Any) -> Any:
+        opened.append((given["threads"], given["batch_size"]))
+        return real(self, **given)
+
+    monkeypatch.setattr(Bundle, "session", counted)
+    pool = pool_of(Bundle(bundle), "image", *golden_contents(Bundle(bundle)))
+    search = Search(Bundle(bundle), pool, {"fp32": NO_DROP}, "cpu", LITTLE, cores=2)
+    found = search.candidates(Budget(p99_ms=10_000, max_accuracy_drop=0.2))
+    combinations = {(each.combination.sessions, each.combination.threads) for each in found}
+    assert combinations == {(1, 1), (1, 2), (2, 1)}
+    assert opened == [(1, 1), (2, 1), (1, 1), (1, 1)]
+
+
 def test_with_a_rate_p99_is_that_of_requests_at_that_rate(bundle: Path) -> None:
     outcome = tune_bundle(
         Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100, rate=5), provider="cpu", effort=LITTLE
