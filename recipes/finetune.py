@@ -31,7 +31,6 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.data.source import open_data
     from toolkit.models.build import build_classifier
     from toolkit.models.processing import preprocess_from
-    from toolkit.reporting.plots import plot_run
     from toolkit.training.processes import on_main_process
     from toolkit.training.progress import counting
     from toolkit.training.run_folder import RunFolder
@@ -71,7 +70,9 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         except Stopped:
             accelerator.end_training()
             raise
-        if accelerator.is_main_process:
+        if recipe.tracking.plots and accelerator.is_main_process:
+            from toolkit.reporting.plots import plot_run
+
             plot_run(folder.path, [example.decode for example in data.splits["test"]])
     accelerator.end_training()
     return summary

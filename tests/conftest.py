@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,6 +17,18 @@ from toolkit.config import Recipe
 
 COLORS = {"blue": (30, 60, 220), "green": (30, 170, 60), "red": (220, 40, 40)}
 COUNTS = {"train": 12, "val": 5, "test": 7}
+
+
+def pytest_configure() -> None:
+    """Give each of several workers cores of its own, since pools of threads that share cores wait for each other.
+
+    Processes that a test starts stay on them too.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        if workers <= len(cores):
+            os.sched_setaffinity(0, cores[int(worker) :: workers])
 
 
 def write_images(root: Path, counts: dict[str, int] = COUNTS, classes: tuple[str, ...] = tuple(COLORS)) -> Path:
@@ -81,7 +94,7 @@ def make_recipe(color_data: Path, encoders: dict[str, Path]) -> Callable[..., Re
             model["unfreeze_last"] = 1
         training = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3} | sections.get("training", {})
         data = {"path": color_data} | sections.get("data", {})
-        tracking = {"trackers": [], "log_every": 2} | sections.get("tracking", {})
+        tracking = {"trackers": [], "log_every": 2, "plots": False} | sections.get("tracking", {})
         return Recipe.model_validate({"data": data, "model": model, "training": training, "tracking": tracking})
 
     return make
@@ -95,7 +108,7 @@ def finished_run(
     from recipes.finetune import finetune
 
     out = tmp_path_factory.mktemp("runs") / request.param
-    finetune(make_recipe(request.param, tracking={"trackers": ["tensorboard"]}), out)
+    finetune(make_recipe(request.param, tracking={"trackers": ["tensorboard"], "plots": True}), out)
     return out
 
 

@@ -267,6 +267,7 @@ class TrackingConfig(Section):
     )
     project: str = Field("clip-toolkit", min_length=1, description="Project (wandb) or experiment (mlflow) of the run.")
     log_every: int = Field(10, ge=1, description="Optimiser steps between two logged steps.")
+    plots: bool = Field(True, description="Draw the finished run's plots, which takes seconds a run.")
 
 
 class Recipe(Section):

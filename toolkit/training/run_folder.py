@@ -35,7 +35,6 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.best = path / "best"
-        self.plots = path / "plots"
         self.checkpoints = path / "checkpoints"
         self._metrics = path / "metrics.jsonl"
         self._fine_tuned = path / "fine_tuned.safetensors"
