@@ -37,6 +37,7 @@ from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session, require_precision, runnable
 from toolkit.runtime.signature import sign as sign_bundle
+from toolkit.runtime.tensorrt import EngineBuild
 
 FEWEST_IMAGES = 256
 """Held-out images that parity uses where there are as many."""
@@ -130,7 +131,7 @@ def export_bundle(
                 provider=provider,
                 threads=threads,
                 record_nodes=True,
-                batch_size=max(BATCH_SIZES),
+                build=EngineBuild(max(BATCH_SIZES)),
             )
             proof = Proof(session, model, preprocess, candidates.reference)
             entry = proof.entry(samples_of(examples), HELD_OUT, report)
@@ -238,7 +239,11 @@ def prove_again(
     parity: dict[str, Any] = {"results": {}, "reference": BEHIND_TRUNK if run.trunk else REFERENCE}
     for each in provable:
         session = bundle.session(
-            provider=provider, threads=threads, precision=each, record_nodes=True, batch_size=max(BATCH_SIZES)
+            provider=provider,
+            threads=threads,
+            precision=each,
+            record_nodes=True,
+            batch_size=None if bundle.tuned_for(provider, each) else max(BATCH_SIZES),
         )
         model = onnx.load(bundle.path / bundle.graph_name(each))
         entry = Proof(session, model, bundle.preprocess, reference).entry(samples, source, report)

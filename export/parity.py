@@ -101,7 +101,8 @@ def _run(
     """The graph's logits of a chunk, noting the largest difference at each batch size."""
     logits = np.zeros_like(expected)
     for places in _batches(places_by_shape(inputs), cover=cover):
-        got, probabilities = session.run(stacked(inputs[place] for place in places))
+        batch = stacked(inputs[place] for place in places)
+        got, probabilities = session.run_batches(batch, session.largest_batch or len(places))
         logits[places] = got
         finite = bool(np.isfinite(got).all() and np.isfinite(probabilities).all())
         worst = largest_difference(got, expected[places]) if finite else LARGEST

@@ -31,6 +31,11 @@ def pytest_configure() -> None:
             os.sched_setaffinity(0, cores[int(worker) :: workers])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
+
+
 def write_images(root: Path, counts: dict[str, int] = COUNTS, classes: tuple[str, ...] = tuple(COLORS)) -> Path:
     """Write noisy coloured images of several sizes as ``SPLIT/CLASS/image.png``."""
     rng = np.random.default_rng(0)

@@ -83,7 +83,7 @@ PROVIDER_CHOICES: dict[str, tuple[dict[str, str], ...]] = {
     "cuda": ({}, {"cudnn_conv_algo_search": "HEURISTIC"}),
     "tensorrt": ({}, {"trt_builder_optimization_level": "5"}),
 }
-"""Options that a provider's speed may depend on and its results don't, beside its own choice."""
+"""How kernels may be chosen, beside the provider's own way; sums may come in another order, which tune proves again."""
 STREAMS = (1, 2, 4)
 """Sessions that share a GPU, each with a stream."""
 

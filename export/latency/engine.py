@@ -93,7 +93,7 @@ def onnxruntime_engine(
             threads=threads or usable_cores(),
             precision=precision,
             session_options={SPINNING: "1"} | dict(session_options or {}),
-            provider_options=provider_options,
+            provider_options=provider_options or {},
             batch_size=most,
         )
 
@@ -123,22 +123,24 @@ def bound_engine(name: str, bundle: Bundle, beside: Engine) -> Engine:
         what = f"a CUDA graph needs --provider cuda, not {beside.provider}"
         raise ToolkitError(what, where="--compare", fix="compare with onnxruntime-bound")
 
-    def open_session() -> Session:
+    def open_session(batch_size: int) -> Session:
         return bundle.session(
             provider=beside.provider,
             threads=beside.threads,
             precision=beside.precision,
             session_options={SPINNING: "1"},
             provider_options=BOUND[name],
+            batch_size=batch_size,
         )
 
-    shared = open_session()
+    shared = open_session(1)
     bindings: dict[tuple[int, ...], Binding] = {}
+    # a session replays the one CUDA graph that it captured, and an engine is built for its batch
+    own_sessions = bool(BOUND[name]) or beside.provider == "tensorrt"
 
     def run(batch: Inputs) -> Any:
         if batch.shape not in bindings:
-            # a session replays the one graph that it captured, so each shape has a session of its own
-            session = open_session() if BOUND[name] and bindings else shared
+            session = open_session(len(batch)) if own_sessions else shared
             bindings[batch.shape] = Binding(session, batch.shape)
         return bindings[batch.shape].run(batch)
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from export.latency.accuracy import accuracy_drops
 from export.latency.pool import find_pool
 from export.latency.tune import Effort, Search, tune
+from toolkit.errors import CheckFailed
 from toolkit.files import write_bytes
 from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.serving import SERVING, Budget
+from toolkit.runtime.serving import SERVING, Budget, Serving
 from toolkit.runtime.session import runnable
-from toolkit.runtime.verify import require_sound
+from toolkit.runtime.verify import golden_figures, golden_problems, require_sound
 
 if TYPE_CHECKING:
     from export.run import Run
@@ -53,10 +54,26 @@ def tune_bundle(
     pool = find_pool(bundle, kind, of, images)
     outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance), budget)
     serving = outcome.pop("serving")
+    _require_golden(bundle, serving)
     write_bytes(bundle.path / SERVING, (serving.model_dump_json(indent=2) + "\n").encode())
     describe(bundle.path, bundle.manifest)
     bundle.update_manifest()
     return outcome
+
+
+def _require_golden(bundle: Bundle, chosen: Serving) -> None:
+    """Raise :class:`CheckFailed` unless the choice, as it will run, gives what was exported."""
+    session = bundle.session(
+        provider=chosen.provider,
+        precision=chosen.precision,
+        threads=chosen.threads,
+        session_options=chosen.session_options,  # type: ignore[arg-type]
+        provider_options=chosen.provider_options,  # type: ignore[arg-type]
+        batch_size=chosen.batch_size,
+    )
+    problems = golden_problems(chosen.precision, golden_figures(bundle, chosen.precision, session))
+    if problems:
+        raise CheckFailed(f"nothing was written: as it was chosen, {'; '.join(problems)}")
 
 
 def _run(bundle: Bundle, given: Path | None) -> Run | None:

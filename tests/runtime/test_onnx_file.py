@@ -11,7 +11,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, nu
 from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 from tiny_graph import graph_bytes, outsourced
 
-from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors, input_shapes, weight_types
+from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors, input_shapes, operators
 
 
 def tensor(name: str, location: str | None) -> TensorProto:
@@ -95,7 +95,7 @@ def test_a_graph_in_one_file_has_none(finished_bundle: Path) -> None:
     assert external_files((finished_bundle / "model.onnx").read_bytes()) == set()
 
 
-def test_inputs_and_types_of_weights_are_those_that_the_onnx_package_reads(finished_bundle: Path) -> None:
+def test_inputs_and_operators_are_those_that_the_onnx_package_reads(finished_bundle: Path) -> None:
     contents = [RandomModel(seed).model.SerializeToString() for seed in range(100)]
     for content in [*contents, graph_bytes(), (finished_bundle / "model.onnx").read_bytes()]:
         graph = ModelProto.FromString(content).graph
@@ -105,10 +105,20 @@ def test_inputs_and_types_of_weights_are_those_that_the_onnx_package_reads(finis
             ]
             for value in graph.input
         }
-        assert weight_types(content) == {each.data_type for each in graph.initializer}
+        assert operators(content) >= {(node.domain, node.op_type) for node in graph.node}
 
 
-@pytest.mark.parametrize("read", [input_shapes, weight_types])
+def test_operators_of_subgraphs_and_functions_are_found() -> None:
+    model = ModelProto.FromString(graph_bytes())
+    inner = helper.make_graph([helper.make_node("Deep", [], ["y"], domain="there")], "inner", [], [])
+    model.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner))
+    opsets = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("d", "F", [], ["y"], [helper.make_node("InF", [], ["y"])], opsets))
+    found = operators(model.SerializeToString())
+    assert found == {("", "Flatten"), ("", "Gemm"), ("", "Softmax"), ("", "If"), ("there", "Deep"), ("", "InF")}
+
+
+@pytest.mark.parametrize("read", [input_shapes, operators])
 def test_inputs_of_a_damaged_file_are_an_error(read: Callable[[bytes], object]) -> None:
     with pytest.raises(ValueError, match="ONNX file"):
         read(graph_bytes()[:-3])

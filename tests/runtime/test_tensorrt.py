@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from tiny_graph import SIDE, graph_bytes, outsourced
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.session import Session, loadable_providers
-from toolkit.runtime.tensorrt import CACHE, PROFILES, cache_folder, engine_options, has_profile
+from toolkit.runtime.tensorrt import (
+    CACHE,
+    PROFILES,
+    TF32,
+    EngineBuild,
+    cache_folder,
+    engine_folder,
+    engine_options,
+    has_profile,
+)
 
 IMAGES = np.random.default_rng(1).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.float32)
 
@@ -21,18 +31,8 @@ IMAGES = np.random.default_rng(1).normal(0, 1, (4, 3, SIDE, SIDE)).astype(np.flo
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(TF32, "0")  # and so it is taken away again
     return tmp_path / "cache"
-
-
-def folder_of(graph: bytes, *given: object) -> str:
-    return engine_options(graph, *given)["trt_engine_cache_path"]  # type: ignore[arg-type]
-
-
-def with_weights(dtype: type) -> bytes:
-    """The graph with one more weight, of some type."""
-    model = onnx.load_from_string(graph_bytes())
-    model.graph.initializer.append(numpy_helper.from_array(np.ones(3, dtype), "other"))
-    return model.SerializeToString()
 
 
 def with_other_weights() -> bytes:
@@ -51,36 +51,55 @@ def with_free_sides() -> bytes:
 
 
 def test_the_profile_spans_one_image_to_the_largest_batch_and_is_quickest_there() -> None:
-    options = engine_options(graph_bytes(), batch_size=8)
-    assert [options[name] for name in PROFILES] == [f"pixel_values:{count}x3x{SIDE}x{SIDE}" for count in (1, 8, 8)]
+    options = engine_options(graph_bytes(), {}, EngineBuild(8), {})
+    assert options == {
+        name: f"pixel_values:{count}x3x{SIDE}x{SIDE}" for name, count in zip(PROFILES, (1, 8, 8), strict=True)
+    }
     assert has_profile(options)
 
 
 @pytest.mark.parametrize(("graph", "batch_size"), [(graph_bytes(), None), (with_free_sides(), 8)])
 def test_shapes_that_nobody_knows_are_left_to_what_arrives(graph: bytes, batch_size: int | None) -> None:
-    options = engine_options(graph, batch_size=batch_size)
-    assert not has_profile(options)
-    assert not set(PROFILES) & set(options)
+    assert engine_options(graph, {}, EngineBuild(batch_size), {}) == {}
 
 
-def test_engines_of_other_weights_have_another_folder() -> None:
+def test_operators_that_tensorrt_does_not_know_are_refused(finished_bundle: Path) -> None:
+    """Else they would run on the CPU, and a profile would not cover the parts between them."""
+    with pytest.raises(ToolkitError, match="operators of ONNX Runtime's own") as caught:
+        engine_options((finished_bundle / "model.onnx").read_bytes(), {}, EngineBuild(8), {})
+    assert caught.value.fix == "export again with --provider tensorrt"
+
+
+def test_tf32_is_switched_off_unless_the_user_switched_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TF32)
+    engine_options(graph_bytes(), {}, EngineBuild(), {})
+    assert os.environ[TF32] == "0"
+    monkeypatch.setenv(TF32, "1")
+    engine_options(graph_bytes(), {}, EngineBuild(), {})
+    assert os.environ[TF32] == "1"
+
+
+def test_engines_of_other_weights_or_built_otherwise_have_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, data = outsourced("weight.bin")
     folders = [
-        folder_of(graph_bytes()),
-        folder_of(with_other_weights()),
-        folder_of(graph_bytes(), None, 8),
-        folder_of(graph_bytes(), None, 16),
-        folder_of(graph, {"weight.bin": data}),
-        folder_of(graph, {"weight.bin": data[:-1] + b"\x01"}),
+        engine_folder(graph_bytes(), {}, None, {}),
+        engine_folder(with_other_weights(), {}, None, {}),
+        engine_folder(graph_bytes(), {}, 8, {}),
+        engine_folder(graph_bytes(), {}, 16, {}),
+        engine_folder(graph_bytes(), {}, 8, {"trt_builder_optimization_level": "5"}),
+        engine_folder(graph, {"weight.bin": data}, 8, {}),
+        engine_folder(graph, {"weight.bin": data[:-1] + b"\x01"}, 8, {}),
     ]
+    assert engine_folder(graph_bytes(), {}, 8, {}) == folders[2]
+    monkeypatch.setenv(TF32, "1")
+    folders.append(engine_folder(graph_bytes(), {}, 8, {}))
     assert len(set(folders)) == len(folders)
-    assert folder_of(graph_bytes(), None, 8) == folders[2]
 
 
 def test_engines_are_kept_where_the_user_says(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = Path(folder_of(graph_bytes()))
+    folder = engine_folder(graph_bytes(), {}, None, {})
     assert folder.parent == cache_folder() == cache / "tensorrt"
-    assert folder.stat().st_mode & 0o077 == 0
+    assert [each.stat().st_mode & 0o777 for each in (folder, folder.parent)] == [0o700, 0o700]
     monkeypatch.delenv(CACHE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "clip-toolkit" / "tensorrt"
@@ -92,26 +111,41 @@ def test_engines_are_kept_where_the_user_says(cache: Path, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_made_is_said(cache: Path) -> None:
     cache.write_text("a file")
     with pytest.raises(ToolkitError, match="can't be kept here") as caught:
-        engine_options(graph_bytes())
+        engine_folder(graph_bytes(), {}, None, {})
     assert CACHE in caught.value.fix
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"), [(np.float32, ("0", "0")), (np.float16, ("1", "0")), (np.int8, ("0", "1"))]
-)
-def test_an_engine_rounds_as_the_graph_does_and_no_more(dtype: type, expected: tuple[str, str]) -> None:
-    options = engine_options(with_weights(dtype))
-    assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == expected
+def open_to_others(folder: Path) -> None:
+    folder.chmod(0o777)
 
 
-def test_onnxruntime_knows_every_option() -> None:
-    """Its TensorRT library checks them, but loads only beside TensorRT; the names stand in it."""
-    (library, *_) = [*Path(ort.__file__).parent.glob("capi/*providers_tensorrt*"), None]
-    if library is None:
+def as_link(folder: Path) -> None:
+    folder.rename(folder.parent / "elsewhere")
+    folder.symlink_to(folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(("change", "says"), [(open_to_others, "others may write"), (as_link, "it is a link")])
+@pytest.mark.parametrize("which", ["root", "leaf"])
+def test_a_folder_that_others_may_write_to_is_refused(change: object, says: str, which: str) -> None:
+    folder = engine_folder(graph_bytes(), {}, None, {})
+    change(folder if which == "leaf" else folder.parent)  # type: ignore[operator]
+    with pytest.raises(ToolkitError, match=says):
+        engine_folder(graph_bytes(), {}, None, {})
+
+
+def test_onnxruntime_knows_every_option_and_its_value() -> None:
+    """It reads them only beside TensorRT; names and values stand in its libraries."""
+    folder = Path(ort.__file__).parent / "capi"
+    if not [*folder.glob("*providers_tensorrt*")]:
         pytest.skip("this build of ONNX Runtime has no TensorRT provider")
-    content = library.read_bytes()
-    options = engine_options(graph_bytes(), batch_size=8)
+    (binding,) = folder.glob("onnxruntime_pybind11_state*")
+    content = binding.read_bytes()
+    options = engine_options(graph_bytes(), {}, EngineBuild(8, keep=True), {"trt_builder_optimization_level": "5"})
     assert [name for name in options if name.encode() + b"\0" not in content] == []
+    flags = {name: value for name, value in options.items() if name.endswith("_enable")}
+    assert set(flags.values()) == {"True"}
+    said = "The value for the key 'trt_engine_cache_enable' should be 'True' or 'False'"
+    assert said.encode() in content
 
 
 def test_more_images_than_an_engine_was_built_for_are_refused() -> None:
@@ -121,6 +155,19 @@ def test_more_images_than_an_engine_was_built_for_are_refused() -> None:
     assert len(session.run(IMAGES[:3])[0]) == 3
     with pytest.raises(ToolkitError, match="batches of up to 3 images, not 4"):
         session.run(IMAGES)
+    with pytest.raises(ToolkitError, match="batches of up to 3 images, not 4"):
+        session.bind(ort.OrtValue.ortvalue_from_numpy(IMAGES))
+
+
+def test_a_compiled_engine_inside_a_graph_is_refused(bundle: Path) -> None:
+    from toolkit.runtime.bundle import Bundle
+
+    model = onnx.load_from_string(graph_bytes())
+    model.graph.node.append(helper.make_node("EPContext", [], ["engine"], domain="com.microsoft", embed_mode=1))
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    Bundle(bundle).update_manifest()
+    with pytest.raises(ToolkitError, match="holds a compiled engine"):
+        Bundle(bundle).session()
 
 
 @pytest.mark.gpu
@@ -129,8 +176,9 @@ def test_an_engine_is_built_once_and_gives_what_the_cpu_gives() -> None:
     if reason is not None:
         pytest.skip(f"TensorRT does not load: {reason}")
     expected, _ = Session(graph_bytes()).run(IMAGES)
+    build = EngineBuild(4, keep=True)
     for _ in range(2):
-        logits, _ = Session(graph_bytes(), provider="tensorrt", batch_size=4).run(IMAGES)
-        assert np.abs(logits - expected).max() <= 1e-3  # products in TF32
-    folder = Path(folder_of(graph_bytes(), None, 4))
-    assert len(list(folder.glob("*.engine"))) == 1
+        logits, _ = Session(graph_bytes(), provider="tensorrt", build=build).run(IMAGES)
+        assert np.abs(logits - expected).max() <= 1e-4
+    options = engine_options(graph_bytes(), {}, build, {})
+    assert len(list(Path(options["trt_engine_cache_path"]).glob("*.engine"))) == 1

@@ -27,6 +27,8 @@ from toolkit.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 EVERY_STEP = {"checkpoint_every": 1, "keep_last": 1000}
+FINISHED = {"trackers": ["tensorboard"], "plots": True}
+"""How the finished run is tracked."""
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
@@ -260,7 +262,7 @@ def test_a_finished_run_that_is_resumed_trains_nothing(
 ) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
     before = outcome_of(run)
-    finetune(make_recipe(finished_run.name, tracking={"trackers": ["tensorboard"]}), run, resume=True)
+    finetune(make_recipe(finished_run.name, tracking=FINISHED), run, resume=True)
     assert outcome_of(run) == before
 
 
@@ -305,7 +307,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_named(
     before, last = checkpoints_in(tmp_path / "run" / "checkpoints")
     damage(last / name)
     with pytest.raises(ToolkitError, match="damaged checkpoint") as caught:
-        finetune(make_recipe(finished_run.name, tracking={"trackers": ["tensorboard"]}), tmp_path / "run", resume=True)
+        finetune(make_recipe(finished_run.name, tracking=FINISHED), tmp_path / "run", resume=True)
     assert caught.value.where == str(last)
     assert before.name in caught.value.fix
 

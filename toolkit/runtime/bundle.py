@@ -27,10 +27,11 @@ from toolkit.runtime.manifest import (
     read_manifest,
     write_manifest,
 )
-from toolkit.runtime.onnx_file import external_files
+from toolkit.runtime.onnx_file import external_files, operators
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.serving import SERVING, Serving
 from toolkit.runtime.session import Session
+from toolkit.runtime.tensorrt import EngineBuild
 
 __all__ = [
     "FORMAT_VERSION",
@@ -246,7 +247,8 @@ class Bundle:
 
         What is not asked for is as ``serving.json`` has it, where it was tuned for the same provider; else the
         CPU, the default precision, and as many threads as there are cores. ``batch_size`` is the most images that a
-        run will be given, for which TensorRT builds its engine.
+        run will be given, for which TensorRT builds its engine. ``provider_options``, if given, stand for all of
+        those that ``serving.json`` has.
 
         Every file of the bundle is compared with the manifest first. ONNX Runtime gets the very bytes that were
         hashed, of the graph and of its external data, and opens no file itself.
@@ -260,7 +262,8 @@ class Bundle:
             provider, precision, threads = tuned.provider, tuned.precision, threads or tuned.threads_here()
             batch_size = batch_size or tuned.batch_size
             session_options = tuned.session_options | dict(session_options or {})
-            provider_options = tuned.provider_options | dict(provider_options or {})
+            if provider_options is None:
+                provider_options = tuned.provider_options  # type: ignore[assignment]
         name = self.graph_name(precision)
         strangers = self._strangers()
         if strangers:
@@ -287,7 +290,7 @@ class Bundle:
             record_nodes=record_nodes,
             session_options=session_options,
             provider_options=provider_options,
-            batch_size=batch_size,
+            build=EngineBuild(batch_size, keep=True),
         )
         metadata, fix = session.metadata, "export it again"
         with self._parsing(name):
@@ -338,7 +341,7 @@ class Bundle:
         ]
 
     def _graph_faults(self, name: str, graph: bytes) -> list[str]:
-        """External data that is no listed file of the bundle."""
+        """External data that is no listed file of the bundle, and engines."""
         faults = []
         for location in sorted(external_files(graph)):
             fault = name_fault(location)
@@ -346,6 +349,8 @@ class Bundle:
                 fault = "is not in the manifest"
             if fault:
                 faults.append(f"{name} points to {location!r}, which {fault}")
+        if any(operator == "EPContext" for _, operator in operators(graph)):
+            faults.append(f"{name} holds a compiled engine, which is code (EPContext)")
         return faults
 
     @staticmethod

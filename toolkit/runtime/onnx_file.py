@@ -63,14 +63,18 @@ def input_shapes(graph: bytes) -> dict[str, list[int | None]]:
     return shapes
 
 
-def weight_types(graph: bytes) -> set[int]:
-    """Element types (``TensorProto.DataType``) of the main graph's initializers.
+def operators(graph: bytes) -> set[tuple[str, str]]:
+    """Domain and type of every node, those of subgraphs and functions too; the domain of standard ones is empty.
 
     Raises:
         ValueError: the bytes are no ONNX file, or a damaged one.
     """
-    tensors = _inside(memoryview(graph), (7, 5))  # graph, initializer
-    return {kind for tensor in tensors for number, kind in _numbers(tensor) if number == 2}
+    found = set()
+    for kind, message in _messages(graph):
+        if kind == "node":
+            fields = {number: bytes(content).decode() for number, content in _fields(message) if number in (4, 7)}
+            found.add((fields.get(7, ""), fields.get(4, "")))
+    return found
 
 
 def _inside(message: memoryview, path: tuple[int, ...]) -> list[memoryview]:
@@ -83,16 +87,23 @@ def _inside(message: memoryview, path: tuple[int, ...]) -> list[memoryview]:
 
 def _locations(graph: bytes) -> Iterator[tuple[str, str]]:
     """Each location with the kind of its entry, whatever the tensor's ``data_location`` says."""
+    for kind, message in _messages(graph):
+        if kind not in MESSAGES:
+            entry = dict(_fields(message))  # protobuf takes the last of a field that stands there twice
+            if bytes(entry.get(KEY, b"")) == b"location":
+                yield bytes(entry.get(VALUE, b"")).decode(), kind
+
+
+def _messages(graph: bytes) -> Iterator[tuple[str, memoryview]]:
+    """Every message that ``MESSAGES`` leads to, with its kind."""
     pending = [("model", memoryview(graph))]
     while pending:  # no recursion: a hostile file nests as deep as it likes
         kind, message = pending.pop()
-        if kind in MESSAGES:
-            inner = MESSAGES[kind]
-            pending += [(inner[number], content) for number, content in _fields(message) if number in inner]
-            continue
-        entry = dict(_fields(message))  # protobuf takes the last of a field that stands there twice
-        if bytes(entry.get(KEY, b"")) == b"location":
-            yield bytes(entry.get(VALUE, b"")).decode(), kind
+        yield kind, message
+        inner = MESSAGES.get(kind, {})
+        pending += (
+            [(inner[number], content) for number, content in _fields(message) if number in inner] if inner else []
+        )
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

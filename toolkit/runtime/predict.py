@@ -39,7 +39,8 @@ class Predictor:
             except UnreadableImageError as error:
                 entries[place]["error"] = error.reason
         for places in places_by_shape(inputs):
-            _, probabilities = self.session.run(stacked(inputs[place] for place in places))
+            batch = stacked(inputs[place] for place in places)
+            _, probabilities = self.session.run_batches(batch, self.session.largest_batch or len(places))
             for place, row in zip(places, probabilities, strict=True):
                 entries[place]["label"] = self.bundle.labels[int(row.argmax())]
                 entries[place]["probabilities"] = dict(zip(self.bundle.labels, map(float, row), strict=True))

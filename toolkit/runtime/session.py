@@ -20,7 +20,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
 from toolkit.runtime.preprocess import Float32, UInt8
-from toolkit.runtime.tensorrt import engine_options, has_profile
+from toolkit.runtime.tensorrt import EngineBuild, engine_options, has_profile
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -39,6 +39,7 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "tensorrt": ("fp32", "fp16", "int8"),
 }
 """What each provider has kernels for; fp16 runs on CPUs too, though in float32 between the rounded weights."""
+UNKNOWN_BATCH = EngineBuild()
 PROBE = Path(__file__).parent.parent / "assets" / "identity.onnx"
 """A graph that any provider runs."""
 
@@ -69,7 +70,7 @@ class Session:
         record_nodes: bool = False,
         session_options: Mapping[str, str] | None = None,
         provider_options: Mapping[str, str] | None = None,
-        batch_size: int | None = None,
+        build: EngineBuild = UNKNOWN_BATCH,
     ) -> None:
         """Load a graph.
 
@@ -83,8 +84,7 @@ class Session:
             record_nodes: whether :meth:`executed_nodes` will be asked for.
             session_options: entries of the session's configuration beside production's own.
             provider_options: of the provider, beside ``PROVIDER_OPTIONS``.
-            batch_size: most images at once, where that is known. TensorRT builds its engine for it, see
-                :func:`toolkit.runtime.tensorrt.engine_options`; other providers have no use for it.
+            build: what TensorRT builds its engine for; other providers have no use for it.
 
         Raises:
             ToolkitError: the provider is unknown, not there, or fell back; the graph can't be loaded.
@@ -108,13 +108,14 @@ class Session:
         if self._profiles is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._profiles.name) / "nodes")
+        chosen = PROVIDER_OPTIONS.get(provider, {}) | dict(provider_options or {})
         try:
             if isinstance(model, bytes):
                 _give_external_data(options, model, external_data or {})
-            chosen = PROVIDER_OPTIONS.get(provider, {}) | dict(provider_options or {})
             if provider == "tensorrt":
-                chosen = _engine_options(model, external_data or {}, batch_size) | chosen
-                self.largest_batch = batch_size if has_profile(chosen) else None
+                graph, data = _contents(model, external_data or {})
+                chosen = engine_options(graph, data, build, chosen)
+                self.largest_batch = build.batch_size if has_profile(chosen) else None
             # onnxruntime prints why a provider does not load; standard output belongs to the caller
             with redirect_stdout(io.StringIO()) as said:
                 if provider != "cpu" and hasattr(ort, "preload_dlls"):
@@ -129,7 +130,7 @@ class Session:
             raise
         except Exception as error:
             # onnxruntime raises a dozen unrelated classes here, each for a file or library the user can replace
-            raise _refusal(error, provider, where) from error
+            raise _refusal(error, provider, where, chosen.get("trt_engine_cache_path")) from error
         active = self._session.get_providers()
         if active[0] != requested:
             reason = _one_line(said.getvalue())
@@ -180,6 +181,7 @@ class Session:
 
     def bind(self, batch: ort.OrtValue) -> ort.IOBinding:
         """Bind both outputs, and the input to memory of its own; for :class:`toolkit.runtime.binding.Binding`."""
+        self._require_built_for(batch.shape()[0])
         bound = self._session.io_binding()
         bound.bind_ortvalue_input(self.input, batch)
         for name in ("logits", "probabilities"):
@@ -224,8 +226,12 @@ class Session:
             what = f"{self.input} must be {element} [{shape}] with at least one pixel"
             what += f", not {inputs.dtype} {list(inputs.shape)}"
             raise ToolkitError(what, where=self._where, fix="pass decoded RGB images, or what Preprocess gives")
-        if self.largest_batch is not None and len(inputs) > self.largest_batch:
-            what = f"the engine was built for batches of up to {self.largest_batch} images, not {len(inputs)}"
+        self._require_built_for(len(inputs))
+
+    def _require_built_for(self, images: int) -> None:
+        """Raise if a batch is larger than any that TensorRT's engine takes."""
+        if self.largest_batch is not None and images > self.largest_batch:
+            what = f"the engine was built for batches of up to {self.largest_batch} images, not {images}"
             raise ToolkitError(what, where=self._where, fix="open the session with a larger batch_size")
 
 
@@ -281,13 +287,12 @@ def loadable_providers() -> dict[str, str | None]:
     return outcome
 
 
-def _engine_options(model: Path | bytes, external_data: Mapping[str, bytes], batch_size: int | None) -> dict[str, str]:
-    """:func:`toolkit.runtime.tensorrt.engine_options` of a graph in memory or in a file."""
+def _contents(model: Path | bytes, external_data: Mapping[str, bytes]) -> tuple[bytes, Mapping[str, bytes]]:
+    """A graph's bytes and those of its external data, in memory or in files."""
     if isinstance(model, bytes):
-        return engine_options(model, external_data, batch_size)
+        return model, external_data
     graph = model.read_bytes()
-    data = {location: (model.parent / location).read_bytes() for location in external_files(graph)}
-    return engine_options(graph, data, batch_size)
+    return graph, {location: (model.parent / location).read_bytes() for location in external_files(graph)}
 
 
 def _give_external_data(options: ort.SessionOptions, graph: bytes, data: Mapping[str, bytes]) -> None:
@@ -307,7 +312,7 @@ def _give_external_data(options: ort.SessionOptions, graph: bytes, data: Mapping
         )
 
 
-def _refusal(error: Exception, provider: str, where: Path) -> ToolkitError:
+def _refusal(error: Exception, provider: str, where: Path, engine: str | None) -> ToolkitError:
     """What a user can do about a graph that ONNX Runtime does not open."""
     newer = re.search(r"Opset (\d+) is under development.* till opset (\d+)", str(error), re.DOTALL)
     if newer:
@@ -315,6 +320,8 @@ def _refusal(error: Exception, provider: str, where: Path) -> ToolkitError:
         return ToolkitError(what, where=where, fix="upgrade onnxruntime, or export the bundle again")
     what = f"ONNX Runtime can't open the graph on {PROVIDERS[provider]}: {_one_line(str(error))}"
     fix = "export the bundle again" if provider == "cpu" else "run toolkit doctor, or pass --provider cpu"
+    if engine and "deserialize" in str(error):  # a process was stopped while it wrote
+        fix = f"remove {engine}"
     return ToolkitError(what, where=where, fix=fix)
 
 

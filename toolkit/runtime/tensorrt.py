@@ -4,64 +4,100 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime as ort
 
 from toolkit.errors import ToolkitError
-from toolkit.runtime.onnx_file import input_shapes, weight_types
+from toolkit.runtime.onnx_file import input_shapes, operators
 
 CACHE = "CLIP_TOOLKIT_CACHE"
 """Environment variable that names the folder in which engines are kept; by default below ``~/.cache``."""
-INT8, FLOAT16 = 3, 10
-"""Of ``TensorProto.DataType``."""
+TF32 = "NVIDIA_TF32_OVERRIDE"
+"""Environment variable of NVIDIA's libraries; ONNX Runtime 1.31 has no option of TensorRT's for it."""
 PROFILES = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
 
 
-def engine_options(
-    graph: bytes, external_data: Mapping[str, bytes] | None = None, batch_size: int | None = None
-) -> dict[str, str]:
-    """Provider options for an engine that is built once and kept.
+@dataclass(frozen=True)
+class EngineBuild:
+    """What an engine is built for."""
 
-    ONNX Runtime finds a kept engine by the names in a graph, not by its weights, so that two classifiers of one
-    encoder would get each other's (``TRTGenerateId`` in its TensorRT provider). Here each content, range of shapes
-    and version of ONNX Runtime has a folder of its own; ONNX Runtime itself tells GPUs and TensorRT's versions apart.
+    batch_size: int | None = None
+    """Most images at once; the engine is quickest at it and takes any number below. Without it, or for images of any
+    size, the engine is built for the shapes that arrive, and again for others."""
+    keep: bool = False
+    """Whether it is kept; see :func:`engine_folder`."""
+
+
+def engine_options(
+    graph: bytes, external_data: Mapping[str, bytes], build: EngineBuild, others: Mapping[str, str]
+) -> dict[str, str]:
+    """Provider options for a graph's engine; from the first call on, no library of this process rounds to TF32.
+
+    Nothing here allows half floats or integers: without that, TensorRT computes in the types that stand in the graph,
+    and islands in float32 stay so.
 
     Args:
         graph: content of an ONNX file.
         external_data: content of the files that it keeps data in, by their location in it.
-        batch_size: most images at once; the engine is quickest at it and takes any number below. Without it, or for
-            images of any size, the engine is built for the shapes that arrive, and again for others.
-
-    Returns:
-        The profile's shapes, where the engine and the timings of kernels are kept, and whether half floats and
-        integers may be computed in: where the graph has such weights.
+        build: what the engine is built for.
+        others: further options, which may change what is built.
 
     Raises:
-        ToolkitError: the folder can't be made.
+        ToolkitError: the graph is made of operators that TensorRT does not know; the folder can't be used.
     """
-    profile = _profile(graph, batch_size)
-    root = cache_folder()
-    folder = root / _content(graph, external_data or {}, profile)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        what = f"TensorRT's engines can't be kept here: {error.strerror}"
-        raise ToolkitError(what, where=folder, fix=f"set {CACHE} to a folder that can be written to") from error
-    types = weight_types(graph)
-    return profile | {
-        "trt_engine_cache_enable": "1",
+    own = sorted(name for domain, name in operators(graph) if domain == "com.microsoft")
+    if own:
+        what = f"TensorRT does not know operators of ONNX Runtime's own, such as {own[0]}"
+        raise ToolkitError(what, where="--provider tensorrt", fix="export again with --provider tensorrt")
+    os.environ.setdefault(TF32, "0")
+    options = _profile(graph, build.batch_size) | dict(others)
+    if not build.keep:
+        return options
+    folder = engine_folder(graph, external_data, build.batch_size, options)
+    return options | {
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(root),
-        "trt_fp16_enable": "1" if FLOAT16 in types else "0",
-        "trt_int8_enable": "1" if INT8 in types else "0",
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(folder.parent),
     }
 
 
+def engine_folder(
+    graph: bytes, external_data: Mapping[str, bytes], batch_size: int | None, options: Mapping[str, str]
+) -> Path:
+    """The folder of an engine, made if it is not there.
+
+    ONNX Runtime finds a kept engine by the names in a graph, not by its weights or how it was built
+    (``TRTGenerateId`` in its TensorRT provider), so that two classifiers of one encoder would get each other's. Here
+    each content, batch size, set of options and version of ONNX Runtime has a folder of its own; ONNX Runtime itself
+    tells TensorRT's versions and compute capabilities apart.
+
+    Raises:
+        ToolkitError: it can't be made, or others may write there: an engine is code.
+    """
+    root = cache_folder()
+    digest = hashlib.sha256(hashlib.sha256(graph).digest())
+    for location in sorted(external_data):
+        digest.update(location.encode() + b"\0" + hashlib.sha256(external_data[location]).digest())
+    built = (ort.__version__, batch_size, sorted(options.items()), os.environ.get(TF32))
+    digest.update(repr(built).encode())
+    folder = root / digest.hexdigest()[:32]
+    for each in (root, folder):
+        try:
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"TensorRT's engines can't be kept here: {error.strerror}"
+            raise ToolkitError(what, where=each, fix=f"set {CACHE} to a folder that can be written to") from error
+        _require_own(each)
+    return folder
+
+
 def cache_folder() -> Path:
-    """Where engines are kept. They are code: whoever can write there decides what runs."""
+    """Where engines are kept."""
     if os.environ.get(CACHE):
         return Path(os.environ[CACHE]).absolute() / "tensorrt"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "clip-toolkit" / "tensorrt"
@@ -70,6 +106,25 @@ def cache_folder() -> Path:
 def has_profile(options: Mapping[str, str]) -> bool:
     """Whether an engine takes no other shapes than it was built for."""
     return PROFILES[-1] in options
+
+
+def _require_own(folder: Path) -> None:
+    """Raise unless nobody else may write into a folder that code is loaded from."""
+    if not hasattr(os, "geteuid"):
+        return
+    found = folder.lstat()
+    fault = (
+        "it is a link"
+        if stat.S_ISLNK(found.st_mode)
+        else "it belongs to another user"
+        if found.st_uid not in (os.geteuid(), 0)
+        else "others may write to it"
+        if found.st_mode & 0o022
+        else None
+    )
+    if fault:
+        what = f"TensorRT's engines, which are code, can't be loaded from here: {fault}"
+        raise ToolkitError(what, where=folder, fix=f"remove it, or set {CACHE} to a folder of your own")
 
 
 def _profile(graph: bytes, batch_size: int | None) -> dict[str, str]:
@@ -82,12 +137,3 @@ def _profile(graph: bytes, batch_size: int | None) -> dict[str, str]:
         return ",".join(f"{name}:{'x'.join(map(str, [count, *shape[1:]]))}" for name, shape in shapes.items())
 
     return dict(zip(PROFILES, (of(1), of(batch_size), of(batch_size)), strict=True))
-
-
-def _content(graph: bytes, external_data: Mapping[str, bytes], profile: Mapping[str, str]) -> str:
-    """A name for all that an engine depends on."""
-    digest = hashlib.sha256(hashlib.sha256(graph).digest())
-    for location in sorted(external_data):
-        digest.update(location.encode() + b"\0" + hashlib.sha256(external_data[location]).digest())
-    digest.update(repr((ort.__version__, sorted(profile.items()))).encode())
-    return digest.hexdigest()[:32]

@@ -13,7 +13,7 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode
 from toolkit.runtime.predict import graph_input, places_by_shape, stacked
 from toolkit.runtime.preprocess import Float32
-from toolkit.runtime.session import runnable
+from toolkit.runtime.session import Session, runnable
 from toolkit.runtime.signature import check_signature
 
 OTHER_MACHINES = 10
@@ -52,10 +52,12 @@ def verify(
         if not problems:
             problems += failed_parity(bundle)
             there = runnable(bundle.precisions, provider)
-            report["precisions"] = {each: _run_golden(bundle, each, provider, threads) for each in there}
+            report["precisions"] = {}
+            for each in there:
+                session = bundle.session(provider=provider, threads=threads, precision=each)
+                report["precisions"][each] = golden_figures(bundle, each, session)
+                problems += golden_problems(each, report["precisions"][each])
             report |= report["precisions"][there[0]]
-            for precision, figures in report["precisions"].items():
-                problems += _problems(precision, figures)
     return report | {"passed": not problems, "problems": problems, "seconds": time.perf_counter() - started}
 
 
@@ -96,7 +98,7 @@ def require_sound(bundle: Bundle) -> None:
         raise CheckFailed(f"{bundle.path}: {'; '.join(failed)}")
 
 
-def _problems(precision: str, figures: dict[str, Any]) -> list[str]:
+def golden_problems(precision: str, figures: dict[str, Any]) -> list[str]:
     """What is wrong with the golden images in one precision, in sentences."""
     problems = []
     if not figures["preprocessing_identical"]:
@@ -112,9 +114,15 @@ def _problems(precision: str, figures: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _run_golden(bundle: Bundle, precision: str, provider: str, threads: int | None) -> dict[str, Any]:
+def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str, Any]:
+    """What a session gives for the golden images, from their encoded files on, beside what it must give.
+
+    Returns:
+        ``images``, ``input``, ``preprocessing_identical``, ``max_abs_logit`` (to PyTorch's),
+        ``max_abs_logit_to_export`` (to the exporting machine's), ``top1_agreement`` (an image in doubt agrees),
+        ``decided`` (images that are not in doubt), ``tolerance``.
+    """
     golden = bundle.golden()
-    session = bundle.session(provider=provider, threads=threads, precision=precision)
     contents = [bundle.read(f"golden/{name}") for name in golden.names]
     pixel_values = np.stack([bundle.preprocess(decode(content)) for content in contents])
     inputs = {place: graph_input(session.input, bundle.preprocess, content) for place, content in enumerate(contents)}

@@ -1,0 +1,68 @@
+"""Predictions from a bundle alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_bundle import GOLDEN_NAMES
+from tiny_graph import LABELS, rounding
+
+from toolkit.errors import ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.predict import Predictor, expand
+
+
+def test_predictions_come_in_order_with_an_error_in_its_place(bundle: Path, tmp_path: Path) -> None:
+    bad, missing = tmp_path / "bad.jpg", tmp_path / "missing.png"
+    bad.write_text("no image")
+    good = [bundle / "golden" / name for name in GOLDEN_NAMES]
+    paths = [good[2], bad, good[0], missing, good[1]]
+    opened = Bundle(bundle)
+    entries = list(Predictor(opened, opened.session(threads=1))(paths))
+
+    assert [entry["path"] for entry in entries] == [str(path) for path in paths]
+    assert entries[1] == {"path": str(bad), "error": "not an image that Pillow knows"}
+    assert set(entries[3]) == {"path", "error"}
+    golden = opened.golden()
+    for entry, index in zip((entries[0], entries[2], entries[4]), (2, 0, 1), strict=True):
+        assert entry["label"] == LABELS[golden.logits[index].argmax()]
+        assert list(entry["probabilities"]) == LABELS
+        assert max(entry["probabilities"], key=entry["probabilities"].__getitem__) == entry["label"]
+        assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=8 * float(np.finfo(np.float32).eps))
+    assert json.loads(json.dumps(entries)) == entries
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_predictions_do_not_depend_on_the_batch_size(bundle: Path, batch_size: int) -> None:
+    opened = Bundle(bundle)
+    predictor = Predictor(opened, opened.session(threads=1))
+    paths = [bundle / "golden" / name for name in (*GOLDEN_NAMES, "missing.png", GOLDEN_NAMES[0])]
+    allowed = 2 * rounding(opened.golden().pixel_values)
+    for one, other in zip(predictor(paths), predictor(paths, batch_size), strict=True):
+        assert {key: one[key] for key in one if key != "probabilities"} == {
+            key: other[key] for key in other if key != "probabilities"
+        }
+        assert one.get("probabilities", {}) == pytest.approx(other.get("probabilities", {}), abs=allowed)
+
+
+def test_files_that_are_all_bad_need_no_graph(bundle: Path, tmp_path: Path) -> None:
+    opened = Bundle(bundle)
+    entries: list[dict[str, Any]] = list(Predictor(opened, opened.session(threads=1))([tmp_path / "missing.png"]))
+    assert ["error" in entry for entry in entries] == [True]
+
+
+def test_a_folder_stands_for_the_images_below_it(bundle: Path, tmp_path: Path) -> None:
+    images = [bundle / "golden" / name for name in GOLDEN_NAMES]
+    assert expand([bundle]) == images
+    assert expand([images[1], bundle / "golden", tmp_path / "missing.png"]) == [
+        images[1],
+        *images,
+        tmp_path / "missing.png",
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ToolkitError, match="no images in the folder"):
+        expand([tmp_path / "empty"])
