@@ -75,7 +75,7 @@ def main() -> None:
         model, preprocess = made(Path(name))
     batch_sizes = [int(size) for size in given.batch_sizes.split(",")]
     least = Least(given.runs, given.seconds)
-    found = measure_limits({"fp32": lambda: model}, preprocess, batch_sizes, threads=THREADS, least=least)
+    found = measure_limits({"fp32": lambda: model}, preprocess, {"fp32": batch_sizes}, threads=THREADS, least=least)
     judgement = judged(found)
     for line in judgement:
         print(json.dumps(line), file=sys.stderr)

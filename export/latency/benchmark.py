@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime as ort
 
 from export.latency.cold_start import cold_start
-from export.latency.concurrency import Combination, concurrency, session_options
+from export.latency.concurrency import Combination, combinations_on, concurrency, session_options
 from export.latency.conditions import watched
 from export.latency.engine import BOUND, SPINNING, Engine, bound_engine, onnxruntime_engine
 from export.latency.limits import add_shares, limits
@@ -23,9 +23,10 @@ from export.latency.offline import offline
 from export.latency.pool import Pool, find_pool
 from export.latency.request import split_request
 from export.latency.server import Server, find_rate, serve
+from export.latency.statistics import PERCENTILES
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_json
-from toolkit.reporting.describe import describe
+from toolkit.reporting.describe import MEASURED_PLOTS, describe
 from toolkit.runtime.bundle import MANIFEST, Bundle
 from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.session import require_precision, runnable
@@ -174,12 +175,17 @@ def _details(
     """Cold start, memory, the split of a request, where nodes ran, and how far from the machine's limits."""
     found: dict[str, Any] = {"cold_start": [], "memory": [], "request": [], "nodes": {}}
     image = next(name for name in bundle.manifest.files if name.startswith("golden/") and not name.endswith(".npz"))
-    sizes = sorted({row["batch_size"] for row in rows if row["engine"] == "onnxruntime"})
+    sizes = measured_sizes(engines, rows)
     for engine in engines:
         which: dict[str, Any] = {"precision": engine.precision, "provider": engine.provider}
         advance(f"cold start of {engine.precision}")
         started, memory = cold_start(
-            bundle.path, image, **which, threads=engine.threads, batch_sizes=sizes, input_shape=_usual(pool).shape[1:]
+            bundle.path,
+            image,
+            **which,
+            threads=engine.threads,
+            batch_sizes=sizes[engine.precision],
+            input_shape=_usual(pool).shape[1:],
         )
         found["cold_start"].append(started)
         found["memory"] += memory
@@ -191,7 +197,6 @@ def _details(
     advance("the machine's limits")
     found["limits"] = limits(
         bundle,
-        [engine.precision for engine in engines],
         sizes,
         provider=engines[0].provider,
         threads=engines[0].threads,
@@ -199,6 +204,16 @@ def _details(
     )
     add_shares(rows, found["limits"])
     return found
+
+
+def measured_sizes(engines: Sequence[Engine], rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """Batch sizes of each engine's precision that have a row: those that fit in memory."""
+    return {
+        engine.precision: sorted(
+            row["batch_size"] for row in rows if (row["engine"], row["precision"]) == (engine.name, engine.precision)
+        )
+        for engine in engines
+    }
 
 
 def _nodes(executed: Sequence[Any]) -> dict[str, dict[str, int]]:
@@ -217,32 +232,38 @@ def _usual(pool: Pool) -> Any:
 def _scenarios(
     bundle: Bundle, engine: Engine, pool: Pool, measured: Measured, advance: Callable[[str], object]
 ) -> dict[str, Any]:
-    """MLPerf's other scenarios, of the first precision."""
+    """MLPerf's other scenarios, of the first precision, each in a session of its own: what a session took for the
+    largest batch of the table stays with it, and would hide how much memory the next size needs.
+    """
     found: dict[str, Any] = {}
+
+    def fresh(combination: Combination | None = None, batch_size: int | None = None) -> Engine:
+        return onnxruntime_engine(
+            bundle,
+            provider=engine.provider,
+            threads=combination.threads if combination else engine.threads,
+            precision=engine.precision,
+            session_options=session_options(combination) if combination else None,
+            provider_options=combination.provider_options if combination else None,
+            batch_size=batch_size,
+        )
+
     best: float | None = None
     if {"offline", "server"} & set(measured.scenarios):
-        swept = offline(engine, pool, advance=lambda: advance("Offline"))
+        swept = offline(fresh(), pool, advance=lambda: advance("Offline"))
         best = swept["best_ips"]
         found |= {"offline": swept["rows"], "offline_end": swept["offline_end"]}
     if "multi-stream" in measured.scenarios:
-        found["multi_stream"] = multi_stream(engine, pool, advance=lambda: advance("MultiStream"))
+        found["multi_stream"] = multi_stream(fresh(), pool, advance=lambda: advance("MultiStream"))
     if "concurrency" in measured.scenarios:
-
-        def opener(combination: Combination) -> Engine:
-            return onnxruntime_engine(
-                bundle,
-                provider=engine.provider,
-                threads=combination.threads,
-                precision=engine.precision,
-                session_options=session_options(combination),
-            )
-
-        found["concurrency"] = concurrency(opener, pool, advance=lambda: advance("sessions and threads"))
+        swept_sessions = combinations_on(engine.provider, usable_cores())
+        found["concurrency"] = concurrency(fresh, pool, swept_sessions, advance=lambda: advance("sessions and threads"))
     if "server" in measured.scenarios:
         advance("Server")
         tuned = bundle.tuned_for(engine.provider, engine.precision)
         target = measured.target_p99_ms or (tuned.budget.p99_ms if tuned else _own_target(engine, pool))
-        server = Server([engine], pool, tuned.batch_size if tuned else 1)
+        most = tuned.batch_size if tuned else 1
+        server = Server([fresh(batch_size=most)], pool, most)
         found["server"] = find_rate(server, target_p99_ms=target, offline_ips=best or 1.0)
     return found
 
@@ -258,7 +279,7 @@ def _serving(
 ) -> dict[str, Any] | None:
     """The configuration that was tuned for this provider, measured again as it would run; None without one.
 
-    With a rate in its budget, requests arrive at that rate.
+    With a rate in its budget, the latencies are those of requests that arrive at that rate.
     """
     tuned = bundle.tuned_for(provider)
     if tuned is None or (provider == "cpu" and tuned.sessions * tuned.threads > usable_cores()):
@@ -282,18 +303,23 @@ def _serving(
     kept = row["p99_ms"] is not None and row["p99_ms"] <= budget.p99_ms
     if budget.rate is not None and row["p99_ms"] is not None:
         engines = [opener(combination) for _ in range(tuned.sessions)]
-        row |= {"served": serve(Server(engines, pool, tuned.batch_size), budget.rate, enough)}
-        row["p99_ms"] = row["served"]["p99_ms"]
+        served = serve(Server(engines, pool, tuned.batch_size), budget.rate, enough)
+        row |= {"served": served} | {key: served[key] for key in (*PERCENTILES, "mean_ms", "max_ms", "intervals")}
         kept = not row["served"]["saturated"] and row["p99_ms"] is not None and row["p99_ms"] <= budget.p99_ms
     which = {"precision": tuned.precision, "provider": provider}
     return which | row | {"budget_p99_ms": budget.p99_ms, "budget_rate": budget.rate, "within_budget": kept}
 
 
 def _write(bundle: Bundle, latency: dict[str, Any]) -> None:
-    write_json(bundle.path / "latency.json", latency)
-    if find_spec("matplotlib"):
-        from toolkit.reporting.latency_plot import plot_measured
+    try:
+        write_json(bundle.path / "latency.json", latency)
+        if find_spec("matplotlib"):
+            from toolkit.reporting.latency_plot import plot_measured
 
-        plot_measured(latency, bundle.path / "plots")
-    describe(bundle.path, bundle.manifest)
-    bundle.update_manifest()
+            plot_measured(latency, bundle.path / "plots")
+        else:  # those of an earlier measurement would stand beside other figures
+            for name in MEASURED_PLOTS:
+                (bundle.path / "plots" / f"{name}.png").unlink(missing_ok=True)
+        describe(bundle.path, bundle.manifest)
+    finally:  # a bundle whose manifest lags behind would be refused
+        bundle.update_manifest()

@@ -40,8 +40,9 @@ def kept(key):
 def on_device():
     try:
         import os, pynvml
+        from export.latency.conditions import visible_gpu
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = visible_gpu(pynvml)
         mine = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
         return mine[0] / 2**20 if mine and mine[0] else None
     except Exception:

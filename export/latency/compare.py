@@ -90,8 +90,10 @@ def _warnings(a: dict[str, Any], b: dict[str, Any], rows: list[tuple[dict[str, A
     for key in SETTINGS:
         pairs = {(row_a.get(key), row_b.get(key)) for row_a, row_b in rows}
         said += [f"another setting: {key} {x} in A, {y} in B" for x, y in sorted(pairs, key=str) if x != y]
-    if a.get("graphs") != b.get("graphs"):
-        said.append("other graphs: their hashes differ")
+    for precision in dict.fromkeys(row["precision"] for row, _ in rows):
+        hashes = [(each.get("graphs") or {}).get(precision) for each in (a, b)]
+        if hashes[0] != hashes[1]:
+            said.append(f"another graph: the hashes of {precision} differ")
     for key in ("what", "from", "shapes"):
         before, after = (each.get("inputs", {}).get(key) for each in (a, b))
         if before != after:

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-CPU_STAT = Path("/sys/fs/cgroup/cpu.stat")
+CPU_STATS = (
+    (Path("/sys/fs/cgroup/cpu/cpu.stat"), "throttled_time", 1e-3),
+    (Path("/sys/fs/cgroup/cpu.stat"), "throttled_usec", 1.0),
+)
+"""Files of control groups, of versions 1 and 2, their key of the time held back, and its unit in microseconds."""
 STEAL = 0.02
 """Share of the cores' time, taken by the host of a virtual machine, from which on a figure is in doubt."""
 OTHERS = 0.1
@@ -75,10 +79,11 @@ def _counters() -> dict[str, float]:
         mine = sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
         busy = sum(numbers) - numbers[3] - numbers[4] - numbers[7]
         counters |= {"ticks": sum(numbers), "steal": numbers[7], "others": busy - mine}
-    with contextlib.suppress(OSError, ValueError):
-        lines = dict(line.split() for line in CPU_STAT.read_text().splitlines())
-        if "throttled_usec" in lines:
-            counters["throttled_usec"] = int(lines["throttled_usec"])
+    for file, key, microseconds in CPU_STATS:
+        with contextlib.suppress(OSError, ValueError):
+            lines = dict(line.split() for line in file.read_text().splitlines())
+            if key in lines:
+                counters["throttled_usec"] = int(lines[key]) * microseconds
     files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
     with contextlib.suppress(OSError, ValueError):
         counts = [int(file.read_text()) for file in files]
@@ -102,8 +107,8 @@ def _load() -> list[float] | None:
 
 
 def gpu_state() -> dict[str, Any] | None:
-    """The first GPU by NVML: name, clocks in MHz, power in W, temperature in °C, memory in MiB, reasons that hold its
-    clocks back; None without a GPU, ``{"unknown": reason}`` without NVML's Python package.
+    """The first visible GPU by NVML: name, clocks in MHz, power in W, temperature in °C, memory in MiB, reasons that
+    hold its clocks back; None without a GPU, ``{"unknown": reason}`` without NVML's Python package.
     """
     try:
         import pynvml
@@ -111,7 +116,7 @@ def gpu_state() -> dict[str, Any] | None:
         return {"unknown": 'nvidia-ml-py is not installed; pip install "clip-toolkit[gpu]"'}
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = visible_gpu(pynvml)
     except pynvml.NVMLError:
         return None
     state: dict[str, Any] = {}
@@ -129,6 +134,14 @@ def gpu_state() -> dict[str, Any] | None:
         with contextlib.suppress(pynvml.NVMLError):  # laptops and shares of a card don't tell everything
             state[name] = read()
     return state
+
+
+def visible_gpu(pynvml: Any) -> Any:
+    """NVML's handle of the GPU that CUDA calls 0: NVML itself knows nothing of ``CUDA_VISIBLE_DEVICES``."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if first.isdecimal():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(first))
+    return pynvml.nvmlDeviceGetHandleByUUID(first) if first else pynvml.nvmlDeviceGetHandleByIndex(0)
 
 
 def _held_back(reasons: int, pynvml: Any) -> list[str]:

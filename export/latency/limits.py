@@ -15,6 +15,8 @@ import numpy as np
 
 from export.latency.engine import Engine
 from export.latency.measure import Least, alternate
+from export.latency.memory import is_allocation_failure
+from export.latency.pool import MOST_BYTES
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.preprocess import Float32, Preprocess
@@ -39,32 +41,35 @@ NO_INTEGERS = "torch has no products like those of int8 graphs; their best ceili
 
 def limits(
     bundle: Bundle,
-    precisions: Sequence[str],
-    batch_sizes: Sequence[int],
+    batch_sizes: Mapping[str, Sequence[int]],
     *,
     provider: str,
     threads: int,
     least: Least = LEAST,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """What :func:`measure_limits` gives for a bundle's graphs, or ``{"left_out": reason}``."""
+    """What :func:`measure_limits` gives for a bundle's graphs of these precisions, or ``{"left_out": reason}``."""
     if not find_spec("onnx"):
         return {"left_out": 'onnx is not installed, which counting needs: pip install "clip-toolkit[train]"'}
     if provider != "cpu":
         return {"left_out": f"ceilings are measured on cpu alone, not on {provider}"}
     import onnx
 
-    graphs = {each: lambda each=each: onnx.load(bundle.path / bundle.graph_name(each)) for each in precisions}
+    graphs = {each: lambda each=each: onnx.load(bundle.path / bundle.graph_name(each)) for each in batch_sizes}
     try:
         return measure_limits(graphs, bundle.preprocess, batch_sizes, threads=threads, least=least, advance=advance)
     except ToolkitError as error:
         return {"left_out": error.what}
+    except Exception as error:
+        if not is_allocation_failure(error):
+            raise
+        return {"left_out": "the products alone do not fit in memory beside the graphs"}
 
 
 def measure_limits(
     graphs: Mapping[str, Callable[[], onnx.ModelProto]],
     preprocess: Preprocess,
-    batch_sizes: Sequence[int],
+    batch_sizes: Mapping[str, Sequence[int]],
     *,
     threads: int,
     least: Least = LEAST,
@@ -76,7 +81,7 @@ def measure_limits(
         graphs: what loads each precision's graph; one is held in memory at a time, with its products' weights
             once more for each library.
         preprocess: of these graphs.
-        batch_sizes: images a run.
+        batch_sizes: images a run, of each precision.
         threads: of one operator, and of copying.
         least: how much to count of each engine and batch size.
         advance: called after each block.
@@ -99,12 +104,12 @@ def measure_limits(
     for precision, load in graphs.items():
         model = load()
         takes_images = takes_images or model.graph.input[0].name == "image"
-        run = network_run(model, preprocess, threads=threads)
-        for batch_size in batch_sizes:
+        entry, run = network_run(model, threads=threads)
+        for batch_size in batch_sizes[precision]:
             counted = count_work(model, [batch_size, 3, *preprocess.output_size])
             engines = ceiling_engines(counted, precision=precision, threads=threads)
             itself = Engine(NETWORK, precision, "cpu", threads, run)
-            alternate([itself, *engines], batches_of(preprocess, batch_size), least, advance=advance)
+            alternate([itself, *engines], batches_of(preprocess, batch_size, entry), least, advance=advance)
             for engine in engines:
                 rates = by_library.setdefault(engine.name, {}).setdefault(precision, {})
                 rates[str(batch_size)] = counted.gflop / best_seconds(engine)
@@ -122,33 +127,35 @@ def measure_limits(
     }
 
 
-def network_run(
-    model: onnx.ModelProto, preprocess: Preprocess, *, threads: int
-) -> Callable[[Mapping[str, Float32]], Any]:
-    """The network of a graph without its preprocessing; it takes ``pixel_values`` in whatever form it needs them.
+def network_run(model: onnx.ModelProto, *, threads: int) -> tuple[str, Callable[[Float32], Any]]:
+    """The network of a graph without its preprocessing: the name of what it takes, and what runs it.
 
-    Grey levels, which a graph with rounded patches takes in their place, are made outside the clock:
-    see :func:`batches_of`.
+    It takes ``pixel_values``, or the grey levels that a graph with rounded patches takes in their place, which are
+    made outside the clock: see :func:`batches_of`.
     """
     from export.subgraph import network_part, open_model
 
     part = network_part(model, ["logits", "probabilities"])
     (entry,) = part.graph.input
     session = open_model(part, provider="cpu", threads=threads)
-    return lambda batch: session.compute(["logits", "probabilities"], {entry.name: batch[entry.name]})
+    return entry.name, lambda batch: session.compute(["logits", "probabilities"], {entry.name: batch})
 
 
-def batches_of(preprocess: Preprocess, batch_size: int) -> list[Any]:
-    """Random images in both forms that a network takes: ``pixel_values``, and grey levels after the resize."""
-    from export.preprocessing import PIXEL_VALUES, RESIZED
+def batches_of(preprocess: Preprocess, batch_size: int, entry: str) -> list[Any]:
+    """Random images as a network takes them: ``pixel_values``, or grey levels after the resize."""
+    from export.preprocessing import PIXEL_VALUES
 
     assert preprocess.output_size is not None
     rng = np.random.default_rng(0)
+    size = (batch_size, *preprocess.output_size, 3)
+    count = max(1, min(DISTINCT_BATCHES, MOST_BYTES // (4 * int(np.prod(size)))))
     batches = []
-    for _ in range(DISTINCT_BATCHES):
-        levels = rng.integers(0, 256, (batch_size, *preprocess.output_size, 3), dtype=np.uint8)
-        pixel_values = np.stack([preprocess.normalized(each) for each in levels])
-        batches.append({PIXEL_VALUES: pixel_values, RESIZED: levels.astype(np.float32)})
+    for _ in range(count):
+        levels = rng.integers(0, 256, size, dtype=np.uint8)
+        normalized = entry == PIXEL_VALUES
+        batches.append(
+            np.stack([preprocess.normalized(each) for each in levels]) if normalized else levels.astype(np.float32)
+        )
     return batches
 
 

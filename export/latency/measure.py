@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from export.latency.engine import Engine, Inputs
-from export.latency.memory import MIB, available_mib, is_allocation_failure, peak_resident_mib, reset_peak
+from export.latency.memory import MIB, available_mib, is_allocation_failure, peak_resident_mib, reset_peak, resident_mib
 from export.latency.pool import Pool
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
@@ -78,8 +78,11 @@ def measure(
     least.check()
     check_sizes(batch_sizes)
     rows: list[dict[str, Any]] = []
+    growth = {}
+    if skipped is not None and max(batch_sizes) > PROBED:  # before a large batch: what it takes stays taken
+        growth = {id(engine): _growth_mib(engine, pool) for engine in engines if engine.provider == "cpu"}
     for batch_size in batch_sizes:
-        fitting = list(engines) if skipped is None else _fitting(engines, pool, batch_size, skipped)
+        fitting = list(engines) if skipped is None else _fitting(engines, pool, batch_size, growth, skipped)
         if fitting:
             alternate(fitting, pool.batches(batch_size), least, advance=advance)
         rows += [row_of(engine, batch_size) for engine in fitting]
@@ -92,15 +95,20 @@ def check_sizes(batch_sizes: Sequence[int]) -> None:
         raise ToolkitError("a batch size must be 1 or more", where="--batch-sizes", fix="write it like 1,8,32")
 
 
-def _fitting(engines: Sequence[Engine], pool: Pool, batch_size: int, skipped: list[dict[str, Any]]) -> list[Engine]:
+def _fitting(
+    engines: Sequence[Engine],
+    pool: Pool,
+    batch_size: int,
+    growth: Mapping[int, float],
+    skipped: list[dict[str, Any]],
+) -> list[Engine]:
     """Engines that run a batch of this size; why the others don't goes to ``skipped``.
 
-    Memory is tried in two steps, one image and a few, so that a batch whose growth alone would fill the machine is
-    not tried at all: the system would kill the process.
+    A batch whose growth alone would fill the machine is not tried at all: the system would kill the process.
     """
     fitting = []
     for engine in engines:
-        reason = _shortage(engine, pool, batch_size)
+        reason = _shortage(engine, pool, batch_size, growth.get(id(engine), 0.0))
         if reason is None:
             fitting.append(engine)
         else:
@@ -109,12 +117,12 @@ def _fitting(engines: Sequence[Engine], pool: Pool, batch_size: int, skipped: li
     return fitting
 
 
-def _shortage(engine: Engine, pool: Pool, batch_size: int) -> str | None:
-    """Why a batch does not fit in memory; None if it does."""
+def _shortage(engine: Engine, pool: Pool, batch_size: int, growth_mib: float) -> str | None:
+    """Why a batch does not fit in memory, where each image takes so much; None if it does."""
     try:
         there = available_mib()
         if batch_size > PROBED and there is not None:
-            needed = _growth_mib(engine, pool) * batch_size
+            needed = growth_mib * batch_size
             if needed > SHARE * there:
                 return f"batch size {batch_size} takes about {needed:,.0f} MiB, and {there:,.0f} MiB are available"
         engine.run(pool.batches(batch_size)[0])
@@ -126,14 +134,23 @@ def _shortage(engine: Engine, pool: Pool, batch_size: int) -> str | None:
 
 
 def _growth_mib(engine: Engine, pool: Pool) -> float:
-    """MiB that each further image of a batch takes at the peak, and its own pixels."""
-    peaks = []
-    for size in (1, PROBED):
-        reset_peak()
-        engine.run(pool.batches(size)[0])
-        peaks.append(peak_resident_mib() or 0.0)
+    """MiB that each further image of a batch takes at the peak, and its own pixels; tried with one and with a few.
+
+    Where the system does not let the peak begin anew, what the process holds afterwards stands for it: ONNX Runtime
+    keeps what it took.
+    """
     pixels = max(group[:1].nbytes for group in pool.groups) / MIB
-    return max(0.0, peaks[1] - peaks[0]) / (PROBED - 1) + pixels
+    taken = []
+    for size in (1, PROBED):
+        anew = reset_peak()
+        try:
+            engine.run(pool.batches(size)[0])
+        except Exception as error:
+            if not is_allocation_failure(error):
+                raise
+            return float("inf")
+        taken.append((peak_resident_mib() if anew else resident_mib()) or 0.0)
+    return max(0.0, taken[1] - taken[0]) / (PROBED - 1) + pixels
 
 
 def alternate(

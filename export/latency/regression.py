@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from export.latency.engine import Engine, Inputs, onnxruntime_engine
 from export.latency.measure import REWARM_RUNS, Least, check_sizes, warm_until_steady
-from export.latency.pool import Pool, golden_contents, pool_of
+from export.latency.pool import Pool, find_pool
 from export.latency.statistics import RESAMPLES
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -38,6 +39,8 @@ class Gate:
     max_regression: float = MAX_REGRESSION
     precision: str | None = None
     threads: int | None = None
+    images: Path | None = None
+    """Folder of images to draw inputs from; the new bundle's golden ones, if None."""
 
     def check(self) -> None:
         """Raise unless the limit makes sense.
@@ -78,7 +81,11 @@ def against_baseline(
         if engines[0].input != engines[1].input:
             what = f"the new graph takes {engines[0].input}, the old {engines[1].input}"
             raise ToolkitError(what, where="--baseline", fix="compare bundles of one kind of input")
-        pool = pool_of(new, engines[0].input, *golden_contents(new))
+        sides = [each.preprocess.output_size for each in (new, old)]
+        if sides[0] != sides[1]:
+            what = f"the new network takes images of {_side(sides[0])} pixels, the old of {_side(sides[1])}"
+            raise ToolkitError(what, where="--baseline", fix="compare bundles of one size of input")
+        pool = find_pool(new, engines[0].input, None, gate.images)
         for size in gate.batch_sizes:
             rows.append({"precision": precision, "provider": gate.provider, "batch_size": size})
             rows[-1] |= compare_engines(engines[0], engines[1], pool, size, gate, advance=advance)
@@ -121,6 +128,10 @@ def compare_engines(
         "runs": len(new.times),
         "regression": ratio > limit and interval[0] > 1,
     }
+
+
+def _side(size: tuple[int, int] | None) -> str:
+    return "x".join(map(str, size or ()))
 
 
 def _block(engine: Engine, batches: Sequence[Inputs], runs: int) -> None:

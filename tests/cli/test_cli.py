@@ -142,6 +142,9 @@ def test_export_parity_bench_verify_predict_in_a_row(
     assert beside.returncode == 0, beside.stderr
     assert all(row["p50_ratio"] == 1 for row in json.loads(beside.stdout)["rows"])
     same = [out, "--baseline", out, "--batch-sizes", "1", "--runs", "1", "--seconds", "0", "--max-regression", "300"]
+    mixed = cli("bench-latency", *same, "--compare", "torch-eager")
+    assert (mixed.returncode, mixed.stderr.count("\n")) == (2, 1)
+    assert "leave out --compare" in mixed.stderr
     gated = cli("bench-latency", *same, "--json")
     assert gated.returncode == 0, gated.stderr
     assert json.loads(gated.stdout)["passed"]

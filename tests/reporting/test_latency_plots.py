@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import pytest
@@ -90,19 +89,13 @@ def test_a_point_of_the_roofline_is_work_over_time() -> None:
     assert len(found) == len(figures["rows"])
 
 
-@pytest.mark.parametrize("place", ["beside the precisions", "beside the sizes"])
-def test_the_library_of_the_best_ceiling_is_named(place: str) -> None:
-    sizes: dict[str, Any] = {"1": 10.0, "8": 20.0}
-    best = (
-        {"fp32": sizes, "library": "torch"}
-        if place == "beside the precisions"
-        else {"fp32": {**sizes, "library": "torch"}}
-    )
-    found = list(ceilings({"ceilings": {"best_gflops": best}}))
-    assert [(each.precision, each.batch_size, each.gflops, each.library) for each in found] == [
-        ("fp32", 1, 10.0, "torch"),
-        ("fp32", 8, 20.0, "torch"),
+def test_the_ceilings_of_both_libraries_are_named() -> None:
+    rates = {"fp32": {"1": 10.0, "8": 20.0}}
+    found = list(ceilings({"ceilings": {"runtime_gflops": rates, "torch_gflops": rates, "best_gflops": rates}}))
+    assert [(each.library, each.precision, each.batch_size, each.gflops) for each in found] == [
+        (library, "fp32", size, rate) for library in ("onnxruntime", "torch") for size, rate in ((1, 10.0), (8, 20.0))
     ]
+    assert list(ceilings({"ceilings": {"runtime_gflops": rates, "torch_gflops": None}})) == found[:2]
 
 
 def test_the_server_plot_shows_the_target_and_the_rate_that_holds_it(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -111,6 +104,17 @@ def test_the_server_plot_shows_the_target_and_the_rate_that_holds_it(tmp_path: P
     assert "target: p99 ≤ 25 ms" in shown
     assert "402 images/s hold it" in shown
     assert "p99, saturated: the queue grows" in shown
+
+
+def test_a_load_at_which_nothing_was_served_leaves_a_gap(tmp_path: Path, drawn: list[Figure]) -> None:
+    figures = latency()
+    figures["scenarios"]["server"]["points"][-1] |= {"p50_ms": None, "p99_ms": None}
+    plot_server(figures, tmp_path / "server.png")
+    assert "p99, saturated: the queue grows" in words(drawn[0])
+    figures["scenarios"]["server"]["target_p99_ms"] = None
+    for point in figures["scenarios"]["server"]["points"]:
+        point |= {"p50_ms": None, "p99_ms": None}
+    plot_server(figures, tmp_path / "server.png")
 
 
 def test_plots_of_parts_that_are_no_longer_measured_go(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def bench_latency(
     require_key(sign)
     opened = Bundle(bundle)
     if baseline is not None:
-        gate = Gate(provider, sizes, least, max_regression, precision, threads)
+        _require_alone(compare=compare, scenarios=scenarios, run=run)
+        gate = Gate(provider, sizes, least, max_regression, precision, threads, images)
         with counting("measuring both") as progress:
             _judge(against_baseline(opened, Bundle(baseline), gate, advance=advance_of(progress)), json=json)
         return
@@ -167,7 +168,8 @@ def latency_sentences(latency: dict[str, Any]) -> list[str]:
     for row in scenarios.get("concurrency", []):
         if row["p99_ms"] is not None:
             said.append(
-                f"{row['sessions']} sessions x {row['threads']} threads: {row['throughput_ips']:.0f} images/s, "
+                f"{row['sessions']} sessions x {row['threads']} threads"
+                f"{'' if row['allow_spinning'] else ', pools that sleep'}: {row['throughput_ips']:.0f} images/s, "
                 f"p99 {row['p99_ms']:.2f} ms"
             )
     tuned = latency.get("serving")
@@ -208,6 +210,14 @@ def _judge(outcome: dict[str, Any], *, json: bool) -> None:
             f"slower than {outcome['baseline']} by {100 * (worst['ratio'] - 1):.1f} % in {worst['precision']} at batch "
             f"{worst['batch_size']}; at most {outcome['max_regression']:g} % is allowed"
         )
+
+
+def _require_alone(**others: object) -> None:
+    """Raise for an option that has no part in a comparison of two bundles."""
+    for name, value in others.items():
+        if value:
+            what = "--baseline measures two bundles in turns, and nothing else"
+            raise ToolkitError(what, where=f"--{name}", fix=f"leave out --{name}, or measure without --baseline")
 
 
 def _compared(compare: str | None) -> list[str]:

@@ -11,6 +11,9 @@ from toolkit.reporting.model_card import model_card
 from toolkit.reporting.report import report_html
 from toolkit.runtime.bundle import Manifest
 
+MEASURED_PLOTS = ("latency", "roofline", "server")
+"""Plots of ``latency.json``."""
+
 
 def describe(folder: Path, manifest: Manifest) -> None:
     """Write ``MODEL_CARD.md`` and ``report.html`` from the figures that lie in the bundle."""

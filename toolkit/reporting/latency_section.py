@@ -52,10 +52,7 @@ def latency_section(latency: dict[str, Any] | None, plots: Path) -> str:
 def warnings(latency: dict[str, Any]) -> list[str]:
     """What makes the figures doubtful: a throttled machine, engines that never got steady."""
     machine = latency["machine"]
-    sentences = [str(each) for each in machine.get("throttled") or []]
-    reasons = (machine.get("gpu") or {}).get("throttled") or []
-    if reasons:
-        sentences.append(f"The GPU was throttled: {', '.join(map(str, reasons))}.")
+    sentences = [f"{each[:1].upper()}{each[1:]}." for each in machine.get("throttled") or []]
     unsteady = [_named(row) for row in latency["rows"] if row.get("steady") is False]
     if unsteady:
         sentences.append(f"Still changing when the warm-up ended, so less certain: {'; '.join(unsteady)}.")

@@ -27,18 +27,11 @@ class Point(NamedTuple):
 
 
 def ceilings(limits: dict[str, Any]) -> Iterator[Ceiling]:
-    """The runtime's ceilings, then the best that was found, by precision and batch size."""
+    """The runtime's ceilings, then torch's where it was measured, by precision and batch size."""
     measured = limits.get("ceilings") or {}
-    for key, fallback in (("runtime_gflops", "onnxruntime"), ("best_gflops", "best")):
-        found = measured.get(key) or {}
-        for precision, sizes in found.items():
-            if isinstance(sizes, dict):
-                library = sizes.get("library") or found.get("library") or fallback
-                yield from (
-                    Ceiling(precision, int(size), rate, library)
-                    for size, rate in sizes.items()
-                    if size.isdecimal() and rate
-                )
+    for key, library in (("runtime_gflops", "onnxruntime"), ("torch_gflops", "torch")):
+        for precision, sizes in (measured.get(key) or {}).items():
+            yield from (Ceiling(precision, int(size), rate, library) for size, rate in sizes.items() if rate)
 
 
 def points(latency: dict[str, Any]) -> list[Point]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.html import Columns, form, number, paragraph, plot, share, table
+from toolkit.reporting.html import Columns, form, number, paragraph, plot, reads, share, table
 from toolkit.reporting.limits import ceilings, points
 
 
@@ -14,6 +14,8 @@ def limits_section(latency: dict[str, Any] | None, plots: Path) -> str:
     limits = (latency or {}).get("limits")
     if not latency or not limits:
         return ""
+    if "left_out" in limits:
+        return paragraph(f"Not measured: {limits['left_out']}.")
     found = points(latency)
     copy = (limits.get("ceilings") or {}).get("copy_gib_s")
     best = max((point.row.get("share_of_ceiling") or 0 for point in found), default=0)
@@ -31,6 +33,14 @@ def limits_section(latency: dict[str, Any] | None, plots: Path) -> str:
         "of the runtime's ceiling": lambda point: share(point.row.get("share_of_ceiling")),
         "of the best ceiling": lambda point: share(point.row.get("share_of_best_ceiling")),
     }
+    alone: Columns = {
+        "graph": reads("precision"),
+        "batch": reads("batch_size"),
+        "p50, ms": reads("p50_ms"),
+        "GFLOP/s": reads("gflops_per_s"),
+        "of the runtime's ceiling": lambda row: share(row.get("share_of_ceiling")),
+        "of the best ceiling": lambda row: share(row.get("share_of_best_ceiling")),
+    }
     rates: Columns = {
         "library": lambda each: f"{each.library} {each.precision}",
         "batch": lambda each: str(each.batch_size),
@@ -41,6 +51,8 @@ def limits_section(latency: dict[str, Any] | None, plots: Path) -> str:
             paragraph(intro),
             plot(plots, "roofline", alt, "Each point is an engine at a batch size, with its share of its ceiling."),
             table("How near each engine comes", columns, found),
+            paragraph(" ".join(f"{each[:1].upper()}{each[1:]}." for each in limits.get("notes") or [])),
+            table("The network alone, in turns with the products", alone, limits.get("network") or []),
             table("Ceilings", rates, ceilings(limits)),
         ]
     )

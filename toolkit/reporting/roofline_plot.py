@@ -43,7 +43,7 @@ def plot_roofline(latency: dict[str, Any], path: Path) -> None:
         axes.set_yscale("log")
         axes.set_xlim(left, right)
         axes.set_ylim(bottom, top)
-        axes.set_xlabel("FLOP a byte of weights and activations")
+        axes.set_xlabel("FLOP a byte of weights, input and output")
         axes.set_ylabel("GFLOP/s")
         plain_log(axes.xaxis, left, right)
         plain_log(axes.yaxis, bottom, top)

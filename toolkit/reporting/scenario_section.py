@@ -13,7 +13,7 @@ def scenario_parts(scenarios: dict[str, Any], plots: Path) -> list[str]:
     return [
         subsection("Offline: as many images as the machine can do", _offline(scenarios)),
         subsection("Server: requests that arrive at random", _server(scenarios.get("server"), plots)),
-        subsection("Streams at once", _streams(scenarios.get("multi_stream") or [])),
+        subsection("MultiStream: queries of several images", _queries(scenarios.get("multi_stream") or [])),
         subsection("Sessions and threads", _concurrency(scenarios.get("concurrency") or [])),
     ]
 
@@ -56,20 +56,30 @@ def _server(server: dict[str, Any] | None, plots: Path) -> str:
     )
 
 
-def _streams(rows: list[dict[str, Any]]) -> str:
-    columns: Columns = {"streams": reads("streams")}
-    if all("precision" in row and "provider" in row for row in rows):
-        columns = {"graph": form} | columns
-    columns |= {"p50, ms": reads("p50_ms"), "p99, ms": reads("p99_ms"), "images/s": reads("throughput_ips")}
-    return table("An image of each stream at once", columns, rows)
+def _queries(rows: list[dict[str, Any]]) -> str:
+    columns: Columns = {
+        "graph": form,
+        "images a query": reads("samples_per_query"),
+        "p50, ms": reads("p50_ms"),
+        "p99, ms": reads("p99_ms"),
+        "images/s": reads("throughput_ips"),
+    }
+    return table("One query after the other", columns, rows)
+
+
+def _options(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in (row.get("provider_options") or {}).items())
 
 
 def _concurrency(rows: list[dict[str, Any]]) -> str:
-    columns = {
+    columns: Columns = {
         "sessions": reads("sessions"),
         "threads each": reads("threads"),
+        "pools spin": reads("allow_spinning"),
+        "options": _options,
         "images/s": reads("throughput_ips"),
         "p50, ms": reads("p50_ms"),
         "p99, ms": reads("p99_ms"),
+        "note": reads("note"),
     }
-    return table("Sessions that share the cores", columns, rows)
+    return table("Sessions side by side", columns, rows)

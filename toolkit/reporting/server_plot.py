@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,15 @@ def plot_server(latency: dict[str, Any], path: Path) -> None:
         axes = figure.subplots()
         axes.set_yscale("log")
         for name, key, color in (("p99", "p99_ms", BLUE), ("p50", "p50_ms", ORANGE)):
-            values = [point[key] for point in measured]
+            values = [_drawn(point[key]) for point in measured]
             axes.plot(offered, values, color=color, marker="o", label=name)
         saturated = [point for point in measured if point.get("saturated")]
         if saturated:
-            at, high = [point["offered_ips"] for point in saturated], [point["p99_ms"] for point in saturated]
+            at, high = [point["offered_ips"] for point in saturated], [_drawn(point["p99_ms"]) for point in saturated]
             axes.plot(at, high, "o", color="white", markeredgecolor=BLUE, label="p99, saturated: the queue grows")
-        everything = [point[key] for point in measured for key in ("p50_ms", "p99_ms")] + ([target] if target else [])
-        low, high_end = min(everything) / 1.3, max(everything) * 1.4
+        everything = [point[key] for point in measured for key in ("p50_ms", "p99_ms")] + [target]
+        known = [value for value in everything if value] or [1.0]
+        low, high_end = min(known) / 1.3, max(known) * 1.4
         axes.set_ylim(low, high_end)
         axes.set_xlim(0, max(offered) * 1.05)
         plain_log(axes.yaxis, low, high_end)
@@ -50,3 +52,8 @@ def plot_server(latency: dict[str, Any], path: Path) -> None:
         axes.set_ylabel("ms")
         figure.legend(loc="outside lower left", ncols=3, fontsize=9)
         save(figure, path)
+
+
+def _drawn(milliseconds: float | None) -> float:
+    """A figure, or a gap where no request that arrived in the window was served."""
+    return math.nan if milliseconds is None else milliseconds

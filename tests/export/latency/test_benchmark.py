@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.latency.benchmark import Compared, Measured, benchmark
+from export.latency.benchmark import SCENARIOS, Compared, Measured, benchmark, measured_sizes
 from export.latency.engine import Engine
 from export.latency.measure import BLOCKS, Least, measure
 from export.latency.pool import Pool
@@ -145,6 +146,62 @@ def test_a_batch_that_does_not_fit_in_memory_is_skipped_and_said(pixel_bundle: P
     (skipped,) = latency["skipped"]
     assert skipped["batch_size"] == 10_000_000
     assert "MiB" in skipped["reason"]
+
+
+def test_memory_that_an_engine_keeps_does_not_hide_what_a_larger_batch_takes() -> None:
+    """As ONNX Runtime's arena: what the largest batch so far took stays, and is used again."""
+    kept = [np.zeros(0, np.uint8)]
+
+    def run(batch: Float32) -> None:
+        assert len(batch) <= 64, "a batch that fills the machine was tried"
+        if len(kept[0]) < len(batch) << 20:
+            kept[0] = np.ones(len(batch) << 20, np.uint8)
+
+    pool, skipped = Pool([], [np.zeros((64, 3, 2, 2), np.float32)], "here"), []
+    rows = measure([Engine("arena", "fp32", "cpu", 1, run)], pool, [64, 10_000_000], Least(1, 0), skipped=skipped)
+    assert [row["batch_size"] for row in rows] == [64]
+    (missing,) = skipped
+    assert missing["reason"].startswith("batch size 10000000 takes about ")
+
+
+def test_plots_of_an_earlier_measurement_do_not_stand_beside_new_figures(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again() -> None:
+        opened, measured = Bundle(bundle), Measured(details=False)
+        benchmark(opened, provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(1, 0), measured=measured)
+
+    again()
+    assert (bundle / "plots" / "latency.png").is_file()
+    monkeypatch.setattr("export.latency.benchmark.find_spec", lambda name: None)  # as without matplotlib
+    again()
+    assert not (bundle / "plots" / "latency.png").exists()
+    assert Bundle(bundle).differences() == []
+
+
+def test_every_scenario_is_measured_and_stands_in_the_report(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import export.latency.benchmark as module
+
+    for name, least in (("offline", Least(1, 0)), ("multi_stream", Least(1, 0)), ("concurrency", Least(1, 0))):
+        monkeypatch.setattr(module, name, functools.partial(getattr(module, name), least=least))
+    monkeypatch.setattr(module, "find_rate", functools.partial(module.find_rate, least=Least(10, 0.2)))
+    measured = Measured(scenarios=SCENARIOS, details=False, target_p99_ms=1000)
+    latency = benchmark(
+        Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(1, 0), measured=measured
+    )
+    page = (bundle / "report.html").read_text()
+    for title in ("Offline: ", "Server: ", "MultiStream: ", "Sessions and threads"):
+        assert f"<h3>{title}" in page
+    assert set(latency["scenarios"]) == {"offline", "offline_end", "multi_stream", "concurrency", "server"}
+    assert Bundle(bundle).differences() == []
+
+
+def test_details_are_of_the_batches_that_fit(bundle: Path) -> None:
+    """Each precision has sizes of its own; a size that one of them has no room for is not tried again."""
+    engines = [Engine("onnxruntime", name, "cpu", 1, lambda batch: None) for name in ("fp32", "int8")]
+    rows = measure(engines[:1], Pool([], [np.zeros((8, 2, 2, 3), np.uint8)], "here"), [1, 4], Least(1, 0))
+    rows += measure(engines[1:], Pool([], [np.zeros((8, 2, 2, 3), np.uint8)], "here"), [1], Least(1, 0))
+    assert measured_sizes(engines, rows) == {"fp32": [1, 4], "int8": [1]}
 
 
 @pytest.mark.parametrize(

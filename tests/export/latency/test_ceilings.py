@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from export.latency.limits import add_shares, best_of, limits
 from export.latency.measure import Least
 from export.latency.work import Product, Work, count_work
 from toolkit.errors import ToolkitError
+from toolkit.reporting.limits_section import limits_section
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import Session
 
@@ -135,7 +137,7 @@ def test_rows_get_the_share_that_they_attained() -> None:
 def test_limits_of_a_bundle(finished_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = Bundle(Path(shutil.copytree(finished_bundle, tmp_path / "bundle")))
     turns: list[None] = []
-    found = limits(bundle, ["fp32"], [1, 2], provider="cpu", threads=1, least=LEAST, advance=lambda: turns.append(None))
+    found = limits(bundle, {"fp32": [1, 2]}, provider="cpu", threads=1, least=LEAST, advance=lambda: turns.append(None))
     assert turns
     assert set(found["ceilings"]["runtime_gflops"]["fp32"]) == {"1", "2"}
     assert found["ceilings"]["copy_gib_s"] > 0
@@ -148,6 +150,13 @@ def test_limits_of_a_bundle(finished_bundle: Path, tmp_path: Path, monkeypatch: 
         assert entry["share_of_ceiling"] == pytest.approx(entry["gflops_per_s"] / ceiling)
         assert entry["share_of_best_ceiling"] <= entry["share_of_ceiling"]
     assert "preprocessing" in found["notes"][0]
-    assert "cuda" in limits(bundle, ["fp32"], [1], provider="cuda", threads=1)["left_out"]
+    row = {"engine": "onnxruntime", "precision": "fp32", "provider": "cpu", "batch_size": 2, "p50_ms": 1.0}
+    shown = limits_section({"rows": [row], "limits": found}, tmp_path)
+    assert all(f"<td>{library} fp32</td>" in shown for library in ("onnxruntime", "torch"))
+    assert "The network alone, in turns with the products" in shown
+    assert escape(found["notes"][0][1:]) in shown
+    left_out = limits(bundle, {"fp32": [1]}, provider="cuda", threads=1)
+    assert left_out["left_out"] in limits_section({"rows": [row], "limits": left_out}, tmp_path)
+    assert "cuda" in limits(bundle, {"fp32": [1]}, provider="cuda", threads=1)["left_out"]
     monkeypatch.setattr("export.latency.limits.find_spec", lambda name: None)
-    assert "onnx" in limits(bundle, ["fp32"], [1], provider="cpu", threads=1)["left_out"]
+    assert "onnx" in limits(bundle, {"fp32": [1]}, provider="cpu", threads=1)["left_out"]

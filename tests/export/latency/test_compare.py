@@ -63,6 +63,13 @@ def test_another_machine_other_settings_and_disturbances_are_said(tmp_path: Path
     assert outcome["only_in_b"] == [["onnxruntime", "cpu", "fp32", 64]]
 
 
+def test_graphs_are_compared_where_both_files_measured_them(tmp_path: Path) -> None:
+    one, two = FILE | {"graphs": {"fp32": "a", "int8": "b"}}, FILE | {"graphs": {"fp32": "a"}}
+    assert compare(written(tmp_path, "a.json", one), written(tmp_path, "b.json", two))["warnings"] == []
+    other = written(tmp_path, "c.json", FILE | {"graphs": {"fp32": "c"}})
+    assert compare(tmp_path / "a.json", other)["warnings"] == ["another graph: the hashes of fp32 differ"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("no json", "no latency file"), ({"rows": [{}]}, "no latency file"), ([], "no latency file")],

@@ -35,11 +35,18 @@ def test_other_processes_that_take_the_cores_are_said() -> None:
     assert any("other processes took" in sentence for sentence in seen.facts["throttled"])
 
 
-def test_a_quota_that_throttles_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stat = tmp_path / "cpu.stat"
-    stat.write_text("usage_usec 1000\nthrottled_usec 5000\n")
-    monkeypatch.setattr(conditions, "CPU_STAT", stat)
+@pytest.mark.parametrize(
+    ("version", "key", "a_millisecond"), [(0, "throttled_time", 10**6), (1, "throttled_usec", 10**3)]
+)
+def test_a_quota_that_throttles_is_said(
+    version: int, key: str, a_millisecond: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By control groups of both versions, in nanoseconds and in microseconds."""
+    stat, (_, its_key, unit) = tmp_path / "cpu.stat", conditions.CPU_STATS[version]
+    assert its_key == key
+    stat.write_text(f"nr_periods 1000\n{key} {5 * a_millisecond}\n")
+    monkeypatch.setattr(conditions, "CPU_STATS", ((stat, its_key, unit),))
     with watched("cpu") as seen:
-        stat.write_text("usage_usec 2000\nthrottled_usec 255000\n")
+        stat.write_text(f"nr_periods 2000\n{key} {255 * a_millisecond}\n")
     assert seen.facts["quota_throttled_ms"] == 250
     assert "the container's CPU quota held it back for 250 ms" in seen.facts["throttled"]

@@ -11,6 +11,7 @@ from export.latency.measure import Least
 from export.latency.multi_stream import multi_stream, queries
 from export.latency.pool import Pool, golden_contents, pool_of
 from toolkit.errors import ToolkitError
+from toolkit.reporting.scenario_section import scenario_parts
 from toolkit.runtime.bundle import Bundle
 
 ONE_SHAPE = Pool([], [np.arange(10.0).reshape(10, 1)], "here")
@@ -52,9 +53,11 @@ def test_queries_without_images_are_refused(samples: tuple[int, ...]) -> None:
         multi_stream(engine, ONE_SHAPE, samples)
 
 
-def test_a_real_bundle_answers_queries(finished_bundle: Path) -> None:
+def test_a_real_bundle_answers_queries_and_the_report_shows_them(finished_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle(finished_bundle)
     engine = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")
     pool = pool_of(bundle, engine.input, *golden_contents(bundle))
-    rows = multi_stream(engine, pool, (2,), Least(2, 0))
+    rows = multi_stream(engine, pool, (2, 3), Least(2, 0))
     assert rows[0]["throughput_ips"] > 0
+    shown = "".join(scenario_parts({"multi_stream": rows}, tmp_path))
+    assert all(f'<td>fp32 on cpu</td><td class="n">{size}</td>' in shown for size in (2, 3))

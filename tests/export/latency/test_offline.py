@@ -13,6 +13,7 @@ from export.latency.measure import Least
 from export.latency.offline import offline
 from export.latency.pool import Pool, golden_contents, pool_of
 from toolkit.errors import ToolkitError
+from toolkit.reporting.scenario_section import scenario_parts
 from toolkit.runtime.bundle import Bundle
 
 POOL = Pool([], [np.zeros((8, 3, 2, 2), np.float32)], "here")
@@ -116,13 +117,16 @@ def test_no_runs_are_refused() -> None:
         offline(fake(lambda _: None), POOL, Least(0, 0))
 
 
-def test_a_real_bundle_is_swept(finished_bundle: Path) -> None:
+def test_a_real_bundle_is_swept_and_the_report_shows_it(finished_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle(finished_bundle)
     engine = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")
     pool = pool_of(bundle, engine.input, *golden_contents(bundle))
     found = offline(engine, pool, Least(1, 0), largest=2)
     assert found["rows"]
     assert found["best_ips"] > 0
+    shown = "".join(scenario_parts({"offline": found["rows"], "offline_end": found["offline_end"]}, tmp_path))
+    assert all(f'<td>fp32 on cpu</td><td class="n">{row["batch_size"]}</td>' in shown for row in found["rows"])
+    assert found["offline_end"] in shown
 
 
 def test_the_peak_of_memory_is_kept_and_reset() -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from PIL import Image
 
 from export.latency.engine import Engine
 from export.latency.measure import Least
@@ -14,6 +17,7 @@ from export.latency.pool import Pool
 from export.latency.regression import MOST_PAIRS, PAIRS, Gate, against_baseline, compare_engines
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.session import Session
 
 POOL = Pool([], [np.zeros((4, 3, 2, 2), np.float32)], "here")
 
@@ -67,6 +71,38 @@ def test_the_same_bundle_is_no_regression_and_nothing_is_written(finished_bundle
     assert outcome["passed"]
     assert row["new_p50_ms"] > 0
     assert not (new / "latency.json").exists()
+
+
+def test_inputs_come_from_the_folder_that_was_asked_for(finished_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((90, 70, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    seen = set()
+    real = Session.run
+
+    def run(self: Session, inputs: Any) -> Any:
+        seen.add(inputs.shape)
+        return real(self, inputs)
+
+    gate = Gate("cpu", [2], Least(1, 0), 10_000.0, images=tmp_path / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "run", run)
+        against_baseline(Bundle(finished_bundle), Bundle(finished_bundle), gate)
+    assert seen == {(2, 90, 70, 3)}
+
+
+def test_networks_of_other_sides_are_not_compared(finished_bundle: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(finished_bundle, tmp_path / "other"))
+    model = onnx.load(other / "model.onnx")
+    preprocess = json.loads((other / "preprocess.json").read_text())
+    preprocess |= {"size": [64, 64]} | ({"crop": [64, 64]} if preprocess.get("crop") else {})
+    for entry in model.metadata_props:
+        if entry.key == "preprocess":
+            entry.value = json.dumps(preprocess)
+    onnx.save(model, other / "model.onnx")
+    (other / "preprocess.json").write_text(json.dumps(preprocess))
+    Bundle(other).update_manifest()
+    with pytest.raises(ToolkitError, match="the new network takes images of 32x32 pixels, the old of 64x64"):
+        against_baseline(Bundle(finished_bundle), Bundle(other), Gate("cpu", [1], Least(1, 0)))
 
 
 def test_a_real_slowdown_is_called_one(finished_bundle: Path) -> None:

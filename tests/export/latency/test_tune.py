@@ -139,8 +139,23 @@ def test_what_was_tuned_is_measured_again_by_the_benchmark(bundle: Path) -> None
         Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(2, 0), measured=measured
     )
     assert latency["serving"]["within_budget"]
-    assert latency["serving"]["p99_ms"] == latency["serving"]["served"]["p99_ms"]
+    row = latency["serving"]
+    assert row["p99_ms"] == row["served"]["p99_ms"]
+    assert row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
+    assert row["intervals"]["p99_ms"][0] <= row["p99_ms"] <= row["intervals"]["p99_ms"][1]
     assert latency["serving"]["precision"] == Bundle(bundle).serving.precision  # type: ignore[union-attr]
+
+
+def test_a_choice_that_gives_something_else_is_not_written(bundle: Path) -> None:
+    golden = Bundle(bundle).golden()
+    golden.logits = golden.logits + 10
+    golden.outputs = {name: values + 10 for name, values in golden.outputs.items()}
+    golden.save(bundle)
+    Bundle(bundle).update_manifest()
+    with pytest.raises(CheckFailed, match="nothing was written: as it was chosen, logits differ"):
+        tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu", effort=LITTLE)
+    assert not (bundle / "serving.json").exists()
+    assert Bundle(bundle).differences() == []
 
 
 def test_accuracy_is_measured_on_validation_or_taken_from_parity(both: Path) -> None:
