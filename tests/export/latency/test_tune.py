@@ -25,7 +25,7 @@ from toolkit.runtime.predict import Predictor
 from toolkit.runtime.serving import Budget, Serving
 from toolkit.runtime.verify import verify
 
-LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1))
+LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1), Least(10, 0))
 NO_DROP = Drop(0.0, (0.0, 0.0), 100, "nothing lost")
 
 
@@ -179,6 +179,31 @@ def test_pareto_keeps_what_no_other_beats_in_both() -> None:
     assert pareto([(10, 100), (5, 50), (10, 90), (None, 500), (20, 100), (5, 50)]) == [
         *(True, True, False, False, False, True)
     ]
+
+
+def test_the_best_of_several_is_measured_once_more_apart(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is quick while the finalists are compared, and slow afterwards."""
+    search = Search(Bundle(bundle), None, {"fp32": NO_DROP}, "cpu", LITTLE, cores=1)  # type: ignore[arg-type]
+    best = Configuration("fp32", 1, Combination(1, 1, times=[0.001] * 100, rates=[1000.0]), NO_DROP)
+    best.figures = best.combination.row(1)
+    budget = Budget(p99_ms=10, max_accuracy_drop=1)
+    assert best.keeps_latency(budget)
+
+    def measured(milliseconds: float) -> Callable[..., None]:
+        def measure(_: Search, configuration: Configuration, least: Least) -> None:
+            assert least == LITTLE.confirm
+            configuration.combination.times += [milliseconds / 1000] * 100
+            configuration.combination.rates.append(1000 / milliseconds)
+            configuration.figures = configuration.combination.row(1)
+
+        return measure
+
+    monkeypatch.setattr(Search, "measure", measured(2.0))
+    assert search.confirmed(best, budget)
+    assert (best.figures["runs"], best.figures["p50_ms"]) == (200, 1.5)
+    monkeypatch.setattr(Search, "measure", measured(20.0))
+    assert not search.confirmed(best, budget)
+    assert best.figures["runs"] == 300
 
 
 def test_headroom_is_asked_of_the_upper_end_of_p99() -> None:
