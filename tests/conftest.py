@@ -31,9 +31,17 @@ def pytest_configure() -> None:
             os.sched_setaffinity(0, cores[int(worker) :: workers])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first, so that no worker is left alone with one at the end."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--slow``: the slow tests too."""
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that no worker is left alone with one at the end; slow tests if asked."""
     items.sort(key=lambda item: "training" not in item.path.parts)
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; pytest --slow runs it"))
 
 
 def write_images(root: Path, counts: dict[str, int] = COUNTS, classes: tuple[str, ...] = tuple(COLORS)) -> Path:

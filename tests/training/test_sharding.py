@@ -14,7 +14,7 @@ from toolkit.models.build import build_classifier
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_a_sharded_classifier_trains_saves_and_resumes_as_a_whole_one(family: str, encoders: dict[str, Path]) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = str(Path(__file__).parent / "sharded.py")

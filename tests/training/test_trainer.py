@@ -72,6 +72,7 @@ def test_layers_that_compute_twice_learn_the_same_to_the_bit(
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_a_compiled_model_learns_the_same_and_keeps_its_names(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

@@ -133,7 +133,7 @@ def test_bundles_side_by_side_get_the_same_threads_tuned_or_not(bundle: Path, bo
 
 
 def test_what_was_tuned_is_measured_again_by_the_benchmark(bundle: Path) -> None:
-    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100, rate=20), provider="cpu", effort=LITTLE)
+    tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100, rate=60), provider="cpu", effort=LITTLE)
     measured = Measured(details=False)
     latency = benchmark(
         Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(2, 0), measured=measured
