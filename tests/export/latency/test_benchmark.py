@@ -154,8 +154,8 @@ def test_memory_that_an_engine_keeps_does_not_hide_what_a_larger_batch_takes() -
 
     def run(batch: Float32) -> None:
         assert len(batch) <= 64, "a batch that fills the machine was tried"
-        if len(kept[0]) < len(batch) << 20:
-            kept[0] = np.ones(len(batch) << 20, np.uint8)
+        if len(kept[0]) < len(batch) << 22:  # 4 MiB an image, so that 16 of them never come from what is free already
+            kept[0] = np.ones(len(batch) << 22, np.uint8)
 
     pool, skipped = Pool([], [np.zeros((64, 3, 2, 2), np.float32)], "here"), []
     rows = measure([Engine("arena", "fp32", "cpu", 1, run)], pool, [64, 10_000_000], Least(1, 0), skipped=skipped)
