@@ -95,15 +95,7 @@ class Session:
         """Most images that a run takes; None for any number."""
         where = where or (model if isinstance(model, Path) else Path("graph in memory"))
         requested = _provider_name(provider)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 4
-        # otherwise bytes in ONNX Runtime's own format would be taken too, which nothing here looks into
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        for key, value in (session_options or {}).items():
-            options.add_session_config_entry(key, value)
+        options = _production_options(self.threads, session_options or {})
         self._profiles = tempfile.TemporaryDirectory(prefix="clip-toolkit-") if record_nodes else None
         if self._profiles is not None:
             options.enable_profiling = True
@@ -285,6 +277,20 @@ def loadable_providers() -> dict[str, str | None]:
         except ToolkitError as error:
             outcome[name] = error.what
     return outcome
+
+
+def _production_options(threads: int, entries: Mapping[str, str]) -> ort.SessionOptions:
+    """Options of every session, with further entries of its configuration."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4
+    # otherwise bytes in ONNX Runtime's own format would be taken too, which nothing here looks into
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    return options
 
 
 def _contents(model: Path | bytes, external_data: Mapping[str, bytes]) -> tuple[bytes, Mapping[str, bytes]]:
