@@ -16,8 +16,8 @@ import onnx
 import onnxruntime
 
 from export.bisect import bisect, first_fault
-from export.candidates import Candidates
-from export.choice import cheapest
+from export.candidates import Candidates, validation_images_for
+from export.choice import fastest_within_budget
 from export.external_data import save_graph
 from export.form import form_of
 from export.gate import check_nodes
@@ -114,12 +114,13 @@ def export_bundle(
             provider=provider,
             threads=threads,
             calibration_images=wanted.calibration_images,
+            validation_images=validation_images_for(wanted.budget),
             advance=lambda what: report(what, 0),
         )
         if wanted.budget is None:
             forms = [candidates.form(precision) for precision in dict.fromkeys(precisions)]
         else:
-            forms = [cheapest(candidates, wanted.graph_input, wanted.budget)]
+            forms = [fastest_within_budget(candidates, wanted.graph_input, wanted.budget)]
         parity: dict[str, Any] = {"results": {}, "reference": BEHIND_TRUNK if run.trunk else REFERENCE}
         golden: dict[str, Float32] = {}
         for chosen in forms:

@@ -21,19 +21,20 @@ from export.subgraph import open_model, producers
 from export.trunk import boundary_of, calibration_examples, in_trunk, pixel_batches, quantisable, trunk_graph
 from toolkit.data.source import Example
 from toolkit.errors import ToolkitError
+from toolkit.metrics.intervals import Drop, images_needed, paired_drop
 from toolkit.models.processing import preprocess_from
 from toolkit.models.temperature import fit_temperature
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Precision, Session
 
 VALIDATION_IMAGES = 256
-"""Validation images that forms are compared on, where there are as many."""
+"""Validation images that forms are compared on unless a budget needs more."""
+MOST_VALIDATION_IMAGES = 1500
 GOOD_AGREEMENT = 0.995
 """Top-1 agreement with fp32 that needs no further search."""
 BATCH_SIZE = 32
 RANKING_IMAGES = 64
 """Validation images on which layers are ranked by what their rounding costs."""
-RESAMPLES = 2000
 WORTHWHILE = 1e-4
 """Negative log-likelihood that another temperature has to save."""
 Advance = Callable[[str], object]
@@ -49,6 +50,7 @@ class Candidates:
         provider: str,
         threads: int | None,
         calibration_images: int | None = None,
+        validation_images: int = VALIDATION_IMAGES,
         advance: Advance = lambda what: None,
     ) -> None:
         """Read the images.
@@ -58,6 +60,7 @@ class Candidates:
             provider: that the forms are to run on.
             threads: of sessions.
             calibration_images: training images that ranges are measured on.
+            validation_images: those that forms are compared on, where there are as many.
             advance: told what is tried.
 
         Raises:
@@ -71,6 +74,7 @@ class Candidates:
         self.run, self.provider, self.threads, self.advance = run, provider, threads, advance
         self.preprocess, self.reference = preprocess_from(run.processor), Reference(run)
         self.calibration = calibration_examples(run.data, calibration_images)
+        self.validation_images = validation_images
         self.tried: list[dict[str, Any]] = []
         self._standard = provider == "tensorrt"
         self._known: dict[str, tuple[dict[str, Any], Float32]] = {}
@@ -120,7 +124,8 @@ class Candidates:
         logits, labels = torch.from_numpy(self._measured(form)[1]), torch.tensor(self.labels)
         before = float(self.run.classifier.temperature)
         # the run's own was fitted on all of validation: what the same few images say of both forms corrects it
-        after = before * fit_temperature(logits, labels) / fit_temperature(torch.from_numpy(self.expected), labels)
+        fitted, own = (fit_temperature(each, labels, before) for each in (logits, torch.from_numpy(self.expected)))
+        after = before * fitted / own
 
         def nll(temperature: float) -> float:
             return float(torch.nn.functional.cross_entropy(logits.double() / temperature, labels))
@@ -135,23 +140,20 @@ class Candidates:
         kept = found["nll_before"] - found["nll_fitted"] > WORTHWHILE
         return form.model_copy(update={"temperature": after}) if kept else form, found | {"kept": kept}
 
-    def accuracy_drop(self, form: Form) -> tuple[float, list[float]]:
-        """Accuracy that a form loses against PyTorch in fp32, in percentage points, and its 95 % interval.
-
-        The interval is the percentile bootstrap's over images (Efron, 1979), both models on the same ones.
-        """
+    def accuracy_drop(self, form: Form) -> Drop:
+        """Share of accuracy that a form loses against PyTorch in fp32, both on the same validation images."""
         answers = np.array(self.labels)
-        right = [logits.argmax(-1) == answers for logits in (self.expected, np.nan_to_num(self._measured(form)[1]))]
-        lost = 100 * (right[0].astype(np.float64) - right[1])
-        places = np.random.default_rng(0).integers(0, len(lost), (RESAMPLES, len(lost)))
-        low, high = np.percentile(lost[places].mean(1), [2.5, 97.5])
-        return float(lost.mean()), [float(low), float(high)]
+        before, after = (
+            logits.argmax(-1) == answers for logits in (self.expected, np.nan_to_num(self._measured(form)[1]))
+        )
+        groups = [example.group for example in self.examples]
+        return paired_drop(before, after, groups if any(groups) else None)
 
     @cached_property
     def examples(self) -> list[Example]:
         """Validation images that forms are compared on."""
         members = self.run.data.splits["validation"]
-        return [members[place] for place in spread(len(members), VALIDATION_IMAGES)]
+        return [members[place] for place in spread(len(members), self.validation_images)]
 
     @property
     def labels(self) -> list[int]:
@@ -325,6 +327,12 @@ class Candidates:
         """The network in a form, from ``pixel_values`` on."""
         model = build_graph(self.run.classifier, self.preprocess, {}, "pixel_values", form)
         return open_model(model, provider=self.provider, threads=self.threads)
+
+
+def validation_images_for(budget: float | None) -> int:
+    """Validation images that can show that no more than so many percentage points are lost, within reason."""
+    needed = 0 if budget is None else images_needed(budget / 100)
+    return min(max(needed, VALIDATION_IMAGES), MOST_VALIDATION_IMAGES)
 
 
 def describe(form: Form) -> str:

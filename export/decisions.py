@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from toolkit.metrics.intervals import images_needed
+from toolkit.metrics.split import SplitScores
 from toolkit.runtime.preprocess import Float32
 
 CONFIDENCE = 0.95
-BINS = 15
-"""Of the confidence, for the expected calibration error; as in training."""
+METRICS = ("accuracy", "nll", "expected_calibration_error")
 LISTED_FLIPS = 10
+Verdict = Literal["kept", "undecided", "over"]
+
+
+def verdict(precision: str, points: float, at_most: float, budget: float) -> Verdict:
+    """Whether a graph keeps a budget of accuracy, which the bound decides and not the estimate.
+
+    Args:
+        precision: of the graph; fp32 does the reference's arithmetic, which parity proves, so its estimate stands.
+        points: percentage points that it lost on the images.
+        at_most: what it loses at most, with 95 % confidence.
+        budget: percentage points that may be lost.
+    """
+    if points > budget:
+        return "over"
+    return "kept" if precision == "fp32" or at_most <= budget else "undecided"
+
+
+def too_few(images: int, budget: float, what: str) -> str:
+    """A sentence that says how many images would decide whether ``what`` keeps a budget."""
+    return (
+        f"{images:,} validation images can't show that {what} loses at most {budget:g} percentage points; "
+        f"{images_needed(budget / 100):,} without a discordant one would"
+    )
 
 
 def agreement(expected: Float32, logits: Float32, names: Sequence[str]) -> dict[str, Any]:
@@ -60,8 +84,8 @@ def changes(
     """
     answers = torch.tensor(labels)
     figures = {
-        "a": _figures(expected, answers, temperature),
-        "b": _figures(logits, answers, fitted_again or temperature),
+        "a": SplitScores(torch.from_numpy(expected), answers, temperature).metrics(METRICS),
+        "b": SplitScores(torch.from_numpy(logits), answers, fitted_again or temperature).metrics(METRICS),
     }
     return {
         name: {
@@ -76,21 +100,3 @@ def changes(
 def _margins(logits: Float32) -> Float32:
     best: npt.NDArray[np.float32] = np.sort(logits, axis=-1)[:, -2:]
     return best[:, 1] - best[:, 0]
-
-
-def _figures(logits: Float32, labels: torch.Tensor, temperature: float) -> dict[str, float]:
-    scaled = torch.from_numpy(logits).double() / temperature
-    probabilities = scaled.softmax(-1)
-    right = (scaled.argmax(-1) == labels).double()
-    return {
-        "accuracy": float(right.mean()),
-        "nll": float(torch.nn.functional.cross_entropy(scaled, labels)),
-        "expected_calibration_error": _calibration_error(probabilities.amax(-1), right),
-    }
-
-
-def _calibration_error(confidence: torch.Tensor, right: torch.Tensor) -> float:
-    """Mean gap between confidence and accuracy over bins of the confidence (Guo et al., 2017, section 2)."""
-    places = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, places, right - confidence)
-    return float(gaps.abs().sum() / len(right))

@@ -20,15 +20,26 @@ MAY_IMPORT = {
     "toolkit.recipe_reference": {"toolkit.config"},
     "toolkit.data": GROUND | {"toolkit.runtime", "toolkit.config"},
     "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.config"},
+    "toolkit.metrics": set(),
     "toolkit.reporting": GROUND | {"toolkit.runtime"},
-    "toolkit.training": GROUND | {"toolkit.runtime", "toolkit.config", "toolkit.data", "toolkit.models"},
-    "export": GROUND | {"toolkit.runtime", "toolkit.config", "toolkit.data", "toolkit.models", "toolkit.reporting"},
+    "toolkit.training": GROUND
+    | {"toolkit.runtime", "toolkit.config", "toolkit.data", "toolkit.models", "toolkit.metrics"},
+    "export": GROUND
+    | {
+        "toolkit.runtime",
+        "toolkit.config",
+        "toolkit.data",
+        "toolkit.models",
+        "toolkit.metrics",
+        "toolkit.reporting",
+    },
     "recipes": GROUND
     | {
         "toolkit.runtime",
         "toolkit.config",
         "toolkit.data",
         "toolkit.models",
+        "toolkit.metrics",
         "toolkit.reporting",
         "toolkit.training",
         "export",

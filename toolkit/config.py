@@ -184,9 +184,13 @@ class TrainingConfig(Section):
         None, gt=0, description="Peak learning rate of the head; learning_rate if left out."
     )
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Factor on the learning rate a group further from the head."
+        1.0, gt=0, le=1, description="Factor on the learning rate a layer below the last one that learns."
     )
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices; vectors never decay.")
+    weight_decay: float = Field(
+        0.01,
+        ge=0,
+        description="AdamW's decay of the layers' weights; biases, norms, class token and positions never decay.",
+    )
     scheduler: Literal["cosine", "step", "constant"] = Field(
         "cosine", description="Course of the learning rate after warm-up."
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.errors import ToolkitError
+from toolkit.metrics.intervals import paired_drop
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.predict import graph_input, places_by_shape, stacked
 
@@ -20,7 +21,6 @@ IMAGES = 1000
 BATCH_SIZE = 16
 CHUNK = 64
 """Images that are held at once."""
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Drop:
 
     points: float
     interval: tuple[float, float]
+    at_most: float
+    """What is lost at most, with 95 % confidence (one-sided)."""
     images: int
     source: str
     """Where the figure comes from, in words."""
@@ -38,13 +40,14 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
     """Measure on the run's validation split; without the run, take what parity.json holds.
 
     The reference is PyTorch in fp32, in the shape of the bundle's fp32 graph where it has one, whose equality is
-    proven. The interval is the percentile bootstrap's over images (Efron, 1979), both models on the same ones.
+    proven. Both are run on the same images; see :func:`toolkit.metrics.intervals.paired_drop`.
     """
     if run is None:
         return {precision: _recorded(bundle, precision) for precision in precisions}
     members = run.data.splits["validation"]
     chosen = [members[place * len(members) // IMAGES] for place in range(IMAGES)] if len(members) > IMAGES else members
     contents, answers = [example.read() for example in chosen], np.array([example.label for example in chosen])
+    groups = [example.group for example in chosen]
     if "fp32" in bundle.precisions and "fp32" in precisions:
         reference, of = _labels(bundle, "fp32", provider, contents), "the fp32 graph"
     else:
@@ -56,11 +59,10 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
     drops = {}
     for precision in precisions:
         labels = _labels(bundle, precision, provider, contents)
-        lost = 100.0 * ((reference == answers).astype(np.float64) - (labels == answers))
-        places = np.random.default_rng(0).integers(0, len(lost), (RESAMPLES, len(lost)))
-        low, high = np.percentile(lost[places].mean(1), [2.5, 97.5])
-        source = f"{len(lost)} validation images, against {of}"
-        drops[precision] = Drop(float(lost.mean()), (float(low), float(high)), len(lost), source)
+        lost = paired_drop(reference == answers, labels == answers, groups if any(groups) else None)
+        low, high = lost.interval
+        source = f"{len(chosen)} validation images, against {of}"
+        drops[precision] = Drop(100 * lost.value, (100 * low, 100 * high), 100 * lost.at_most, len(chosen), source)
     return drops
 
 
@@ -84,6 +86,6 @@ def _recorded(bundle: Bundle, precision: str) -> Drop:
         if "figures" in entry:
             points = -100 * float(entry["figures"]["accuracy"]["change"])
             most = 100 * (1 - float(entry["top1_agreement_at_least"]))
-            return Drop(points, (-most, most), int(entry["images"]), "parity.json, since the run is not here")
+            return Drop(points, (-most, most), most, int(entry["images"]), "parity.json, since the run is not here")
     what = f"neither the run nor a figure in parity.json tells what {precision} loses"
     raise ToolkitError(what, where=bundle.path, fix="give the run with --run RUN")

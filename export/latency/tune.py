@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from typing import Any
 
 import numpy as np
 
+from export.decisions import Verdict, verdict
 from export.latency.accuracy import Drop
 from export.latency.concurrency import Combination, combinations_on, concurrency, session_options
 from export.latency.engine import Engine, onnxruntime_engine
@@ -82,6 +83,10 @@ class Configuration:
         saturated = self.served is not None and (self.served["saturated"] or self.served["dropped"] > 0)
         return not saturated and self.p99_ms_at_most <= HEADROOM * budget.p99_ms
 
+    def judged(self, budget: Budget) -> Verdict:
+        """Whether its precision keeps the accuracy budget."""
+        return verdict(self.precision, self.drop.points, self.drop.at_most, budget.max_accuracy_drop)
+
     def describe(self) -> str:
         """In words."""
         sessions, threads = self.combination.sessions, self.combination.threads
@@ -104,9 +109,11 @@ class Configuration:
             "throughput_ips": self.throughput_ips,
             "accuracy_drop": self.drop.points,
             "accuracy_drop_interval": list(self.drop.interval),
+            "accuracy_drop_at_most": self.drop.at_most,
+            "accuracy_verdict": self.judged(budget),
             "finalist": final,
             "within_budget": final
-            and self.drop.points <= budget.max_accuracy_drop
+            and self.judged(budget) != "over"
             and self.keeps_latency(budget)
             and self.confirmed is not False,
             "confirmed": self.confirmed,
@@ -166,9 +173,7 @@ class Search:
     def candidates(self, budget: Budget) -> list[Configuration]:
         """Every precision, sessions and threads, at batch sizes that grow until they are too slow or gain nothing."""
         found = []
-        for precision, drop in self.drops.items():
-            if drop.points > budget.max_accuracy_drop:
-                continue
+        for precision, drop in _eligible(self.drops, budget.max_accuracy_drop).items():
             for combination in combinations_on(self.provider, self.cores):
                 best = 0.0
                 kept: list[Engine] = []
@@ -229,8 +234,8 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
 
     The choice is the highest throughput among the configurations whose p99, to the upper end of its interval, uses
     at most 90 % of the budget, once more in a measurement of its own, and whose precision loses no more accuracy than
-    allowed. With a rate, p99 is that of
-    requests that arrive at random at that rate; without one, that of runs that follow each other.
+    allowed, by the upper bound of its loss. With a rate, p99 is that of requests that arrive at random at that rate;
+    without one, that of runs that follow each other.
 
     Returns:
         ``tried``: a row a configuration, Pareto-optimal ones marked; ``chosen``: content of ``serving.json``;
@@ -278,12 +283,19 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
 
 def _require_accuracy(search: Search, budget: Budget) -> None:
     """Raise :class:`CheckFailed` if no precision keeps the accuracy budget."""
-    if all(drop.points > budget.max_accuracy_drop for drop in search.drops.values()):
+    if not _eligible(search.drops, budget.max_accuracy_drop):
         precision, drop = min(search.drops.items(), key=lambda item: item[1].points)
         raise CheckFailed(
             f"no precision of the bundle loses at most {budget.max_accuracy_drop:g} percentage points; nearest: "
             f"{precision}, which loses {drop.points:.2f} ({drop.source})"
         )
+
+
+def _eligible(drops: Mapping[str, Drop], budget: float) -> dict[str, Drop]:
+    """Precisions that keep the accuracy budget; where images are too few to tell of any, those that may keep it."""
+    judged = {name: verdict(name, drop.points, drop.at_most, budget) for name, drop in drops.items()}
+    wanted = "kept" if "kept" in judged.values() else "undecided"
+    return {name: drops[name] for name, found in judged.items() if found == wanted}
 
 
 def _ranked(found: Sequence[Configuration], budget: Budget) -> list[Configuration]:
@@ -314,6 +326,7 @@ def _serving(search: Search, best: Configuration, budget: Budget) -> Serving:
             throughput_ips=best.throughput_ips,
             accuracy_drop=best.drop.points,
             accuracy_drop_interval=best.drop.interval,
+            accuracy_drop_at_most=best.drop.at_most,
         ),
         budget=budget,
         machine=describe_machine(),

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from export.activation_ranges import observe
 from export.bundle import Wanted, export_bundle, prove_again, require_passed
 from export.candidates import WORTHWHILE, Candidates
-from export.choice import cheapest
+from export.choice import fastest_within_budget
 from export.form import Form, form_of
 from export.graph import build_graph
 from export.latency.benchmark import Compared, Measured, benchmark
@@ -266,7 +266,7 @@ class TestChoice:
         return Candidates(Run(finished_run), provider="cpu", threads=1)
 
     def test_the_fastest_within_the_budget_is_taken(self, candidates: Candidates) -> None:
-        best = cheapest(candidates, "pixel_values", 100.0)
+        best = fastest_within_budget(candidates, "pixel_values", 100.0)
         assert all(each["within_budget"] for each in candidates.tried)
         assert candidates.figures(best)["p50_ms"] == min(each["p50_ms"] for each in candidates.tried)
         assert [each["chosen"] for each in candidates.tried].count(True) == 1
@@ -281,7 +281,7 @@ class TestChoice:
 
     def test_a_budget_that_nothing_keeps_names_the_nearest(self, candidates: Candidates) -> None:
         with pytest.raises(CheckFailed, match=r"no form keeps a budget of -50 .* nearest: .*which loses"):
-            cheapest(candidates, "pixel_values", -50.0)
+            fastest_within_budget(candidates, "pixel_values", -50.0)
 
     def test_the_temperature_is_fitted_again_where_that_pays(self, candidates: Candidates) -> None:
         form = candidates.base_forms()[1]

@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import auc
+from toolkit.training.bootstrap import intervals
+from toolkit.training.metrics import split_metrics
 
 from toolkit.errors import ToolkitError
 from toolkit.reporting.calibration_plot import plot_reliability
@@ -23,8 +25,6 @@ from toolkit.reporting.look import LOOK
 from toolkit.reporting.plots import plot_run
 from toolkit.reporting.predictions import FILE, Predictions, read_predictions
 from toolkit.reporting.ranking_plots import plot_precision_recall, plot_roc
-from toolkit.training.bootstrap import intervals
-from toolkit.training.metrics import split_metrics
 
 PLOTS = {"curves", "confusion_matrix", "reliability", "roc", "precision_recall"}
 

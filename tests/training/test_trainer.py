@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from toolkit.training.bootstrap import intervals
+from toolkit.training.metrics import class_metrics, split_metrics
 
 from recipes.finetune import finetune
 from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier, load_classifier
-from toolkit.training.bootstrap import intervals
-from toolkit.training.metrics import class_metrics, split_metrics
 from toolkit.training.run_folder import RunFolder
 
 

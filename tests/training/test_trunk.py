@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from toolkit.training.metrics import split_metrics
 from torch import Tensor
 
 from recipes.finetune import finetune
@@ -22,7 +23,6 @@ from toolkit.files import sha256_of
 from toolkit.models.build import build_classifier, load_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.training.metrics import split_metrics
 from toolkit.training.run_folder import RunFolder
 from toolkit.training.setup import announce, build_accelerator
 from toolkit.training.trainer import Trainer

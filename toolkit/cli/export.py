@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,10 +90,8 @@ def export(
             report=describing(progress),
         )
     warn_of(parity)
-    if budget is not None and 100 / parity["tried"][0]["images"] > max(budget, 1e-9):
-        images = parity["tried"][0]["images"]
-        what = f"{images} validation images can't tell {budget:g} percentage points: one is {100 / images:.2g}"
-        messages().print(f"[yellow]warning[/]: {what}", soft_wrap=True)
+    if budget is not None:
+        _warn_of_too_few(parity["tried"], budget)
     if json:
         print_json({"bundle": str(out), "parity": parity})
         return
@@ -118,6 +117,21 @@ def _asked(precision: str | None, drop: float | None, provider: str) -> tuple[Se
         fix = "ask for auto alone, or name the precisions"
         raise ToolkitError("auto chooses the precision itself", where="--precision", fix=fix)
     return [], MAX_ACCURACY_DROP if drop is None else drop
+
+
+def _warn_of_too_few(tried: Sequence[dict[str, Any]], budget: float) -> None:
+    """Say which forms the validation images can't decide on, and what that meant."""
+    from export.decisions import too_few
+
+    undecided = [each for each in tried if each["verdict"] == "undecided"]
+    if not undecided:
+        return
+    fastest = min(undecided, key=lambda each: float(each["p50_ms"]))
+    what = too_few(fastest["images"], budget, fastest["form"])
+    chosen = any(each["chosen"] for each in undecided)
+    then = "shipped all the same, since no form is sure to" if chosen else "so it was left out"
+    ask = f"--max-accuracy-drop {math.ceil(10 * fastest['accuracy_drop_at_most']) / 10:g} would take it"
+    messages().print(f"[yellow]warning[/]: {what}: {then}" + ("" if chosen else f" ({ask})"), soft_wrap=True)
 
 
 def print_tried(parity: dict[str, Any], budget: float) -> None:

@@ -27,6 +27,14 @@ def predict(
     provider: ServingProviderOption = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a run.", show_default="as tuned, or 32")] = None,
     threads: ThreadsOption = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Likeliest classes whose probabilities are given.",
+            show_default="all, of more than 100 classes 10",
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Print label and probabilities of images; exit 2 if one can't be read, after the others.
@@ -34,14 +42,15 @@ def predict(
     Example: toolkit predict bundles/digits photo.png
     """
     from toolkit.runtime.bundle import Bundle
-    from toolkit.runtime.predict import Predictor, expand
+    from toolkit.runtime.predict import Predictor, default_top_k, expand
 
     files = expand(paths)
     opened = Bundle(bundle)
     tuned = opened.tuned_for(provider, precision)
     most = batch_size or (tuned.batch_size if tuned else BATCH_SIZE)
     session = opened.session(provider=provider, threads=threads, precision=precision, batch_size=most)
-    predictions = list(Predictor(opened, session)(files, most))
+    predictor = Predictor(opened, session, top_k or default_top_k(len(opened.labels)))
+    predictions = list(predictor(files, most))
     if json:
         print_json({"predictions": predictions})
     else:

@@ -58,6 +58,7 @@ def tune(
         what = f"a budget of {max_accuracy_drop:g} points can't be kept"
         raise ToolkitError(what, where="--max-accuracy-drop", fix="give 0 or more")
     require_key(sign)
+    from export.decisions import too_few, verdict
     from export.latency.tuning import tune_bundle
     from toolkit.runtime.bundle import Bundle
     from toolkit.runtime.serving import Budget
@@ -75,9 +76,11 @@ def tune(
         )
     renew_signature(opened, sign)
     for precision, drop in outcome["accuracy"].items():
-        if precision != "fp32" and 100 / drop["images"] > max(max_accuracy_drop, 1e-9):
-            what = f"{drop['images']} images can't tell {max_accuracy_drop:g} percentage points of {precision}"
-            messages().print(f"[yellow]warning[/]: {what}: one is {100 / drop['images']:.2g}", soft_wrap=True)
+        if verdict(precision, drop["points"], drop["at_most"], max_accuracy_drop) == "undecided":
+            what = too_few(drop["images"], max_accuracy_drop, precision)
+            shipped = outcome["chosen"]["precision"] == precision
+            then = "chosen all the same, since no other precision is sure to" if shipped else "so it was left out"
+            messages().print(f"[yellow]warning[/]: {what}: {then}", soft_wrap=True)
     if json:
         print_json(outcome)
         return
@@ -109,6 +112,7 @@ def print_tuned(outcome: dict[str, Any]) -> None:
     for precision, drop in outcome["accuracy"].items():
         low, high = drop["interval"]
         lost = f"{precision} loses {drop['points']:+.2f} percentage points ({low:+.2f} to {high:+.2f})"
+        lost += f", at most {drop['at_most']:.2f} with 95 % confidence,"
         console().print(f"{lost} on {drop['source']}", soft_wrap=True)
     budget = outcome["budget"]
     rate = f" at {budget['rate']:g} requests/s" if budget["rate"] else ""

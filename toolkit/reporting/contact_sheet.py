@@ -27,7 +27,6 @@ def contact_sheet(predictions: Predictions, images: Sequence[Callable[[], Image.
         images: opens each of its images, in the same order.
     """
     chosen, title = worst(predictions)
-    probabilities = predictions.probabilities()
     rows = max(1, math.ceil(len(chosen) / COLUMNS))
     figure = Figure(figsize=(COLUMNS * 1.9, rows * 2.45 + 0.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -36,11 +35,8 @@ def contact_sheet(predictions: Predictions, images: Sequence[Callable[[], Image.
         axes.axis("off")
     for axes, index in zip(tiles, chosen, strict=False):
         axes.imshow(letterboxed(images[index]()))
-        guess = predictions.predicted[index]
-        said = f"said {shortened(predictions.classes[guess], 13)}, {probabilities[index, guess]:.0%}"
-        axes.set_title(
-            f"is {shortened(predictions.classes[predictions.labels[index]], 17)}\n{said}", fontsize=9, loc="left"
-        )
+        said = f"said {shortened(predictions.predicted[index], 13)}, {predictions.probability[index]:.0%}"
+        axes.set_title(f"is {shortened(predictions.labels[index], 17)}\n{said}", fontsize=9, loc="left")
         name = shortened(PurePath(predictions.paths[index]).name, 24)
         axes.text(0, TILE + 6, name, fontsize=7, color=GREY, va="top")
     return figure
@@ -48,11 +44,9 @@ def contact_sheet(predictions: Predictions, images: Sequence[Callable[[], Image.
 
 def worst(predictions: Predictions) -> tuple[list[int], str]:
     """Places of the images to show, worst first, and what they are in words."""
-    probabilities, everyone = predictions.probabilities(), np.arange(len(predictions.labels))
-    stated = probabilities[everyone, predictions.labels]
-    order = np.argsort(stated, kind="stable")
+    order = np.argsort(predictions.label_probability, kind="stable")
     wrong = [int(index) for index in order if predictions.predicted[index] != predictions.labels[index]]
-    total = len(everyone)
+    total = len(order)
     if not wrong:
         return order[:TILES].tolist(), f"no errors on {total:,} test images; these came nearest to one"
     shown = "" if len(wrong) <= TILES else f", the worst {TILES}"

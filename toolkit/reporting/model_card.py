@@ -6,6 +6,8 @@ from typing import Any
 
 from toolkit.runtime.bundle import Manifest
 
+NAMED = 20
+"""Classes that a sentence names."""
 FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -23,7 +25,7 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
     lines = [
         f"# {data.get('name', 'Image')} classifier",
         "",
-        f"Classifies an image as one of {len(labels)} classes: {', '.join(labels)}.",
+        f"Classifies an image as one of {len(labels):,} classes: {named(labels)}.",
         "",
         f"- encoder: `{recipe['model']['encoder']}`, trained: {_selection(recipe['model'])}",
         f"- head: {recipe['model']['head']['type']}; temperature of the probabilities: {origin['temperature']:.3f}",
@@ -63,6 +65,12 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
     return "\n".join(lines) + "\n"
 
 
+def named(labels: list[str]) -> str:
+    """The classes in words, of many the first ones and how many more there are."""
+    more = len(labels) - NAMED
+    return ", ".join(labels[:NAMED]) + (f" and {more:,} more (labels.json)" if more > 0 else "")
+
+
 def parity_lines(parity: dict[str, Any]) -> list[str]:
     """A sentence for each precision and provider."""
     return [
@@ -79,7 +87,7 @@ def tried_columns(parity: dict[str, Any]) -> list[str]:
     """Headings of :func:`tried_cells`."""
     columns = ["form", "agreement", "accuracy"]
     if any("p50_ms" in each for each in parity["tried"]):
-        columns += ["points lost", "95 % interval", "p50 ms", "within the budget"]
+        columns += ["points lost", "95 % interval", "at most", "p50 ms", "within the budget"]
     return columns
 
 
@@ -90,8 +98,12 @@ def tried_cells(parity: dict[str, Any]) -> list[list[str]]:
         row = [each["form"], f"{each['top1_agreement']:.2%}", f"{each['accuracy']:.2%}"]
         if "p50_ms" in each:
             low, high = each["accuracy_drop_interval"]
-            verdict = "shipped" if each["chosen"] else "yes" if each["within_budget"] else "no"
+            open_question = each.get("verdict") == "undecided"
+            verdict = "yes" if each["within_budget"] else "too few images" if open_question else "no"
+            verdict = f"shipped ({verdict})" if each["chosen"] else verdict
+            at_most = each.get("accuracy_drop_at_most")
             row += [f"{each['accuracy_drop']:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+            row += ["" if at_most is None else f"{at_most:.2f}"]
             row += ["" if each["p50_ms"] is None else f"{each['p50_ms']:.2f}", verdict]
         rows.append(row)
     return rows

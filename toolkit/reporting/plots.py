@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 from PIL import Image
 
 from toolkit.reporting.calibration_plot import plot_reliability
+from toolkit.reporting.confusion_plot import plot_confusion
 from toolkit.reporting.contact_sheet import contact_sheet
-from toolkit.reporting.look import BLUE, LOOK, ORANGE, save, shortened
+from toolkit.reporting.look import BLUE, LOOK, ORANGE, save
 from toolkit.reporting.predictions import read_predictions
 from toolkit.reporting.ranking_plots import plot_precision_recall, plot_roc
+from toolkit.reporting.run_curves import read_curves
 
 
 def plot_run(run: Path, images: Sequence[Callable[[], Image.Image]] | None = None) -> None:
@@ -29,19 +30,17 @@ def plot_run(run: Path, images: Sequence[Callable[[], Image.Image]] | None = Non
     """
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((run / "summary.json").read_text())
-    predictions = read_predictions(run)
+    curves = read_curves(run)
     plots = run / "plots"
     plots.mkdir(exist_ok=True)
     with mpl.rc_context(LOOK):
         save(_curves(history, summary), plots / "curves.png")
-        save(
-            _confusion_matrix(np.array(summary["confusion_matrix"]), summary["classes"]), plots / "confusion_matrix.png"
-        )
-        save(plot_reliability(predictions, summary), plots / "reliability.png")
-        save(plot_roc(predictions, summary), plots / "roc.png")
-        save(plot_precision_recall(predictions, summary), plots / "precision_recall.png")
+        save(plot_confusion(summary), plots / "confusion_matrix.png")
+        save(plot_reliability(curves, summary), plots / "reliability.png")
+        save(plot_roc(curves, summary), plots / "roc.png")
+        save(plot_precision_recall(curves, summary), plots / "precision_recall.png")
         if images is not None:
-            save(contact_sheet(predictions, images), plots / "worst_errors.png")
+            save(contact_sheet(read_predictions(run), images), plots / "worst_errors.png")
 
 
 def _curves(history: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
@@ -60,25 +59,4 @@ def _curves(history: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
     test = summary["test"]
     panels[1].set_title(f"accuracy: {test['accuracy']:.1%} on {test['images']} test images")
     panels[0].legend()
-    return figure
-
-
-def _confusion_matrix(matrix: np.ndarray, names: list[str]) -> Figure:
-    labels = [shortened(name, 24) for name in names]
-    side = min(14.0, 2.6 + 0.45 * len(labels))
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    share = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.grid(visible=False)
-    axes.set_title(f"test: {np.trace(matrix)} of {matrix.sum()} images right")
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 3 else 0)
-    axes.set_yticks(range(len(labels)), labels)
-    if len(labels) <= 25:
-        for row, column in np.ndindex(matrix.shape):
-            if matrix[row, column]:
-                color = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=8)
     return figure

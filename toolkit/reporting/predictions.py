@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,35 +12,20 @@ import numpy.typing as npt
 from toolkit.errors import ToolkitError
 
 FILE = "test_predictions.csv"
-LOGIT = "logit:"
-"""Starts the names of the columns that hold logits; the class's name follows."""
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The test split in its order.
-
-    ``logits`` [images, classes] as the network gives them, ``labels`` [images].
-    """
+    """The test split in its order: for each image its path and label, and the predicted class."""
 
     paths: list[str]
-    classes: list[str]
-    labels: npt.NDArray[np.int64]
-    logits: Array
-    temperature: float
-
-    def probabilities(self, *, calibrated: bool = True) -> Array:
-        """Softmax of the logits [images, classes], divided by the temperature if ``calibrated``."""
-        scaled = self.logits / (self.temperature if calibrated else 1.0)
-        exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        shares: Array = exponents / exponents.sum(axis=1, keepdims=True)
-        return shares
-
-    @property
-    def predicted(self) -> npt.NDArray[np.int64]:
-        """The class with the largest logit [images]."""
-        return self.logits.argmax(axis=1)
+    labels: list[str]
+    predicted: list[str]
+    probability: Array
+    """Calibrated, of the predicted class [images]."""
+    label_probability: Array
+    """Calibrated, of the label [images]."""
 
 
 def read_predictions(run: Path) -> Predictions:
@@ -53,15 +37,14 @@ def read_predictions(run: Path) -> Predictions:
     path = run / FILE
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-        columns = [index for index, name in enumerate(rows[0]) if name.startswith(LOGIT)]
-        classes = [rows[0][index].removeprefix(LOGIT) for index in columns]
-        return Predictions(
-            paths=[row[0] for row in rows[1:]],
-            classes=classes,
-            labels=np.array([classes.index(row[1]) for row in rows[1:]]),
-            logits=np.array([[float(row[index]) for index in columns] for row in rows[1:]]),
-            temperature=json.loads((run / "summary.json").read_text())["temperature"],
-        )
-    except (OSError, ValueError, IndexError, KeyError) as error:
+            table = csv.DictReader(file)
+            columns = ("path", "label", "predicted", "probability", "label_probability")
+            missing = [name for name in columns if name not in (table.fieldnames or [])]
+            if missing:
+                raise ValueError(f"no column {', '.join(missing)}")
+            rows = [[row[name] for name in columns] for row in table]
+        paths, labels, predicted, *shares = zip(*rows, strict=True) if rows else ([] for _ in columns)
+        probability, label_probability = (np.array([float(cell) for cell in column]) for column in shares)
+    except (OSError, ValueError, TypeError) as error:
         raise ToolkitError(f"can't read the predictions: {error}", where=path, fix="train again") from error
+    return Predictions(list(paths), list(labels), list(predicted), probability, label_probability)

@@ -9,6 +9,7 @@ from typing import Any
 from toolkit.reporting.html import facts, headline, number, page, paragraph, section
 from toolkit.reporting.latency_section import latency_section, machine_section
 from toolkit.reporting.limits_section import limits_section
+from toolkit.reporting.model_card import named
 from toolkit.reporting.quality_section import parity_section, quality_section
 from toolkit.reporting.serving_section import serving_section
 from toolkit.runtime.bundle import Manifest
@@ -22,8 +23,6 @@ CONTENTS = {
     "machine": "Machine",
     "provenance": "Provenance",
 }
-NAMED = 40
-"""Classes that the page names at its top."""
 
 
 def report_html(
@@ -57,13 +56,11 @@ def report_html(
     }
     links = "".join(f'<li><a href="#{each}">{CONTENTS[each]}</a></li>' for each, body in sections.items() if body)
     encoder = origin["recipe"]["model"]["encoder"]
-    shown = ", ".join(labels[:NAMED])
-    more = f" and {len(labels) - NAMED:,} more" if len(labels) > NAMED else ""
     return page(
         title,
         [
             f"<header><h1>{escape(title)}</h1>",
-            paragraph(f"Classifies an image as one of {len(labels):,} classes: {shown}{more}."),
+            paragraph(f"Classifies an image as one of {len(labels):,} classes: {named(labels)}."),
             paragraph(f"A fine-tuned {encoder} encoder and its head in one ONNX graph, made {manifest.created[:10]}."),
             headline(_headline(origin["figures"]["test"], parity, latency, serving)),
             f'<nav aria-label="Contents"><ul>{links}</ul></nav></header>\n<main>\n',

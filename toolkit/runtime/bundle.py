@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -111,8 +112,11 @@ class Bundle:
         """The classes, in the order of the logits."""
         with self._parsing("labels.json"):
             labels = json.loads(self.read("labels.json"))
-            if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
                 raise ValueError("no list of names")
+            twice = sorted(label for label, count in Counter(labels).items() if count > 1)
+            if twice:
+                raise ValueError(f"the label {twice[0]!r} stands there twice")
             return labels
 
     @cached_property
@@ -293,6 +297,10 @@ class Bundle:
             build=EngineBuild(batch_size, keep=True),
         )
         metadata, fix = session.metadata, "export it again"
+        if session.classes != len(self.labels):
+            gives = "an unknown number of" if session.classes is None else session.classes
+            what = f"the graph gives {gives} logits, but labels.json names {len(self.labels)} classes"
+            raise ToolkitError(what, where=self.path / name, fix=fix)
         with self._parsing(name):
             if json.loads(metadata["labels"]) != self.labels:
                 raise ToolkitError("labels.json differs from the graph's labels", where=self.path, fix=fix)

@@ -14,12 +14,22 @@ from toolkit.runtime.decode import UnreadableImageError, decode, images_below
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
 
+MOST_CLASSES, FEW = 100, 10
+
 
 class Predictor:
     """A bundle in service: files in, labels and calibrated probabilities out."""
 
-    def __init__(self, bundle: Bundle, session: Session) -> None:
-        self.bundle, self.session = bundle, session
+    def __init__(self, bundle: Bundle, session: Session, top_k: int | None = None) -> None:
+        """Serve a bundle.
+
+        Args:
+            bundle: that is served.
+            session: of one of its graphs.
+            top_k: likeliest classes that an entry gives the probabilities of, the likeliest first; all in the
+                bundle's order if None.
+        """
+        self.bundle, self.session, self.top_k = bundle, session, top_k
 
     def __call__(self, paths: list[Path], batch_size: int = 32) -> Iterator[dict[str, Any]]:
         """Yield one entry a path, in order.
@@ -43,8 +53,20 @@ class Predictor:
             _, probabilities = self.session.run_batches(batch, self.session.largest_batch or len(places))
             for place, row in zip(places, probabilities, strict=True):
                 entries[place]["label"] = self.bundle.labels[int(row.argmax())]
-                entries[place]["probabilities"] = dict(zip(self.bundle.labels, map(float, row), strict=True))
+                entries[place]["probabilities"] = self._named(row)
         return entries
+
+    def _named(self, row: Float32) -> dict[str, float]:
+        """Probabilities [classes] by label."""
+        labels = self.bundle.labels
+        if self.top_k is None or self.top_k >= len(labels):
+            return dict(zip(labels, map(float, row), strict=True))
+        return {labels[index]: float(row[index]) for index in np.argsort(-row, kind="stable")[: self.top_k]}
+
+
+def default_top_k(classes: int) -> int | None:
+    """All classes, of more than 100 the ten likeliest: each of 1,000 would be 40 kB an image."""
+    return None if classes <= MOST_CLASSES else FEW
 
 
 def graph_input(kind: str, preprocess: Preprocess, source: Path | bytes) -> Float32 | UInt8:

@@ -28,6 +28,8 @@ class Expected(BaseModel):
     accuracy_drop: float
     """Percentage points of accuracy lost against the reference, on held-out images."""
     accuracy_drop_interval: tuple[float, float]
+    accuracy_drop_at_most: float | None = None
+    """What is lost at most, with 95 % confidence (one-sided); files of older versions don't say it."""
 
 
 class Budget(BaseModel):

@@ -39,6 +39,7 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "tensorrt": ("fp32", "fp16", "int8"),
 }
 """What each provider has kernels for; fp16 runs on CPUs too, though in float32 between the rounded weights."""
+OUTPUTS = ("logits", "probabilities")
 UNKNOWN_BATCH = EngineBuild()
 PROBE = Path(__file__).parent.parent / "assets" / "identity.onnx"
 """A graph that any provider runs."""
@@ -152,6 +153,14 @@ class Session:
             raise ToolkitError(what, where=self._where, fix="give a graph that toolkit export wrote")
         return str(names[0])
 
+    @cached_property
+    def classes(self) -> int | None:
+        """Logits of an image, as the graph states them; None where it doesn't, or has other outputs."""
+        shapes = {value.name: value.shape for value in self._session.get_outputs()}
+        widths = {shapes[name][1] for name in OUTPUTS if len(shapes.get(name, ())) == 2}
+        width = next(iter(widths)) if len(widths) == 1 else None
+        return width if isinstance(width, int) else None
+
     def run(self, inputs: Float32 | UInt8) -> tuple[Float32, Float32]:
         """Compute logits and probabilities, each [batch, classes].
 
@@ -163,7 +172,11 @@ class Session:
             ToolkitError: an array of another type or shape, or without a pixel.
         """
         self._check(inputs)
-        logits, probabilities = self.compute(["logits", "probabilities"], {self.input: inputs})
+        logits, probabilities = self.compute(OUTPUTS, {self.input: inputs})
+        shape = (len(inputs), self.classes)
+        if self.classes is not None and not logits.shape == probabilities.shape == shape:
+            what = f"the graph gave logits of shape {list(logits.shape)}, not the {list(shape)} that it states"
+            raise ToolkitError(what, where=self._where, fix="give a graph that toolkit export wrote")
         return logits, probabilities
 
     def compute(self, names: Sequence[str], inputs: Mapping[str, Float32 | UInt8]) -> list[Float32]:
@@ -176,7 +189,7 @@ class Session:
         self._require_built_for(batch.shape()[0])
         bound = self._session.io_binding()
         bound.bind_ortvalue_input(self.input, batch)
-        for name in ("logits", "probabilities"):
+        for name in OUTPUTS:
             bound.bind_output(name, batch.device_name())
         return bound
 

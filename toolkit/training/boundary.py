@@ -84,6 +84,7 @@ class Boundary:
         if self.config.enabled:
             self._layout.check_budget(self.config.max_gb)
         self._private: Path | None = None
+        self._filled: BoundaryCache | None = None
 
     def feeds(
         self,
@@ -123,9 +124,17 @@ class Boundary:
                 f"boundary cache at {self._trunk['cut']}: {size:.3g} GB in {counts['shards']} shards, "
                 f"{counts['computed']} computed now{damaged}"
             )
-        return {
-            split: CacheFeed(cache.split(split), self.data.labels(split).tolist(), device) for split in CACHED_SPLITS
-        }
+        self._filled = cache
+        return {split: self._cached(cache, split) for split in CACHED_SPLITS}
+
+    def plain_feed(self, split: str) -> Feed | None:
+        """The cached activations of the training images as they are; None where there are none."""
+        if self._filled is None or split != "train" or self.recipe.data.augment:
+            return None
+        return self._cached(self._filled, split)
+
+    def _cached(self, cache: BoundaryCache, split: str) -> CacheFeed:
+        return CacheFeed(cache.split(split), self.data.labels(split).tolist(), self.accelerator.device)
 
     def remove_private_cache(self) -> None:
         """Remove a cache that was to live as long as the run."""

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from toolkit.data.inspection import Report, silent
 from toolkit.training.feed import Feed
 from toolkit.training.plan import Plan
 from toolkit.training.stopwatch import Stopwatch
@@ -13,7 +14,14 @@ from toolkit.training.stopwatch import Stopwatch
 
 @torch.no_grad()
 def predict_split(
-    model: nn.Module, start: int, feed: Feed, plan: Plan, classes: int, accelerator: Accelerator, watch: Stopwatch
+    model: nn.Module,
+    start: int,
+    feed: Feed,
+    plan: Plan,
+    classes: int,
+    accelerator: Accelerator,
+    watch: Stopwatch,
+    report: Report = silent,
 ) -> Tensor:
     """Logits [images, classes] in the split's order, on the CPU, in every process.
 
@@ -26,14 +34,16 @@ def predict_split(
         classes: number of logits.
         accelerator: gathers from all processes.
         watch: takes the times.
+        report: told how many of this process's batches are done.
     """
     model.eval()
     logits = torch.zeros(plan.images, classes, device=accelerator.device)
     batches = [batch for step in plan.steps(epoch=1) for batch in step]
-    for batch, (hidden, _) in zip(batches, feed(batches, watch), strict=True):
+    for done, (batch, (hidden, _)) in enumerate(zip(batches, feed(batches, watch), strict=True), 1):
         with watch.on_device("trainable"):
             rows = model(hidden, start=start).float()
         if batch.counts:
             logits[batch.places] = rows
+        report(done, len(batches))
     watch.images += plan.images
     return accelerator.reduce(logits, "sum").cpu()  # each row is zero in all processes but one

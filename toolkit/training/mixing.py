@@ -25,7 +25,7 @@ class Mix:
     partners: list[int]
     """For each image, the place of the one that is mixed in."""
     share: float
-    """Of an image's own label, at least a half."""
+    """Of an image's own label: with mixup at least a half, with cutmix whatever the window leaves."""
     box: tuple[int, int, int, int] | None = None
     """With cutmix the window (top, left, bottom, right) that comes from the partner; with mixup None."""
 
@@ -39,12 +39,18 @@ class Mix:
         mixed[..., top:bottom, left:right] = others[..., top:bottom, left:right]
         return mixed
 
+    def dominant(self, labels_B: Tensor) -> Tensor:
+        """Each image's label of the larger share [B]."""
+        return labels_B if self.share >= 0.5 else labels_B[self.partners]
+
 
 class Mixing:
     """Draws a mix for each micro-batch.
 
-    Source: Zhang et al., "mixup" (2018); Yun et al., "CutMix" (2019); mixing what a layer made
-    of the images rather than the images is Verma et al., "Manifold Mixup" (2019).
+    Source: Zhang et al., "mixup" (2018), the larger share to the image itself, which swaps partners at most; Yun et
+    al., "CutMix" (2019), algorithm A1: the window's centre is drawn over the whole image and what lies outside is cut
+    off, so that borders and corners are replaced too; mixing what a layer made of the images rather than the images is
+    Verma et al., "Manifold Mixup" (2019).
 
     Args:
         config: the parameters of both, and the seed.
@@ -64,12 +70,16 @@ class Mixing:
         kind = kinds[int(rng.integers(len(kinds)))]
         alpha = getattr(config, kind)
         share = float(rng.beta(alpha, alpha))
-        share = max(share, 1 - share)
         partners = rng.permutation(len(batch.indices)).tolist()
         if kind == "mixup":
-            return Mix(partners, share)
-        height, width = self.size
-        cut = math.sqrt(1 - share)
-        h, w = round(height * cut), round(width * cut)
-        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-        return Mix(partners, 1 - h * w / (height * width), (top, left, top + h, left + w))
+            return Mix(partners, max(share, 1 - share))
+        (top, bottom), (left, right) = (_span(side, math.sqrt(1 - share), rng) for side in self.size)
+        area = (bottom - top) * (right - left) / math.prod(self.size)
+        return Mix(partners, 1 - area, (top, left, bottom, right))
+
+
+def _span(side: int, share: float, rng: np.random.Generator) -> tuple[int, int]:
+    """Start and end of a share of a side around a centre drawn evenly, cut off at the ends of the side."""
+    length, centre = int(side * share), int(rng.integers(side))
+    start = centre - length // 2
+    return max(0, start), min(side, start + length)

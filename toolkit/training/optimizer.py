@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from toolkit.config import TrainingConfig
 from toolkit.models.encoder import Group
 
 
 def build_optimizer(groups: list[Group], config: TrainingConfig) -> torch.optim.AdamW:
-    """One or two parameter groups for each trainable group: matrices decay, vectors do not.
+    """One or two parameter groups for each trainable group: weights of layers decay, all else does not.
 
-    The head learns at ``head_learning_rate``; an encoder group k places below the topmost one
-    at ``learning_rate * layer_decay ** k`` (Bao et al., "BEiT", 2021, appendix).
+    The head learns at ``head_learning_rate``, the last layer that learns and what follows it at ``learning_rate``, and
+    each layer before at ``layer_decay`` times the rate of the next one; the embeddings count as one more layer (Bao et
+    al., "BEiT", 2021, appendix).
     """
     trainable = [group for group in groups if any(parameter.requires_grad for parameter in group.parameters())]
-    encoder = [group.name for group in groups if group.name != "head"]
+    depths = _layers_below_the_last([group.name for group in trainable])
     parameter_groups = []
     for group in trainable:
         if group.name == "head":
             rate = config.head_learning_rate or config.learning_rate
         else:
-            rate = config.learning_rate * config.layer_decay ** (len(encoder) - 1 - encoder.index(group.name))
+            rate = config.learning_rate * config.layer_decay ** depths[group.name]
         parameters = [parameter for parameter in group.parameters() if parameter.requires_grad]
-        matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-        vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-        for members, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
+        spared = _without_decay(group)
+        weights = [parameter for parameter in parameters if parameter not in spared]
+        others = [parameter for parameter in parameters if parameter in spared]
+        for members, decay in ((weights, config.weight_decay), (others, 0.0)):
             if members:
                 parameter_groups.append({"params": members, "lr": rate, "weight_decay": decay, "name": group.name})
     return torch.optim.AdamW(parameter_groups, fused=True)
+
+
+def _layers_below_the_last(names: Sequence[str]) -> dict[str, int]:
+    """How many layers each group lies below the last layer that learns; 0 for what follows the layers."""
+    layers = {name: int(name.removeprefix("layers.")) for name in names if name.startswith("layers.")}
+    last = max(layers.values(), default=-1)
+    return {name: last - layers.get(name, -1 if name == "embeddings" else last) for name in names}
+
+
+def _without_decay(group: Group) -> set[nn.Parameter]:
+    """Biases, norms, class tokens and learned queries, which are single vectors, and embedding tables."""
+    tables = {
+        parameter
+        for module in group.modules
+        for part in module.modules()
+        if isinstance(part, nn.Embedding)
+        for parameter in part.parameters()
+    }
+    vectors = {p for p in group.parameters() if p.ndim < 2 or p.numel() == p.shape[-1]}
+    return tables | vectors
 
 
 def learning_rate_factor(config: TrainingConfig, steps_per_epoch: int, step: int) -> float:

@@ -20,11 +20,11 @@ from toolkit.data.dataset import ImageDataset, Loader, cores_of_this_process
 from toolkit.data.source import DataSource
 from toolkit.errors import Stopped, ToolkitError
 from toolkit.files import staged_folder, write_bytes, write_json, writing_to
+from toolkit.metrics.split import score_by, split_metrics
 from toolkit.models.build import load_classifier, save_classifier, trainable_groups
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.models.selection import freeze_all_but
-from toolkit.models.temperature import fit_temperature
 from toolkit.training.averaging import RunningAverage, choose_alpha, encoder_weights
 from toolkit.training.boundary import Boundary
 from toolkit.training.checkpoints import whole
@@ -32,12 +32,11 @@ from toolkit.training.evaluation import predict_split
 from toolkit.training.feed import Feed
 from toolkit.training.interruption import Interruption
 from toolkit.training.loss import Loss, class_weights
-from toolkit.training.metrics import score_by, split_metrics
 from toolkit.training.mixing import Mixing
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
-from toolkit.training.outcome import figures_of, peak_memory, predict_splits, predictions_csv
+from toolkit.training.outcome import Outcome, calibrate, peak_memory, predict_splits
 from toolkit.training.plan import MicroBatch, Plan, seed_of
-from toolkit.training.processes import Agreement
+from toolkit.training.processes import Agreement, on_main_process
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
 from toolkit.training.run_folder import RunFolder
 from toolkit.training.stability import MAX_SKIPPED, FiniteWatch, unstable
@@ -166,20 +165,14 @@ class Trainer:
         return summary
 
     def _evaluate_best(self) -> dict[str, Any]:
-        """Load what was saved, fit the temperature on validation, and figure every split with it."""
+        """Load what was saved, fit the temperature on validation, and measure every split with it."""
         best, _ = load_classifier(self.run.best)
         best.to(self.accelerator.device)
         wise_ft = self._interpolate(best) if self.original else None
         logits = self._predict(best, *self.plain_loaders)
-        temperature = fit_temperature(logits["validation"], self.data.labels("validation"))
-        best.temperature.fill_(temperature)
+        summary = on_main_process(self.accelerator, lambda: self._write_outcome(best, logits))
         trainable, learns = trainable_groups(self.classifier), self.parameter_counts[1]
-        if self.is_main:
-            freeze_all_but(best.groups, best, trainable)
-            self._save_best(best)
-            write_bytes(self.run.path / "test_predictions.csv", predictions_csv(self.data, logits["test"]))
-        self.accelerator.wait_for_everyone()
-        return figures_of(self.data, logits, temperature) | {
+        return summary | {
             "trainable_groups": trainable,
             "parameters": self.parameter_counts[0],
             "trainable_parameters": learns,
@@ -195,6 +188,18 @@ class Trainer:
             "advice": self._advice(),
             "peak_memory_bytes": peak_memory(),
         }
+
+    def _write_outcome(self, best: Classifier, logits: dict[str, Tensor]) -> dict[str, Any]:
+        """Calibrate the classifier, save it again, and write what it says of the test images."""
+        if not console.is_terminal:
+            console.print("computing metrics and intervals")
+        temperature = calibrate(best, logits["validation"], self.data.labels("validation"))
+        freeze_all_but(best.groups, best, trainable_groups(self.classifier))
+        self._save_best(best)
+        outcome = Outcome(self.data, logits, temperature)
+        write_bytes(self.run.path / "test_predictions.csv", outcome.predictions_csv())
+        write_json(self.run.path / "test_curves.json", outcome.curves())
+        return outcome.summary()
 
     def _interpolate(self, best: Classifier) -> dict[str, Any]:
         """Mix the original weights into the best classifier by the share that validation chooses.
@@ -218,8 +223,8 @@ class Trainer:
         return predict_splits(best, self.boundary, loaders, self._evaluation_plan, self.accelerator)
 
     def _validation_figures(self, logits: Tensor) -> dict[str, float]:
-        figures = split_metrics(logits, self.data.labels("validation"))
-        return {name: figures[name] for name in dict.fromkeys(("loss", "accuracy", self.recipe.training.select_by))}
+        names = dict.fromkeys(("loss", "accuracy", self.recipe.training.select_by))
+        return split_metrics(logits, self.data.labels("validation"), names=names)
 
     def _mixing_at(self, place: str) -> Mixing | None:
         return self.mixing if self.recipe.training.mix_at == place else None
@@ -279,12 +284,13 @@ class Trainer:
         watch = Stopwatch(self.accelerator.device)
         activations = feed((batch for step in plan.steps(epoch, done) for batch in step), watch)
         for batches in plan.steps(epoch, done):
+            rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
             losses, norm = self._step(batches, activations, watch)
             watch.images += batches[0].step_images
             self.standing.step += 1
             self.standing.steps_of_epoch += 1
             self._look_at(batches, losses, norm)
-            self._log_step(epoch, batches, losses, watch, progress, task)
+            self._log_step(epoch, batches, losses, rates, watch, progress, task)
             self._keep_or_stop(plan)
         next(activations, None)  # lets the loader's workers end their round
         self._settle()
@@ -315,7 +321,8 @@ class Trainer:
                 loss_B = self.loss(logits, labels, mix)
                 accelerator.backward(loss_B.sum() * (batch.weight * accelerator.num_processes))
             losses.append(loss_B.detach())
-            self.record.note(batch, losses[-1], logits.detach().argmax(-1) == labels)
+            wanted = mix.dominant(labels) if mix else labels
+            self.record.note(batch, losses[-1], logits.detach().argmax(-1) == wanted)
         with watch.on_device("optimizer"):
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_gradient_norm)
             self.optimizer.step()
@@ -375,6 +382,7 @@ class Trainer:
         epoch: int,
         batches: list[MicroBatch],
         losses: list[Tensor],
+        rates: dict[str, float],
         watch: Stopwatch,
         progress: Progress,
         task: TaskID,
@@ -384,8 +392,8 @@ class Trainer:
             mine = torch.stack([loss.sum() * batch.weight for batch, loss in zip(batches, losses, strict=True)]).sum()
             loss = float(self.accelerator.reduce(mine, "sum"))
             self._settle()
-            rate = self.scheduler.get_last_lr()[-1]
-            self._log({"epoch": epoch, "split": "train", "step": step, "loss": loss, "learning_rate": rate})
+            entry = {"epoch": epoch, "split": "train", "step": step, "loss": loss}
+            self._log(entry | {"learning_rate": rates["head"], "learning_rates": rates})
             speed = f"{watch.images / watch.elapsed:,.0f} images/s"
             figures = f"epoch {epoch}/{self.recipe.training.epochs}  loss {loss:.3f}  {speed}"
             progress.update(task, figures=figures)
@@ -424,4 +432,5 @@ class Trainer:
             self.run.log(entry)
         names = {"loss", "accuracy", "learning_rate", "images_per_second", "data_wait_share"}
         values = {f"{entry['split']}/{name}": entry[name] for name in names & set(entry)}
+        values |= {f"learning_rate/{name}": rate for name, rate in entry.get("learning_rates", {}).items()}
         self.accelerator.log(values, step=self.standing.step)

@@ -26,7 +26,7 @@ from toolkit.runtime.serving import Budget, Serving
 from toolkit.runtime.verify import verify
 
 LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1), Least(10, 0))
-NO_DROP = Drop(0.0, (0.0, 0.0), 100, "nothing lost")
+NO_DROP = Drop(0.0, (0.0, 0.0), 0.0, 100, "nothing lost")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_latency_budget_that_nothing_keeps_names_what_comes_nearest(bundle: Pa
 
 
 def test_an_accuracy_budget_that_nothing_keeps(bundle: Path) -> None:
-    drops = {"int8": Drop(1.5, (0.5, 2.5), 200, "200 validation images")}
+    drops = {"int8": Drop(1.5, (0.5, 2.5), 2.3, 200, "200 validation images")}
     search = Search(Bundle(bundle), None, drops, "cpu")  # type: ignore[arg-type]
     with pytest.raises(CheckFailed, match=r"at most 0.2 percentage points; nearest: int8, which loses 1.50"):
         tune(search, Budget(p99_ms=100, max_accuracy_drop=0.2))
@@ -86,7 +86,7 @@ def test_a_precision_over_the_accuracy_budget_is_not_measured(bundle: Path) -> N
     from export.latency.pool import golden_contents, pool_of
 
     opened = Bundle(bundle)
-    drops = {"fp32": NO_DROP, "int8": Drop(1.5, (0.5, 2.5), 200, "200 validation images")}
+    drops = {"fp32": NO_DROP, "int8": Drop(1.5, (0.5, 2.5), 2.3, 200, "200 validation images")}
     search = Search(opened, pool_of(opened, "image", *golden_contents(opened)), drops, "cpu", LITTLE, cores=1)
     found = search.candidates(Budget(p99_ms=10_000, max_accuracy_drop=0.2))
     assert {each.precision for each in found} == {"fp32"}

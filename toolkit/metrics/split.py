@@ -1,0 +1,276 @@
+"""The metrics of a split from its logits and labels, and their intervals: each computed once, and only if asked for."""
+
+# N images, C classes
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from toolkit.metrics.calibration import CalibrationError, calibration_error
+from toolkit.metrics.intervals import Array, bounded_interval, mean_interval
+from toolkit.metrics.ranking import ClassRanking, rank_class
+
+Integers = npt.NDArray[np.int64]
+METRICS = (
+    *("loss", "nll", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision"),
+    *("expected_calibration_error", "majority_class_accuracy", "images"),
+)
+WITH_INTERVAL = METRICS[:-2]
+RANKED = 20_000_000
+"""Images times classes that AUROC and average precision are computed on at most: of a larger split, even places."""
+DIGITS = 12
+"""Of log-probabilities that rank images: equal ones that rounding made differ are equal again."""
+CHUNK = 4_000_000
+"""Images times classes that are held in double precision at once."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Means over the classes of what :class:`ClassRanking` holds of each, and the curves."""
+
+    places: Integers
+    """The images that were ranked, as indices into the split."""
+    auroc: float
+    average_precision: float
+    auroc_influence: Array
+    average_precision_influence: Array
+    by_class: dict[int, ClassRanking]
+    """Without its influences, which take N numbers a class."""
+
+
+class SplitScores:
+    """What a classifier says of a split, held against its labels.
+
+    Args:
+        logits: [N, C], fp32.
+        labels: [N].
+        temperature: what the logits are divided by for probabilities; it changes ``loss``, ``nll`` and
+            ``expected_calibration_error``, and of more than two classes a little of ``auroc`` and
+            ``average_precision``.
+        groups: of each image, or None where all are independent; they change intervals alone.
+    """
+
+    def __init__(
+        self, logits: Tensor, labels: Tensor, temperature: float = 1.0, groups: Sequence[str] | None = None
+    ) -> None:
+        self.logits, self.temperature, self.groups = logits, temperature, groups
+        self.labels: Integers = labels.numpy()
+        self.classes = logits.shape[1]
+
+    def metrics(self, names: Iterable[str] = METRICS) -> dict[str, float]:
+        """Metrics of the split by name.
+
+        ``loss`` (the same as ``nll``: mean negative log-likelihood in nats), ``accuracy``, ``balanced_accuracy``
+        (mean recall over the classes), ``macro_f1``, ``auroc`` and ``average_precision`` (one class against the
+        rest, mean over the classes), ``expected_calibration_error`` (debiased, see
+        :func:`toolkit.metrics.calibration.calibration_error`), ``majority_class_accuracy`` (of always naming the
+        most frequent class) and ``images``.
+        """
+        return {name: VALUES[name](self) for name in names}
+
+    def intervals(self, names: Iterable[str] = WITH_INTERVAL) -> dict[str, list[float]]:
+        """The 95 % interval [low, high] of each metric; see :mod:`toolkit.metrics.intervals`."""
+        return {name: [float(end) for end in self._interval(name)] for name in names}
+
+    @cached_property
+    def predicted(self) -> Integers:
+        """The class with the largest logit [N]."""
+        predicted: Integers = self.logits.argmax(-1).numpy()
+        return predicted
+
+    @cached_property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Whether it is the label [N]."""
+        right: npt.NDArray[np.bool_] = self.predicted == self.labels
+        return right
+
+    @cached_property
+    def _normalisers(self) -> Array:
+        """Log of the sum of exponentials of the scaled logits [N]."""
+        rows = max(1, CHUNK // self.classes)
+        parts = [
+            torch.logsumexp(part.double() / self.temperature, -1).numpy() for part in torch.split(self.logits, rows)
+        ]
+        return np.concatenate(parts)
+
+    def log_probabilities(self, classes: Integers) -> Array:
+        """Log-probability of one class of each image [N]."""
+        chosen = self.logits.gather(1, torch.from_numpy(classes)[:, None]).squeeze(1).double().numpy()
+        return np.minimum(0.0, chosen / self.temperature - self._normalisers)
+
+    def likeliest(self, count: int) -> tuple[Integers, Array]:
+        """The likeliest classes of each image and their probabilities, both [N, count]."""
+        top = self.logits.topk(count, -1)
+        shares = np.exp(np.minimum(0.0, top.values.double().numpy() / self.temperature - self._normalisers[:, None]))
+        return top.indices.numpy(), shares
+
+    @cached_property
+    def losses(self) -> Array:
+        """Negative log-likelihood of each image's label [N]."""
+        return -self.log_probabilities(self.labels)
+
+    @cached_property
+    def confidence(self) -> Array:
+        """Probability of the predicted class [N]."""
+        return np.exp(self.log_probabilities(self.predicted))
+
+    @cached_property
+    def calibration(self) -> CalibrationError:
+        """Gap between confidence and accuracy."""
+        return calibration_error(self.confidence, self.right, self.groups)
+
+    @cached_property
+    def counts(self) -> tuple[Array, Array, Array]:
+        """Of each class: its images, the images that were taken for it, and those of both [C]."""
+        images, claims, right = (
+            np.bincount(which, minlength=self.classes).astype(np.float64)
+            for which in (self.labels, self.predicted, self.labels[self.right])
+        )
+        return images, claims, right
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """One class against the rest, each class in turn."""
+        total, most = len(self.labels), max(1, RANKED // self.classes)
+        places = np.arange(total) if total <= most else np.arange(most) * total // most
+        labels, normalisers = self.labels[places], self._normalisers[places]
+        logits = self.logits if len(places) == total else self.logits[torch.from_numpy(places)]
+        influences, by_class = np.zeros((2, len(places))), {}
+        sums, counted = np.zeros(2), np.zeros(2)
+        for index in range(self.classes):
+            scores = logits[:, index].double().numpy() / self.temperature - normalisers
+            found = rank_class(np.round(scores, DIGITS), labels == index)
+            values = np.array([found.auroc, found.average_precision])
+            there = np.isfinite(values)
+            sums[there] += values[there]
+            counted += there
+            for row, influence in enumerate((found.auroc_influence, found.average_precision_influence)):
+                if there[row]:
+                    influences[row] += influence
+            by_class[index] = found.without_influences()
+        with np.errstate(invalid="ignore"):
+            means, influences = sums / counted, influences / np.maximum(counted, 1)[:, None]
+        return Ranking(places, float(means[0]), float(means[1]), influences[0], influences[1], by_class)
+
+    def class_metrics(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Precision, recall, F1 and number of images of each class by name."""
+        images, claims, right = self.counts
+        precision, recall = right / np.maximum(claims, 1), right / np.maximum(images, 1)
+        f1 = 2 * right / np.maximum(images + claims, 1)
+        return {
+            name: {
+                "precision": float(precision[index]),
+                "recall": float(recall[index]),
+                "f1": float(f1[index]),
+                "images": int(images[index]),
+            }
+            for index, name in enumerate(names)
+        }
+
+    def _interval(self, name: str) -> tuple[float, float]:
+        if name in ("loss", "nll"):
+            return mean_interval(self.losses, self.groups)
+        if name == "expected_calibration_error":
+            return self.calibration.interval
+        value, (influence, independent, groups) = VALUES[name](self), INFLUENCES[name](self)
+        if not math.isfinite(value):
+            return math.nan, math.nan
+        return bounded_interval(value, influence, independent, groups)
+
+    @property
+    def _independent(self) -> float:
+        """Images that tell as much of a mean over the classes: each class's part rests on its own images alone."""
+        images = self.counts[0][self.counts[0] > 0]
+        return float(len(images) ** 2 / (1 / images).sum())
+
+
+def _balanced_accuracy(scores: SplitScores) -> float:
+    images, _, right = scores.counts
+    there = images > 0
+    return float((right[there] / images[there]).mean())
+
+
+def _macro_f1(scores: SplitScores) -> float:
+    images, claims, right = scores.counts
+    known = images + claims > 0
+    return float((2 * right[known] / (images + claims)[known]).mean())
+
+
+VALUES: dict[str, Callable[[SplitScores], float]] = {
+    "loss": lambda scores: float(scores.losses.mean()),
+    "nll": lambda scores: float(scores.losses.mean()),
+    "accuracy": lambda scores: float(scores.right.mean()),
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+    "auroc": lambda scores: scores.ranking.auroc,
+    "average_precision": lambda scores: scores.ranking.average_precision,
+    "expected_calibration_error": lambda scores: scores.calibration.value,
+    "majority_class_accuracy": lambda scores: float(scores.counts[0].max() / len(scores.labels)),
+    "images": lambda scores: len(scores.labels),
+}
+"""Each metric of a split."""
+
+Influence = tuple[Array, float, Sequence[str] | None]
+"""N times a metric's derivative by each image's weight [N], the independent images that tell as much, and groups."""
+
+
+def _accuracy_influence(scores: SplitScores) -> Influence:
+    hits = scores.right.astype(np.float64)
+    return hits - hits.mean(), len(hits), scores.groups
+
+
+def _balanced_accuracy_influence(scores: SplitScores) -> Influence:
+    images, _, right = scores.counts
+    recall = right / np.maximum(images, 1)
+    unit = len(scores.labels) / ((images > 0).sum() * images[scores.labels])
+    return unit * (scores.right - recall[scores.labels]), scores._independent, scores.groups
+
+
+def _macro_f1_influence(scores: SplitScores) -> Influence:
+    images, claims, right = scores.counts
+    both = images + claims
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1, unit = 2 * right / both, len(scores.labels) / ((both > 0).sum() * both)
+    by_label, by_claim = (unit[end] * (scores.right - f1[end]) for end in (scores.labels, scores.predicted))
+    return by_label + by_claim, scores._independent, scores.groups
+
+
+def _ranking_influence(scores: SplitScores, influence: Array, alone: float) -> Influence:
+    places = scores.ranking.places
+    groups = None if scores.groups is None else [scores.groups[place] for place in places]
+    return influence, alone * scores._independent * len(places) / len(scores.labels), groups
+
+
+INFLUENCES: dict[str, Callable[[SplitScores], Influence]] = {
+    "accuracy": _accuracy_influence,
+    "balanced_accuracy": _balanced_accuracy_influence,
+    "macro_f1": _macro_f1_influence,
+    # of two classes, one's AUROC is the other's, so their images don't tell twice
+    "auroc": lambda scores: _ranking_influence(
+        scores, scores.ranking.auroc_influence, 0.5 if scores.classes == 2 else 1.0
+    ),
+    "average_precision": lambda scores: _ranking_influence(scores, scores.ranking.average_precision_influence, 1.0),
+}
+"""What carries the interval of each metric in [0, 1]."""
+
+
+def split_metrics(
+    logits: Tensor, labels: Tensor, temperature: float = 1.0, names: Iterable[str] = METRICS
+) -> dict[str, float]:
+    """Metrics of a split by name; see :meth:`SplitScores.metrics`."""
+    return SplitScores(logits, labels, temperature).metrics(names)
+
+
+def score_by(chosen: str, metrics: Mapping[str, Any]) -> tuple[float, float]:
+    """What makes a classifier the better one on validation: the chosen metric, and of equals the smaller loss."""
+    loss = -float(metrics["loss"])
+    return (loss, loss) if chosen == "loss" else (float(metrics[chosen]), loss)
