@@ -277,7 +277,18 @@ class TestChoice:
     def test_fp32_loses_nothing(self, candidates: Candidates) -> None:
         fp32 = candidates.base_forms()[0]
         assert candidates.figures(fp32)["top1_agreement"] == 1.0
-        assert candidates.accuracy_drop(fp32) == (0.0, [0.0, 0.0])
+        drop, images = candidates.accuracy_drop(fp32), len(candidates.labels)
+        assert drop.value == 0
+        assert drop.at_most == pytest.approx(1 - 0.05 ** (1 / images))  # all that so few images can show
+
+    def test_too_few_images_decide_for_fp32_and_nothing_that_loses_is_taken(self, candidates: Candidates) -> None:
+        best = fastest_within_budget(candidates, "pixel_values", 0.2)
+        assert best.precision == "fp32"
+        for each in candidates.tried:
+            sure = each["accuracy_drop_at_most"] <= 0.2 or each["precision"] == "fp32"
+            assert each["within_budget"] == (each["verdict"] == "kept") == (each["accuracy_drop"] <= 0.2 and sure)
+            assert each["accuracy_drop"] <= each["accuracy_drop_at_most"]
+        assert "undecided" in {each["verdict"] for each in candidates.tried}
 
     def test_a_budget_that_nothing_keeps_names_the_nearest(self, candidates: Candidates) -> None:
         with pytest.raises(CheckFailed, match=r"no form keeps a budget of -50 .* nearest: .*which loses"):
@@ -290,8 +301,8 @@ class TestChoice:
         assert found["kept"] == (found["nll_before"] - found["nll_fitted"] > WORTHWHILE)
         assert calibrated.temperature == (found["fitted"] if found["kept"] else None)
         assert candidates.calibrated(candidates.base_forms()[0]) == (candidates.base_forms()[0], None)
-        own = [fit_temperature(torch.from_numpy(x), torch.tensor(candidates.labels)) for x in self._logits(candidates)]
-        before = float(candidates.run.classifier.temperature)
+        before, labels = float(candidates.run.classifier.temperature), torch.tensor(candidates.labels)
+        own = [fit_temperature(torch.from_numpy(x), labels, before) for x in self._logits(candidates)]
         assert found["fitted"] == pytest.approx(before * own[0] / own[1])
         pixel_values = torch.zeros(1, 3, *(candidates.preprocess.output_size or (0, 0))).numpy()
         logits, probabilities = candidates.session(form.model_copy(update={"temperature": 3.0})).run(pixel_values)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from toolkit.config import TrainingConfig
-from toolkit.training.mixing import Mixing
+from toolkit.training.mixing import Mix, Mixing
 from toolkit.training.plan import MicroBatch, Plan
 
 IMAGES = torch.randn(6, 3, 8, 12, generator=torch.Generator().manual_seed(0))
@@ -49,6 +49,31 @@ def test_cutmix_takes_a_window_whose_area_is_the_partners_share() -> None:
         for place, partner in enumerate(mix.partners):
             if partner != place:
                 assert float(own[place].float().mean()) == pytest.approx(mix.share)
+
+
+def test_cutmix_windows_lie_as_published() -> None:
+    """With alpha 1 the corner is replaced where the centre lies within half a window of it: (side / 2)^2 on average.
+
+    The side's square is uniform, so that is 1/8; the middle is replaced whenever the centre lies within half a window
+    on either side of it.
+    """
+    draws = Mixing(TrainingConfig(epochs=1, cutmix=1.0), (224, 224))
+    mixes = [draws(batch(number)) for number in range(4000)]
+    boxes = np.array([mix.box for mix in mixes if mix is not None])
+    shares = np.array([mix.share for mix in mixes if mix is not None])
+    corner = ((boxes[:, 0] == 0) & (boxes[:, 1] == 0) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)).mean()
+    assert corner == pytest.approx(0.125, abs=0.02)
+    middle = ((boxes[:, :2] <= 112) & (boxes[:, 2:] > 112)).all(1).mean()
+    assert middle == pytest.approx(0.5, abs=0.03)
+    assert shares.min() < 0.2  # not folded: the partner may dominate
+    # of a window with sides r, r - r^2 / 4 of each axis lies inside: the mean of its square for r with density 2r
+    assert shares.mean() == pytest.approx(1 - 77 / 240, abs=0.015)
+
+
+def test_the_dominant_label_is_that_of_the_larger_share() -> None:
+    labels = torch.tensor([0, 1, 2])
+    assert Mix([1, 2, 0], 0.7).dominant(labels).tolist() == [0, 1, 2]
+    assert Mix([1, 2, 0], 0.3).dominant(labels).tolist() == [1, 2, 0]
 
 
 def test_with_both_each_gets_its_turn() -> None:

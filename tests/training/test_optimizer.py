@@ -33,19 +33,32 @@ def test_step_reduces_at_the_epochs_it_names() -> None:
     assert [factor(epoch * 7) for epoch in range(6)] == pytest.approx([1, 1, 0.5, 0.5, 0.25, 0.25])
 
 
-def test_rates_decay_away_from_the_head_and_vectors_do_not_decay(encoders: dict[str, Path]) -> None:
-    model = ModelConfig(encoder=str(encoders["clip"]), unfreeze=["all"])
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_rates_decay_below_the_last_layer_and_weights_of_layers_alone_decay(
+    encoders: dict[str, Path], family: str
+) -> None:
+    model = ModelConfig(encoder=str(encoders[family]), unfreeze=["all"])
     classifier, _ = build_classifier(model, ["a", "b"], 0)
     config = TrainingConfig(epochs=1, learning_rate=1.0, head_learning_rate=5.0, layer_decay=0.5, weight_decay=0.1)
     groups = build_optimizer(classifier.groups, config).param_groups
     rates = {group["name"]: group["lr"] for group in groups}
-    names = ["projection", "post_norm", "layers.2", "layers.1", "layers.0", "embeddings"]
-    assert [rates[name] for name in names] == [0.5**k for k in range(6)]
-    assert rates["head"] == 5.0
-    for group in groups:
-        assert {p.ndim >= 2 for p in group["params"]} == {group["weight_decay"] > 0}
-    optimised = {id(p) for group in groups for p in group["params"]}
-    assert optimised == {id(p) for p in classifier.parameters()}
+    peak = {"head": 5.0, "projection": 1.0, "post_norm": 1.0}
+    assert rates == peak | {"layers.2": 1.0, "layers.1": 0.5, "layers.0": 0.25, "embeddings": 0.125}
+    names = {parameter: name for name, parameter in classifier.named_parameters()}
+    decays = {names[p]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert set(decays) == set(names.values())
+    for name, decay in decays.items():
+        spared = name.endswith("bias") or "norm" in name or "layrnorm" in name
+        spared |= any(part in name for part in ("class_embedding", "position_embedding", "probe"))
+        assert decay == (0.0 if spared else 0.1), name
+
+
+def test_decay_counts_from_the_last_layer_that_learns(encoders: dict[str, Path]) -> None:
+    model = ModelConfig(encoder=str(encoders["clip"]), unfreeze=["layers.0", "layers.1"])
+    classifier, _ = build_classifier(model, ["a", "b"], 0)
+    config = TrainingConfig(epochs=1, learning_rate=1.0, layer_decay=0.5)
+    rates = {group["name"]: group["lr"] for group in build_optimizer(classifier.groups, config).param_groups}
+    assert rates == {"layers.0": 0.5, "layers.1": 1.0, "head": 1.0}
 
 
 def test_frozen_parameters_are_not_optimised(make_recipe: Callable[..., Recipe]) -> None:

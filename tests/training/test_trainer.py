@@ -1,20 +1,22 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from toolkit.training.bootstrap import intervals
-from toolkit.training.metrics import class_metrics, split_metrics
 
 from recipes.finetune import finetune
 from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
+from toolkit.metrics.split import METRICS, SplitScores
 from toolkit.models.build import build_classifier, load_classifier
+from toolkit.training.optimizer import learning_rate_factor
 from toolkit.training.run_folder import RunFolder
 
 
@@ -167,21 +169,68 @@ def test_the_summary_is_what_the_saved_classifier_gives(finished_run: Path, make
         logits = run.classifier.reference_logits(pixel_values)
     labels = torch.tensor([example.label for example in examples])
     temperature = float(run.classifier.temperature)
-    figures = split_metrics(logits, labels, temperature)
-    test = run.summary["test"]
-    assert figures == pytest.approx({name: test[name] for name in figures}, abs=1e-5)
-    for name, interval in intervals(logits, labels, temperature).items():
-        assert test["intervals"][name] == pytest.approx(interval, abs=1e-5)
-        if name != "expected_calibration_error":  # resampling repeats images, which can only add to the error
-            assert interval[0] - 1e-6 <= figures[name] <= interval[1] + 1e-6
-    for name, mine in class_metrics(logits, labels, run.data.classes).items():
+    calibrated, as_trained = SplitScores(logits, labels, temperature), SplitScores(logits, labels)
+    test, metrics = run.summary["test"], calibrated.metrics()
+    assert metrics == pytest.approx({name: test[name] for name in metrics}, abs=1e-5)
+    for name, interval in calibrated.intervals().items():
+        assert test["intervals"][name] == pytest.approx(interval, abs=1e-4)
+        assert interval[0] <= metrics[name] <= interval[1]
+    for name, mine in calibrated.class_metrics(run.data.classes).items():
         assert test["per_class"][name] == pytest.approx(mine)
-    before = split_metrics(logits, labels)
-    for name in ("loss", "nll", "expected_calibration_error"):
-        assert run.summary["uncalibrated"]["test"][name] == pytest.approx(before[name], abs=1e-5)
-        assert run.summary["uncalibrated"]["test"]["intervals"][name] == pytest.approx(
-            intervals(logits, labels)[name], abs=1e-5
-        )
+    before = run.summary["uncalibrated"]["test"]
+    for name, value in as_trained.metrics(("loss", "nll", "expected_calibration_error")).items():
+        assert before[name] == pytest.approx(value, abs=1e-5)
+        assert before["intervals"][name] == pytest.approx(as_trained.intervals([name])[name], abs=1e-4)
+    low, high = run.summary["temperature_interval"]
+    assert low < run.summary["temperature"] < high
+    assert "15 validation images" in run.summary["temperature_note"]
+    matrix = np.array(run.summary["confusion_matrix"])
+    assert matrix.sum() == 21
+    assert np.trace(matrix) == round(21 * test["accuracy"])
+    assert sum(each["images"] for each in run.summary["confusions"]) == 21 - np.trace(matrix)
+
+
+def test_logged_rates_are_those_that_the_step_used(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    training = {"epochs": 2, "learning_rate": 1e-3, "head_learning_rate": 1e-2, "layer_decay": 0.5, "warmup_share": 0.2}
+    recipe = make_recipe(model={"unfreeze_last": 2}, training=training, tracking={"log_every": 1, "trackers": ["csv"]})
+    finetune(recipe, tmp_path / "run")
+    steps = [entry for entry in RunFolder(tmp_path / "run").history() if "learning_rates" in entry]
+    assert len(steps) == 2 * 5  # 36 images, 8 a step
+    peaks = {"layers.1": 5e-4, "layers.2": 1e-3, "post_norm": 1e-3, "head": 1e-2}
+    for place, entry in enumerate(steps):
+        factor = learning_rate_factor(recipe.training, len(steps) // 2, place)
+        assert entry["learning_rates"] == pytest.approx({name: peak * factor for name, peak in peaks.items()})
+        assert entry["learning_rate"] == entry["learning_rates"]["head"]
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        names = {row["name"] for row in csv.DictReader(file)}
+    assert {f"learning_rate/{name}" for name in peaks} <= names
+
+
+def test_the_training_split_is_scored_from_the_cache_with_the_same_result(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    plain = finetune(make_recipe(), tmp_path / "plain")
+    cached = finetune(make_recipe(training={"boundary_cache": {"enabled": True}}), tmp_path / "cached")
+    for split in ("train", "validation", "test"):
+        metrics = {name: plain[split][name] for name in METRICS}
+        assert {name: cached[split][name] for name in METRICS} == pytest.approx(metrics, rel=1e-4), split
+
+
+def test_a_large_table_holds_the_likeliest_classes(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.training.outcome.DENSE_CELLS", 10)
+    monkeypatch.setattr("toolkit.training.outcome.DENSE_CLASSES", 2)
+    monkeypatch.setattr("toolkit.training.outcome.LIKELIEST", 2)
+    summary = finetune(make_recipe(), tmp_path / "run")
+    assert summary["confusion_matrix"] is None
+    with (tmp_path / "run" / "test_predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[5:] == ["class 1", "probability 1", "class 2", "probability 2"]
+    for row in rows:
+        assert row["class 1"] == row["predicted"]
+        assert float(row["probability 1"]) == pytest.approx(float(row["probability"]), rel=1e-5)
+        assert 0 <= float(row["probability 2"]) <= float(row["probability 1"])
 
 
 def test_bf16_keeps_the_weights_in_float32_and_learns(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from toolkit.training.metrics import split_metrics
 from torch import Tensor
 
 from recipes.finetune import finetune
@@ -20,6 +19,7 @@ from toolkit.config import Recipe
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
+from toolkit.metrics.split import split_metrics
 from toolkit.models.build import build_classifier, load_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from

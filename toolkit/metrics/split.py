@@ -244,21 +244,18 @@ def _macro_f1_influence(scores: SplitScores) -> Influence:
     return by_label + by_claim, scores._independent, scores.groups
 
 
-def _ranking_influence(scores: SplitScores, influence: Array, alone: float) -> Influence:
+def _ranking_influence(scores: SplitScores, influence: Array) -> Influence:
     places = scores.ranking.places
     groups = None if scores.groups is None else [scores.groups[place] for place in places]
-    return influence, alone * scores._independent * len(places) / len(scores.labels), groups
+    return influence, scores._independent * len(places) / len(scores.labels), groups
 
 
 INFLUENCES: dict[str, Callable[[SplitScores], Influence]] = {
     "accuracy": _accuracy_influence,
     "balanced_accuracy": _balanced_accuracy_influence,
     "macro_f1": _macro_f1_influence,
-    # of two classes, one's AUROC is the other's, so their images don't tell twice
-    "auroc": lambda scores: _ranking_influence(
-        scores, scores.ranking.auroc_influence, 0.5 if scores.classes == 2 else 1.0
-    ),
-    "average_precision": lambda scores: _ranking_influence(scores, scores.ranking.average_precision_influence, 1.0),
+    "auroc": lambda scores: _ranking_influence(scores, scores.ranking.auroc_influence),
+    "average_precision": lambda scores: _ranking_influence(scores, scores.ranking.average_precision_influence),
 }
 """What carries the interval of each metric in [0, 1]."""
 

@@ -153,7 +153,7 @@ class Trainer:
                 self._run_epochs(feeds)
         trained = time.perf_counter()
         summary = self._evaluate_best()
-        summary["seconds"] = {
+        summary["seconds"] |= {
             "caching": cached - started,
             "training": trained - cached,
             "evaluation": time.perf_counter() - trained,
@@ -193,13 +193,15 @@ class Trainer:
         """Calibrate the classifier, save it again, and write what it says of the test images."""
         if not console.is_terminal:
             console.print("computing metrics and intervals")
+        started = time.perf_counter()
         temperature = calibrate(best, logits["validation"], self.data.labels("validation"))
         freeze_all_but(best.groups, best, trainable_groups(self.classifier))
         self._save_best(best)
         outcome = Outcome(self.data, logits, temperature)
         write_bytes(self.run.path / "test_predictions.csv", outcome.predictions_csv())
         write_json(self.run.path / "test_curves.json", outcome.curves())
-        return outcome.summary()
+        summary = outcome.summary()
+        return summary | {"seconds": {"metrics": time.perf_counter() - started}}
 
     def _interpolate(self, best: Classifier) -> dict[str, Any]:
         """Mix the original weights into the best classifier by the share that validation chooses.
