@@ -65,7 +65,7 @@ def test_verbs_and_options_are_the_contract() -> None:
             "bundle",
         ],
         "compare": ["--json", "a", "b"],
-        "predict": ["--batch-size", "--json", "--precision", "--provider", "--threads", "bundle", "paths"],
+        "predict": ["--batch-size", "--json", "--precision", "--provider", "--threads", "--top-k", "bundle", "paths"],
         "verify": ["--json", "--provider", "--public-key", "--threads", "bundle"],
         "doctor": ["--json"],
         "recipes list": ["--json"],

@@ -148,6 +148,8 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
         cells = [f"{figures[name]:.4f}" for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc")]
         table.add_row(split, f"{figures['images']:,}", *cells)
     console.print(table)
+    if summary["temperature_note"]:
+        console.print(f"calibration: {summary['temperature_note']}", markup=False)
     if summary["advice"]:
         console.print(f"time: {summary['advice']}", markup=False)
     console.print(f"run folder: {out}", markup=False)
