@@ -12,6 +12,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 POINTS = 201
 """Points that a curve is thinned to."""
+TINY = 1e-9
+"""A recall of 0 that only a threshold with an image of the class reaches."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class ClassRanking:
     roc: Array
     """True positive rate at ``POINTS`` even false positive rates from 0 to 1."""
     precision_recall: Array
-    """Precision at ``POINTS`` even recalls from 0 to 1."""
+    """Precision at the first threshold that reaches each of ``POINTS`` even recalls from 0 to 1."""
 
     def without_influences(self) -> ClassRanking:
         """The metrics and the curves alone."""
@@ -74,5 +76,5 @@ def rank_class(scores: Array, positive: npt.NDArray[np.bool_]) -> ClassRanking:
         auroc_influence=influence,
         average_precision_influence=average_influence,
         roc=np.interp(grid, np.append(0.0, rates), np.append(0.0, recalls)),
-        precision_recall=np.interp(grid, np.append(0.0, recalls), np.append(precision[0], precision)),
+        precision_recall=precision[np.minimum(np.searchsorted(recalls, np.maximum(grid, TINY)), len(ends) - 1)],
     )
