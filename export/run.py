@@ -16,6 +16,8 @@ from toolkit.files import sha256_of
 from toolkit.models.build import WEIGHTS, load_classifier
 from toolkit.models.classifier import Classifier
 
+LISTED_CLASSES = 100
+"""Classes whose metrics a bundle carries."""
 NEEDED_OF_SUMMARY = {"data_fingerprint", "data", "temperature", "train", "validation", "test"}
 
 
@@ -147,7 +149,16 @@ class Run:
             "checkpoint_sha256": sha256_of(self.path / "best" / WEIGHTS),
             "data_fingerprint": self.summary["data_fingerprint"],
             "data": self.summary["data"],
-            "figures": {split: self.summary[split] for split in ("test", "validation", "train")},
+            "figures": {split: _without_long_tail(self.summary[split]) for split in ("test", "validation", "train")},
             "temperature": self.summary["temperature"],
             "training_libraries": self._json("environment.json").get("libraries", {}),
         }
+
+
+def _without_long_tail(metrics: dict[str, Any]) -> dict[str, Any]:
+    """A split's metrics, of more than a hundred classes with those of the lowest F1 alone."""
+    by_class = metrics.get("per_class", {})
+    if len(by_class) <= LISTED_CLASSES:
+        return metrics
+    lowest = sorted(by_class, key=lambda name: float(by_class[name]["f1"]))[:LISTED_CLASSES]
+    return metrics | {"per_class": {name: by_class[name] for name in lowest}}

@@ -9,6 +9,8 @@ from typing import Any
 from toolkit.reporting.html import folded, form, number, paragraph, plot, plots, reads, subsection, table
 from toolkit.reporting.model_card import FIGURES, tried_cells, tried_columns
 
+LISTED_CLASSES = 50
+
 
 def quality_section(origin: dict[str, Any], folder: Path) -> str:
     """Figures of the splits, training curves, confusion, calibration, ranking and the worst errors.
@@ -24,12 +26,16 @@ def quality_section(origin: dict[str, Any], folder: Path) -> str:
     columns = {"split": lambda split: split, "images": lambda split: f"{figures[split]['images']:,}"}
     columns |= {name: _figure(figures, key) for key, name in FIGURES.items()}
     classes = [{"class": name} | each for name, each in test.get("per_class", {}).items()]
+    which = f"Each of the {len(classes):,} classes"
+    if len(classes) > LISTED_CLASSES:
+        which = f"The {LISTED_CLASSES} classes with the lowest F1"
+        classes = sorted(classes, key=lambda each: float(each["f1"]))[:LISTED_CLASSES]
     measures = {name: reads(name) for name in ("class", "precision", "recall", "f1", "images")}
     return "".join(
         [
             paragraph("The test split was used once, after the best epoch had been chosen on validation."),
             table("Figures of each split", columns, ("test", "validation", "train")),
-            folded(f"Each of the {len(classes):,} classes", table(f"Each class on {images}", measures, classes)),
+            folded(which, table(f"Each class on {images}", measures, classes)),
             plot(
                 folder,
                 "curves",
@@ -40,9 +46,10 @@ def quality_section(origin: dict[str, Any], folder: Path) -> str:
                 plot(
                     folder,
                     "confusion_matrix",
-                    f"Confusion matrix of {images}: a row a true class, a column a predicted class; "
-                    f"{test['accuracy']:.1%} of the images lie on the diagonal",
-                    "Confusion matrix: the diagonal is right.",
+                    f"Confusions on {images}: a matrix whose rows are the true classes and whose columns the predicted "
+                    "ones, or of many classes the most frequent confusions; "
+                    f"{test['accuracy']:.1%} of the images are right",
+                    "Confusions: true class and predicted class.",
                 ),
                 plot(
                     folder,

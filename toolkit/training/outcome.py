@@ -24,7 +24,7 @@ from toolkit.training.boundary import Boundary
 from toolkit.training.evaluation import predict_split
 from toolkit.training.feed import Feed, PixelFeed
 from toolkit.training.plan import Plan
-from toolkit.training.progress import counting
+from toolkit.training.progress import console, counting
 from toolkit.training.stopwatch import Stopwatch
 
 CALIBRATED = ("loss", "nll", "expected_calibration_error")
@@ -57,6 +57,8 @@ def predict_splits(
         cached = boundary.plain_feed(split)
         feed: Feed = cached or PixelFeed(loader, boundary.trunk, accelerator.device)
         start = 0 if cached is None and boundary.trunk is None else boundary.start
+        if accelerator.is_main_process and not console.is_terminal:
+            console.print(f"evaluating {split}: {plan(split).images:,} images")
         with counting(f"evaluating {split}", accelerator.is_main_process) as report:
             logits[split] = predict_split(
                 classifier, start, feed, plan(split), len(classifier.labels), accelerator, watch, report
