@@ -15,6 +15,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import WEIGHTS, load_classifier
 from toolkit.models.classifier import Classifier
+from toolkit.models.processing import preprocess_from
 
 NEEDED_OF_SUMMARY = {"data_fingerprint", "data", "temperature", "train", "validation", "test"}
 
@@ -82,7 +83,7 @@ class Run:
         Raises:
             ToolkitError: it is gone, or no longer what it was.
         """
-        data = open_data(self.recipe.data)
+        data = open_data(self.recipe.data).read_as(preprocess_from(self.processor).value_range)
         trained_on = self.summary.get("data_fingerprint")
         if trained_on and data.fingerprint != trained_on:
             fix = "restore the data, or train again"

@@ -43,6 +43,16 @@ Range = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt
 """Two positive numbers, the smaller one first."""
 
 
+def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] >= value[1]:
+        raise ValueError(f"black comes first, then white, which is larger; got {value[0]:g} and {value[1]:g}")
+    return value
+
+
+ValueRange = Annotated[tuple[float, float], AfterValidator(_ascending)]
+"""Black and white."""
+
+
 class ColumnsConfig(Section):
     """What the columns of a table are called."""
 
@@ -88,6 +98,11 @@ class DataConfig(Section):
     )
     test_share: Share = Field(
         0.2, gt=0, description="Share of the images held out for the test, where the source makes none."
+    )
+    value_range: ValueRange | None = Field(
+        None,
+        description="What black and white are in images of more than 8 bits, such as [0, 4095] or [-1000, 400]; values "
+        "outside saturate. Left out, what the files say, or the rule of docs/images.md.",
     )
     split_seed: int = Field(0, ge=0, description="Seed of the splits that are made where the source makes none.")
 
