@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.samples import Samples
-from toolkit.runtime.value_range import Range, range_by_rule, range_in_words
+from toolkit.runtime.value_range import Range, number, range_by_rule, range_in_words
 
 NAMED = 3
 """Images that a message names."""
@@ -96,10 +96,10 @@ class ValueRanges:
             if read_as[key] is None:
                 low, high = self._extremes(self._alike(group))
                 what = (
-                    f"{group.images:,} {group.kind} images ({group.named}) hold values from {group.low:g} to "
-                    f"{group.high:g}, and no rule says what is black and white in them"
+                    f"{group.images:,} {group.kind} images ({group.named}) hold values from {number(group.low)} to "
+                    f"{number(group.high)}, and no rule says what is black and white in them"
                 )
-                fix = f"set data.value_range=[low, high], such as data.value_range=[{low:g}, {high:g}]"
+                fix = f"set data.value_range=[low, high], such as data.value_range={range_in_words((low, high))}"
                 raise ToolkitError(what, where=where, fix=fix)
         ranges = {value_range for value_range in read_as.values() if value_range}
         if all(group.fixed for group in self._groups.values()):
@@ -125,7 +125,7 @@ class ValueRanges:
             f", {range_in_words(stated)} stated" if stated else ", statements differ" if len(group.stated) > 1 else ""
         )
         end = f"read as {range_in_words(read_as)}" if read_as else "read as nothing: no rule fits"
-        return f"{group.kind}, {group.low:g} to {group.high:g} found{said}, {end}"
+        return f"{group.kind}, {number(group.low)} to {number(group.high)} found{said}, {end}"
 
     def _read_as(self, group: _Group) -> Range | None:
         if group.fixed:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from toolkit.runtime.value_range import FULL, Range, grey_levels, range_by_rule
+from toolkit.runtime.value_range import FULL, Range, grey_levels, number, range_by_rule
 
 PHOTOMETRIC, BITS, SAMPLE_FORMAT = 262, 258, 339
 SIGNED = 2
@@ -65,7 +65,7 @@ class Samples:
         found = self.stated or range_by_rule(low, high, whole_numbers=self.whole_numbers)
         if found is None:
             raise ValueError(
-                f"values from {low:g} to {high:g} ({self.kind}) have no defined scale; "
+                f"values from {number(low)} to {number(high)} ({self.kind}) have no defined scale; "
                 "a classifier trained with data.value_range=[low, high] has one"
             )
         return found

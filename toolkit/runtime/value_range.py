@@ -29,7 +29,12 @@ def range_by_rule(low: float, high: float, *, whole_numbers: bool) -> Range | No
 
 def range_in_words(value_range: Range) -> str:
     """A range as a recipe has it, such as ``[0, 4095]``."""
-    return f"[{value_range[0]:.10g}, {value_range[1]:.10g}]"
+    return f"[{number(value_range[0])}, {number(value_range[1])}]"
+
+
+def number(value: float) -> str:
+    """A whole number with all of its digits, another one with six."""
+    return f"{value:.0f}" if value == round(value) else f"{value:g}"
 
 
 def grey_levels(values: npt.NDArray[Any], value_range: Range) -> npt.NDArray[np.uint8]:
