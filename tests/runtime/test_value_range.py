@@ -77,6 +77,10 @@ BY_THE_FILE = {
     "32-bit": (tiff(row(0, 1365, 2730, 4095, dtype=np.int32)), THIRDS),
     "32-bit unsigned": (tiff(row(0, 21845, 43690, 65535, dtype=np.uint32)), THIRDS),
     "8-bit signed": (tiff(row(0, 1, 127, dtype=np.int8)), [0, 1, 127]),
+    "float64": (tiff(row(0, 1 / 3, 2 / 3, 1, dtype=np.float64)), THIRDS),
+    "float64, big-endian, white is 0": (tiff(row(0, 0.6, 1, dtype=np.float64), ">", photometric=0), [255, 102, 0]),
+    "32-bit unsigned, big-endian": (tiff(row(0, 21845, 65535, dtype=np.uint32), ">"), [0, 85, 255]),
+    "16-bit, big-endian, white is 0": (tiff(row(0, 21845, 65535), ">", photometric=0), [255, 170, 0]),
     "black": (tiff(row(0, 0, 0)), [0, 0, 0]),
     "black, float": (tiff(floats(0, 0, 0)), [0, 0, 0]),
 }
@@ -130,6 +134,16 @@ def test_values_of_16_bits_that_fill_them_are_divided_by_257(order: str) -> None
             assert np.array_equal(np.asarray(decode(content, grey=True, value_range=value_range)), expected)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.uint32, np.int32, np.float32, np.float64])
+def test_compressed_values_are_those_that_are_not(dtype: Any, order: str) -> None:
+    """libtiff turns the bytes to the machine's order, and Pillow would turn some of them again."""
+    values = np.random.default_rng(0).integers(0, 4096, (9, 7)).astype(dtype)
+    expected = np.rint(values.astype(np.float64) * 255 / 4095).ravel().tolist()
+    for packed in (False, True):
+        assert levels(tiff(values, order, packed=packed), (0, 4095)) == expected
+
+
 @pytest.mark.parametrize("bits", [9, 10, 12, 14])
 def test_jpeg_2000_is_read_by_its_depth(bits: int) -> None:
     """Pillow writes 16 bits; a decoder adds 2 ** (bits - 1) to what is stored, so fewer are a byte of the header."""
@@ -153,11 +167,29 @@ def test_colours_of_16_bits_are_read_with_both_bytes(order: str, channels: int) 
     alpha = np.full((9, 7, channels - 3), 65535, np.uint16)
     pixels = np.concatenate([color, alpha], axis=-1)
     expected = np.rint(color * (255 / 4095)).astype(int)
-    contents = [png(pixels), tiff(pixels, order, photometric=2, extra=[(338, SHORT, [2])] * (channels - 3))]
+    extra = [(338, SHORT, [2])] * (channels - 3)
+    contents = [png(pixels), *(tiff(pixels, order, photometric=2, extra=extra, packed=each) for each in (False, True))]
     for content in contents:
         assert np.array_equal(np.asarray(decode(content)), expected)
         assert np.array_equal(np.asarray(decode(content, value_range=(0, 4095))), expected)
         assert np.array_equal(np.asarray(decode(content, value_range=(0, 65535))), color >> 8)
+
+
+def test_greys_of_16_bits_with_alpha_are_read_with_both_bytes() -> None:
+    pixels = np.array([[[0, 65535], [1365, 65535], [4095, 65535], [9, 0]]], np.uint16)
+    for value_range in (None, (0.0, 4095.0)):
+        assert np.asarray(decode(png(pixels), value_range=value_range))[0, :, 0].tolist() == [0, 85, 255, 255]
+    with Image.open(io.BytesIO(png(pixels))) as image:
+        as_pillow = np.where(np.asarray(image)[..., 3:] == 0, 255, np.asarray(image)[..., :3])
+    assert np.array_equal(np.asarray(decode(png(pixels), value_range=(0, 65535))), as_pillow)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_value_of_16_bits_that_a_png_calls_transparent_is_white(channels: int) -> None:
+    values = np.array([[1000, 1001, 4095]], np.uint16)
+    pixels = values if channels == 1 else np.repeat(values[..., None], 3, axis=-1)
+    decoded = np.asarray(decode(png(pixels, transparent=1000)))[0, :, 0]
+    assert decoded.tolist() == [255, 62, 255]
 
 
 def test_colours_of_16_bits_that_fill_them_are_pillows() -> None:

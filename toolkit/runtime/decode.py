@@ -14,7 +14,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from toolkit.errors import ToolkitError
-from toolkit.runtime.samples import Samples, read_samples
+from toolkit.runtime.read_samples import read_samples
+from toolkit.runtime.samples import Samples
 from toolkit.runtime.value_range import Range
 
 MAX_PIXELS = 100_000_000
