@@ -83,7 +83,7 @@ def test_a_dark_image_stays_dark_beside_the_others(tmp_path: Path, kind: str) ->
         assert np.array_equal(decoded[f"{index:02d}{suffix}"], expected)
     report = check_data(config_of(tmp_path))
     assert (report["value_ranges"], report["problems"]) == ({said: 12}, [])
-    assert report["darker_than_the_rest"] == {"images": 1, "paths": [str(tmp_path / "a" / f"00{suffix}")]}
+    assert report["darker_than_the_rest"] == {"count": 1, "paths": [str(tmp_path / "a" / f"00{suffix}")]}
     assert report["flatter_than_the_rest"] == report["darker_than_the_rest"]
 
 
@@ -265,7 +265,7 @@ def test_images_of_single_colours_are_what_somebody_wanted(tmp_path: Path, color
     saved(tmp_path, [Image.new("RGB", (8 + index, 8), colors[index % len(colors)]) for index in range(12)])
     assert open_data(config_of(tmp_path)).value_range is None
     report = check_data(config_of(tmp_path))
-    assert report["flatter_than_the_rest"]["images"] == 0
+    assert report["flatter_than_the_rest"]["count"] == 0
     assert not [problem for problem in report["problems"] if "nothing" in problem]
 
 
@@ -285,7 +285,7 @@ def test_darker_and_flatter_images_are_named_up_to_five(tmp_path: Path) -> None:
     saved(tmp_path, [Image.fromarray(image) for image in images])
     report = check_data(config_of(tmp_path))
     darker, flatter = report["darker_than_the_rest"], report["flatter_than_the_rest"]
-    assert (darker["images"], len(darker["paths"]), flatter["images"]) == (6, 5, 12)
+    assert (darker["count"], len(darker["paths"]), flatter["count"]) == (6, 5, 12)
     assert {Path(path).stem for path in darker["paths"]} < {f"{index:02d}" for index in range(6)}
     assert report["problems"] == []
 
@@ -307,7 +307,7 @@ def test_white_is_zero_counts_as_it_decodes(tmp_path: Path, photometric: int) ->
     contents = [tiff(ramp(0, 4095, np.uint16, seed), photometric=photometric) for seed in range(12)]
     contents[0] = tiff(ramp(3900, 4095, np.uint16), photometric=photometric)
     written(tmp_path, contents, ".tif")
-    assert check_data(config_of(tmp_path))["darker_than_the_rest"]["images"] == 1 - photometric
+    assert check_data(config_of(tmp_path))["darker_than_the_rest"]["count"] == 1 - photometric
     whole = np.asarray(decode(contents[1], grey=True))
     assert np.array_equal(
         255 - whole, np.asarray(decode(tiff(ramp(0, 4095, np.uint16, 1), photometric=1 - photometric), grey=True))

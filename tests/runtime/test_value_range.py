@@ -106,6 +106,8 @@ BY_THE_RECIPE = {
     "above the bits": (packed_12_bit_tiff([0, 100, 200, 4095]), (0, 300), [0, 85, 170, 255]),
     "above maxval, in its units": (pgm(0, 100, 200, 4095, maxval=4095), (0, 300), [0, 85, 170, 255]),
     "32-bit unsigned": (tiff(row(0, 2_000_000_000, 4_000_000_000, dtype=np.uint32)), (0, 4e9), [0, 128, 255]),
+    "32-bit unsigned, big-endian": (tiff(row(0, 4_000_000_000, dtype=np.uint32), ">"), (0, 4e9), [0, 255]),
+    "32-bit unsigned, compressed": (tiff(row(0, 4_000_000_000, dtype=np.uint32), ">", packed=True), (0, 4e9), [0, 255]),
     "8-bit signed": (tiff(row(-100, 0, 100, dtype=np.int8)), (-100, 100), [0, 128, 255]),
 }
 

@@ -126,10 +126,10 @@ def _print_check(report: dict[str, Any]) -> None:
         out.print(f"values: {description} ({count:,})", soft_wrap=True)
     for word in ("darker", "flatter"):
         unlike = report[f"{word}_than_the_rest"]
-        if unlike["images"]:
-            rest = ", ..." if unlike["images"] > len(unlike["paths"]) else ""
+        if unlike["count"]:
+            rest = ", ..." if unlike["count"] > len(unlike["paths"]) else ""
             few = ", ".join(unlike["paths"])
-            out.print(f"{word} than a quarter of the median image ({unlike['images']:,}): {few}{rest}", soft_wrap=True)
+            out.print(f"{word} than a quarter of the median image ({unlike['count']:,}): {few}{rest}", soft_wrap=True)
     for entry in report["unreadable"]:
         out.print(f"unreadable: {entry['path']}: {entry['reason']}", soft_wrap=True)
     if report["groups"]:

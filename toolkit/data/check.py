@@ -24,7 +24,7 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
     Returns:
         ``classes``; ``counts`` {split: {class: images}}; ``groups``, their number; ``sizes`` and
         ``modes`` {value: images}; ``value_ranges`` {what images of more than 8 bits hold and are read
-        as: images}; ``darker_than_the_rest`` and ``flatter_than_the_rest`` {``images``, ``paths`` of a few};
+        as: images}; ``darker_than_the_rest`` and ``flatter_than_the_rest`` {``count``, ``paths`` of a few};
         ``unreadable`` [{path, reason}]; ``duplicates_across_splits``
         and ``duplicates_with_other_labels`` [[path, ...]]; ``groups_across_splits`` {group:
         [split, ...]}; ``problems``, a sentence for each thing that would stop or bias a training.
@@ -77,7 +77,7 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
 
 
 def _some(paths: list[Path]) -> dict[str, Any]:
-    return {"images": len(paths), "paths": [str(path) for path in paths[:A_FEW]]}
+    return {"count": len(paths), "paths": [str(path) for path in paths[:A_FEW]]}
 
 
 def _range_problems(survey: Survey, config: DataConfig) -> list[str]:

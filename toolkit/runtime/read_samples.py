@@ -78,7 +78,7 @@ def _grey(image: Image.Image, raw_mode: str) -> Samples:
         return Samples(values.astype(np.uint16), "16-bit")
     if raw_mode.startswith("I;16"):
         return Samples(values, "16-bit signed")
-    if raw_mode == "I;32N" and tiff_tag(image, SAMPLE_FORMAT) != SIGNED:
+    if image.format == "TIFF" and raw_mode in ("I;32N", "I;32B"):
         return Samples(values.view(np.uint32), "32-bit")
     return Samples(values, "32-bit")
 

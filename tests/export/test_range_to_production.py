@@ -19,6 +19,7 @@ from export.run import Run
 from recipes.finetune import finetune
 from toolkit.config import Recipe
 from toolkit.data.source import open_data
+from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode
 from toolkit.runtime.predict import Predictor, graph_input
@@ -70,7 +71,7 @@ def test_the_range_that_was_found_lies_in_the_run_and_in_the_bundle(deep_run: Pa
     saved = json.loads((deep_run / "best" / "preprocessor_config.json").read_text())
     assert saved["value_range"] == [0, 4095]
     assert json.loads((deep_bundle / "preprocess.json").read_text())["value_range"] == [0, 4095]
-    assert Run(deep_run).data.value_range == (0, 4095)
+    assert Run(deep_run).data.value_range == Run(deep_run).value_range == (0, 4095)
 
 
 def test_predicting_from_the_raw_file_is_what_pytorch_gives(deep_run: Path, deep_bundle: Path, deep_data: Path) -> None:
@@ -147,6 +148,16 @@ def test_a_given_range_is_the_one_of_run_and_bundle(make_recipe: Any, tmp_path: 
     assert bundle.preprocess.value_range == (-1000, 400)
     assert bundle.parity["results"]["fp32"]["cpu"]["stages"]["preprocess"]["max_pixel_value"] == 0
     assert verify(tmp_path / "bundle")["passed"]
+
+
+@pytest.mark.parametrize("damaged", ["wide", [0], {"low": 0}, 3])
+def test_a_damaged_range_of_a_run_is_said_in_words(deep_run: Path, tmp_path: Path, damaged: Any) -> None:
+    run = Path(shutil.copytree(deep_run, tmp_path / "run"))
+    config = run / "best" / "preprocessor_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"value_range": damaged}))
+    with pytest.raises(ToolkitError, match=r"value_range is .*, not \[low, high\]") as caught:
+        assert Run(run).data
+    assert caught.value.where == str(config)
 
 
 def test_a_run_of_before_ranges_were_recorded_reads_each_file_alone(deep_run: Path, tmp_path: Path) -> None:
