@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from toolkit.errors import ToolkitError
 
@@ -43,13 +53,17 @@ Range = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt
 """Two positive numbers, the smaller one first."""
 
 
-def _ascending(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] >= value[1]:
-        raise ValueError(f"black comes first, then white, which is larger; got {value[0]:g} and {value[1]:g}")
-    return value
+def _black_and_white(value: Any) -> tuple[float, float]:
+    try:
+        black, white = map(float, value)
+    except (TypeError, ValueError):
+        black = white = 0.0
+    if isinstance(value, str) or not -math.inf < black < white < math.inf:
+        raise ValueError("black and then white, two finite numbers, such as [0, 4095]")
+    return black, white
 
 
-ValueRange = Annotated[tuple[float, float], AfterValidator(_ascending)]
+ValueRange = Annotated[tuple[float, float], BeforeValidator(_black_and_white)]
 """Black and white."""
 
 

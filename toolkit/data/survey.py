@@ -41,7 +41,7 @@ class Survey:
         if nothing:
             found = "; ".join(self.value_ranges())
             fix = (
-                f"set data.value_range=[low, high] to black and white in the files; now: {found}"
+                f"set data.value_range='[low, high]' to black and white in the files; now: {found}"
                 if found
                 else "write the images again, so that their values fill 0 to 255"
             )

@@ -99,7 +99,7 @@ class ValueRanges:
                     f"{group.images:,} {group.kind} images ({group.named}) hold values from {number(group.low)} to "
                     f"{number(group.high)}, and no rule says what is black and white in them"
                 )
-                fix = f"set data.value_range=[low, high], such as data.value_range={range_in_words((low, high))}"
+                fix = f"set data.value_range='[low, high]', such as data.value_range='{range_in_words((low, high))}'"
                 raise ToolkitError(what, where=where, fix=fix)
         ranges = {value_range for value_range in read_as.values() if value_range}
         if all(group.fixed for group in self._groups.values()):
@@ -110,7 +110,7 @@ class ValueRanges:
                 for group, value_range in zip(self._groups.values(), read_as.values(), strict=True)
                 if value_range
             )
-            fix = "store them in one kind, or set data.value_range=[low, high] for all of them"
+            fix = "store them in one kind, or set data.value_range='[low, high]' for all of them"
             raise ToolkitError(f"no one range fits all images of more than 8 bits: {listed}", where=where, fix=fix)
         return ranges.pop()
 
