@@ -22,7 +22,6 @@ from export.rounding import InPyTorch
 from export.simulation import largest_step
 from export.subgraph import network_input, network_part, open_part, preprocessing_part, producers
 from toolkit.models.processing import preprocess_from
-from toolkit.runtime.decode import decode
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
 
@@ -132,11 +131,11 @@ def _preprocessing(
     for sample in samples:
         wanted = stages_of(trained, sample.decode())
         if session.input == IMAGE:
-            pixels = np.asarray(decode(sample.read()))
+            pixels = np.asarray(preprocess.decoded(sample.read()))
             outputs = part.compute(list(tensors), {IMAGE: pixels[None]})
             given = {stage: output[0] for stage, output in zip(tensors.values(), outputs, strict=True)}
         else:
-            given = stages_of(preprocess, decode(sample.read()))
+            given = stages_of(preprocess, preprocess.decoded(sample.read()))
         for stage, values in given.items():
             if stage not in wanted:
                 continue

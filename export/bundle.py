@@ -281,7 +281,8 @@ def bisect_bundle(
 def samples_to_prove(run: Run, count: int | None, folder: Path | None) -> tuple[list[Sample], str]:
     """Held-out images, or those of a folder, and where they come from in words."""
     if folder is not None:
-        return [Sample(str(path), path.read_bytes) for path in expand([folder])], str(folder)
+        samples = [Sample(str(path), path.read_bytes, None, run.value_range) for path in expand([folder])]
+        return samples, str(folder)
     return samples_of(run.held_out(count or FEWEST_IMAGES, exactly=count is not None)), HELD_OUT
 
 

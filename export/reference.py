@@ -22,6 +22,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.decode import decode
 from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.value_range import Range
 
 BATCH_SIZE = 32
 OTHER_BATCH_SIZE = 7
@@ -36,15 +37,17 @@ class Sample:
     name: str
     read: Callable[[], bytes]
     label: int | None = None
+    value_range: Range | None = None
+    """What training read as black and white in files of more than 8 bits."""
 
     def decode(self) -> Image.Image:
         """Upright RGB pixels."""
-        return decode(self.read(), where=Path(self.name))
+        return decode(self.read(), where=Path(self.name), value_range=self.value_range)
 
 
 def samples_of(examples: Sequence[Example]) -> list[Sample]:
     """A data set's images as samples."""
-    return [Sample(str(example.path), example.read, example.label) for example in examples]
+    return [Sample(str(example.path), example.read, example.label, example.value_range) for example in examples]
 
 
 class Reference:

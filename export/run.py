@@ -15,6 +15,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import WEIGHTS, load_classifier
 from toolkit.models.classifier import Classifier
+from toolkit.runtime.value_range import Range
 
 LISTED_CLASSES = 100
 """Classes whose metrics a bundle carries."""
@@ -52,6 +53,21 @@ class Run:
         return self._loaded[1]
 
     @cached_property
+    def value_range(self) -> Range | None:
+        """What training read as black and white in images of more than 8 bits; see :mod:`toolkit.models.build`.
+
+        Raises:
+            ToolkitError: what is written there is no range.
+        """
+        name = "best/preprocessor_config.json"
+        found = self._json(name).get("value_range")
+        try:
+            return None if found is None else (float(found[0]), float(found[1]))
+        except (TypeError, ValueError, LookupError) as error:
+            what = f"value_range is {found!r}, not [low, high]"
+            raise ToolkitError(what, where=self.path / name, fix="copy the run again, or train again") from error
+
+    @cached_property
     def trunk(self) -> dict[str, Any] | None:
         """The trunk in a reduced precision that the run's layers learned on; None if it was PyTorch's in fp32."""
         if self.recipe.training.trunk_precision == "fp32":
@@ -84,7 +100,7 @@ class Run:
         Raises:
             ToolkitError: it is gone, or no longer what it was.
         """
-        data = open_data(self.recipe.data)
+        data = open_data(self.recipe.data).read_as(self.value_range)
         trained_on = self.summary.get("data_fingerprint")
         if trained_on and data.fingerprint != trained_on:
             fix = "restore the data, or train again"

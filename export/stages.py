@@ -13,7 +13,6 @@ from export.network import LOGITS
 from export.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.reference import Reference, Sample, spread
 from export.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
-from toolkit.runtime.decode import decode
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
 
@@ -48,7 +47,7 @@ def stages(
     chosen = [kept[place] for place in places]
     wanted = np.stack([values for _, values in chosen])
     takes_images = session.input == IMAGE
-    decoded = [decode(sample.read(), grey=not takes_images) for sample, _ in chosen]
+    decoded = [preprocess.decoded(sample.read(), grey=not takes_images) for sample, _ in chosen]
     pixels: list[UInt8] = [np.asarray(image.convert("RGB")) for image in decoded]
     decoding = max(
         float(np.abs(np.asarray(sample.decode(), np.int16) - image).max())

@@ -47,7 +47,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         data = on_main_process(accelerator, lambda: open_data(recipe.data, report))
     if not resume:
         check_batch(accelerator, data, recipe)
-    classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed)
+    classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed, data.value_range)
     precision, trunk = recipe.training.trunk_precision, None
     check_trunk_precision(precision, classifier)
     if precision != "fp32":

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from toolkit.errors import ToolkitError
 
@@ -41,6 +51,20 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)]
 """Two positive numbers, the smaller one first."""
+
+
+def _black_and_white(value: Any) -> tuple[float, float]:
+    try:
+        black, white = map(float, value)
+    except (TypeError, ValueError):
+        black = white = 0.0
+    if isinstance(value, str) or not -math.inf < black < white < math.inf:
+        raise ValueError("black and then white, two finite numbers, such as [0, 4095]")
+    return black, white
+
+
+ValueRange = Annotated[tuple[float, float], BeforeValidator(_black_and_white)]
+"""Black and white."""
 
 
 class ColumnsConfig(Section):
@@ -88,6 +112,11 @@ class DataConfig(Section):
     )
     test_share: Share = Field(
         0.2, gt=0, description="Share of the images held out for the test, where the source makes none."
+    )
+    value_range: ValueRange | None = Field(
+        None,
+        description="What black and white are in images of more than 8 bits, such as [0, 4095] or [-1000, 400]; values "
+        "outside saturate. Left out, what the files say, or the rule of docs/images.md.",
     )
     split_seed: int = Field(0, ge=0, description="Seed of the splits that are made where the source makes none.")
 

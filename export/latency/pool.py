@@ -14,8 +14,8 @@ from PIL import Image
 from export.latency.engine import Inputs
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.decode import decode
 from toolkit.runtime.predict import expand, graph_input, places_by_shape, stacked
+from toolkit.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from export.run import Run
@@ -86,18 +86,18 @@ def pool_of(bundle: Bundle, kind: str, contents: Sequence[bytes], source: str) -
 def find_pool(bundle: Bundle, kind: str, run: Run | None, images: Path | None) -> Pool:
     """The pool of a graph that takes ``kind``: of a folder, else held out by the run, else the golden images."""
     if images is not None:
-        return pool_of(bundle, kind, *folder_contents(images))
+        return pool_of(bundle, kind, *folder_contents(images, bundle.preprocess))
     if run is None:
         return pool_of(bundle, kind, *golden_contents(bundle))
     held_out = [example.read() for example in run.held_out(POOL)]
-    return pool_of(bundle, kind, *enlarged(held_out, "held-out images of the run's data set"))
+    return pool_of(bundle, kind, *enlarged(held_out, "held-out images of the run's data set", bundle.preprocess))
 
 
-def folder_contents(folder: Path) -> tuple[list[bytes], str]:
+def folder_contents(folder: Path, preprocess: Preprocess) -> tuple[list[bytes], str]:
     """Images of a folder, in a seeded order, and where they come from."""
     files = expand([folder])
     chosen = np.random.default_rng(SEED).permutation(len(files))[:POOL]
-    return enlarged([files[place].read_bytes() for place in chosen], str(folder))
+    return enlarged([files[place].read_bytes() for place in chosen], str(folder), preprocess)
 
 
 def golden_contents(bundle: Bundle) -> tuple[list[bytes], str]:
@@ -110,16 +110,16 @@ def golden_contents(bundle: Bundle) -> tuple[list[bytes], str]:
     if not names:
         raise ToolkitError("the bundle holds no golden images", where=bundle.path, fix="export it again")
     originals = [bundle.read(f"golden/{name}") for name in names]
-    return enlarged(originals, f"{len(originals)} golden images of the bundle")
+    return enlarged(originals, f"{len(originals)} golden images of the bundle", bundle.preprocess)
 
 
-def enlarged(originals: Sequence[bytes], source: str) -> tuple[list[bytes], str]:
+def enlarged(originals: Sequence[bytes], source: str, preprocess: Preprocess) -> tuple[list[bytes], str]:
     """Encoded images, mirrored and shifted until there are ``POOL`` of them: the pixels of photographs, no noise."""
     rng = np.random.default_rng(SEED)
     contents = list(originals)
     while len(contents) < POOL:
         original = originals[len(contents) % len(originals)]
-        pixels = np.asarray(decode(original))
+        pixels = np.asarray(preprocess.decoded(original))
         pixels = np.roll(pixels, rng.integers(pixels.shape[:2]).tolist(), (0, 1))
         pixels = pixels[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
         contents.append(_encoded(np.ascontiguousarray(pixels), jpeg=original.startswith(b"\xff\xd8")))

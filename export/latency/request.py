@@ -12,7 +12,6 @@ from export.latency.measure import REWARM_RUNS, Least
 from export.latency.statistics import percentiles
 from toolkit.runtime.binding import Binding
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.decode import decode
 from toolkit.runtime.preprocess import Float32, UInt8
 from toolkit.runtime.session import Session
 
@@ -46,7 +45,7 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
         def mark() -> None:
             marks.append(time.perf_counter())
 
-        image = decode(content, grey=not inside)
+        image = bundle.preprocess.decoded(content, grey=not inside)
         mark()
         batch: Float32 | UInt8 = np.asarray(image)[None] if inside else bundle.preprocess(image)[None]
         mark()

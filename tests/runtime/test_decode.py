@@ -124,13 +124,6 @@ def test_a_16_bit_grey_is_scaled_to_8_bits(mode: str, format: str) -> None:
     assert np.array_equal(decoded, np.repeat(nearest[..., None], 3, axis=-1))
 
 
-@pytest.mark.parametrize("values", [[-1.0, 0.0], [0.0, 256.0], [0.0, 1e9], [float("nan"), float("nan")]], ids=str)
-def test_a_grey_without_a_defined_scale_is_unreadable(values: list[float]) -> None:
-    image = Image.fromarray(np.array([values], dtype=np.float32))
-    with pytest.raises(UnreadableImageError, match="no defined scale"):
-        decode(encoded(image, "TIFF"))
-
-
 @pytest.mark.parametrize(("mode", "format"), [("RGBA", "PNG"), ("RGBA", "WEBP"), ("LA", "PNG"), ("RGBA", "TIFF")])
 def test_alpha_is_laid_over_white(mode: str, format: str) -> None:
     channels = {"RGBA": 4, "LA": 2}[mode]

@@ -122,6 +122,14 @@ def _print_check(report: dict[str, Any]) -> None:
         listed = [f"{value} ({count:,})" for value, count in list(report[title].items())[:8]]
         more = f", and {len(report[title]) - 8} more" if len(report[title]) > 8 else ""
         out.print(f"{title}: {', '.join(listed)}{more}")
+    for description, count in report["value_ranges"].items():
+        out.print(f"values: {description} ({count:,})", soft_wrap=True)
+    for word in ("darker", "flatter"):
+        unlike = report[f"{word}_than_the_rest"]
+        if unlike["count"]:
+            rest = ", ..." if unlike["count"] > len(unlike["paths"]) else ""
+            few = ", ".join(unlike["paths"])
+            out.print(f"{word} than a quarter of the median image ({unlike['count']:,}): {few}{rest}", soft_wrap=True)
     for entry in report["unreadable"]:
         out.print(f"unreadable: {entry['path']}: {entry['reason']}", soft_wrap=True)
     if report["groups"]:

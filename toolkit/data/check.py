@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from toolkit.config import DataConfig
@@ -10,7 +11,11 @@ from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
 from toolkit.data.listing import SPLITS, UNSPLIT, Item, Listing, leaking_groups
 from toolkit.data.splits import complete_splits
+from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
+
+A_FEW = 5
+"""Paths that are listed of images that stand out."""
 
 
 def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
@@ -18,7 +23,9 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
 
     Returns:
         ``classes``; ``counts`` {split: {class: images}}; ``groups``, their number; ``sizes`` and
-        ``modes`` {value: images}; ``unreadable`` [{path, reason}]; ``duplicates_across_splits``
+        ``modes`` {value: images}; ``value_ranges`` {what images of more than 8 bits hold and are read
+        as: images}; ``darker_than_the_rest`` and ``flatter_than_the_rest`` {``count``, ``paths`` of a few};
+        ``unreadable`` [{path, reason}]; ``duplicates_across_splits``
         and ``duplicates_with_other_labels`` [[path, ...]]; ``groups_across_splits`` {group:
         [split, ...]}; ``problems``, a sentence for each thing that would stop or bias a training.
 
@@ -29,12 +36,14 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
     unreadable = []
+    survey = Survey(config.value_range)
     digests: list[bytes] = []
     first: dict[bytes, int] = {}
     alike: dict[bytes, list[int]] = {}
     for index, (item, inspected) in enumerate(zip(listing.items, inspect_items(listing.items, report), strict=True)):
         digest = b"" if inspected.error else bytes.fromhex(inspected.sha256)
         digests.append(digest)
+        survey.add(item.path, inspected)
         if inspected.error or inspected.size is None:
             unreadable.append({"path": str(item.path), "reason": inspected.error})
             continue
@@ -42,6 +51,7 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
         modes[str(inspected.mode)] += 1
         if first.setdefault(digest, index) != index:
             alike.setdefault(digest, [first[digest]]).append(index)
+    darker, flatter = survey.unlike_the_rest(config.path)
     twins = [[listing.items[index] for index in indices] for indices in alike.values()]
     found: dict[str, Any] = {
         "path": str(listing.root),
@@ -51,16 +61,32 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
         "groups": len({item.group for item in listing.items if item.group}),
         "sizes": dict(sizes.most_common()),
         "modes": dict(modes.most_common()),
+        "value_ranges": survey.value_ranges(),
+        "darker_than_the_rest": _some(darker),
+        "flatter_than_the_rest": _some(flatter),
         "unreadable": unreadable,
         "duplicates_across_splits": _paths(twin for twin in twins if len({item.split for item in twin}) > 1),
         "duplicates_with_other_labels": _paths(twin for twin in twins if len({item.label for item in twin}) > 1),
         "groups_across_splits": leaking_groups(listing.items),
     }
     without = sum(not item.group for item in listing.items) if found["groups"] else 0
-    problems = _problems(found, without)
+    problems = _problems(found, without) + _range_problems(survey, config)
     if not without and _may_not_divide(found["counts"], bool(found["groups"]), config):
         problems += _split_problems(listing, digests, config)
     return found | {"problems": problems}
+
+
+def _some(paths: list[Path]) -> dict[str, Any]:
+    return {"count": len(paths), "paths": [str(path) for path in paths[:A_FEW]]}
+
+
+def _range_problems(survey: Survey, config: DataConfig) -> list[str]:
+    """Why training can't say what black and white are."""
+    try:
+        survey.value_range(config.path)
+    except ToolkitError as error:
+        return [f"{error.what}; {error.fix}"]
+    return []
 
 
 def _paths(twins: Any) -> list[list[str]]:

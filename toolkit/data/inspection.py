@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
-from PIL import Image
-
+from toolkit.data.brightness import Spread, spread_of, spread_of_samples
 from toolkit.data.listing import Content, Item
+from toolkit.data.value_ranges import Found
 from toolkit.errors import ToolkitError
-from toolkit.runtime.decode import UnreadableImageError, decode
+from toolkit.runtime.decode import UnreadableImageError, explained, load, to_rgb
 from toolkit.runtime.machine import usable_cores
 
 Report = Callable[[int, int], object]
 """Told how many images of how many are done."""
 CHUNK = 16
 """Images that a thread takes at once."""
+IN_MEMORY = Path("image in memory")
 
 
 def silent(done: int, total: int) -> None:
@@ -36,6 +37,10 @@ class Inspected:
     """Width and height as stored."""
     mode: str | None = None
     error: str | None = None
+    found: Found | None = None
+    """The values, if they have more than 8 bits."""
+    spread: Spread | None = None
+    """Of the values, or of the grey levels."""
 
 
 def inspect_content(content: Content) -> Inspected:
@@ -46,11 +51,15 @@ def inspect_content(content: Content) -> Inspected:
         return Inspected("", error=error.strerror or str(error))
     digest = hashlib.sha256(encoded).hexdigest()
     try:
-        decode(encoded)
+        with explained(IN_MEMORY):
+            loaded = load(encoded, where=IN_MEMORY)
+            if loaded.samples is None:
+                found, spread = None, spread_of(to_rgb(loaded.image, grey=True))
+            else:
+                found, spread = Found.of(loaded.samples), spread_of_samples(loaded.samples)
     except UnreadableImageError as error:
         return Inspected(digest, error=error.reason)
-    with Image.open(io.BytesIO(encoded)) as image:
-        return Inspected(digest, size=image.size, mode=image.mode)
+    return Inspected(digest, loaded.size, loaded.mode, None, found, spread)
 
 
 def inspect_items(items: Sequence[Item], report: Report = silent) -> Iterator[Inspected]:

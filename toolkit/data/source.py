@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
 from toolkit.data.listing import Content, Item, Listing, check_listing
 from toolkit.data.splits import complete_splits
+from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import UnreadableImageError, decode
+from toolkit.runtime.value_range import Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Example:
     content: Content
     sha256: str = ""
     group: str = ""
+    value_range: Range | None = None
+    """What black and white are, if it has more than 8 bits."""
 
     def read(self) -> bytes:
         """The encoded image.
@@ -44,7 +48,7 @@ class Example:
 
     def decode(self, *, grey: bool = False) -> Image.Image:
         """The image's upright pixels; see :func:`toolkit.runtime.decode.decode`."""
-        return decode(self.read(), where=self.path, grey=grey)
+        return decode(self.read(), where=self.path, grey=grey, value_range=self.value_range)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,20 @@ class DataSource:
     """Sets of identical images that stand in more than one split."""
     about: dict[str, Any] = field(default_factory=dict)
     """Content of the data set's ``dataset.json``, if there is one."""
+    value_range: Range | None = None
+    """What black and white are in its images of more than 8 bits; None if there are none, or each says its own."""
+    value_ranges: dict[str, int] = field(default_factory=dict)
+    """What these images hold and are read as, in words: {description: images}."""
+
+    def read_as(self, value_range: Range | None) -> DataSource:
+        """The same images with another range."""
+        if value_range == self.value_range:
+            return self
+        splits = {
+            split: [replace(example, value_range=value_range) for example in examples]
+            for split, examples in self.splits.items()
+        }
+        return replace(self, splits=splits, value_range=value_range)
 
     def labels(self, split: str) -> torch.Tensor:
         """Labels [images] of a split, as indices into the classes."""
@@ -91,18 +109,20 @@ def open_data(config: DataConfig, report: Report = silent) -> DataSource:
 
     Raises:
         ToolkitError: nothing there, classes, groups or splits that don't fit, or an unreadable
-            image where ``on_bad_image`` is ``error``.
+            image where ``on_bad_image`` is ``error``; images of more than 8 bits without a range, or
+            images that decode to almost nothing.
     """
     listing = list_data(config)
     check_listing(listing)
-    found, bad = _read(listing, report)
+    found, bad, survey = _read(listing, config.value_range, report)
     if bad and config.on_bad_image == "error":
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         fix = "replace or remove the file, or set data.on_bad_image=skip; toolkit data check lists all"
         raise ToolkitError(f"unreadable image: {bad[0]['reason']}{more}", where=bad[0]["path"], fix=fix)
+    value_range = survey.value_range(config.path)
     splits = complete_splits(found, config, lambda example: example.label, lambda example: example.group)
     _check_splits(splits, listing.classes, config.path)
-    return DataSource(
+    source = DataSource(
         root=config.path,
         classes=listing.classes,
         splits=splits,
@@ -110,22 +130,28 @@ def open_data(config: DataConfig, report: Report = silent) -> DataSource:
         skipped=bad,
         duplicates=[sorted(map(str, paths)) for paths in duplicates_across(splits)],
         about=listing.about,
+        value_ranges=survey.value_ranges(),
     )
+    return source.read_as(value_range)
 
 
-def _read(listing: Listing, report: Report) -> tuple[dict[str, list[Example]], list[dict[str, str]]]:
-    """The readable images of each split in canonical order, and the others with the reason."""
+def _read(
+    listing: Listing, value_range: Range | None, report: Report
+) -> tuple[dict[str, list[Example]], list[dict[str, str]], Survey]:
+    """The readable images of each split in canonical order, the others with the reason, and what the pixels are."""
     labels = {name: index for index, name in enumerate(listing.classes)}
     found: dict[str, list[Example]] = {split: [] for split in listing.splits}
     bad = []
+    survey = Survey(value_range)
     for item, inspected in zip(listing.items, inspect_items(listing.items, report), strict=True):
+        survey.add(item.path, inspected)
         if inspected.error:
             bad.append({"path": str(item.path), "reason": inspected.error})
         else:
             found[item.split].append(_example(item, labels[item.label], inspected.sha256))
     for examples in found.values():
         examples.sort(key=lambda example: (example.label, example.sha256, example.group))
-    return found, bad
+    return found, bad, survey
 
 
 def _example(item: Item, label: int, sha256: str) -> Example:

@@ -19,18 +19,29 @@ from toolkit.models.families import FAMILIES, load_encoder, load_processor, quie
 from toolkit.models.head import build_head
 from toolkit.models.selection import freeze_all_but, select_groups
 from toolkit.models.tensor_files import load_tensors, save_tensors
+from toolkit.runtime.value_range import Range
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 
 
-def build_classifier(config: ModelConfig, labels: list[str], seed: int) -> tuple[Classifier, Any]:
+def build_classifier(
+    config: ModelConfig, labels: list[str], seed: int, value_range: Range | None = None
+) -> tuple[Classifier, Any]:
     """Load the encoder, add a head seeded with ``seed``, freeze what does not learn.
+
+    Args:
+        config: the recipe's section.
+        labels: the classes.
+        seed: of the head.
+        value_range: what black and white are in images of more than 8 bits. The processor carries it, so that
+            ``preprocessor_config.json`` says all of what lies between a file and ``pixel_values``.
 
     Returns:
         The classifier, in training form, and the family's image processor.
     """
     encoder = load_encoder(config.encoder)
     processor = load_processor(config.encoder, encoder.family)
+    processor.value_range = value_range
     torch.manual_seed(seed)
     head = build_head(config.head, encoder.embedding_size, len(labels))
     classifier = Classifier(encoder, head, labels)

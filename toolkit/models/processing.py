@@ -14,6 +14,8 @@ from toolkit.runtime.preprocess import Preprocess, Resample
 def preprocess_from(processor: Any) -> Preprocess:
     """Express a CLIP or SigLIP image processor as the runtime's :class:`Preprocess`.
 
+    A run's processor also has a ``value_range``; see :func:`toolkit.models.build.build_classifier`.
+
     Raises:
         ToolkitError: the processor does something that the runtime can't, named.
     """
@@ -34,6 +36,7 @@ def preprocess_from(processor: Any) -> Preprocess:
             rescale_factor=processor.rescale_factor if processor.do_rescale else None,
             mean=tuple(processor.image_mean) if processor.do_normalize else None,
             std=tuple(processor.image_std) if processor.do_normalize else None,
+            value_range=getattr(processor, "value_range", None),
         )
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")

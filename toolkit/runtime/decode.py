@@ -7,12 +7,16 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from toolkit.errors import ToolkitError
+from toolkit.runtime.read_samples import read_samples
+from toolkit.runtime.samples import Samples
+from toolkit.runtime.value_range import Range
 
 MAX_PIXELS = 100_000_000
 """An image with more pixels is refused before it is decoded (decompression bombs)."""
@@ -60,39 +64,73 @@ class UnreadableImageError(ToolkitError):
         self.reason = reason
 
 
-def decode(source: Path | bytes, *, where: Path | None = None, grey: bool = False) -> Image.Image:
+def decode(
+    source: Path | bytes, *, where: Path | None = None, grey: bool = False, value_range: Range | None = None
+) -> Image.Image:
     """Decode a file or its bytes to an upright RGB image.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit greys are scaled to 8
-    bits, and an animated file gives its first frame. Modes apart from the 16-bit ones convert
-    as transformers' image processors do it.
+    EXIF orientation is applied, transparency is laid over white, values of more than 8 bits are
+    scaled to 8, and an animated file gives its first frame. Modes of up to 8 bits convert as
+    transformers' image processors do it.
 
     Args:
         source: the file or its content.
         where: what errors call the image, if it is given as bytes.
         grey: whether a grey image may stay one (mode L), which
             :class:`toolkit.runtime.preprocess.Preprocess` turns into the same values with a third of the work.
+        value_range: what black and white are in files of more than 8 bits; what lies outside saturates.
+            Without it, what the file states, else :func:`toolkit.runtime.value_range.range_by_rule` on it alone.
 
     Raises:
         UnreadableImageError: no image, truncated, too many pixels, or without a defined range.
     """
     where = where or (source if isinstance(source, Path) else Path("image in memory"))
+    with explained(where):
+        loaded = load(source, where=where)
+        image, samples = loaded.image, loaded.samples
+        if samples is not None:
+            image = samples.to_image(value_range or samples.own_range())
+        turned = image if loaded.turn is None else image.transpose(loaded.turn)
+        pixels = to_rgb(turned, grey=grey)
+        pixels.info.clear()
+        return pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A file's pixels as they are stored."""
+
+    image: Image.Image
+    samples: Samples | None
+    """The values, if they have more than 8 bits."""
+    size: tuple[int, int]
+    mode: str
+    turn: Image.Transpose | None
+    """What sets it upright."""
+
+
+def load(source: Path | bytes, *, where: Path) -> Loaded:
+    """Decode a file or its bytes without converting anything; call it within :func:`explained`."""
+    content = source.read_bytes() if isinstance(source, Path) else source
+    if not content:
+        raise UnreadableImageError("the file is empty", where=where)
+    with Image.open(io.BytesIO(content)) as image:
+        (width, height), mode = image.size, image.mode
+        if width * height > MAX_PIXELS:
+            raise UnreadableImageError(f"{width}x{height} pixels, over the limit of {MAX_PIXELS:,}", where=where)
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise UnreadableImageError(f"{width}x{height} pixels, longer than {MAX_ASPECT}:1", where=where)
+        samples = read_samples(image, content)
+        # other tags are not read, since a damaged one must not cost the image
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
+        return Loaded(image, samples, (width, height), mode, turn)
+
+
+@contextmanager
+def explained(where: Path) -> Iterator[None]:
+    """Turn what Pillow raises on damaged files into :class:`UnreadableImageError`."""
     try:
-        content = source.read_bytes() if isinstance(source, Path) else source
-        if not content:
-            raise UnreadableImageError("the file is empty", where=where)
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableImageError(f"{width}x{height} pixels, over the limit of {MAX_PIXELS:,}", where=where)
-            if max(width, height) > MAX_ASPECT * min(width, height):
-                raise UnreadableImageError(f"{width}x{height} pixels, longer than {MAX_ASPECT}:1", where=where)
-            image.load()
-            # Pillow scales a PPM of more than 8 bits to 16, but calls it I
-            sixteen_bits = image.format == "PPM" and image.mode == "I"
-            pixels = to_rgb(_upright(image.convert("I;16") if sixteen_bits else image), grey=grey)
-            pixels.info.clear()
-            return pixels
+        yield
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image that Pillow knows", where=where) from error
     except DAMAGE as error:
@@ -132,39 +170,16 @@ def suffix_of(content: bytes, otherwise: str = ".jpg") -> str:
 
 
 def to_rgb(image: Image.Image, *, grey: bool = False) -> Image.Image:
-    """Convert any mode to RGB, or greys of up to 8 bits to L if ``grey``; alpha is laid over white.
+    """Convert any mode of up to 8 bits to RGB, or greys to L if ``grey``; alpha is laid over white.
 
-    Equal to transformers' ``convert_to_rgb`` but for 16-bit greys, which that one clips to
-    white above 255 and this one scales.
+    Equal to transformers' ``convert_to_rgb``.
 
     Raises:
-        ValueError: the mode has no conversion, or its values no defined scale.
+        ValueError: the mode has no conversion.
     """
     if image.mode == "RGB" and image.info.get("transparency") is None:
         return image
-    if image.mode.startswith("I;16"):
-        image = _eight_bits(image)
-    elif image.mode in ("I", "F"):
-        low, high = image.getextrema()
-        if not (low >= 0 and high <= 255):  # type: ignore[operator]
-            raise ValueError(f"values from {low} to {high} in mode {image.mode} have no defined scale")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
     return image.convert("L" if grey and image.mode in ("1", "L") else "RGB")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; other tags are not read, since a damaged one must not cost the image."""
-    turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
-    return image if turn is None else image.transpose(turn)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a 16-bit grey to 8 bits; a transparent value becomes an alpha channel."""
-    grey = np.asarray(image).astype(np.uint32)
-    scaled = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if transparent is not None:
-        scaled.putalpha(Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8)))
-    return scaled

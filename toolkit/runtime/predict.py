@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.decode import UnreadableImageError, decode, images_below
+from toolkit.runtime.decode import UnreadableImageError, images_below
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
 
@@ -81,9 +81,9 @@ def graph_input(kind: str, preprocess: Preprocess, source: Path | bytes) -> Floa
         UnreadableImageError: it can't be decoded.
     """
     if kind == "image":
-        pixels: UInt8 = np.asarray(decode(source))
+        pixels: UInt8 = np.asarray(preprocess.decoded(source))
         return pixels
-    return preprocess(decode(source, grey=True))
+    return preprocess(preprocess.decoded(source, grey=True))
 
 
 def stacked(inputs: Iterable[Float32 | UInt8]) -> Float32 | UInt8:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from toolkit.runtime.decode import MAX_PIXELS, UnreadableImageError, decode
+from toolkit.runtime.value_range import Range
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -19,10 +21,12 @@ Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"
 
 
 class Preprocess(BaseModel):
-    """Resize, crop, rescale and normalise, as one immutable value that travels with the model.
+    """Decode, resize, crop, rescale and normalise, as one immutable value that travels with the model.
 
-    ``resize`` is ``shortest_edge`` (keep the aspect, the long side truncated) or ``squash``
-    (both sides to ``size``); ``size`` and ``crop`` are [height, width] in pixels.
+    ``value_range`` is what black and white are in files of more than 8 bits (None: what
+    :func:`toolkit.runtime.decode.decode` makes of one file alone); ``resize`` is ``shortest_edge``
+    (keep the aspect, the long side truncated) or ``squash`` (both sides to ``size``);
+    ``size`` and ``crop`` are [height, width] in pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +38,7 @@ class Preprocess(BaseModel):
     rescale_factor: float | None = 1 / 255
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    value_range: Range | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Preprocess:
@@ -45,6 +50,8 @@ class Preprocess(BaseModel):
             raise ValueError("size must hold one number twice where resize is shortest_edge")
         if self.output_size is None:
             raise ValueError("the output has no fixed size: give crop, or resize: squash")
+        if self.value_range and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
+            raise ValueError("value_range must be two finite numbers, the smaller one first")
         return self
 
     @property
@@ -79,6 +86,10 @@ class Preprocess(BaseModel):
             np.take(self._table[channel], plane, out=values[channel], mode="clip")  # clip: without a buffer in between
         return values
 
+    def decoded(self, source: Path | bytes, *, grey: bool = False) -> Image.Image:
+        """Decode a file or its bytes; see :func:`toolkit.runtime.decode.decode`."""
+        return decode(source, grey=grey, value_range=self.value_range)
+
     def resized(self, image: Image.Image) -> Image.Image:
         """Apply the resize alone.
 
@@ -105,7 +116,7 @@ class Preprocess(BaseModel):
 
     def batch(self, sources: list[Path | bytes]) -> Float32:
         """Decode and preprocess files: float32 [batch, 3, height, width]."""
-        return np.stack([self(decode(source, grey=True)) for source in sources])
+        return np.stack([self(self.decoded(source, grey=True)) for source in sources])
 
 
 def _center_crop(pixels: UInt8, height: int, width: int) -> UInt8:

@@ -10,7 +10,6 @@ import numpy as np
 
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.decode import decode
 from toolkit.runtime.predict import graph_input, places_by_shape, stacked
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session, runnable
@@ -124,7 +123,7 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
     """
     golden = bundle.golden()
     contents = [bundle.read(f"golden/{name}") for name in golden.names]
-    pixel_values = np.stack([bundle.preprocess(decode(content)) for content in contents])
+    pixel_values = np.stack([bundle.preprocess(bundle.preprocess.decoded(content)) for content in contents])
     inputs = {place: graph_input(session.input, bundle.preprocess, content) for place, content in enumerate(contents)}
     logits = np.zeros_like(golden.logits)
     for places in places_by_shape(inputs):

@@ -25,7 +25,7 @@ from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
-from toolkit.runtime import decode, preprocess
+from toolkit.runtime import decode, preprocess, range_statements, read_samples, samples, value_range
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
 from toolkit.training.feed import CacheFeed, Feed, PixelFeed
@@ -183,7 +183,7 @@ class Boundary:
 def _pixel_code() -> str:
     """SHA-256 over the code that turns a file into ``pixel_values``: where it changes, activations may."""
     digest = hashlib.sha256()
-    for module in (decode, preprocess, augment):
+    for module in (decode, read_samples, range_statements, samples, value_range, preprocess, augment):
         digest.update(inspect.getsource(module).encode())
     return digest.hexdigest()
 

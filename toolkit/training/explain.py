@@ -173,7 +173,7 @@ def _reading(recipe: Recipe, preprocess: Any, size: tuple[int, int], listing: Li
     """Seconds to read a batch from spread-out images; None if one of them can't be read."""
     step = max(1, len(listing.items) // recipe.training.batch_size)
     items = list(islice(listing.items, 0, None, step))[: recipe.training.batch_size]
-    examples = [Example(item.path, 0, item.content) for item in items]
+    examples = [Example(item.path, 0, item.content, value_range=recipe.data.value_range) for item in items]
     dataset = ImageDataset(examples, preprocess, Augment(recipe.data, size))
     keys = [(1, index) for index in range(len(examples))]
     try:

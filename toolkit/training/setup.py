@@ -112,6 +112,8 @@ def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: P
     )
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     console.print(f"{len(data.classes)} classes; images: {counts}")
+    for description, images in data.value_ranges.items():
+        console.print(f"values: {escape(description)} ({images:,} images)")
     arithmetic = f"{config.batch_size} a process x {processes} x {config.gradient_accumulation} accumulated"
     if plan.batches_per_step != processes * config.gradient_accumulation:
         arithmetic = f"{config.batch_size} x {plan.batches_per_step} micro-batches, as the run began"
