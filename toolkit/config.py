@@ -12,6 +12,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from toolkit.errors import ToolkitError
+from toolkit.labels import label_text
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
 DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
@@ -107,14 +108,21 @@ class DataConfig(Section):
 
     @field_validator("classes", mode="before")
     @classmethod
-    def _numbers_are_names(cls, value: Any) -> Any:
-        return [str(name) for name in value] if isinstance(value, list) else value
+    def _read_as_labels(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        names = [label_text(name) for name in value]
+        empty = [str(place) for place, name in enumerate(names, 1) if not name]
+        if empty:
+            raise ValueError(f"None, NaN, 'nan' and an empty name are no class (entry {', '.join(empty)})")
+        return names
 
     @field_validator("classes")
     @classmethod
     def _classes_differ(cls, value: list[str] | None) -> list[str] | None:
         if value is not None and len(set(value)) < len(value):
-            raise ValueError("the same class stands there twice")
+            twice = next(name for name in value if value.count(name) > 1)
+            raise ValueError(f"the same class stands there twice: {twice!r}")
         return value
 
 
@@ -250,8 +258,16 @@ class TrainingConfig(Section):
 
     @field_validator("class_weights", mode="before")
     @classmethod
-    def _numbers_are_class_names(cls, value: Any) -> Any:
-        return {str(name): weight for name, weight in value.items()} if isinstance(value, dict) else value
+    def _keys_are_read_as_labels(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        names = [label_text(name) for name in value]
+        if not all(names):
+            raise ValueError("None, NaN, 'nan' and an empty name are no class")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the same class stands there twice: {twice!r}")
+        return dict(zip(names, value.values(), strict=True))
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

@@ -46,7 +46,8 @@ def test_duplicates_are_those_that_training_finds(data: Path) -> None:
     shutil.copyfile(data / "train" / "red" / "03.png", data / "test" / "red" / "leaked.png")
     report = check_data(DataConfig(path=data))
     assert report["duplicates_across_splits"] == open_data(DataConfig(path=data)).duplicates
-    assert report["problems"] == ["1 images stand in more than one split"]
+    assert report["duplicates_removed"] == {"train": 1}
+    assert report["problems"] == ["1 images stand in more than one split; a run leaves their copies out: 1 from train"]
 
 
 @pytest.mark.parametrize(
@@ -82,10 +83,10 @@ def test_splits_that_training_could_not_make_are_a_problem(color_data: Path, tmp
         return DataConfig(path=tmp_path / name)
 
     large = ["large" if index % 4 else str(index) for index in range(len(files))]
-    halves = ["train" if index % 2 else "val" for index in range(len(files))]
+    tests = ["test" if index % 2 else "val" for index in range(len(files))]
     for config, problem in (
         (manifest("groups.csv", "group", large), "can't hold out 20% by group"),
-        (manifest("no_test.csv", "split", halves), "there is a validation split, but no test split"),
+        (manifest("no_train.csv", "split", tests), "no training images: the split 'train' is missing"),
     ):
         with pytest.raises(ToolkitError, match=problem) as caught:
             open_data(config)

@@ -199,7 +199,17 @@ def test_a_path_that_is_not_of_the_format_given_is_refused(tmp_path: Path, found
     assert caught.value.fix
 
 
-@pytest.mark.parametrize(("word", "split"), [("Train", "train"), (" val ", "validation"), ("dev", None), ("", None)])
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [
+        ("Train", "train"),
+        (" val ", "validation"),
+        ("dev", "validation"),
+        ("EVALUATION", "test"),
+        ("holdout", None),
+        ("", None),
+    ],
+)
 def test_splits_are_known_by_their_usual_names(word: str, split: str | None) -> None:
     assert split_named(word) == split
 

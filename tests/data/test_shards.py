@@ -67,13 +67,16 @@ def test_labels_stand_beside_images_or_in_json(tmp_path: Path) -> None:
         "README.md": "no image",
     }
     shard = tar_of(tmp_path / "x.tar", members)
-    samples = list(scan(shard))
+    found = scan(shard)
+    samples = found.samples
     assert [(each.name, each.label, each.split, each.group) for each in samples] == [
         ("a.png", "cat", "", ""),
         ("b.input.png", "3", "val", "p1"),
         ("c.png", "dog", "", ""),
     ]
-    items = list_shards(tmp_path)
+    assert found.left_out == {".md": 1}
+    items, left_out = list_shards(tmp_path)
+    assert left_out == found.left_out
     assert [item.content.read() for item in items] == [png(1), png(2), png(3)]
     assert [item.split for item in items] == [UNSPLIT, "validation", UNSPLIT]
 
@@ -91,7 +94,7 @@ def test_the_split_stands_in_the_name_of_key_shard_or_folder(
     tmp_path: Path, shard: str, member: str, split: str
 ) -> None:
     tar_of(tmp_path / shard, {f"{member}.png": png(1), f"{member}.cls": "a"})
-    assert [item.split for item in list_shards(tmp_path)] == [split]
+    assert [item.split for item in list_shards(tmp_path)[0]] == [split]
 
 
 def test_shards_are_the_same_bytes_each_time(color_data: Path, shards: Path, tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def rewrite_index(shard: Path, change: Callable[[list[dict[str, object]]], objec
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=10**9)), "the index doesn't match"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=-5)), "the index doesn't match"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset="x")), "damaged index"),
-        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(label=None)), "the index doesn't match"),
+        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(label=None)), "no label in image 1"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=0)), "promises other content"),
     ],
     ids=[
@@ -206,7 +209,7 @@ def test_a_broken_tar_is_refused(shards: Path, damage: Callable[[bytes], bytes])
         ({"a.png": b"x", "a.json": "[1]"}, "a: label or JSON is damaged"),
         ({"a.png": b"x", "a.json": "{"}, "a: label or JSON is damaged"),
         ({"a.png": b"x", "a.cls": b"\xff"}, "a: label or JSON is damaged"),
-        ({"a.png": b"x", "a.json": '{"label": 1, "split": "dev"}'}, "a.png is of the split 'dev'"),
+        ({"a.png": b"x", "a.json": '{"label": 1, "split": "holdout"}'}, "a.png is of the split 'holdout'"),
         ({"a.txt": "x"}, "no shard with an image"),
         ({}, "no shard with an image"),
     ],
@@ -247,14 +250,14 @@ def test_an_index_whose_shard_is_missing_is_refused(shards: Path) -> None:
 def test_the_folder_that_a_recipe_names_says_nothing_of_splits(tmp_path: Path) -> None:
     members: dict[str, bytes | str] = {"0.png": png(0), "0.cls": "a"}
     tar_of(tmp_path / "test" / "shard-0.tar", members)
-    assert [item.split for item in list_shards(tmp_path / "test")] == [UNSPLIT]
-    assert [item.split for item in list_shards(tmp_path / "test" / "shard-0.tar")] == [UNSPLIT]
-    assert [item.split for item in list_shards(tmp_path)] == ["test"]
+    assert [item.split for item in list_shards(tmp_path / "test")[0]] == [UNSPLIT]
+    assert [item.split for item in list_shards(tmp_path / "test" / "shard-0.tar")[0]] == [UNSPLIT]
+    assert [item.split for item in list_shards(tmp_path)[0]] == ["test"]
 
 
 def test_a_changed_image_names_the_shard_that_is_to_be_indexed_again(shards: Path) -> None:
     shard = next(shards.glob("train-*.tar"))
-    sample = read_index(shard)[1]
+    sample = read_index(shard).samples[1]
     content = bytearray(shard.read_bytes())
     content[sample.offset + sample.length // 2] ^= 255
     shard.write_bytes(content)

@@ -112,7 +112,30 @@ def _report(dest: Path, about: dict[str, Any], json: bool) -> None:
     console().print(f"source: {about['source']}\nlicence: {about['licence']}\nwritten to {dest}")
 
 
+def _splits_in_words(report: dict[str, Any]) -> str:
+    def listed(splits: dict[str, int]) -> str:
+        return ", ".join(f"{split} ({images:,})" for split, images in splits.items()) or "none"
+
+    made = "" if not report["splits_made"] else f"; a run makes: {listed(report['splits_made'])}"
+    if report["splits_found"] and report["splits"] not in ({}, report["splits_found"]):
+        made += f"; a run has: {listed(report['splits'])}"
+    return f"splits found: {listed(report['splits_found'])}{made}"
+
+
+def _print_near(near: dict[str, Any] | None) -> None:
+    out = console()
+    if near is None:
+        what = 'near-duplicates across splits were not looked for: pip install "clip-toolkit[data]" (imagehash)'
+        out.print(f"note: {what}", soft_wrap=True)
+    elif near["images"]:
+        out.print(f"note: {near['images']:,} images look like one of another split", soft_wrap=True)
+        for pair in near["examples"]:
+            out.print(f"look alike: {' ~ '.join(pair)}", soft_wrap=True)
+
+
 def _print_check(report: dict[str, Any]) -> None:
+    from toolkit.runtime.image_files import in_words
+
     counts = report["counts"]
     rows = [[name, *(f"{counts[split][name]:,}" for split in counts)] for name in report["classes"]]
     out = console()
@@ -122,6 +145,9 @@ def _print_check(report: dict[str, Any]) -> None:
         listed = [f"{value} ({count:,})" for value, count in list(report[title].items())[:8]]
         more = f", and {len(report[title]) - 8} more" if len(report[title]) > 8 else ""
         out.print(f"{title}: {', '.join(listed)}{more}")
+    out.print(_splits_in_words(report), soft_wrap=True)
+    if report["left_out"]:
+        out.print(f"left out: {in_words(report['left_out'])}", soft_wrap=True)
     for entry in report["unreadable"]:
         out.print(f"unreadable: {entry['path']}: {entry['reason']}", soft_wrap=True)
     if report["groups"]:
@@ -132,6 +158,7 @@ def _print_check(report: dict[str, Any]) -> None:
         out.print(f"labels differ: {' = '.join(paths)}", soft_wrap=True)
     for group, splits in report["groups_across_splits"].items():
         out.print(f"group {group} stands in {', '.join(splits)}", soft_wrap=True)
+    _print_near(report["near_duplicates_across_splits"])
     for problem in report["problems"]:
         out.print(f"problem: {problem}", soft_wrap=True)
     if not report["problems"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ from PIL import Image
 
 from toolkit.data.listing import Content, Item
 from toolkit.errors import ToolkitError
-from toolkit.runtime.decode import UnreadableImageError, decode
+from toolkit.runtime.decode import UnreadableImageError, decode, open_image
 from toolkit.runtime.machine import usable_cores
 
 Report = Callable[[int, int], object]
@@ -36,9 +35,15 @@ class Inspected:
     """Width and height as stored."""
     mode: str | None = None
     error: str | None = None
+    perceptual: int | None = None
+    """Hash of what it looks like, if asked for."""
 
 
-def inspect_content(content: Content) -> Inspected:
+Hasher = Callable[[Image.Image], int]
+"""What it looks like as a number."""
+
+
+def inspect_content(content: Content, look: Hasher | None = None) -> Inspected:
     """Hash an image and decode it fully."""
     try:
         encoded = content.read()
@@ -46,20 +51,26 @@ def inspect_content(content: Content) -> Inspected:
         return Inspected("", error=error.strerror or str(error))
     digest = hashlib.sha256(encoded).hexdigest()
     try:
-        decode(encoded)
+        pixels = decode(encoded, grey=True)
     except UnreadableImageError as error:
         return Inspected(digest, error=error.reason)
-    with Image.open(io.BytesIO(encoded)) as image:
-        return Inspected(digest, size=image.size, mode=image.mode)
+    perceptual = look(pixels) if look else None
+    with open_image(encoded) as image:
+        return Inspected(digest, size=image.size, mode=image.mode, perceptual=perceptual)
 
 
-def inspect_items(items: Sequence[Item], report: Report = silent) -> Iterator[Inspected]:
+def inspect_items(items: Sequence[Item], report: Report = silent, look: Hasher | None = None) -> Iterator[Inspected]:
     """Inspect images on all usable cores, in order, a few ahead of what is asked for.
+
+    Args:
+        items: the images.
+        report: told how many of how many are done.
+        look: makes the perceptual hash.
 
     Raises:
         ToolkitError: content that is not what its index promises.
     """
-    for done, (item, inspected) in enumerate(zip(items, _ahead(items), strict=True), 1):
+    for done, (item, inspected) in enumerate(zip(items, _ahead(items, look), strict=True), 1):
         if item.sha256 and inspected.sha256 != item.sha256:
             what = "the shard's index promises other content (SHA-256) than lies there"
             shard = getattr(item.content, "path", item.path.parent)
@@ -69,14 +80,14 @@ def inspect_items(items: Sequence[Item], report: Report = silent) -> Iterator[In
         yield inspected
 
 
-def _ahead(items: Iterable[Item]) -> Iterator[Inspected]:
+def _ahead(items: Iterable[Item], look: Hasher | None) -> Iterator[Inspected]:
     cores, remaining = usable_cores(), iter(items)
     waiting: deque[Future[list[Inspected]]] = deque()
     with ThreadPoolExecutor(cores) as pool:
         try:
             while True:
                 while len(waiting) < 4 * cores and (chunk := [item.content for item in islice(remaining, CHUNK)]):
-                    waiting.append(pool.submit(_inspect_chunk, chunk))
+                    waiting.append(pool.submit(_inspect_chunk, chunk, look))
                 if not waiting:
                     return
                 yield from waiting.popleft().result()
@@ -84,5 +95,5 @@ def _ahead(items: Iterable[Item]) -> Iterator[Inspected]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _inspect_chunk(contents: list[Content]) -> list[Inspected]:
-    return [inspect_content(content) for content in contents]
+def _inspect_chunk(contents: list[Content], look: Hasher | None) -> list[Inspected]:
+    return [inspect_content(content, look) for content in contents]
