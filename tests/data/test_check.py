@@ -82,7 +82,7 @@ def test_splits_that_training_could_not_make_are_a_problem(color_data: Path, tmp
         (tmp_path / name).write_text(f"path,label,{column}\n{''.join(rows)}")
         return DataConfig(path=tmp_path / name)
 
-    large = ["large" if index % 4 else str(index) for index in range(len(files))]
+    large = ["large" if index % 8 else str(index) for index in range(len(files))]
     tests = ["test" if index % 2 else "val" for index in range(len(files))]
     for config, problem in (
         (manifest("groups.csv", "group", large), "can't hold out 20% by group"),

@@ -106,7 +106,7 @@ def test_shards_are_the_same_bytes_each_time(color_data: Path, shards: Path, tmp
     assert about["shards"] == sorted(
         about["shards"], key=lambda name: ["train", "validation", "test"].index(name[:-10])
     )
-    assert about["images"] == sum(len(read_index(shard)) for shard in shards.glob("*.tar")) == 72
+    assert about["images"] == sum(len(read_index(shard).samples) for shard in shards.glob("*.tar")) == 72
 
 
 def test_webdatasets_own_reader_would_find_the_members(shards: Path) -> None:
@@ -122,7 +122,7 @@ def test_an_index_is_written_for_shards_of_others(tmp_path: Path) -> None:
     found = index_shards(tmp_path, lambda done, total: seen.append((done, total)))
     assert found == {str(tmp_path / "a.tar"): 1, str(tmp_path / "b.tar"): 2}
     assert seen == [(1, 2), (2, 2)]
-    assert all(len(sample.sha256) == 64 for sample in read_index(tmp_path / "b.tar"))
+    assert all(len(sample.sha256) == 64 for sample in read_index(tmp_path / "b.tar").samples)
     with pytest.raises(ToolkitError, match="no shards"):
         index_shards(tmp_path / "nowhere")
 
@@ -136,7 +136,7 @@ def test_existing_shards_are_replaced_only_if_asked(color_data: Path, shards: Pa
 
 
 def changed_byte(shard: Path) -> None:
-    sample = random.Random(0).choice(read_index(shard))
+    sample = random.Random(0).choice(read_index(shard).samples)
     content = bytearray(shard.read_bytes())
     content[sample.offset + sample.length // 2] ^= 255
     shard.write_bytes(content)

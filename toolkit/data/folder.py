@@ -84,7 +84,8 @@ def list_folder(root: Path) -> ImageFolder:
         fix = "put images into one folder a class"
         raise ToolkitError("the data folder holds no class folders", where=root, fix=fix)
     folders_of_classes = [path for classes in by_split.values() for path in classes]
-    refuse_unlabelled([path for path in folders_of_classes if not label_text(path.name)], "folder", root)
+    nameless = [path for path in folders_of_classes if not label_text(path.name)]
+    refuse_unlabelled(nameless, "folder name", root, "name the folder after its class, or remove it")
     items = [
         Item(split, label_text(path.name), name, WholeFile(name))
         for split, classes in by_split.items()
@@ -139,7 +140,7 @@ def _splits_of(root: Path, children: Sequence[_Child]) -> dict[str, _Child]:
         if not any(child.below.values()):
             held = f"{len(child.own):,} images, but none in a class folder" if child.own else "no images"
             what = f"the folder of split {split!r}, {child.path.name}, holds {held}"
-            fix = "sort them into one folder a class, or move the folder out of the data folder and have the split made"
+            fix = "sort images into one folder a class in it, or move the folder elsewhere and have the split made"
             raise ToolkitError(what, where=child.path, fix=fix)
     order = [split for split in SPLIT_NAMES if split in by_split]
     return {split: by_split[split][0] for split in order}

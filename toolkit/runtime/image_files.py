@@ -116,7 +116,7 @@ def is_image(source: Path | bytes | str) -> bool:
         return False
 
 
-def in_words(left_out: Mapping[str, int], most: int = 5) -> str:
+def in_words(left_out: Mapping[str, int], most: int = 8) -> str:
     """What was left out, the most frequent reasons first: ``12 files: 9 .txt, 3 hidden``."""
     ranked = sorted(left_out.items(), key=lambda pair: (-pair[1], pair[0]))
     named = ", ".join(f"{count:,} {reason}" for reason, count in ranked[:most])
