@@ -36,13 +36,15 @@ def cell_text(value: Any) -> str:
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if isinstance(value, (Real, Decimal)) and not isinstance(value, bool):
-        if math.isnan(value):
-            return ""
-        whole = math.trunc(value) if math.isfinite(value) else None
-        if whole == value:
-            return str(whole)
+        return _number_text(value)
     text = str(value)
     return "" if text.strip().lower() in {"", "nan"} else text
+
+
+def _number_text(value: Any) -> str:
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
 
 
 def similar_labels(labels: Iterable[str]) -> list[list[str]]:
