@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from toolkit.config import DataConfig
+from toolkit.data.formats import list_data
 from toolkit.data.listing import UNSPLIT
 from toolkit.data.sharding import index_shards, write_shards
 from toolkit.data.shards import Sample, index_of, key_of, list_shards, read_index, scan
@@ -264,3 +265,162 @@ def test_a_changed_image_names_the_shard_that_is_to_be_indexed_again(shards: Pat
     with pytest.raises(ToolkitError, match="promises other content") as caught:
         open_data(DataConfig(path=shards))
     assert caught.value.fix.endswith(f"toolkit data index {shard}")
+
+
+def labelled(*keys: str) -> dict[str, bytes | str]:
+    """An image of its own and a label a key."""
+    members: dict[str, bytes | str] = {}
+    for number, key in enumerate(keys):
+        members |= {f"{key}.png": png(number), f"{key}.cls": "ab"[number % 2]}
+    return members
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("imagenet-train-000000.tar", "train"),
+        ("cifar_val_0.tar", "validation"),
+        ("TEST_00.tar", "test"),
+        ("train2017-1.tar", "train"),
+        ("Eval/0.tar", "test"),
+        ("train_set/0.tar", "train"),
+        ("set-train-test-0.tar", UNSPLIT),
+    ],
+)
+def test_the_split_in_a_shards_name_is_known_as_in_a_folders(tmp_path: Path, name: str, split: str) -> None:
+    tar_of(tmp_path / name, labelled("0"))
+    assert [item.split for item in list_shards(tmp_path)[0]] == [split]
+
+
+@pytest.mark.parametrize(
+    ("shards", "what"),
+    [
+        (
+            {"train-000.tar": ["0", "1"], "holdout-000.tar": ["2", "3"]},
+            "2 images belong to no split, .*: holdout-000.tar",
+        ),
+        ({"train-0.tar": ["0"], **{f"x{n}.tar": [str(n)] for n in range(1, 6)}}, r"x1.tar, x2.tar, x3.tar and 2 more"),
+        ({"x.tar": ["train/0", "train/1", "bus/2"]}, "1 images belong to no split, .*: x.tar"),
+    ],
+)
+def test_images_of_no_split_beside_others_are_refused_by_name(
+    tmp_path: Path, shards: dict[str, list[str]], what: str
+) -> None:
+    for name, keys in shards.items():
+        tar_of(tmp_path / name, labelled(*keys))
+    with pytest.raises(ToolkitError, match=what) as caught:
+        list_data(DataConfig(path=tmp_path))
+    assert caught.value.where == str(tmp_path)
+
+
+LEFT_OUT = {
+    ".npy": 1,
+    ".heic": 1,
+    "second image of a key": 2,
+    "replaced by a later member of the same name": 1,
+    "label without an image": 1,
+    "hidden": 1,
+    "__MACOSX": 1,
+    "no suffix, no image": 1,
+}
+
+
+def with_odd_members(path: Path) -> Path:
+    members = labelled("0", "1", "2") | {
+        "0.jpg": b"second",
+        "0.seg.png": png(9),
+        "1.depth.npy": b"numbers",
+        "2.heic": b"of a phone",
+        "lonely.cls": "a",
+        "._0.png": b"of macOS",
+        "__MACOSX/0.png": b"of macOS",
+        "LICENCE": "text",
+        "bare": png(7),
+        "bare.cls": "b",
+    }
+    tar_of(path, members)
+    with tarfile.open(path, "a") as tar:
+        member = tarfile.TarInfo("2.png")
+        member.size = len(png(8))
+        tar.addfile(member, io.BytesIO(png(8)))
+    return path
+
+
+def test_members_that_are_no_part_of_a_sample_are_counted_with_an_index_and_without(tmp_path: Path) -> None:
+    with_odd_members(tmp_path / "x.tar")
+    (tmp_path / "README.md").touch()
+    (tmp_path / "cover.png").touch()
+    for _ in range(2):
+        items, left_out = list_shards(tmp_path)
+        assert [(item.path.name, item.label) for item in items] == [
+            *(("0.png", "a"), ("1.png", "b"), ("2.png", "a"), ("bare", "b"))
+        ]
+        assert [item.content.read() for item in items] == [png(0), png(1), png(8), png(7)]
+        assert left_out == LEFT_OUT | {".md": 1, "image in no shard": 1}
+        index_shards(tmp_path)
+
+
+def test_shards_of_a_system_are_no_shards(tmp_path: Path) -> None:
+    tar_of(tmp_path / "a.tar", labelled("0", "1"))
+    for name in ("._a.tar", "@eaDir/a.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no tar")
+    items, left_out = list_shards(tmp_path)
+    assert len(items) == 2
+    assert left_out == {"hidden": 1, "@eaDir": 1}
+
+
+@pytest.mark.parametrize("value", ['"nan"', '" NaN "', "NaN", "null", '""', '" "'])
+def test_members_without_a_label_are_all_named(tmp_path: Path, value: str) -> None:
+    members: dict[str, bytes | str] = {f"{number}.png": png(number) for number in range(5)}
+    members |= {f"{number}.json": f'{{"label": {value}}}' for number in range(5)}
+    tar_of(tmp_path / "x.tar", members)
+    with pytest.raises(ToolkitError, match=r"0\.png, 1\.png, 2\.png and 2 more have no label") as caught:
+        list_shards(tmp_path)
+    assert "put 0.cls beside the image" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("written", "label"), [(1, "1"), (1.0, "1"), ("1.0", "1"), ("cafe\u0301", "caf\u00e9"), (True, "True")]
+)
+def test_labels_of_any_type_read_as_in_other_formats(tmp_path: Path, written: object, label: str) -> None:
+    tar_of(tmp_path / "x.tar", {"0.png": png(0), "0.json": json.dumps({"label": written, "group": 7.0})})
+    assert [(item.label, item.group) for item in list_shards(tmp_path)[0]] == [(label, "7")]
+    index_shards(tmp_path)
+    rewrite_index(tmp_path / "x.tar", lambda lines: lines[1].update(label=written, group=7))
+    assert [(item.label, item.group) for item in list_shards(tmp_path)[0]] == [(label, "7")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"label": float("nan")}, "no label in image 1"),
+        ({"label": "NaN"}, "no label in image 1"),
+        ({"label": ""}, "no label in image 1"),
+        ({"name": 5}, "damaged index"),
+        ({"offset": 512.0}, "damaged index"),
+        ({"length": True}, "damaged index"),
+        ({"split": 5}, "of the split '5'"),
+    ],
+)
+def test_an_index_with_odd_types_is_refused(tmp_path: Path, changes: dict[str, object], what: str) -> None:
+    tar_of(tmp_path / "x.tar", labelled("0", "1"))
+    index_shards(tmp_path)
+    rewrite_index(tmp_path / "x.tar", lambda lines: lines[1].update(changes))
+    with pytest.raises(ToolkitError, match=what):
+        list_shards(tmp_path)
+
+
+def test_images_of_any_suffix_are_packed_so_that_they_are_found_again(tmp_path: Path) -> None:
+    for number, name in enumerate(("a/0.jfif", "a/1", "a/2.avif", "b/3.tga", "b/4.jp2")):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(io.BytesIO(png(number))) as image:
+            kind = {"": "PNG", ".jfif": "JPEG", ".jp2": "JPEG2000"}.get(Path(name).suffix, Path(name).suffix[1:])
+            image.save(tmp_path / "data" / name, kind)
+    rows = [f"{path},{path.parent.name}" for path in sorted((tmp_path / "data").rglob("*")) if path.is_file()]
+    (tmp_path / "broken.dat").write_text("no image")
+    (tmp_path / "m.csv").write_text("\n".join(["path,label", *rows, "broken.dat,a"]))
+    write_shards(DataConfig(path=tmp_path / "m.csv"), tmp_path / "shards")
+    packed = list_data(DataConfig(path=tmp_path / "shards"))
+    assert sorted(item.path.suffix for item in packed.items) == [".avif", ".jp2", ".jpg", ".jpg", ".png", ".tga"]
+    assert packed.left_out == {}
