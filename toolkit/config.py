@@ -90,7 +90,9 @@ class DataConfig(Section):
     test_share: Share = Field(
         0.2, gt=0, description="Share of the images held out for the test, where the source makes none."
     )
-    split_seed: int = Field(0, ge=0, description="Seed of the splits that are made where the source makes none.")
+    split_seed: int = Field(
+        0, ge=0, description="Seed of the splits that are made: with it each image's content, or its group, decides."
+    )
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> DataConfig:
@@ -114,7 +116,7 @@ class DataConfig(Section):
         names = [label_text(name) for name in value]
         empty = [str(place) for place, name in enumerate(names, 1) if not name]
         if empty:
-            raise ValueError(f"None, NaN, 'nan' and an empty name are no class (entry {', '.join(empty)})")
+            raise ValueError(f"an empty name, null, NaN and 'nan' are no class (entry {', '.join(empty)})")
         return names
 
     @field_validator("classes")
@@ -263,7 +265,7 @@ class TrainingConfig(Section):
             return value
         names = [label_text(name) for name in value]
         if not all(names):
-            raise ValueError("None, NaN, 'nan' and an empty name are no class")
+            raise ValueError("an empty name, null, NaN and 'nan' are no class")
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"the same class stands there twice: {twice!r}")

@@ -1,7 +1,7 @@
 """Images of different splits that look alike: copies in another size or compression, or the next frame of a film.
 
-An image's perceptual hash has 64 bits (imagehash's ``phash``: the signs of its lowest frequencies).
-Two that differ in at most ``FARTHEST`` bits are equal in one of ``FARTHEST + 1`` bands of the hash, so
+An image's perceptual hash has 64 bits (imagehash's ``phash``: which of its lowest frequencies are above their
+median). Two that differ in at most ``FARTHEST`` bits are equal in one of ``FARTHEST + 1`` bands of the hash, so
 that only images that share a band are compared.
 """
 
@@ -16,8 +16,10 @@ from PIL import Image
 
 FARTHEST = 3
 """Bits in which two hashes may differ."""
-NEIGHBOURS = 256
+NEIGHBOURS = 128
 """Hashes of a band that each is compared with, which bounds the work where thousands share one (blank images)."""
+SIDE = 32
+"""Pixels that an image's short side keeps before it is hashed."""
 EXAMPLES = 5
 Hashes = npt.NDArray[np.uint64]
 
@@ -39,6 +41,8 @@ def perceptual_hasher() -> Callable[[Image.Image], int] | None:
         return None
 
     def hashed(image: Image.Image) -> int:
+        smaller = min(image.size) // SIDE
+        image = image.reduce(smaller) if smaller > 1 else image  # the exact resampling of a large image takes long
         return int.from_bytes(np.packbits(imagehash.phash(image).hash).tobytes())
 
     return hashed
