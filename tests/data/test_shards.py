@@ -14,8 +14,10 @@ from PIL import Image
 from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.listing import UNSPLIT
+from toolkit.data.shard_index import Sample, index_of, read_index
+from toolkit.data.shard_scan import key_of, scan
 from toolkit.data.sharding import index_shards, write_shards
-from toolkit.data.shards import Sample, index_of, key_of, list_shards, read_index, scan
+from toolkit.data.shards import list_shards
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of

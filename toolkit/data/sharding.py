@@ -15,7 +15,9 @@ from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, silent
 from toolkit.data.listing import UNSPLIT, Item
-from toolkit.data.shards import FilePart, Sample, ShardContent, scan, shards_in, write_index
+from toolkit.data.shard_index import FilePart, Sample, ShardContent, write_index
+from toolkit.data.shard_scan import scan
+from toolkit.data.shards import shards_in
 from toolkit.errors import ToolkitError
 from toolkit.files import staged_folder, write_json, writing_to
 from toolkit.runtime.decode import suffix_of
