@@ -85,7 +85,7 @@ def test_check_counts_near_duplicates_as_a_note(tmp_path: Path) -> None:
     root = data_with_copies(tmp_path)
     report = check_data(DataConfig(path=root))
     pair = {str(root / "train" / "a" / "0.png"), str(root / "test" / "a" / "smaller.jpg")}
-    assert report["near_duplicates_across_splits"]["images"] == 2
+    assert report["near_duplicates_across_splits"]["count"] == 2
     assert [set(paths) for paths in report["near_duplicates_across_splits"]["examples"]] == [pair]
     assert report["problems"] == report["duplicates_across_splits"] == []
 

@@ -422,7 +422,10 @@ def test_images_of_any_suffix_are_packed_so_that_they_are_found_again(tmp_path: 
     rows = [f"{path},{path.parent.name}" for path in sorted((tmp_path / "data").rglob("*")) if path.is_file()]
     (tmp_path / "broken.dat").write_text("no image")
     (tmp_path / "m.csv").write_text("\n".join(["path,label", *rows, "broken.dat,a"]))
-    write_shards(DataConfig(path=tmp_path / "m.csv"), tmp_path / "shards")
+    assert write_shards(DataConfig(path=tmp_path / "m.csv"), tmp_path / "shards")["left_out"] == {}
+    (tmp_path / "data" / "notes.txt").touch()
+    of_folder = write_shards(DataConfig(path=tmp_path / "data"), tmp_path / "of a folder")
+    assert (of_folder["images"], of_folder["left_out"]) == (5, {".txt": 1})
     packed = list_data(DataConfig(path=tmp_path / "shards"))
     assert sorted(item.path.suffix for item in packed.items) == [".avif", ".jp2", ".jpg", ".jpg", ".png", ".tga"]
     assert packed.left_out == {}

@@ -44,7 +44,7 @@ def elpv(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonF
 
 @app.command()
 def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFlag = False) -> None:
-    """Count classes, sizes and modes; find unreadable images, duplicates and groups in two splits; exit 1 on problems.
+    """Count splits, classes, sizes and what is left out; find unreadable images and leaks; exit 1 on problems.
 
     Example: toolkit data check images.csv columns.label=finding
     """
@@ -82,8 +82,12 @@ def shard(
         about = write_shards(config, dest, images_per_shard=images_per_shard, force=force, report=report_to(progress))
     if json:
         print_json({"path": str(dest)} | about)
-    else:
-        console().print(f"{about['images']:,} images in {len(about['shards'])} shards\nwritten to {dest}")
+        return
+    console().print(f"{about['images']:,} images in {len(about['shards'])} shards\nwritten to {dest}")
+    if about["left_out"]:
+        from toolkit.runtime.image_files import in_words
+
+        console().print(f"left out: {in_words(about['left_out'])}", soft_wrap=True)
 
 
 @app.command()
@@ -127,8 +131,8 @@ def _print_near(near: dict[str, Any] | None) -> None:
     if near is None:
         what = 'near-duplicates across splits were not looked for: pip install "clip-toolkit[data]" (imagehash)'
         out.print(f"note: {what}", soft_wrap=True)
-    elif near["images"]:
-        out.print(f"note: {near['images']:,} images look like one of another split", soft_wrap=True)
+    elif near["count"]:
+        out.print(f"note: {near['count']:,} images look like one of another split", soft_wrap=True)
         for pair in near["examples"]:
             out.print(f"look alike: {' ~ '.join(pair)}", soft_wrap=True)
 

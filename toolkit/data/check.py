@@ -25,7 +25,7 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
         them; ``left_out`` {reason: files}; ``groups``, their number; ``sizes`` and ``modes``
         {value: images}; ``unreadable`` [{path, reason}]; ``duplicates_across_splits`` and
         ``duplicates_with_other_labels`` [[path, ...]]; ``duplicates_removed`` {split: images} that
-        a run leaves out for them; ``near_duplicates_across_splits`` {images, examples [[path, path]]},
+        a run leaves out for them; ``near_duplicates_across_splits`` {count, examples [[path, path]]},
         None without imagehash; ``groups_across_splits`` {group: [split, ...]}; ``similar_classes``
         [[class, ...]]; ``problems``, a sentence for each thing that would stop or bias a training.
 
@@ -125,7 +125,7 @@ def _near(
     contents = [entries[place].sha256 for place in kept]
     found = near_duplicates([looks[place] for place in kept], contents, [split_of[index] for index in indices])
     examples = [[str(listing.items[indices[place]].path) for place in pair] for pair in found.examples]
-    return {"images": found.images, "examples": examples}
+    return {"count": found.images, "examples": examples}
 
 
 def _problems(found: dict[str, Any], without_group: int) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, silent
-from toolkit.data.listing import UNSPLIT, Item
+from toolkit.data.listing import ABOUT, UNSPLIT, Item
 from toolkit.data.shard_index import FilePart, Sample, ShardContent, write_index
 from toolkit.data.shard_scan import scan
 from toolkit.data.shards import shards_in
@@ -37,7 +37,8 @@ def write_shards(
         report: told how many images of how many are written.
 
     Returns:
-        The content of ``dataset.json``: what the source says of itself, classes, counts and shards.
+        The content of ``dataset.json``: what the source says of itself, classes, counts and shards; and
+        ``left_out``, the source's files that are in no shard, by reason.
 
     Raises:
         ToolkitError: what can't be listed, or an image that can't be read.
@@ -60,8 +61,8 @@ def write_shards(
             "counts": listing.counts(),
             "shards": names,
         }
-        write_json(stage / "dataset.json", about)
-    return about
+        write_json(stage / ABOUT, about)
+    return about | {"left_out": listing.left_out}
 
 
 def index_shards(path: Path, report: Report = silent) -> dict[str, int]:
