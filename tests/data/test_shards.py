@@ -364,12 +364,12 @@ def test_members_that_are_no_part_of_a_sample_are_counted_with_an_index_and_with
 
 def test_shards_of_a_system_are_no_shards(tmp_path: Path) -> None:
     tar_of(tmp_path / "a.tar", labelled("0", "1"))
-    for name in ("._a.tar", "@eaDir/a.tar"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("._a.tar", "@eaDir/a.tar", "b/c/a.tar", "b/c/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"no tar")
     items, left_out = list_shards(tmp_path)
     assert len(items) == 2
-    assert left_out == {"hidden": 1, "@eaDir": 1}
+    assert left_out == {"hidden": 1, "@eaDir": 1, "shard more than one folder down": 1, ".txt": 1}
 
 
 @pytest.mark.parametrize("value", ['"nan"', '" NaN "', "NaN", "null", '""', '" "'])

@@ -62,7 +62,9 @@ def scan(shard: Path) -> ShardContent:
         keys = [key_of(name)[0] for name in alone]
         verb = "have" if len(alone) > 1 else "has"
         what = f"{named(alone)} {verb} no label (empty, None, NaN and the text 'nan' are no label)"
-        fix = f"put {keys[0]}.cls beside the image, or 'label' into {keys[0]}.json"
+        fix = (
+            f"put {keys[0]}.cls beside the image, or 'label' into {keys[0]}.json; if it is no shard, data.format=folder"
+        )
         raise ToolkitError(what, where=shard, fix=fix)
     return ShardContent(samples, {reason: count for reason, count in left_out.items() if count})
 

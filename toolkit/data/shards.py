@@ -55,21 +55,23 @@ def list_shards(path: Path) -> tuple[list[Item], dict[str, int]]:
 
 
 def _files_beside(path: Path) -> Counter[str]:
-    """Files beside the shards and in the folders beside them, by reason; images are in no shard."""
-    counted = Counter[str]()
+    """Files below the folder that are no shards, by reason; images among them are in no shard."""
     if not path.is_dir():
-        return counted
+        return Counter()
+    known = {*shards_in(path), *indexes_in(path), path / ABOUT}
     folders, counted = visible_folders(path)
-    for folder in (path, *folders):
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_file()]
-        for name in names:
-            reason = reason_against(name)
-            if reason is None and not name.endswith((".tar", f".tar{INDEX}")) and name != ABOUT:
-                reason = "image in no shard" if has_image_suffix(name) else suffix_in(name) or NO_IMAGE
-            if reason:
-                counted[reason] += 1
+    for start in (path, *folders):
+        for folder, below, names in os.walk(start):
+            below[:] = [] if start == path else [name for name in below if not reason_against(name)]
+            counted.update(_why_beside(name) for name in names if Path(folder, name) not in known)
     return counted
+
+
+def _why_beside(name: str) -> str:
+    reason = reason_against(name)
+    if reason is None and name.endswith(".tar"):
+        return "shard more than one folder down"
+    return reason or ("image in no shard" if has_image_suffix(name) else suffix_in(name) or NO_IMAGE)
 
 
 def _refuse_lonely_indexes(path: Path) -> None:
