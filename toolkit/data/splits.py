@@ -162,7 +162,7 @@ class _Cut(Generic[Image]):
         for unit in self.units:
             inside = (split for split, (low, high) in self.bands.items() if low <= unit.number < high)
             unit.split = next(inside, "train")
-            self.counts[unit.split] += unit.counts
+            self.counts[unit.split].update(unit.counts)
             for label in unit.counts:
                 self.of_class[label].append(unit)
         self.totals = Counter(image.label for image in pool)
@@ -251,8 +251,8 @@ class _Cut(Generic[Image]):
         return change
 
     def _make(self, move: _Move) -> None:
-        self.counts[move.unit.split] -= move.unit.counts
-        self.counts[move.to] += move.unit.counts
+        self.counts[move.unit.split].subtract(move.unit.counts)
+        self.counts[move.to].update(move.unit.counts)
         move.unit.split = move.to
 
     def _refuse_small_classes(self) -> None:
