@@ -193,3 +193,11 @@ def test_an_image_in_two_groups_stands_in_one_split() -> None:
     homes = {split for split, entries in division.splits.items() if any(entry.sha256 == "same" for entry in entries)}
     assert homes == {"test"}
     assert sum(division.removed.values()) == 60 - sum(entry.sha256 == "same" for entry in division.splits["test"])
+
+
+def test_training_images_that_are_all_copies_are_refused() -> None:
+    images = entries_of(4, 4)
+    with pytest.raises(ToolkitError, match="no training image is left: none can be read, or all are copies"):
+        divide({"train": images, "test": images}, CONFIG, NAMES)
+    with pytest.raises(ToolkitError, match="the split 'train' is missing"):
+        divide({"test": images}, CONFIG, NAMES)

@@ -79,6 +79,9 @@ def divide(found: Mapping[str, Sequence[Image]], config: DataConfig, classes: Se
     """
     splits, copies, removed = without_copies(found)
     pool = splits.pop(UNSPLIT, None) or splits.pop("train", None)
+    if not pool and {UNSPLIT, "train"} & set(found):
+        what = "no training image is left: none can be read, or all are copies of images in other splits"
+        raise ToolkitError(what, where=config.path, fix="add training images of their own")
     if not pool:
         fix = "add train/, or rows of it"
         raise ToolkitError("no training images: the split 'train' is missing", where=config.path, fix=fix)
