@@ -7,6 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
-from toolkit.runtime.decode import suffix_of
+from toolkit.runtime.decode import read_encoded, suffix_of
 from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session, require_precision, runnable
@@ -281,7 +282,7 @@ def bisect_bundle(
 def samples_to_prove(run: Run, count: int | None, folder: Path | None) -> tuple[list[Sample], str]:
     """Held-out images, or those of a folder, and where they come from in words."""
     if folder is not None:
-        samples = [Sample(str(path), path.read_bytes, None, run.value_range) for path in expand([folder])]
+        samples = [Sample(str(path), partial(read_encoded, path), None, run.value_range) for path in expand([folder])]
         return samples, str(folder)
     return samples_of(run.held_out(count or FEWEST_IMAGES, exactly=count is not None)), HELD_OUT
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"toolkit", "toolkit.errors", "toolkit.files", "toolkit.command"}
+GROUND = {"toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels"}
 MAY_IMPORT = {
     "toolkit.errors": set(),
     "toolkit.files": {"toolkit.errors"},
     "toolkit.command": {"toolkit.errors"},
+    "toolkit.labels": set(),
     "toolkit.runtime": GROUND,
     "toolkit.config": GROUND,
     "toolkit.recipe_reference": {"toolkit.config"},

@@ -232,3 +232,36 @@ def test_keys_that_contradict_are_named_without_a_place_before_them(recipe: Path
     with pytest.raises(ToolkitError) as caught:
         load_recipe(recipe, ["training.cutmix=1", "training.mix_at=boundary"])
     assert caught.value.what.startswith("training.cutmix cuts images")
+
+
+@pytest.mark.parametrize("classes", ["[a, null]", "[a, .nan]", "[a, NaN]", "[a, '']", "[a, ' ']"])
+def test_what_is_no_label_is_no_class(recipe: Path, classes: str) -> None:
+    with pytest.raises(ToolkitError, match=r"data\.classes: an empty name, null, NaN and 'nan' are no class") as caught:
+        load_recipe(recipe, [f"data.classes={classes}"])
+    assert "entry 2" in caught.value.what
+
+
+@pytest.mark.parametrize("key", ["null", ".nan", "NaN", "' '"])
+def test_what_is_no_label_has_no_weight(recipe: Path, key: str) -> None:
+    with pytest.raises(ToolkitError, match=r"training\.class_weights: an empty name"):
+        load_recipe(recipe, [f"training.class_weights={{a: 1, {key}: 2}}"])
+
+
+def test_classes_and_weights_read_as_labels_do(recipe: Path) -> None:
+    settings = ["data.classes=[1.0, 'cafe\u0301', 2]", "training.class_weights={1.0: 1, 'cafe\u0301': 2, 2: 3}"]
+    read = load_recipe(recipe, settings)
+    assert read.data.classes == ["1", "caf\u00e9", "2"]
+    assert read.training.class_weights == {"1": 1, "caf\u00e9": 2, "2": 3}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "data.classes=[1, 1.0]",
+        "data.classes=['caf\u00e9', 'cafe\u0301']",
+        "training.class_weights={1: 1, 1.0: 2, '1': 3}",
+    ],
+)
+def test_names_of_one_class_are_not_two(recipe: Path, setting: str) -> None:
+    with pytest.raises(ToolkitError, match="the same class stands there twice"):
+        load_recipe(recipe, [setting])

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from toolkit.errors import ToolkitError
+from toolkit.labels import label_text
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
 DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
@@ -118,7 +119,9 @@ class DataConfig(Section):
         description="What black and white are in images of more than 8 bits, such as [0, 4095] or [-1000, 400]; values "
         "outside saturate. Left out, what the files say, or the rule of docs/images.md.",
     )
-    split_seed: int = Field(0, ge=0, description="Seed of the splits that are made where the source makes none.")
+    split_seed: int = Field(
+        0, ge=0, description="Seed of the splits that are made: with it each image's content, or its group, decides."
+    )
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> DataConfig:
@@ -136,14 +139,21 @@ class DataConfig(Section):
 
     @field_validator("classes", mode="before")
     @classmethod
-    def _numbers_are_names(cls, value: Any) -> Any:
-        return [str(name) for name in value] if isinstance(value, list) else value
+    def _read_as_labels(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        names = [label_text(name) for name in value]
+        empty = [str(place) for place, name in enumerate(names, 1) if not name]
+        if empty:
+            raise ValueError(f"an empty name, null, NaN and 'nan' are no class (entry {', '.join(empty)})")
+        return names
 
     @field_validator("classes")
     @classmethod
     def _classes_differ(cls, value: list[str] | None) -> list[str] | None:
         if value is not None and len(set(value)) < len(value):
-            raise ValueError("the same class stands there twice")
+            twice = next(name for name in value if value.count(name) > 1)
+            raise ValueError(f"the same class stands there twice: {twice!r}")
         return value
 
 
@@ -283,8 +293,16 @@ class TrainingConfig(Section):
 
     @field_validator("class_weights", mode="before")
     @classmethod
-    def _numbers_are_class_names(cls, value: Any) -> Any:
-        return {str(name): weight for name, weight in value.items()} if isinstance(value, dict) else value
+    def _keys_are_read_as_labels(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        names = [label_text(name) for name in value]
+        if not all(names):
+            raise ValueError("an empty name, null, NaN and 'nan' are no class")
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the same class stands there twice: {twice!r}")
+        return dict(zip(names, value.values(), strict=True))
 
     @field_validator("mixed_precision", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from PIL import Image
 from export.latency.engine import Inputs
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decode import read_encoded
 from toolkit.runtime.predict import expand, graph_input, places_by_shape, stacked
 from toolkit.runtime.preprocess import Preprocess
 
@@ -97,7 +98,7 @@ def folder_contents(folder: Path, preprocess: Preprocess) -> tuple[list[bytes], 
     """Images of a folder, in a seeded order, and where they come from."""
     files = expand([folder])
     chosen = np.random.default_rng(SEED).permutation(len(files))[:POOL]
-    return enlarged([files[place].read_bytes() for place in chosen], str(folder), preprocess)
+    return enlarged([read_encoded(files[place]) for place in chosen], str(folder), preprocess)
 
 
 def golden_contents(bundle: Bundle) -> tuple[list[bytes], str]:

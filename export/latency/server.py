@@ -91,7 +91,7 @@ class Server:
     def warm_up(self) -> None:
         """Run every session on images of the commonest shape, in batches of 1, 2, 4, ... and the largest size."""
         group = max(self.pool.groups, key=len)
-        for size in {1 << power for power in range(self.batch_size.bit_length())} | {self.batch_size}:
+        for size in sorted({1 << power for power in range(self.batch_size.bit_length())} | {self.batch_size}):
             batch = group[np.arange(size) % len(group)]
             for engine in self.engines:
                 engine.warm_up([batch], REWARM_RUNS)

@@ -151,6 +151,12 @@ def test_export_parity_bench_verify_predict_in_a_row(
     verified = cli("verify", out, "--json")
     assert verified.returncode == 0, verified.stderr
     assert json.loads(verified.stdout)["passed"]
+    (tmp_path / "folder" / ".thumbs").mkdir(parents=True)
+    for name in ("0.png", ".thumbs/0.png", "notes.txt"):
+        shutil.copyfile(color_data / "test" / "red" / "00.png", tmp_path / "folder" / name)
+    walked = cli("predict", out, tmp_path / "folder", "--json")
+    assert (walked.returncode, walked.stderr) == (0, "left out: 2 files: 1 .txt, 1 hidden\n")
+    assert len(json.loads(walked.stdout)["predictions"]) == 1
     images = [color_data / "test" / "red" / "00.png", tmp_path / "no.png", color_data / "test" / "blue" / "00.png"]
     predicted = cli("predict", out, *images, "--json")
     assert predicted.returncode == 2
@@ -227,6 +233,27 @@ def test_data_check_exits_1_on_problems_and_0_without(color_data: Path, cli: Cli
     report = json.loads(done.stdout)
     assert [entry["path"] for entry in report["unreadable"]] == [str(copy / "test" / "red" / "00.png")]
     assert len(report["duplicates_across_splits"]) == 1
+
+
+def test_data_check_says_splits_what_is_left_out_and_what_looks_alike(
+    color_data: Path, cli: Cli, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(color_data, tmp_path / "colors"))
+    shutil.rmtree(copy / "test")
+    (copy / "train").rename(copy / "Training")
+    (copy / "Training" / "red" / "notes.txt").touch()
+    made = json.loads(cli("data", "check", copy, "--json").stdout)["splits_made"]["test"]
+    printed = cli("data", "check", copy).stdout
+    assert (
+        f"splits found: train (36), validation (15); a run makes: test ({made}); a run has: train ({36 - made})"
+        in printed
+    )
+    assert "left out: 1 file: 1 .txt" in printed
+    (copy / "holdout" / "red").mkdir(parents=True)
+    shutil.copyfile(color_data / "test" / "red" / "00.png", copy / "holdout" / "red" / "00.png")
+    done = cli("data", "check", copy)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "folders beside the splits (Training, val) that are no split: holdout (1 images)" in done.stderr
 
 
 def test_recipes_are_listed_and_copied(cli: Cli, tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def test_duplicates_are_those_that_training_finds(data: Path) -> None:
     shutil.copyfile(data / "train" / "red" / "03.png", data / "test" / "red" / "leaked.png")
     report = check_data(DataConfig(path=data))
     assert report["duplicates_across_splits"] == open_data(DataConfig(path=data)).duplicates
-    assert report["problems"] == ["1 images stand in more than one split"]
+    assert report["duplicates_removed"] == {"train": 1}
+    assert report["problems"] == ["1 images stand in more than one split; a run leaves their copies out: 1 from train"]
 
 
 @pytest.mark.parametrize(
@@ -81,11 +82,11 @@ def test_splits_that_training_could_not_make_are_a_problem(color_data: Path, tmp
         (tmp_path / name).write_text(f"path,label,{column}\n{''.join(rows)}")
         return DataConfig(path=tmp_path / name)
 
-    large = ["large" if index % 4 else str(index) for index in range(len(files))]
-    halves = ["train" if index % 2 else "val" for index in range(len(files))]
+    large = ["large" if index % 8 else str(index) for index in range(len(files))]
+    tests = ["test" if index % 2 else "val" for index in range(len(files))]
     for config, problem in (
         (manifest("groups.csv", "group", large), "can't hold out 20% by group"),
-        (manifest("no_test.csv", "split", halves), "there is a validation split, but no test split"),
+        (manifest("no_train.csv", "split", tests), "no training images: the split 'train' is missing"),
     ):
         with pytest.raises(ToolkitError, match=problem) as caught:
             open_data(config)
@@ -93,3 +94,62 @@ def test_splits_that_training_could_not_make_are_a_problem(color_data: Path, tmp
     sound = manifest("small_groups.csv", "group", [str(index // 2) for index in range(len(files))])
     open_data(sound)
     assert check_data(sound)["problems"] == []
+
+
+def test_splits_that_are_found_and_made_are_counted_as_a_run_has_them(data: Path) -> None:
+    whole = check_data(DataConfig(path=data))
+    assert whole["splits_found"] == whole["splits"] == {"train": 36, "validation": 15, "test": 21}
+    assert whole["splits_made"] == {}
+    shutil.rmtree(data / "test")
+    (data / "val").rename(data / "DEV")
+    report, source = check_data(DataConfig(path=data)), open_data(DataConfig(path=data))
+    run = {split: len(examples) for split, examples in source.splits.items()}
+    assert report["splits_found"] == {"train": 36, "validation": 15}
+    assert report["splits_made"] == {"test": run["test"]}
+    assert report["splits"] == run
+    shutil.rmtree(data / "DEV")
+    unsplit = DataConfig(path=data / "train")
+    report, source = check_data(unsplit), open_data(unsplit)
+    assert report["splits_found"] == {}
+    assert report["splits_made"] == report["splits"] == {split: len(each) for split, each in source.splits.items()}
+
+
+def test_what_is_left_out_is_counted_by_reason_as_in_a_run(data: Path) -> None:
+    for name in ("train/red/@eaDir/00.png", "train/red/notes.txt", "test/loose.png", "val/blue/._00.png"):
+        (data / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(data / "train" / "red" / "00.png", data / name)
+    report = check_data(DataConfig(path=data))
+    assert report["left_out"] == {".txt": 1, "@eaDir": 1, "hidden": 1, "in no class folder": 1}
+    assert open_data(DataConfig(path=data)).left_out == report["left_out"]
+    assert report["images"] == 72
+    assert report["problems"] == []
+
+
+def test_classes_that_look_alike_are_a_problem(data: Path) -> None:
+    for split in ("train", "val", "test"):
+        (data / split / "Red ").mkdir()
+        for file in sorted((data / split / "red").iterdir())[:2]:
+            file.rename(data / split / "Red " / file.name)
+    report = check_data(DataConfig(path=data))
+    assert report["similar_classes"] == [["Red ", "red"]]
+    assert report["problems"] == [
+        "classes 'Red ' and 'red' differ only by case, blanks or Unicode form; give them one name"
+    ]
+
+
+def test_copies_with_another_label_are_named(data: Path) -> None:
+    shutil.copyfile(data / "train" / "red" / "03.png", data / "test" / "blue" / "leak.png")
+    report = check_data(DataConfig(path=data))
+    assert report["duplicates_with_other_labels"] == report["duplicates_across_splits"]
+    assert "1 images stand there again with another label" in report["problems"]
+
+
+def test_a_class_that_has_only_copies_of_test_images_is_a_problem_where_training_stops(data: Path) -> None:
+    for file in (data / "train" / "red").iterdir():
+        file.unlink()
+    for file in (data / "test" / "red").iterdir():
+        shutil.copyfile(file, data / "train" / "red" / file.name)
+    report = check_data(DataConfig(path=data))
+    assert "without copies of images of other splits, train has no image of: red" in report["problems"]
+    with pytest.raises(ToolkitError, match="split 'train' has no readable image of red"):
+        open_data(DataConfig(path=data))

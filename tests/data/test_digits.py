@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from toolkit.config import DataConfig
 from toolkit.data.digits import write_digits
+from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 
 Written = tuple[Path, dict[str, Any]]
@@ -53,3 +56,11 @@ def test_an_existing_data_set_is_refused_and_left_alone(digits: Written) -> None
         write_digits(root)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert list(root.parent.iterdir()) == [root]
+
+
+def test_every_image_is_in_the_split_that_published_figures_were_taken_on(digits: Written) -> None:
+    root, _ = digits
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert digest == "7fb8abbd35ca7a71b2dba53b6af38e2ae6313f581c3e6505f782477d262bbf7a"
+    assert (open_data(DataConfig(path=root)).removed, open_data(DataConfig(path=root)).made) == ({}, [])

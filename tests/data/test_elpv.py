@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from toolkit.config import DataConfig
 from toolkit.data.elpv import write_elpv
+from toolkit.data.source import open_data
 
 PUBLISHED = {"defective": 821, "functional": 1803}
 """106 and 715 cells of probability 2/3 and 1; 1508 and 295 of 0 and 1/3 (Deitsch et al. 2019, table 1)."""
@@ -44,3 +47,11 @@ def test_dataset_json_names_licence_and_source(elpv: tuple[Path, dict[str, Any]]
     assert about["licence"] == "CC BY-NC-SA 4.0"
     assert about["url"] == "https://github.com/zae-bayern/elpv-dataset"
     assert "Deitsch" in about["source"]
+
+
+def test_every_image_is_in_the_split_that_published_figures_were_taken_on(elpv: tuple[Path, dict[str, Any]]) -> None:
+    root, _ = elpv
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    assert digest == "fbf45b5b5d400784d29eccb2d9ab0d664b474c83d482949704688a74030fa913"
+    assert (open_data(DataConfig(path=root)).removed, open_data(DataConfig(path=root)).made) == ({}, [])

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow
@@ -199,7 +200,17 @@ def test_a_path_that_is_not_of_the_format_given_is_refused(tmp_path: Path, found
     assert caught.value.fix
 
 
-@pytest.mark.parametrize(("word", "split"), [("Train", "train"), (" val ", "validation"), ("dev", None), ("", None)])
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [
+        ("Train", "train"),
+        (" val ", "validation"),
+        ("dev", "validation"),
+        ("EVALUATION", "test"),
+        ("holdout", None),
+        ("", None),
+    ],
+)
 def test_splits_are_known_by_their_usual_names(word: str, split: str | None) -> None:
     assert split_named(word) == split
 
@@ -248,3 +259,70 @@ def test_a_row_without_an_image_is_unreadable(data: Path, tmp_path: Path) -> Non
     datasets.Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "table")
     source = open_data(DataConfig(path=tmp_path / "table", on_bad_image="skip"))
     assert [skipped["reason"] for skipped in source.skipped] == ["the row holds no image"]
+
+
+MISSING: list[Any] = [None, float("nan"), "", " ", "nan", "NaN"]
+
+
+def table_of(folder: Path, labels: list[Any], kind: str) -> Path:
+    """A row an image with the labels given, in a format."""
+    files = [str(file) for file in sorted((folder / "train").rglob("*.png"))[: len(labels)]]
+    if kind == "csv":
+        texts = ["" if label is None else str(label) for label in labels]
+        return write_csv(folder / "t.csv", [{"path": f, "label": t} for f, t in zip(files, texts, strict=True)])
+    if kind == "parquet":
+        parquet.write_table(pyarrow.table({"path": files, "label": labels}), folder / "t.parquet")
+        return folder / "t.parquet"
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
+    datasets.Dataset.from_dict({"image": files, "label": labels}, features=features).save_to_disk(folder / "set")
+    return folder / "set"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "string"])
+@pytest.mark.parametrize("missing", MISSING, ids=repr)
+def test_a_missing_label_is_refused_with_its_rows_in_every_format(data: Path, kind: str, missing: Any) -> None:
+    if isinstance(missing, float) and kind != "csv":
+        labels, kind = [1.0, missing, 2.0, missing, missing, missing], {"string": "float32"}.get(kind, kind)
+    else:
+        labels = ["a", missing, "b", missing, missing, missing]
+    with pytest.raises(ToolkitError, match=r"no label in (train, |all, )?row 2, 4, 5 and 1 more"):
+        list_data(DataConfig(path=table_of(data, labels, kind)))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "float32", "float64", "int64"])
+def test_whole_numbers_read_the_same_in_every_format(data: Path, kind: str) -> None:
+    labels: list[Any] = [1, 0, 10, 1] if kind == "int64" else [1.0, 0.0, 10.0, 1.0]
+    listing = list_data(DataConfig(path=table_of(data, labels, kind)))
+    assert listing.classes == ["0", "1", "10"]
+    assert [item.label for item in listing.items] == ["1", "0", "10", "1"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "string"])
+def test_labels_that_differ_by_unicode_form_are_one_class_in_every_format(data: Path, kind: str) -> None:
+    path = table_of(data, ["caf\u00e9", "cafe\u0301", "b"], kind)
+    assert list_data(DataConfig(path=path)).classes == ["b", "caf\u00e9"]
+    assert list_data(DataConfig(path=path, classes=["cafe\u0301", "b"])).classes == ["caf\u00e9", "b"]
+
+
+def test_class_names_of_a_data_set_read_as_labels_and_one_without_a_class_is_refused(data: Path) -> None:
+    files = [str(file) for file in sorted((data / "train").rglob("*.png"))[:3]]
+
+    def saved(names: list[str], labels: list[int], to: str) -> DataConfig:
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        datasets.Dataset.from_dict({"image": files, "label": labels}, features=features).save_to_disk(data / to)
+        return DataConfig(path=data / to)
+
+    listing = list_data(saved(["z", "cafe\u0301", "unused"], [0, 1, 1], "one"))
+    assert listing.classes == ["z", "caf\u00e9", "unused"]
+    for names, labels in ((["a", "b"], [0, -1, 1]), (["a", "NaN"], [0, 1, 0])):
+        with pytest.raises(ToolkitError, match=r"no label in all, row 2 \("):
+            list_data(saved(names, labels, f"{names[1]}"))
+
+
+def test_a_split_of_an_unknown_name_in_a_data_set_is_refused(data: Path) -> None:
+    files = [str(file) for file in sorted((data / "train").rglob("*.png"))[:2]]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    part = datasets.Dataset.from_dict({"image": files, "label": ["a", "b"]}, features=features)
+    datasets.DatasetDict({"train": part, "holdout": part}).save_to_disk(data / "set")
+    with pytest.raises(ToolkitError, match="split 'holdout' is none of"):
+        list_data(DataConfig(path=data / "set"))

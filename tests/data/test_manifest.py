@@ -68,7 +68,7 @@ def test_numbers_are_labels_however_they_are_stored(tmp_path: Path, labels: list
         ("path,label\na.png,cat\n./a.png,dog\n", "the same path more than once in row 1, 2"),
         ("path,label\na.png,cat,7\n", "more values than columns in row 1"),
         ("path,label,split\na.png,cat,train\nb.png,cat,\n", "no split, or one that is not .* in row 2"),
-        ("path,label,split\na.png,cat,dev\n", "no split, or one that is not .* in row 1"),
+        ("path,label,split\na.png,cat,holdout\n", r"no split, or one that is not .* \(holdout\), in row 1"),
         ('path,label\n"a.png,cat\n', "can't read the manifest: unexpected end of data"),
     ],
 )

@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from toolkit.config import DataConfig
+from toolkit.data.formats import list_data
 from toolkit.data.listing import UNSPLIT
+from toolkit.data.shard_index import Sample, index_of, read_index
+from toolkit.data.shard_scan import key_of, scan
 from toolkit.data.sharding import index_shards, write_shards
-from toolkit.data.shards import Sample, index_of, key_of, list_shards, read_index, scan
+from toolkit.data.shards import list_shards
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
@@ -67,13 +70,16 @@ def test_labels_stand_beside_images_or_in_json(tmp_path: Path) -> None:
         "README.md": "no image",
     }
     shard = tar_of(tmp_path / "x.tar", members)
-    samples = list(scan(shard))
+    found = scan(shard)
+    samples = found.samples
     assert [(each.name, each.label, each.split, each.group) for each in samples] == [
         ("a.png", "cat", "", ""),
         ("b.input.png", "3", "val", "p1"),
         ("c.png", "dog", "", ""),
     ]
-    items = list_shards(tmp_path)
+    assert found.left_out == {".md": 1}
+    items, left_out = list_shards(tmp_path)
+    assert left_out == found.left_out
     assert [item.content.read() for item in items] == [png(1), png(2), png(3)]
     assert [item.split for item in items] == [UNSPLIT, "validation", UNSPLIT]
 
@@ -91,7 +97,7 @@ def test_the_split_stands_in_the_name_of_key_shard_or_folder(
     tmp_path: Path, shard: str, member: str, split: str
 ) -> None:
     tar_of(tmp_path / shard, {f"{member}.png": png(1), f"{member}.cls": "a"})
-    assert [item.split for item in list_shards(tmp_path)] == [split]
+    assert [item.split for item in list_shards(tmp_path)[0]] == [split]
 
 
 def test_shards_are_the_same_bytes_each_time(color_data: Path, shards: Path, tmp_path: Path) -> None:
@@ -103,7 +109,7 @@ def test_shards_are_the_same_bytes_each_time(color_data: Path, shards: Path, tmp
     assert about["shards"] == sorted(
         about["shards"], key=lambda name: ["train", "validation", "test"].index(name[:-10])
     )
-    assert about["images"] == sum(len(read_index(shard)) for shard in shards.glob("*.tar")) == 72
+    assert about["images"] == sum(len(read_index(shard).samples) for shard in shards.glob("*.tar")) == 72
 
 
 def test_webdatasets_own_reader_would_find_the_members(shards: Path) -> None:
@@ -119,7 +125,7 @@ def test_an_index_is_written_for_shards_of_others(tmp_path: Path) -> None:
     found = index_shards(tmp_path, lambda done, total: seen.append((done, total)))
     assert found == {str(tmp_path / "a.tar"): 1, str(tmp_path / "b.tar"): 2}
     assert seen == [(1, 2), (2, 2)]
-    assert all(len(sample.sha256) == 64 for sample in read_index(tmp_path / "b.tar"))
+    assert all(len(sample.sha256) == 64 for sample in read_index(tmp_path / "b.tar").samples)
     with pytest.raises(ToolkitError, match="no shards"):
         index_shards(tmp_path / "nowhere")
 
@@ -133,7 +139,7 @@ def test_existing_shards_are_replaced_only_if_asked(color_data: Path, shards: Pa
 
 
 def changed_byte(shard: Path) -> None:
-    sample = random.Random(0).choice(read_index(shard))
+    sample = random.Random(0).choice(read_index(shard).samples)
     content = bytearray(shard.read_bytes())
     content[sample.offset + sample.length // 2] ^= 255
     shard.write_bytes(content)
@@ -158,7 +164,7 @@ def rewrite_index(shard: Path, change: Callable[[list[dict[str, object]]], objec
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=10**9)), "the index doesn't match"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=-5)), "the index doesn't match"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset="x")), "damaged index"),
-        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(label=None)), "the index doesn't match"),
+        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(label=None)), "no label in image 1"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=0)), "promises other content"),
     ],
     ids=[
@@ -206,7 +212,7 @@ def test_a_broken_tar_is_refused(shards: Path, damage: Callable[[bytes], bytes])
         ({"a.png": b"x", "a.json": "[1]"}, "a: label or JSON is damaged"),
         ({"a.png": b"x", "a.json": "{"}, "a: label or JSON is damaged"),
         ({"a.png": b"x", "a.cls": b"\xff"}, "a: label or JSON is damaged"),
-        ({"a.png": b"x", "a.json": '{"label": 1, "split": "dev"}'}, "a.png is of the split 'dev'"),
+        ({"a.png": b"x", "a.json": '{"label": 1, "split": "holdout"}'}, "a.png is of the split 'holdout'"),
         ({"a.txt": "x"}, "no shard with an image"),
         ({}, "no shard with an image"),
     ],
@@ -247,17 +253,179 @@ def test_an_index_whose_shard_is_missing_is_refused(shards: Path) -> None:
 def test_the_folder_that_a_recipe_names_says_nothing_of_splits(tmp_path: Path) -> None:
     members: dict[str, bytes | str] = {"0.png": png(0), "0.cls": "a"}
     tar_of(tmp_path / "test" / "shard-0.tar", members)
-    assert [item.split for item in list_shards(tmp_path / "test")] == [UNSPLIT]
-    assert [item.split for item in list_shards(tmp_path / "test" / "shard-0.tar")] == [UNSPLIT]
-    assert [item.split for item in list_shards(tmp_path)] == ["test"]
+    assert [item.split for item in list_shards(tmp_path / "test")[0]] == [UNSPLIT]
+    assert [item.split for item in list_shards(tmp_path / "test" / "shard-0.tar")[0]] == [UNSPLIT]
+    assert [item.split for item in list_shards(tmp_path)[0]] == ["test"]
 
 
 def test_a_changed_image_names_the_shard_that_is_to_be_indexed_again(shards: Path) -> None:
     shard = next(shards.glob("train-*.tar"))
-    sample = read_index(shard)[1]
+    sample = read_index(shard).samples[1]
     content = bytearray(shard.read_bytes())
     content[sample.offset + sample.length // 2] ^= 255
     shard.write_bytes(content)
     with pytest.raises(ToolkitError, match="promises other content") as caught:
         open_data(DataConfig(path=shards))
     assert caught.value.fix.endswith(f"toolkit data index {shard}")
+
+
+def labelled(*keys: str) -> dict[str, bytes | str]:
+    """An image of its own and a label a key."""
+    members: dict[str, bytes | str] = {}
+    for number, key in enumerate(keys):
+        members |= {f"{key}.png": png(number), f"{key}.cls": "ab"[number % 2]}
+    return members
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("imagenet-train-000000.tar", "train"),
+        ("cifar_val_0.tar", "validation"),
+        ("TEST_00.tar", "test"),
+        ("train2017-1.tar", "train"),
+        ("Eval/0.tar", "test"),
+        ("train_set/0.tar", "train"),
+        ("set-train-test-0.tar", UNSPLIT),
+    ],
+)
+def test_the_split_in_a_shards_name_is_known_as_in_a_folders(tmp_path: Path, name: str, split: str) -> None:
+    tar_of(tmp_path / name, labelled("0"))
+    assert [item.split for item in list_shards(tmp_path)[0]] == [split]
+
+
+@pytest.mark.parametrize(
+    ("shards", "what"),
+    [
+        (
+            {"train-000.tar": ["0", "1"], "holdout-000.tar": ["2", "3"]},
+            "2 images belong to no split, .*: holdout-000.tar",
+        ),
+        ({"train-0.tar": ["0"], **{f"x{n}.tar": [str(n)] for n in range(1, 6)}}, r"x1.tar, x2.tar, x3.tar and 2 more"),
+        ({"x.tar": ["train/0", "train/1", "bus/2"]}, "1 images belong to no split, .*: x.tar"),
+    ],
+)
+def test_images_of_no_split_beside_others_are_refused_by_name(
+    tmp_path: Path, shards: dict[str, list[str]], what: str
+) -> None:
+    for name, keys in shards.items():
+        tar_of(tmp_path / name, labelled(*keys))
+    with pytest.raises(ToolkitError, match=what) as caught:
+        list_data(DataConfig(path=tmp_path))
+    assert caught.value.where == str(tmp_path)
+
+
+LEFT_OUT = {
+    ".npy": 1,
+    ".heic": 1,
+    "second image of a key": 2,
+    "replaced by a later member of the same name": 1,
+    "label without an image": 1,
+    "hidden": 1,
+    "__MACOSX": 1,
+    "no suffix, no image": 1,
+}
+
+
+def with_odd_members(path: Path) -> Path:
+    members = labelled("0", "1", "2") | {
+        "0.jpg": b"second",
+        "0.seg.png": png(9),
+        "1.depth.npy": b"numbers",
+        "2.heic": b"of a phone",
+        "lonely.cls": "a",
+        "._0.png": b"of macOS",
+        "__MACOSX/0.png": b"of macOS",
+        "LICENCE": "text",
+        "bare": png(7),
+        "bare.cls": "b",
+    }
+    tar_of(path, members)
+    with tarfile.open(path, "a") as tar:
+        member = tarfile.TarInfo("2.png")
+        member.size = len(png(8))
+        tar.addfile(member, io.BytesIO(png(8)))
+    return path
+
+
+def test_members_that_are_no_part_of_a_sample_are_counted_with_an_index_and_without(tmp_path: Path) -> None:
+    with_odd_members(tmp_path / "x.tar")
+    (tmp_path / "README.md").touch()
+    (tmp_path / "cover.png").touch()
+    for _ in range(2):
+        items, left_out = list_shards(tmp_path)
+        assert [(item.path.name, item.label) for item in items] == [
+            *(("0.png", "a"), ("1.png", "b"), ("2.png", "a"), ("bare", "b"))
+        ]
+        assert [item.content.read() for item in items] == [png(0), png(1), png(8), png(7)]
+        assert left_out == LEFT_OUT | {".md": 1, "image in no shard": 1}
+        index_shards(tmp_path)
+
+
+def test_shards_of_a_system_are_no_shards(tmp_path: Path) -> None:
+    tar_of(tmp_path / "a.tar", labelled("0", "1"))
+    for name in ("._a.tar", "@eaDir/a.tar", "b/c/a.tar", "b/c/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"no tar")
+    items, left_out = list_shards(tmp_path)
+    assert len(items) == 2
+    assert left_out == {"hidden": 1, "@eaDir": 1, "shard more than one folder down": 1, ".txt": 1}
+
+
+@pytest.mark.parametrize("value", ['"nan"', '" NaN "', "NaN", "null", '""', '" "'])
+def test_members_without_a_label_are_all_named(tmp_path: Path, value: str) -> None:
+    members: dict[str, bytes | str] = {f"{number}.png": png(number) for number in range(5)}
+    members |= {f"{number}.json": f'{{"label": {value}}}' for number in range(5)}
+    tar_of(tmp_path / "x.tar", members)
+    with pytest.raises(ToolkitError, match=r"0\.png, 1\.png, 2\.png and 2 more have no label") as caught:
+        list_shards(tmp_path)
+    assert "put 0.cls beside the image" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("written", "label"), [(1, "1"), (1.0, "1"), ("1.0", "1"), ("cafe\u0301", "caf\u00e9"), (True, "True")]
+)
+def test_labels_of_any_type_read_as_in_other_formats(tmp_path: Path, written: object, label: str) -> None:
+    tar_of(tmp_path / "x.tar", {"0.png": png(0), "0.json": json.dumps({"label": written, "group": 7.0})})
+    assert [(item.label, item.group) for item in list_shards(tmp_path)[0]] == [(label, "7")]
+    index_shards(tmp_path)
+    rewrite_index(tmp_path / "x.tar", lambda lines: lines[1].update(label=written, group=7))
+    assert [(item.label, item.group) for item in list_shards(tmp_path)[0]] == [(label, "7")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"label": float("nan")}, "no label in image 1"),
+        ({"label": "NaN"}, "no label in image 1"),
+        ({"label": ""}, "no label in image 1"),
+        ({"name": 5}, "damaged index"),
+        ({"offset": 512.0}, "damaged index"),
+        ({"length": True}, "damaged index"),
+        ({"split": 5}, "of the split '5'"),
+    ],
+)
+def test_an_index_with_odd_types_is_refused(tmp_path: Path, changes: dict[str, object], what: str) -> None:
+    tar_of(tmp_path / "x.tar", labelled("0", "1"))
+    index_shards(tmp_path)
+    rewrite_index(tmp_path / "x.tar", lambda lines: lines[1].update(changes))
+    with pytest.raises(ToolkitError, match=what):
+        list_shards(tmp_path)
+
+
+def test_images_of_any_suffix_are_packed_so_that_they_are_found_again(tmp_path: Path) -> None:
+    for number, name in enumerate(("a/0.jfif", "a/1", "a/2.avif", "b/3.tga", "b/4.jp2")):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(io.BytesIO(png(number))) as image:
+            kind = {"": "PNG", ".jfif": "JPEG", ".jp2": "JPEG2000"}.get(Path(name).suffix, Path(name).suffix[1:])
+            image.save(tmp_path / "data" / name, kind)
+    rows = [f"{path},{path.parent.name}" for path in sorted((tmp_path / "data").rglob("*")) if path.is_file()]
+    (tmp_path / "broken.dat").write_text("no image")
+    (tmp_path / "m.csv").write_text("\n".join(["path,label", *rows, "broken.dat,a"]))
+    assert write_shards(DataConfig(path=tmp_path / "m.csv"), tmp_path / "shards")["left_out"] == {}
+    (tmp_path / "data" / "notes.txt").touch()
+    of_folder = write_shards(DataConfig(path=tmp_path / "data"), tmp_path / "of a folder")
+    assert (of_folder["images"], of_folder["left_out"]) == (5, {".txt": 1})
+    packed = list_data(DataConfig(path=tmp_path / "shards"))
+    assert sorted(item.path.suffix for item in packed.items) == [".avif", ".jp2", ".jpg", ".jpg", ".png", ".tga"]
+    assert packed.left_out == {}

@@ -46,15 +46,13 @@ def test_split_folders_are_taken_as_they_are(color_data: Path) -> None:
     assert (source.skipped, source.duplicates, source.about) == ([], [], {})
 
 
-def test_an_unsplit_folder_is_divided_in_proportion(unsplit: Path) -> None:
-    config = DataConfig(path=unsplit, test_share=0.25, validation_share=0.25)
-    source = open_data(config)
+def test_an_unsplit_folder_is_divided_with_each_class_in_each_split(unsplit: Path) -> None:
+    source = open_data(DataConfig(path=unsplit, test_share=0.25, validation_share=0.25))
     everything = set(unsplit.rglob("*.png"))
     assert files_of(source, "train", "validation", "test") == everything
     assert sum(map(len, source.splits.values())) == len(everything)
-    # of 12 images a class a quarter is 3; of the remaining 9 a quarter is 2.25
-    assert source.counts()["test"] == dict.fromkeys(CLASSES, 3)
-    assert all(2 <= images <= 3 for images in source.counts()["validation"].values())
+    assert all(images for counts in source.counts().values() for images in counts.values())
+    assert source.made == ["train", "validation", "test"]
 
 
 def test_a_made_split_is_a_function_of_its_seed(unsplit: Path) -> None:
@@ -74,10 +72,19 @@ def test_validation_is_taken_from_train_where_val_is_missing(data: Path) -> None
     assert all(source.counts()["validation"].values())
 
 
-@pytest.mark.parametrize(("missing", "message"), [("test", "no test split"), ("train", "the split 'train' is missing")])
-def test_splits_that_can_not_be_completed_are_refused(data: Path, missing: str, message: str) -> None:
-    shutil.rmtree(data / missing)
-    with pytest.raises(ToolkitError, match=message):
+def test_a_test_split_that_is_missing_is_cut_from_train_alone(data: Path) -> None:
+    whole = open_data(DataConfig(path=data))
+    shutil.rmtree(data / "test")
+    source = open_data(DataConfig(path=data))
+    assert source.made == ["test"]
+    assert source.splits["validation"] == whole.splits["validation"]
+    assert files_of(source, "train", "test") == files_of(whole, "train")
+    assert not files_of(source, "train") & files_of(source, "test")
+
+
+def test_without_training_images_nothing_is_split(data: Path) -> None:
+    shutil.rmtree(data / "train")
+    with pytest.raises(ToolkitError, match="the split 'train' is missing"):
         open_data(DataConfig(path=data))
 
 
@@ -142,14 +149,34 @@ def test_a_class_whose_images_are_all_broken_is_not_skipped(data: Path) -> None:
         open_data(DataConfig(path=data, on_bad_image="skip"))
 
 
-def test_the_same_image_in_two_splits_is_found_and_in_one_split_is_not(data: Path) -> None:
-    original = data / "train" / "red" / "03.png"
-    copies = [data / "test" / "red" / "leaked.png", data / "val" / "blue" / "leaked.png"]
-    for copy in copies:
-        shutil.copyfile(original, copy)
+def test_copies_across_splits_stay_in_test_before_validation_before_train(data: Path) -> None:
+    in_test = [
+        data / split / name
+        for split, name in (("train", "red/03.png"), ("val", "red/leak.png"), ("test", "red/leak.png"))
+    ]
+    in_val = [data / "train" / "blue" / "02.png", data / "val" / "blue" / "leak.png"]
+    for first, *copies in (in_test, in_val):
+        for copy in copies:
+            shutil.copyfile(first, copy)
     shutil.copyfile(data / "train" / "red" / "04.png", data / "train" / "red" / "twice.png")
-    duplicates = open_data(DataConfig(path=data)).duplicates
-    assert [set(group) for group in duplicates] == [{str(original), *map(str, copies)}]
+    source = open_data(DataConfig(path=data))
+    assert {frozenset(group) for group in source.duplicates} == {
+        frozenset(map(str, paths)) for paths in (in_test, in_val)
+    }
+    assert source.removed == {"train": 2, "validation": 1}
+    assert in_test[2] in files_of(source, "test")
+    assert in_val[1] in files_of(source, "validation")
+    assert not {*in_test[:2], in_val[0]} & files_of(source, "train", "validation")
+    assert {data / "train" / "red" / name for name in ("04.png", "twice.png")} <= files_of(source, "train")
+    assert source.contradictions == []
+
+
+def test_copies_with_contradictory_labels_are_named_with_these(data: Path) -> None:
+    original, copy = data / "train" / "red" / "03.png", data / "test" / "blue" / "leak.png"
+    shutil.copyfile(original, copy)
+    source = open_data(DataConfig(path=data))
+    assert source.contradictions == [[f"{copy} (blue)", f"{original} (red)"]]
+    assert source.removed == {"train": 1}
 
 
 def test_the_fingerprint_does_not_depend_on_names_or_places(data: Path, color_data: Path) -> None:

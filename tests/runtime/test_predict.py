@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tiny_graph import LABELS, rounding
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.predict import Predictor, expand
+from toolkit.runtime.predict import Predictor, expand, find_images
 
 
 def test_predictions_come_in_order_with_an_error_in_its_place(bundle: Path, tmp_path: Path) -> None:
@@ -66,3 +67,23 @@ def test_a_folder_stands_for_the_images_below_it(bundle: Path, tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(ToolkitError, match="no images in the folder"):
         expand([tmp_path / "empty"])
+
+
+def test_what_a_folder_holds_beside_images_is_counted(bundle: Path, tmp_path: Path) -> None:
+    for name in ("a/1.jfif", "a/2", "a/@eaDir/1.jpg", "b/.hidden.png", "b/x.txt", "b/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle / "golden" / GOLDEN_NAMES[0], tmp_path / name)
+    (tmp_path / "b" / "gone.png").symlink_to(tmp_path / "nowhere")
+    found = find_images([tmp_path / "a", tmp_path / "b", tmp_path / "c.png"])
+    names = ["a/1.jfif", "a/2", "b/3.png", "b/gone.png", "c.png"]
+    assert found.names == [str(tmp_path / name) for name in names]
+    assert found.left_out == {"@eaDir": 1, "hidden": 1, ".txt": 1}
+    opened = Bundle(bundle)
+    entries = list(Predictor(opened, opened.session(threads=1))(expand([tmp_path / "b"])))
+    assert ["error" in entry for entry in entries] == [False, True]
+
+
+def test_a_folder_without_images_says_what_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ToolkitError, match=r"no images in the folder; left out: 1 file: 1 \.txt"):
+        expand([tmp_path])

@@ -44,7 +44,7 @@ def elpv(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonF
 
 @app.command()
 def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFlag = False) -> None:
-    """Count classes, sizes and modes; find unreadable images, duplicates and groups in two splits; exit 1 on problems.
+    """Count splits, classes, sizes and what is left out; find unreadable images and leaks; exit 1 on problems.
 
     Example: toolkit data check images.csv columns.label=finding
     """
@@ -82,8 +82,12 @@ def shard(
         about = write_shards(config, dest, images_per_shard=images_per_shard, force=force, report=report_to(progress))
     if json:
         print_json({"path": str(dest)} | about)
-    else:
-        console().print(f"{about['images']:,} images in {len(about['shards'])} shards\nwritten to {dest}")
+        return
+    console().print(f"{about['images']:,} images in {len(about['shards'])} shards\nwritten to {dest}")
+    if about["left_out"]:
+        from toolkit.runtime.image_files import in_words
+
+        console().print(f"left out: {in_words(about['left_out'])}", soft_wrap=True)
 
 
 @app.command()
@@ -112,7 +116,30 @@ def _report(dest: Path, about: dict[str, Any], json: bool) -> None:
     console().print(f"source: {about['source']}\nlicence: {about['licence']}\nwritten to {dest}")
 
 
+def _splits_in_words(report: dict[str, Any]) -> str:
+    def listed(splits: dict[str, int]) -> str:
+        return ", ".join(f"{split} ({images:,})" for split, images in splits.items()) or "none"
+
+    made = "" if not report["splits_made"] else f"; a run makes: {listed(report['splits_made'])}"
+    if report["splits_found"] and report["splits"] not in ({}, report["splits_found"]):
+        made += f"; a run has: {listed(report['splits'])}"
+    return f"splits found: {listed(report['splits_found'])}{made}"
+
+
+def _print_near(near: dict[str, Any] | None) -> None:
+    out = console()
+    if near is None:
+        what = 'near-duplicates across splits were not looked for: pip install "clip-toolkit[data]" (imagehash)'
+        out.print(f"note: {what}", soft_wrap=True)
+    elif near["count"]:
+        out.print(f"note: {near['count']:,} images look like one of another split", soft_wrap=True)
+        for pair in near["examples"]:
+            out.print(f"look alike: {' ~ '.join(pair)}", soft_wrap=True)
+
+
 def _print_check(report: dict[str, Any]) -> None:
+    from toolkit.runtime.image_files import in_words
+
     counts = report["counts"]
     rows = [[name, *(f"{counts[split][name]:,}" for split in counts)] for name in report["classes"]]
     out = console()
@@ -130,6 +157,9 @@ def _print_check(report: dict[str, Any]) -> None:
             rest = ", ..." if unlike["count"] > len(unlike["paths"]) else ""
             few = ", ".join(unlike["paths"])
             out.print(f"{word} than a quarter of the median image ({unlike['count']:,}): {few}{rest}", soft_wrap=True)
+    out.print(_splits_in_words(report), soft_wrap=True)
+    if report["left_out"]:
+        out.print(f"left out: {in_words(report['left_out'])}", soft_wrap=True)
     for entry in report["unreadable"]:
         out.print(f"unreadable: {entry['path']}: {entry['reason']}", soft_wrap=True)
     if report["groups"]:
@@ -140,6 +170,7 @@ def _print_check(report: dict[str, Any]) -> None:
         out.print(f"labels differ: {' = '.join(paths)}", soft_wrap=True)
     for group, splits in report["groups_across_splits"].items():
         out.print(f"group {group} stands in {', '.join(splits)}", soft_wrap=True)
+    _print_near(report["near_duplicates_across_splits"])
     for problem in report["problems"]:
         out.print(f"problem: {problem}", soft_wrap=True)
     if not report["problems"]:

@@ -42,9 +42,13 @@ def predict(
     Example: toolkit predict bundles/digits photo.png
     """
     from toolkit.runtime.bundle import Bundle
-    from toolkit.runtime.predict import Predictor, default_top_k, expand
+    from toolkit.runtime.image_files import in_words
+    from toolkit.runtime.predict import Predictor, default_top_k, find_images
 
-    files = expand(paths)
+    found = find_images(paths)
+    if found.left_out:
+        messages().print(f"left out: {in_words(found.left_out)}", soft_wrap=True, markup=False)
+    files = [Path(name) for name in found.names]
     opened = Bundle(bundle)
     tuned = opened.tuned_for(provider, precision)
     most = batch_size or (tuned.batch_size if tuned else BATCH_SIZE)

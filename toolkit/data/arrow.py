@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.config import ColumnsConfig
-from toolkit.data.listing import UNSPLIT, Item, split_named
+from toolkit.data.listing import UNSPLIT, Item, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
+from toolkit.labels import label_text
 
 MARKERS = ("dataset_dict.json", "state.json")
 """Files that tell such a folder."""
@@ -60,7 +60,8 @@ def list_arrow(path: Path, columns: ColumnsConfig) -> tuple[list[Item], list[str
     for title, table in tables.items():
         split = UNSPLIT if title == UNSPLIT else split_named(title)
         if split is None:
-            raise ToolkitError(f"split {title!r} is none of train, validation and test", where=path, fix="rename it")
+            fix = "name it after one of them, or remove it"
+            raise ToolkitError(f"split {title!r} is none of train, validation and test", where=path, fix=fix)
         found, names = _rows(path, title, table, split, columns)
         items += found
     return items, names
@@ -82,16 +83,16 @@ def _rows(
         raise ToolkitError(f"column {columns.image!r} holds no images", where=path, fix=fix)
     raw = table.cast_column(columns.image, datasets.Image(decode=False))
     feature = table.features[columns.label]
-    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    groups = table[columns.group] if columns.group in table.column_names else None
-    items = []
-    for index, value in enumerate(table[columns.label]):
-        missing = value is None or (isinstance(value, float) and math.isnan(value)) or (names is not None and value < 0)
-        if missing:
-            raise ToolkitError(
-                f"row {index + 1} of {title} has no label", where=path, fix="fill it in or remove the row"
-            )
-        label = names[value] if names is not None else str(value)
-        group = "" if groups is None or groups[index] is None else str(groups[index])
-        items.append(Item(split, label, str(path / title / str(index)), TableRow(raw, columns.image, index), group))
+    labels, names = table[columns.label], None
+    if isinstance(feature, datasets.ClassLabel):
+        known = [label_text(name) for name in feature.names]
+        labels = ["" if value is None or value < 0 else known[value] for value in labels]
+        names = list(dict.fromkeys(filter(None, known)))
+    labels = [label_text(value) for value in labels]
+    refuse_unlabelled([row for row, label in enumerate(labels, 1) if not label], f"{title}, row", path)
+    groups = table[columns.group] if columns.group in table.column_names else [None] * len(labels)
+    items = [
+        Item(split, label, str(path / title / str(index)), TableRow(raw, columns.image, index), label_text(group))
+        for index, (label, group) in enumerate(zip(labels, groups, strict=True))
+    ]
     return items, names

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
-from toolkit.data.listing import SPLITS, UNSPLIT, Item, Listing, leaking_groups
-from toolkit.data.splits import complete_splits
+from toolkit.data.listing import UNSPLIT, Item, Listing, leaking_groups
+from toolkit.data.near_duplicates import near_duplicates, perceptual_hasher
+from toolkit.data.splits import Division, Entry, divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
+from toolkit.labels import similar_labels
 
 A_FEW = 5
 """Paths that are listed of images that stand out."""
@@ -22,42 +25,53 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
     """Count, hash and decode every image of a data set.
 
     Returns:
-        ``classes``; ``counts`` {split: {class: images}}; ``groups``, their number; ``sizes`` and
-        ``modes`` {value: images}; ``value_ranges`` {what images of more than 8 bits hold and are read
-        as: images}; ``darker_than_the_rest`` and ``flatter_than_the_rest`` {``count``, ``paths`` of a few};
-        ``unreadable`` [{path, reason}]; ``duplicates_across_splits``
-        and ``duplicates_with_other_labels`` [[path, ...]]; ``groups_across_splits`` {group:
-        [split, ...]}; ``problems``, a sentence for each thing that would stop or bias a training.
+        ``classes``; ``counts`` {split: {class: images}}; ``splits_found``, ``splits_made`` and
+        ``splits`` {split: images}: what the source makes, what is made here, and all as a run has
+        them; ``left_out`` {reason: files}; ``groups``, their number; ``sizes`` and ``modes``
+        {value: images}; ``value_ranges`` {what images of more than 8 bits hold and are read as:
+        images}; ``darker_than_the_rest`` and ``flatter_than_the_rest`` {``count``, ``paths`` of a few};
+        ``unreadable`` [{path, reason}]; ``duplicates_across_splits`` and
+        ``duplicates_with_other_labels`` [[path, ...]]; ``duplicates_removed`` {split: images} that
+        a run leaves out for them; ``near_duplicates_across_splits`` {count, examples [[path, path]]},
+        None without imagehash; ``groups_across_splits`` {group: [split, ...]}; ``similar_classes``
+        [[class, ...]]; ``problems``, a sentence for each thing that would stop or bias a training.
 
     Raises:
         ToolkitError: what can't even be listed.
     """
     listing = list_data(config)
+    labels = {name: index for index, name in enumerate(listing.classes)}
+    look = perceptual_hasher()
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
-    unreadable = []
     survey = Survey(config.value_range)
-    digests: list[bytes] = []
-    first: dict[bytes, int] = {}
-    alike: dict[bytes, list[int]] = {}
-    for index, (item, inspected) in enumerate(zip(listing.items, inspect_items(listing.items, report), strict=True)):
-        digest = b"" if inspected.error else bytes.fromhex(inspected.sha256)
-        digests.append(digest)
+    unreadable, entries, looks = [], list[Entry](), list[int]()
+    for index, (item, inspected) in enumerate(
+        zip(listing.items, inspect_items(listing.items, report, look), strict=True)
+    ):
         survey.add(item.path, inspected)
         if inspected.error or inspected.size is None:
             unreadable.append({"path": str(item.path), "reason": inspected.error})
             continue
+        entries.append(Entry(index, labels[item.label], inspected.sha256, item.group))
+        looks.append(inspected.perceptual or 0)
         sizes[f"{inspected.size[0]}x{inspected.size[1]}"] += 1
         modes[str(inspected.mode)] += 1
-        if first.setdefault(digest, index) != index:
-            alike.setdefault(digest, [first[digest]]).append(index)
     darker, flatter = survey.unlike_the_rest(config.path)
-    twins = [[listing.items[index] for index in indices] for indices in alike.values()]
+    twins = _twins(entries, listing)
+    division, why_not = _division(listing, entries, config)
+    counts = listing.counts()
+    given = {split: sum(counts[split].values()) for split in counts if split != UNSPLIT}
+    final = {split: len(images) for split, images in division.splits.items()} if division else {}
     found: dict[str, Any] = {
         "path": str(listing.root),
         "images": len(listing.items),
         "classes": listing.classes,
-        "counts": listing.counts(),
+        "counts": counts,
+        "splits_found": given,
+        "splits_made": {split: final[split] for split in division.made} if division else {},
+        "splits": final,
+        "left_out": dict(sorted(listing.left_out.items(), key=lambda pair: (-pair[1], pair[0]))),
         "groups": len({item.group for item in listing.items if item.group}),
         "sizes": dict(sizes.most_common()),
         "modes": dict(modes.most_common()),
@@ -67,12 +81,15 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
         "unreadable": unreadable,
         "duplicates_across_splits": _paths(twin for twin in twins if len({item.split for item in twin}) > 1),
         "duplicates_with_other_labels": _paths(twin for twin in twins if len({item.label for item in twin}) > 1),
+        "duplicates_removed": division.removed if division else {},
+        "near_duplicates_across_splits": _near(listing, entries, looks, division) if look else None,
         "groups_across_splits": leaking_groups(listing.items),
+        "similar_classes": similar_labels(listing.classes),
     }
     without = sum(not item.group for item in listing.items) if found["groups"] else 0
     problems = _problems(found, without) + _range_problems(survey, config)
-    if not without and _may_not_divide(found["counts"], bool(found["groups"]), config):
-        problems += _split_problems(listing, digests, config)
+    if why_not and not without:
+        problems.append(why_not)
     return found | {"problems": problems}
 
 
@@ -89,35 +106,52 @@ def _range_problems(survey: Survey, config: DataConfig) -> list[str]:
     return []
 
 
-def _paths(twins: Any) -> list[list[str]]:
-    def paths(items: list[Item]) -> list[str]:
-        return sorted(str(item.path) for item in items)
-
-    return [paths(items) for items in twins]
-
-
-def _may_not_divide(counts: dict[str, dict[str, int]], grouped: bool, config: DataConfig) -> bool:
-    """Whether it is worth trying to make the missing splits: images of large classes can always be divided."""
-    if set(SPLITS) <= set(counts):
-        return False
-    rest = counts.get(UNSPLIT) or counts.get("train")
-    smallest_part = min(rest.values()) * min(config.validation_share, config.test_share) if rest else 0
-    return grouped or "validation" in counts or smallest_part < 2
+def _twins(entries: Sequence[Entry], listing: Listing) -> list[list[Item]]:
+    """Sets of images of one content."""
+    first: dict[str, int] = {}
+    alike: dict[str, list[int]] = {}
+    for entry in entries:
+        if first.setdefault(entry.sha256, entry.index) != entry.index:
+            alike.setdefault(entry.sha256, [first[entry.sha256]]).append(entry.index)
+    return [[listing.items[index] for index in indices] for indices in alike.values()]
 
 
-def _split_problems(listing: Listing, digests: list[bytes], config: DataConfig) -> list[str]:
-    """Why training can't make the splits that the source doesn't make, of the images that can be read."""
-    items, labels = listing.items, {name: index for index, name in enumerate(listing.classes)}
-    readable = [index for index, digest in enumerate(digests) if digest]
-    readable.sort(key=lambda index: (labels[items[index].label], digests[index], items[index].group))
-    found: dict[str, list[int]] = {split: [] for split in listing.splits}
-    for index in readable:
-        found[items[index].split].append(index)
+def _paths(twins: Iterable[list[Item]]) -> list[list[str]]:
+    return [sorted(str(item.path) for item in items) for items in twins]
+
+
+def _division(
+    listing: Listing, entries: Sequence[Entry], config: DataConfig
+) -> tuple[Division[Entry] | None, str | None]:
+    """The splits as a run has them, of the images that can be read, or why it can't have any."""
+    found: dict[str, list[Entry]] = {split: [] for split in listing.splits}
+    for entry in entries:
+        found[listing.items[entry.index].split].append(entry)
     try:
-        complete_splits(found, config, lambda index: labels[items[index].label], lambda index: items[index].group)
+        division = divide(found, config, listing.classes)
     except ToolkitError as error:
-        return [f"{error.what}; {error.fix}"]
-    return []
+        return None, f"{error.what}; {error.fix}"
+    for split, images in division.splits.items():
+        lost = set(range(len(listing.classes))) - {entry.label for entry in images}
+        if lost and division.removed.get(split):
+            names = ", ".join(listing.classes[label] for label in sorted(lost))
+            return division, f"without copies of images of other splits, {split} has no image of: {names}"
+    return division, None
+
+
+def _near(
+    listing: Listing, entries: Sequence[Entry], looks: Sequence[int], division: Division[Entry] | None
+) -> dict[str, Any]:
+    """Images that look like one of another split, in the splits of a run or, where there are none, of the source."""
+    split_of = {entry.index: listing.items[entry.index].split for entry in entries}
+    if division:
+        split_of = {entry.index: split for split, images in division.splits.items() for entry in images}
+    kept = [place for place, entry in enumerate(entries) if entry.index in split_of]
+    indices = [entries[place].index for place in kept]
+    contents = [entries[place].sha256 for place in kept]
+    found = near_duplicates([looks[place] for place in kept], contents, [split_of[index] for index in indices])
+    examples = [[str(listing.items[indices[place]].path) for place in pair] for pair in found.examples]
+    return {"count": found.images, "examples": examples}
 
 
 def _problems(found: dict[str, Any], without_group: int) -> list[str]:
@@ -129,13 +163,18 @@ def _problems(found: dict[str, Any], without_group: int) -> list[str]:
         if empty:
             place = "" if split == UNSPLIT else f" in {split}"
             problems.append(f"no image{place} of: {', '.join(empty)}")
+    for names in found["similar_classes"]:
+        listed = " and ".join(map(repr, names))
+        problems.append(f"classes {listed} differ only by case, blanks or Unicode form; give them one name")
     if without_group:
         problems.append(f"{without_group} images have no group, the others have one")
-    listed = {
+    removed = " and ".join(f"{count} from {split}" for split, count in found["duplicates_removed"].items())
+    kinds = {
         "unreadable": "unreadable files",
-        "duplicates_across_splits": "images stand in more than one split",
+        "duplicates_across_splits": "images stand in more than one split"
+        + (f"; a run leaves their copies out: {removed}" if removed else ""),
         "duplicates_with_other_labels": "images stand there again with another label",
         "groups_across_splits": "groups stand in more than one split",
     }
-    problems += [f"{len(found[key])} {what}" for key, what in listed.items() if found[key]]
+    problems += [f"{len(found[key])} {what}" for key, what in kinds.items() if found[key]]
     return problems

@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.config import DataConfig, DataFormat
 from toolkit.data import arrow, manifest, shards
 from toolkit.data.folder import list_folder
-from toolkit.data.listing import Item, Listing, classes_of
+from toolkit.data.listing import ABOUT, Item, Listing, classes_of, refuse_half_split
 from toolkit.errors import ToolkitError
 
 
@@ -24,25 +24,28 @@ def list_data(config: DataConfig) -> Listing:
         fix = "give images in one folder a class, a manifest or shards (toolkit data digits DEST writes a data set)"
         raise ToolkitError("there is no such data folder or manifest", where=path, fix=fix)
     try:
-        items, names = _list(config, format_of(path) if config.format == "auto" else config.format)
+        items, names, left_out = _list(config, format_of(path) if config.format == "auto" else config.format)
     except OSError as error:
         fix = "check its permissions, or data.format"
         raise ToolkitError(f"can't read the data set: {error.strerror or error}", where=path, fix=fix) from error
+    refuse_half_split(items, path)
     if config.classes is not None or names is None:
         names = classes_of(items, config.classes, path)
-    about = _read_about((path if path.is_dir() else path.parent) / "dataset.json")
-    return Listing(path, items, names, about)
+    about = _read_about((path if path.is_dir() else path.parent) / ABOUT)
+    return Listing(path, items, names, about, left_out)
 
 
-def _list(config: DataConfig, found: DataFormat) -> tuple[list[Item], list[str] | None]:
-    """Every image of a data set of a known format, and the class names where the format says them."""
+def _list(config: DataConfig, found: DataFormat) -> tuple[list[Item], list[str] | None, dict[str, int]]:
+    """Every image of a data set of a known format, the class names where the format says them, and what is left out."""
     if found == "manifest":
-        return manifest.list_manifest(config.path, config.columns), None
+        return manifest.list_manifest(config.path, config.columns), None, {}
     if found == "datasets":
-        return arrow.list_arrow(config.path, config.columns)
+        return *arrow.list_arrow(config.path, config.columns), {}
     if found == "webdataset":
-        return shards.list_shards(config.path), None
-    return list_folder(config.path)
+        items, left_out = shards.list_shards(config.path)
+        return items, None, left_out
+    folder = list_folder(config.path)
+    return folder.items, folder.classes, folder.left_out
 
 
 def format_of(path: Path) -> DataFormat:

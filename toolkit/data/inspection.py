@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from PIL import Image
+
 from toolkit.data.brightness import Spread, spread_of, spread_of_samples
 from toolkit.data.listing import Content, Item
 from toolkit.data.value_ranges import Found
@@ -41,9 +43,15 @@ class Inspected:
     """The values, if they have more than 8 bits."""
     spread: Spread | None = None
     """Of the values, or of the grey levels."""
+    perceptual: int | None = None
+    """Hash of what it looks like, if asked for."""
 
 
-def inspect_content(content: Content) -> Inspected:
+Hasher = Callable[[Image.Image], int]
+"""What it looks like as a number."""
+
+
+def inspect_content(content: Content, look: Hasher | None = None) -> Inspected:
     """Hash an image and decode it fully."""
     try:
         encoded = content.read()
@@ -54,21 +62,29 @@ def inspect_content(content: Content) -> Inspected:
         with explained(IN_MEMORY):
             loaded = load(encoded, where=IN_MEMORY)
             if loaded.samples is None:
-                found, spread = None, spread_of(to_rgb(loaded.image, grey=True))
+                pixels = to_rgb(loaded.image, grey=True)
+                found, spread = None, spread_of(pixels)
             else:
                 found, spread = Found.of(loaded.samples), spread_of_samples(loaded.samples)
+                pixels = loaded.samples.to_image((found.low, max(found.high, found.low + 1)))
+            perceptual = look(pixels if loaded.turn is None else pixels.transpose(loaded.turn)) if look else None
     except UnreadableImageError as error:
         return Inspected(digest, error=error.reason)
-    return Inspected(digest, loaded.size, loaded.mode, None, found, spread)
+    return Inspected(digest, loaded.size, loaded.mode, None, found, spread, perceptual)
 
 
-def inspect_items(items: Sequence[Item], report: Report = silent) -> Iterator[Inspected]:
+def inspect_items(items: Sequence[Item], report: Report = silent, look: Hasher | None = None) -> Iterator[Inspected]:
     """Inspect images on all usable cores, in order, a few ahead of what is asked for.
+
+    Args:
+        items: the images.
+        report: told how many of how many are done.
+        look: makes the perceptual hash.
 
     Raises:
         ToolkitError: content that is not what its index promises.
     """
-    for done, (item, inspected) in enumerate(zip(items, _ahead(items), strict=True), 1):
+    for done, (item, inspected) in enumerate(zip(items, _ahead(items, look), strict=True), 1):
         if item.sha256 and inspected.sha256 != item.sha256:
             what = "the shard's index promises other content (SHA-256) than lies there"
             shard = getattr(item.content, "path", item.path.parent)
@@ -78,14 +94,14 @@ def inspect_items(items: Sequence[Item], report: Report = silent) -> Iterator[In
         yield inspected
 
 
-def _ahead(items: Iterable[Item]) -> Iterator[Inspected]:
+def _ahead(items: Iterable[Item], look: Hasher | None) -> Iterator[Inspected]:
     cores, remaining = usable_cores(), iter(items)
     waiting: deque[Future[list[Inspected]]] = deque()
     with ThreadPoolExecutor(cores) as pool:
         try:
             while True:
                 while len(waiting) < 4 * cores and (chunk := [item.content for item in islice(remaining, CHUNK)]):
-                    waiting.append(pool.submit(_inspect_chunk, chunk))
+                    waiting.append(pool.submit(_inspect_chunk, chunk, look))
                 if not waiting:
                     return
                 yield from waiting.popleft().result()
@@ -93,5 +109,5 @@ def _ahead(items: Iterable[Item]) -> Iterator[Inspected]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _inspect_chunk(contents: list[Content]) -> list[Inspected]:
-    return [inspect_content(content) for content in contents]
+def _inspect_chunk(contents: list[Content], look: Hasher | None) -> list[Inspected]:
+    return [inspect_content(content, look) for content in contents]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from toolkit.errors import ToolkitError
+from toolkit.labels import natural_order
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {
     "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
 }
-"""What people call them."""
+"""What people call them, in any case; Hugging Face's ``datasets`` knows the same words."""
+AROUND_A_SPLIT = re.compile(r"[\W\d_]*([^\W\d_]+?)[\W\d_]*(?:set|split|data|images)?[\W\d_]*", re.IGNORECASE)
+"""What stands around such a word in the name of a folder or a shard: ``train2017``, ``Test_Set``, ``train-00000``."""
 UNSPLIT = "all"
+ABOUT = "dataset.json"
+"""File beside the images in which a data set says of itself where it comes from."""
 
 
 class Content(Protocol):
@@ -76,6 +81,8 @@ class Listing:
     """Names of all classes in order, also of those without an image."""
     about: dict[str, Any] = field(default_factory=dict)
     """What the source says of itself: name, source, licence."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many files lie there that are no part of it, by suffix or reason."""
 
     @property
     def splits(self) -> list[str]:
@@ -89,10 +96,45 @@ class Listing:
         return {split: {name: counted[split, name] for name in self.classes} for split in self.splits}
 
 
-def split_named(name: str) -> str | None:
+def split_named(word: str) -> str | None:
     """The split that a word such as ``val`` means, None if it means none."""
-    lowered = name.strip().lower()
+    lowered = word.strip().lower()
     return next((split for split, names in SPLIT_NAMES.items() if lowered in names), None)
+
+
+def split_in_name(name: str) -> str | None:
+    """The split that a folder or a shard is named after, None if it is named after none."""
+    around = AROUND_A_SPLIT.fullmatch(name)
+    return split_named(around[1]) if around else None
+
+
+def refuse_half_split(items: Iterable[Item], where: Path) -> None:
+    """Raise if some items belong to a split and others to none: these would be left out unseen.
+
+    Raises:
+        ToolkitError: with the first files that belong to none.
+    """
+    known = {item.split for item in items}
+    if UNSPLIT not in known or len(known) == 1:
+        return
+    alone = [item for item in items if item.split == UNSPLIT]
+    files = list(dict.fromkeys(_file_of(item) for item in alone))
+    what = (
+        f"{len(alone):,} images belong to no split, the others do: {named(files)}. Splits are known by the names "
+        f"{', '.join(name for names in SPLIT_NAMES.values() for name in names)}"
+    )
+    raise ToolkitError(what, where=where, fix="rename them after the split they belong to, or move them elsewhere")
+
+
+def _file_of(item: Item) -> str:
+    """The name of the file that holds an item: its shard's, or its own."""
+    return getattr(item.content, "path", item.path).name
+
+
+def named(names: Sequence[object], most: int = 3) -> str:
+    """The first few names and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def check_listing(listing: Listing) -> None:
@@ -143,17 +185,25 @@ def classes_of(items: Sequence[Item], given: Sequence[str] | None, where: Path) 
     Raises:
         ToolkitError: a label outside the given classes.
     """
-    found = sorted({item.label for item in items}, key=in_natural_order)
+    found = sorted({item.label for item in items}, key=natural_order)
     if given is None:
         return found
     odd = [label for label in found if label not in given]
     if odd:
         first = next(item.path for item in items if item.label == odd[0])
-        what = f"labels outside data.classes: {', '.join(odd[:5])} (first at {first})"
+        what = f"labels outside data.classes: {named(odd, 5)} (first at {first})"
         raise ToolkitError(what, where=where, fix=f"mend the labels, or add them to data.classes ({', '.join(given)})")
     return list(given)
 
 
-def in_natural_order(label: str) -> tuple[int, str]:
-    """Sorts labels: numbers by value, before names."""
-    return (int(label), "") if label.isascii() and label.isdigit() else (sys.maxsize, label)
+def refuse_unlabelled(
+    rows: Sequence[object], kind: str, where: object, fix: str = "fill it in, or remove the images"
+) -> None:
+    """Raise if there are rows, files or members whose label is none.
+
+    Raises:
+        ToolkitError: with the first of them and their number.
+    """
+    if rows:
+        what = f"no label in {kind} {named(rows)} (empty, None, NaN and the text 'nan' are no label)"
+        raise ToolkitError(what, where=where, fix=fix)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from toolkit.config import ColumnsConfig
-from toolkit.data.listing import UNSPLIT, Item, WholeFile, split_named
+from toolkit.data.listing import UNSPLIT, Item, WholeFile, named, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
+from toolkit.labels import cell_text, label_text
 
 EXTENSIONS = frozenset({".csv", ".tsv", ".parquet"})
-NAMED = 3
-"""Rows that an error names."""
 
 
 def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
@@ -33,19 +31,14 @@ def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
                 where=path,
                 fix=f"add it, or name the column that holds it: data.columns.{role}=NAME",
             )
-    texts = {
-        role: [_text(value) for value in table.get(getattr(columns, role), [])] for role in type(columns).model_fields
-    }
+    texts = {role: _texts(table.get(getattr(columns, role), []), role) for role in type(columns).model_fields}
     rows = len(texts["path"])
     if not rows:
         raise ToolkitError("the manifest has no rows", where=path, fix="add a row an image")
-    for role in ("path", "label"):
-        _refuse(
-            path,
-            f"no {role}",
-            [row for row, text in enumerate(texts[role]) if not text],
-            "fill it in or remove the rows",
-        )
+    refuse_unlabelled([row for row, label in enumerate(texts["label"], 1) if not label], "row", path)
+    _refuse(
+        path, "no path", [row for row, text in enumerate(texts["path"]) if not text], "fill it in or remove the rows"
+    )
     places = [_place(path, text) for text in texts["path"]]
     seen = Counter(places)
     twice = [row for row, place in enumerate(places) if seen[place] > 1]
@@ -101,14 +94,10 @@ def _read_parquet(path: Path) -> dict[str, list[Any]]:
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
-def _text(value: Any) -> str:
-    """A cell as text; empty where there is none. A whole number that was stored as a float reads as one."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value).strip()
-    return "" if text.lower() == "nan" else text
+def _texts(values: list[Any], role: str) -> list[str]:
+    """A column's cells as text; labels and groups read the same in every format, paths stay as they are written."""
+    read = label_text if role in ("label", "group") else cell_text
+    return [read(value.strip() if isinstance(value, str) else value) for value in values]
 
 
 def _place(manifest: Path, text: str) -> str:
@@ -124,16 +113,14 @@ def _splits(path: Path, texts: list[str], rows: int) -> list[str]:
         return [UNSPLIT] * rows
     found = [split_named(text) for text in texts]
     odd = [row for row, split in enumerate(found) if split is None]
-    _refuse(
-        path, "no split, or one that is not train, validation or test", odd, "name a split in every row, or in none"
-    )
+    words = sorted({texts[row] for row in odd} - {""})
+    unknown = f" ({named(words)})" if words else ""
+    what = f"no split, or one that is not train, validation or test{unknown},"
+    _refuse(path, what, odd, "name a split in every row, or in none")
     return [split for split in found if split is not None]
 
 
 def _refuse(path: Path, what: str, rows: list[int], fix: str) -> None:
     """Raise if there are such rows, counted from 1 below the heading."""
     if rows:
-        listed = ", ".join(str(row + 1) for row in rows[:NAMED]) + (
-            f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-        )
-        raise ToolkitError(f"{what} in row {listed}", where=path, fix=fix)
+        raise ToolkitError(f"{what} in row {named([row + 1 for row in rows])}", where=path, fix=fix)

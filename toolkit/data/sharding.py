@@ -14,11 +14,14 @@ from typing import Any
 from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, silent
-from toolkit.data.listing import UNSPLIT, Item
-from toolkit.data.shards import FilePart, scan, shards_in, write_index
+from toolkit.data.listing import ABOUT, UNSPLIT, Item
+from toolkit.data.shard_index import FilePart, Sample, ShardContent, write_index
+from toolkit.data.shard_scan import scan
+from toolkit.data.shards import shards_in
 from toolkit.errors import ToolkitError
 from toolkit.files import staged_folder, write_json, writing_to
 from toolkit.runtime.decode import suffix_of
+from toolkit.runtime.image_files import has_image_suffix, suffix_in
 
 
 def write_shards(
@@ -34,7 +37,8 @@ def write_shards(
         report: told how many images of how many are written.
 
     Returns:
-        The content of ``dataset.json``: what the source says of itself, classes, counts and shards.
+        The content of ``dataset.json``: what the source says of itself, classes, counts and shards; and
+        ``left_out``, the source's files that are in no shard, by reason.
 
     Raises:
         ToolkitError: what can't be listed, or an image that can't be read.
@@ -47,7 +51,7 @@ def write_shards(
             for first in range(0, len(items), images_per_shard):
                 shard = stage / f"{split}-{first // images_per_shard:05d}.tar"
                 _write_shard(shard, items[first : first + images_per_shard], first)
-                write_index(shard, [replace(sample, sha256=_hash(shard, sample)) for sample in scan(shard)])
+                write_index(shard, _hashed(shard))
                 names.append(shard.name)
                 done += len(items[first : first + images_per_shard])
                 report(done, len(listing.items))
@@ -57,8 +61,8 @@ def write_shards(
             "counts": listing.counts(),
             "shards": names,
         }
-        write_json(stage / "dataset.json", about)
-    return about
+        write_json(stage / ABOUT, about)
+    return about | {"left_out": listing.left_out}
 
 
 def index_shards(path: Path, report: Report = silent) -> dict[str, int]:
@@ -72,15 +76,21 @@ def index_shards(path: Path, report: Report = silent) -> dict[str, int]:
         raise ToolkitError("there are no shards (*.tar)", where=path, fix="give a folder of tar files")
     found = {}
     for done, shard in enumerate(shards, 1):
-        samples = [replace(sample, sha256=_hash(shard, sample)) for sample in scan(shard)]
+        content = _hashed(shard)
         with writing_to(shard.parent):
-            write_index(shard, samples)
-        found[str(shard)] = len(samples)
+            write_index(shard, content)
+        found[str(shard)] = len(content.samples)
         report(done, len(shards))
     return found
 
 
-def _hash(shard: Path, sample: Any) -> str:
+def _hashed(shard: Path) -> ShardContent:
+    """A shard's content, with the SHA-256 of every image."""
+    content = scan(shard)
+    return replace(content, samples=[replace(each, sha256=_hash(shard, each)) for each in content.samples])
+
+
+def _hash(shard: Path, sample: Sample) -> str:
     return hashlib.sha256(FilePart(shard, sample.offset, sample.length).read()).hexdigest()
 
 
@@ -98,7 +108,8 @@ def _write_shard(shard: Path, items: Sequence[Item], first: int) -> None:
             about = {"label": item.label, "group": item.group} if item.group else {"label": item.label}
             if item.split != UNSPLIT:
                 about["split"] = item.split
-            _add(tar, f"{number:08d}{suffix_of(content, item.path.suffix.lower() or '.jpg')}", content)
+            suffix = suffix_in(item.name) if has_image_suffix(item.name) else ".jpg"
+            _add(tar, f"{number:08d}{suffix_of(content, suffix)}", content)
             _add(tar, f"{number:08d}.json", json.dumps(about, ensure_ascii=False).encode())
 
 

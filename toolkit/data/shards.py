@@ -1,192 +1,77 @@
 """WebDataset shards: tar files of images with their labels beside them, read at random through a small index.
 
-A sample is the members of one key, ``train/00017.jpg`` and ``train/00017.cls`` or
-``train/00017.json``; a key runs to the first dot of its last part (the WebDataset format). The
-index beside a shard, ``NAME.tar.index.jsonl``, says where each image's bytes lie, so that a
-shard is read like a folder: in any order, from any place, by any number of workers. A shard
-without an index is read through once when it is listed.
+With its index, a shard is read like a folder: in any order, from any place, by any number of
+workers. A shard without one is read through once when it is listed.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from toolkit.data.listing import UNSPLIT, Item, split_named
+from toolkit.data.listing import ABOUT, UNSPLIT, Item, split_in_name, split_named
+from toolkit.data.shard_index import INDEX, FilePart, Sample, index_of, read_index
+from toolkit.data.shard_scan import scan
 from toolkit.errors import ToolkitError
-from toolkit.files import write_bytes
-from toolkit.runtime.decode import EXTENSIONS
-
-FORMAT = 1
-INDEX = ".index.jsonl"
-LABELS = ("cls", "label", "txt")
-"""Extensions of the member that holds an image's label; without one, ``label`` in the ``.json`` is it."""
-
-
-@dataclass(frozen=True, slots=True)
-class FilePart:
-    """Bytes in the middle of a file."""
-
-    path: Path
-    offset: int
-    length: int
-
-    def read(self) -> bytes:
-        """The part's bytes.
-
-        Raises:
-            OSError: the file is shorter than it was.
-        """
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            content = file.read(self.length)
-        if len(content) != self.length:
-            raise OSError("the shard ends before the image does")
-        return content
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One line of an index."""
-
-    name: str
-    """Member of the tar file that holds the image."""
-    offset: int
-    length: int
-    label: str
-    split: str = ""
-    group: str = ""
-    sha256: str = ""
-    """Of the image; only an index knows it."""
-
-    def lies_in(self, size: int) -> bool:
-        """Whether it has a label and stands within a file of ``size`` bytes."""
-        return bool(self.label) and 0 <= self.offset <= self.offset + self.length <= size
+from toolkit.runtime.image_files import NO_IMAGE, has_image_suffix, reason_against, suffix_in, visible_folders
 
 
 def shards_in(path: Path) -> list[Path]:
     """The tar files of a folder and of the folders in it, sorted; or the one that the path names."""
-    return [path] if path.is_file() else sorted([*path.glob("*.tar"), *path.glob("*/*.tar")])
+    return [path] if path.is_file() else _files(path, "*.tar")
 
 
 def indexes_in(path: Path) -> list[Path]:
     """The indexes of shards in a folder and in the folders in it, sorted."""
-    return sorted([*path.glob(f"*.tar{INDEX}"), *path.glob(f"*/*.tar{INDEX}")])
+    return _files(path, f"*.tar{INDEX}")
 
 
-def list_shards(path: Path) -> list[Item]:
+def _files(path: Path, pattern: str) -> list[Path]:
+    found = [*path.glob(pattern), *path.glob(f"*/{pattern}")]
+    return sorted(file for file in found if not any(map(reason_against, file.relative_to(path).parts)))
+
+
+def list_shards(path: Path) -> tuple[list[Item], dict[str, int]]:
     """Every image of a folder's shards, from their indexes, or from the shards where there is none.
+
+    Returns:
+        The images, and how many members of shards and files beside them are left out, by reason.
 
     Raises:
         ToolkitError: a broken shard, or an index that doesn't match its shard.
     """
-    items = []
+    items, left_out = list[Item](), _files_beside(path)
     _refuse_lonely_indexes(path)
     for shard in shards_in(path):
-        samples = read_index(shard) if index_of(shard).exists() else scan(shard)
-        items += [_item(path, shard, sample) for sample in samples]
+        content = read_index(shard) if index_of(shard).exists() else scan(shard)
+        items += [_item(path, shard, sample) for sample in content.samples]
+        left_out.update(content.left_out)
     if not items:
         fix = "put an image and its label under one key, such as 0001.jpg and 0001.cls"
         raise ToolkitError("no shard with an image lies here", where=path, fix=fix)
-    return items
+    return items, dict(left_out)
 
 
-def index_of(shard: Path) -> Path:
-    """Where a shard's index lies."""
-    return shard.with_name(shard.name + INDEX)
+def _files_beside(path: Path) -> Counter[str]:
+    """Files below the folder that are no shards, by reason; images among them are in no shard."""
+    if not path.is_dir():
+        return Counter()
+    known = {*shards_in(path), *indexes_in(path), path / ABOUT}
+    folders, counted = visible_folders(path)
+    for start in (path, *folders):
+        for folder, below, names in os.walk(start):
+            below[:] = [] if start == path else [name for name in below if not reason_against(name)]
+            counted.update(_why_beside(name) for name in names if Path(folder, name) not in known)
+    return counted
 
 
-def write_index(shard: Path, samples: list[Sample]) -> None:
-    """Write a shard's index: a line about the shard, then a line an image."""
-    about = {"format": FORMAT, "shard": shard.name, "bytes": shard.stat().st_size, "images": len(samples)}
-    lines = [about, *({key: getattr(sample, key) for key in Sample.__slots__} for sample in samples)]
-    write_bytes(index_of(shard), "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
-def read_index(shard: Path) -> list[Sample]:
-    """The samples of a shard.
-
-    Raises:
-        ToolkitError: the index is damaged, or of a shard of another name or size.
-    """
-    index = index_of(shard)
-    fix = f"remove {index.name} and write it again: toolkit data index {shard.parent}"
-    try:
-        about, *lines = [json.loads(line) for line in index.read_text().splitlines()]
-        samples = [Sample(**line) for line in lines]
-        known = (about["format"], about["shard"], about["images"]) == (FORMAT, shard.name, len(samples))
-        size = about["bytes"]
-        known = known and all(sample.lies_in(size) for sample in samples)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ToolkitError(f"damaged index: {error}", where=index, fix=fix) from error
-    if not known or size != shard.stat().st_size:
-        named = f"{about['shard']} with {about['images']} images and {size:,} bytes"
-        what = f"the index doesn't match its shard of {shard.stat().st_size:,} bytes: it is of {named}"
-        raise ToolkitError(what, where=index, fix=fix)
-    return samples
-
-
-def scan(shard: Path) -> Iterator[Sample]:
-    """Find the images of a shard, in order.
-
-    Raises:
-        ToolkitError: no tar file, cut off, or an image without a label.
-    """
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            members: dict[str, dict[str, tarfile.TarInfo]] = {}
-            for member in tar:
-                if member.isfile():
-                    key, extension = key_of(member.name)
-                    members.setdefault(key, {})[extension] = member
-            if tar.fileobj is not None and _cut_off(members, shard.stat().st_size):
-                raise tarfile.ReadError("unexpected end of data")
-            for key, parts in members.items():
-                images = [part for extension, part in parts.items() if f".{extension.rsplit('.', 1)[-1]}" in EXTENSIONS]
-                if images:
-                    yield _sample(shard, tar, key, images[0], parts)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ToolkitError(f"broken tar: {error}", where=shard, fix="copy it again, or remove it") from error
-
-
-def key_of(name: str) -> tuple[str, str]:
-    """A member's key and extension in lower case: the name up to, and after, the first dot of its last part."""
-    path = PurePosixPath(name)
-    stem, _, extension = path.name.partition(".")
-    return str(path.with_name(stem)) if stem else name, extension.lower()
-
-
-def _cut_off(members: dict[str, dict[str, tarfile.TarInfo]], size: int) -> bool:
-    return any(part.offset_data + part.size > size for parts in members.values() for part in parts.values())
-
-
-def _sample(
-    shard: Path, tar: tarfile.TarFile, key: str, image: tarfile.TarInfo, parts: dict[str, tarfile.TarInfo]
-) -> Sample:
-    try:
-        about: dict[str, Any] = dict(json.loads(_text(tar, parts["json"]))) if "json" in parts else {}
-        label = next((_text(tar, parts[name]).strip() for name in LABELS if name in parts), None)
-    except (ValueError, TypeError) as error:
-        raise ToolkitError(
-            f"{key}: label or JSON is damaged: {error}", where=shard, fix="write the shard again"
-        ) from error
-    if label is None and about.get("label") is not None:
-        label = str(about["label"])
-    if not label or label.lower() == "nan":
-        fix = f"put {key}.cls beside the image, or 'label' into {key}.json"
-        raise ToolkitError(f"{image.name} has no label", where=shard, fix=fix)
-    split, group = (str(about.get(name) or "") for name in ("split", "group"))
-    return Sample(image.name, image.offset_data, image.size, label, split, group)
-
-
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    file = tar.extractfile(member)
-    assert file is not None  # it is a file
-    return file.read().decode()
+def _why_beside(name: str) -> str:
+    reason = reason_against(name)
+    if reason is None and name.endswith(".tar"):
+        return "shard more than one folder down"
+    return reason or ("image in no shard" if has_image_suffix(name) else suffix_in(name) or NO_IMAGE)
 
 
 def _refuse_lonely_indexes(path: Path) -> None:
@@ -199,13 +84,19 @@ def _refuse_lonely_indexes(path: Path) -> None:
 
 
 def _item(root: Path, shard: Path, sample: Sample) -> Item:
-    """A sample as an item; its split stands in the index, else in the name of the key, the shard or its folder."""
+    """A sample as an item; its split stands in the index, else in the key's folders, the shard's name or its folder."""
     folder = "" if root in {shard.parent, shard} else shard.parent.name
-    names = [PurePosixPath(sample.name).parts[0], shard.stem.split("-")[0], folder]
-    words = [sample.split] if sample.split else names
-    split = next((found for found in map(split_named, words) if found), UNSPLIT)
-    if sample.split and split == UNSPLIT:
+    names = [*map(split_in_name, PurePosixPath(sample.name).parts[:-1]), _split_of_shard(shard), split_in_name(folder)]
+    split = split_named(sample.split) if sample.split else next(filter(None, names), UNSPLIT)
+    if split is None:
         fix = "use train, validation or test"
         raise ToolkitError(f"{sample.name} is of the split {sample.split!r}", where=shard, fix=fix)
     content = FilePart(shard, sample.offset, sample.length)
     return Item(split, sample.label, str(shard / sample.name), content, sample.group, sample.sha256)
+
+
+def _split_of_shard(shard: Path) -> str | None:
+    """The split in a shard's name, ``train-00000`` or ``imagenet-train-00000``: its first word, else the only one."""
+    first, *words = re.split(r"[\W\d_]+", shard.stem)
+    found = sorted(set(filter(None, map(split_named, words))))
+    return split_named(first) or (found[0] if len(found) == 1 else None)

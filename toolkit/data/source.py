@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from PIL import Image
 from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
-from toolkit.data.listing import Content, Item, Listing, check_listing
-from toolkit.data.splits import complete_splits
+from toolkit.data.listing import Content, Item, Listing, check_listing, named
+from toolkit.data.splits import divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import UnreadableImageError, decode
@@ -67,7 +68,15 @@ class DataSource:
     skipped: list[dict[str, str]] = field(default_factory=list)
     """Unreadable images that were left out: path and reason."""
     duplicates: list[list[str]] = field(default_factory=list)
-    """Sets of identical images that stand in more than one split."""
+    """Sets of identical images that the source has in more than one split; here they stand in one."""
+    removed: dict[str, int] = field(default_factory=dict)
+    """Images that left a split for that, by split."""
+    contradictions: list[list[str]] = field(default_factory=list)
+    """Sets of identical images with different labels, in whatever split."""
+    made: list[str] = field(default_factory=list)
+    """Splits that the source doesn't make."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Files that are no part of the data, by suffix or reason."""
     about: dict[str, Any] = field(default_factory=dict)
     """Content of the data set's ``dataset.json``, if there is one."""
     value_range: Range | None = None
@@ -120,15 +129,19 @@ def open_data(config: DataConfig, report: Report = silent) -> DataSource:
         fix = "replace or remove the file, or set data.on_bad_image=skip; toolkit data check lists all"
         raise ToolkitError(f"unreadable image: {bad[0]['reason']}{more}", where=bad[0]["path"], fix=fix)
     value_range = survey.value_range(config.path)
-    splits = complete_splits(found, config, lambda example: example.label, lambda example: example.group)
-    _check_splits(splits, listing.classes, config.path)
+    division = divide(found, config, listing.classes)
+    _check_splits(division.splits, listing.classes, config.path)
     source = DataSource(
         root=config.path,
         classes=listing.classes,
-        splits=splits,
-        fingerprint=fingerprint(splits, listing.classes),
+        splits=division.splits,
+        fingerprint=fingerprint(division.splits, listing.classes),
         skipped=bad,
-        duplicates=[sorted(map(str, paths)) for paths in duplicates_across(splits)],
+        duplicates=[sorted(str(image.path) for image in images) for images in division.copies],
+        removed=division.removed,
+        contradictions=_contradictions(found, listing.classes),
+        made=division.made,
+        left_out=listing.left_out,
         about=listing.about,
         value_ranges=survey.value_ranges(),
     )
@@ -168,13 +181,16 @@ def fingerprint(splits: dict[str, list[Example]], classes: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def duplicates_across(splits: dict[str, list[Example]]) -> list[list[Path]]:
-    """Sets of images with the same content that stand in more than one split."""
-    places: dict[str, list[tuple[str, Path]]] = defaultdict(list)
-    for split, examples in splits.items():
-        for example in examples:
-            places[example.sha256].append((split, example.path))
-    return [[path for _, path in found] for found in places.values() if len({split for split, _ in found}) > 1]
+def _contradictions(found: Mapping[str, Sequence[Example]], classes: Sequence[str]) -> list[list[str]]:
+    """Images of one content with different labels, each set with the labels."""
+    first: dict[str, int] = {}
+    examples = [example for images in found.values() for example in images]
+    odd = {each.sha256 for each in examples if first.setdefault(each.sha256, each.label) != each.label}
+    sets: dict[str, list[str]] = {sha256: [] for sha256 in sorted(odd)}
+    for each in examples:
+        if each.sha256 in odd:
+            sets[each.sha256].append(f"{each.path} ({classes[each.label]})")
+    return [sorted(images) for images in sets.values()]
 
 
 def _check_splits(splits: dict[str, list[Example]], classes: list[str], where: Path) -> None:
@@ -182,5 +198,6 @@ def _check_splits(splits: dict[str, list[Example]], classes: list[str], where: P
         present = {example.label for example in examples}
         empty = [name for index, name in enumerate(classes) if index not in present]
         if empty:
-            what = f"split {split!r} has no readable image of {', '.join(empty)}"
-            raise ToolkitError(what, where=where, fix="add images of these classes")
+            what = f"split {split!r} has no readable image of {named(empty)}"
+            fix = "add images of these classes; copies of images in test or validation don't count in the other splits"
+            raise ToolkitError(what, where=where, fix=fix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.read_samples import read_samples
@@ -22,8 +21,17 @@ MAX_PIXELS = 100_000_000
 """An image with more pixels is refused before it is decoded (decompression bombs)."""
 MAX_ASPECT = 1000
 """A sliver is refused: resized by its short side, its long side would take gigabytes."""
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-"""File names that count as images, in lower case."""
+SIGNED_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM"),
+    *("PSD", "QOI", "DDS", "SGI", "SUN", "ICNS", "BLP", "FITS", "FTEX"),
+)
+"""Formats that their first bytes tell."""
+FORMATS = (
+    *SIGNED_FORMATS,
+    *("CUR", "DCX", "DIB", "FLI", "GBR", "ICO", "IM", "MSP", "PCD", "PCX", "PIXAR", "TGA", "XBM", "XPM"),
+)
+"""All that is ever opened: what Pillow decodes by itself. Left out are formats that start programs (EPS, WMF), hold
+other files (IPTC) or no pixels of their own (HDF5, GRIB, BUFR, MPEG)."""
 
 SUFFIXES = {
     "JPEG": ".jpg",
@@ -40,6 +48,7 @@ SUFFIXES = {
 DAMAGE = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, OverflowError),
     *(struct.error, Image.DecompressionBombError),
+    *(RuntimeError, LookupError, ArithmeticError, AssertionError),  # AVIF; DDS, BLP, FLI, PCX and others
 )
 """What Pillow raises on damaged files."""
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
@@ -114,7 +123,7 @@ def load(source: Path | bytes, *, where: Path) -> Loaded:
     content = source.read_bytes() if isinstance(source, Path) else source
     if not content:
         raise UnreadableImageError("the file is empty", where=where)
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(content) as image:
         (width, height), mode = image.size, image.mode
         if width * height > MAX_PIXELS:
             raise UnreadableImageError(f"{width}x{height} pixels, over the limit of {MAX_PIXELS:,}", where=where)
@@ -138,35 +147,32 @@ def explained(where: Path) -> Iterator[None]:
         raise UnreadableImageError(reason, where=where) from error
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Image files at any depth of a folder, sorted, without hidden ones."""
-    return [Path(name) for name in image_names_below(str(folder))]
+def read_encoded(path: Path) -> bytes:
+    """An image file's content, as it is encoded.
+
+    Raises:
+        UnreadableImageError: it can't be read, as a link that leads nowhere.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error), where=path) from error
 
 
-def image_names_below(folder: str) -> Iterator[str]:
-    """:func:`images_below` as text, one after the other: a list of millions of paths takes gigabytes."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from image_names_below(entry.path)
-        elif is_image_name(entry.name) and entry.is_file():
-            yield entry.path
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name counts as an image: a known extension, and not hidden."""
-    stem, _, extension = name.rpartition(".")
-    return bool(stem) and f".{extension.lower()}" in EXTENSIONS and not name.startswith(".")
+def open_image(content: bytes) -> ImageFile.ImageFile:
+    """Open an encoded image of one of :data:`FORMATS`, without decoding its pixels."""
+    return Image.open(io.BytesIO(content), formats=FORMATS)
 
 
 def suffix_of(content: bytes, otherwise: str = ".jpg") -> str:
     """File extension that fits an encoded image, such as ``.png``; ``otherwise`` for what is no image."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return SUFFIXES.get(str(image.format), otherwise)
+        with open_image(content) as image:
+            kind = str(image.format)
     except DAMAGE:
         return otherwise
+    known = (suffix for suffix, of in Image.registered_extensions().items() if of == kind)
+    return SUFFIXES.get(kind) or next(known, otherwise)
 
 
 def to_rgb(image: Image.Image, *, grey: bool = False) -> Image.Image:

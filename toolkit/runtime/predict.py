@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.decode import UnreadableImageError, images_below
+from toolkit.runtime.decode import UnreadableImageError
+from toolkit.runtime.image_files import FoundImages, images_below, in_words
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
 
@@ -101,20 +103,30 @@ def places_by_shape(inputs: Mapping[int, Float32 | UInt8]) -> list[list[int]]:
 
 
 def expand(paths: list[Path]) -> list[Path]:
-    """Files as given; a folder stands for the images below it, sorted.
+    """:func:`find_images` without what is left out."""
+    return [Path(name) for name in find_images(paths).names]
+
+
+def find_images(paths: list[Path]) -> FoundImages:
+    """Files as given; a folder stands for the images below it, sorted, and what else lies there is counted.
 
     Raises:
-        ToolkitError: a folder without images.
+        ToolkitError: a folder without images, or one that can't be listed.
     """
-    files: list[Path] = []
+    files, left_out = list[str](), Counter[str]()
     for path in paths:
         if not path.is_dir():
-            files.append(path)
+            files.append(str(path))
             continue
-        below = images_below(path)
-        if not below:
-            raise ToolkitError(
-                "no images in the folder", where=path, fix="give image files or a folder that holds some"
-            )
-        files += below
-    return files
+        try:
+            below = images_below(path)
+        except OSError as error:
+            what = f"can't list the folder: {error.strerror or error}"
+            raise ToolkitError(what, where=error.filename or path, fix="check its permissions") from error
+        if not below.names:
+            others = f"; left out: {in_words(below.left_out)}" if below.left_out else ""
+            fix = "give image files or a folder that holds some"
+            raise ToolkitError(f"no images in the folder{others}", where=path, fix=fix)
+        files += below.names
+        left_out += below.left_out
+    return FoundImages(files, left_out)

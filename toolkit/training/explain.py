@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -18,9 +20,9 @@ from toolkit.config import DataConfig, Recipe
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, default_workers
 from toolkit.data.formats import list_data
-from toolkit.data.listing import Item, Listing, check_listing
+from toolkit.data.listing import SPLITS, Item, Listing, check_listing
 from toolkit.data.source import Example
-from toolkit.data.splits import complete_splits
+from toolkit.data.splits import Entry, divide
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
@@ -117,13 +119,29 @@ def _listing(config: DataConfig) -> tuple[Listing | None, str | None]:
 
 
 def _images(listing: Listing, config: DataConfig) -> dict[str, int]:
-    """Images a split, as a run would make the splits if every image can be read."""
+    """Images a split, as a run would make the splits if every image can be read.
+
+    Contents are hashed where they decide which split an image is in.
+    """
     labels = {name: index for index, name in enumerate(listing.classes)}
-    found: dict[str, list[Item]] = {split: [] for split in listing.splits}
-    for item in listing.items:
-        found[item.split].append(item)
-    splits = complete_splits(found, config, lambda item: labels[item.label], lambda item: item.group)
-    return {split: len(items) for split, items in splits.items()}
+    if set(SPLITS) <= set(listing.splits) or any(item.group for item in listing.items):
+        hashes = [str(index) for index in range(len(listing.items))]
+    else:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            hashes = list(pool.map(_content_hash, listing.items))
+    found: dict[str, list[Entry]] = {split: [] for split in listing.splits}
+    for index, (item, sha256) in enumerate(zip(listing.items, hashes, strict=True)):
+        if sha256:
+            found[item.split].append(Entry(index, labels[item.label], sha256, item.group))
+    return {split: len(entries) for split, entries in divide(found, config, listing.classes).splits.items()}
+
+
+def _content_hash(item: Item) -> str:
+    """SHA-256 of an image's file; empty where it can't be read."""
+    try:
+        return item.sha256 or hashlib.sha256(item.content.read()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _device() -> torch.device:

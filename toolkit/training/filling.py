@@ -52,7 +52,7 @@ def fill_cache(
         _wait_for_turn(held, cache.folder, accelerator, stop_if_asked)
         shards = cache.layout.shards()
         if accelerator.is_main_process:
-            for folder in cache.folder.glob("rank-*"):
+            for folder in sorted(cache.folder.glob("rank-*")):
                 heal(folder)
         accelerator.wait_for_everyone()
         found = agreement.gathered(cache.missing(shards[process::processes]))

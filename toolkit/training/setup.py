@@ -19,6 +19,8 @@ from toolkit.config import Recipe
 from toolkit.data.dataset import cores_of_this_process
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
+from toolkit.labels import similar_labels
+from toolkit.runtime.image_files import in_words
 from toolkit.training.plan import Plan
 from toolkit.training.precision import check_precision, precision_handlers
 from toolkit.training.processes import PATIENCE, processes_asked_for
@@ -130,14 +132,31 @@ def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: P
             f"would be {config.learning_rate * factor:g} and {head * factor:g}"
         )
     console.print(f"peak learning rate {config.learning_rate:g}, head {head:g}{scaled}")
+    _announce_oddities(data, recipe)
+
+
+def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
+    """Say which splits were made, what was left out, and what is odd about the images."""
+    warning = "[bold yellow]warning[/]: "
+    if data.made:
+        console.print(f"splits made here: {', '.join(data.made)} (data.split_seed {recipe.data.split_seed})")
+    if data.left_out:
+        console.print(f"left out: {escape(in_words(data.left_out))}")
     if data.skipped:
-        console.print(f"[bold yellow]warning[/]: {len(data.skipped)} unreadable images are left out")
+        console.print(f"{warning}{len(data.skipped)} unreadable images are left out")
     if data.duplicates:
         first = escape(" = ".join(data.duplicates[0]))
+        removed = " and ".join(f"{count:,} from {split}" for split, count in data.removed.items())
         console.print(
-            f"[bold yellow]warning[/]: {len(data.duplicates)} images stand in more than one split, such as {first}; "
-            "test figures will look better than they are"
+            f"{warning}{len(data.duplicates):,} images stand in more than one split, such as {first}; one split keeps "
+            f"them (test before validation before train), their copies are left out: {removed}"
         )
+    if data.contradictions:
+        first = escape(" = ".join(data.contradictions[0]))
+        console.print(f"{warning}{len(data.contradictions):,} images have more than one label, such as {first}")
+    for labels in similar_labels(data.classes):
+        names = escape(" and ".join(map(repr, labels)))
+        console.print(f"{warning}classes {names} differ only by case, blanks or Unicode form; are they one?")
 
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:

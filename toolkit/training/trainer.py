@@ -433,6 +433,6 @@ class Trainer:
         if self.is_main:
             self.run.log(entry)
         names = {"loss", "accuracy", "learning_rate", "images_per_second", "data_wait_share"}
-        values = {f"{entry['split']}/{name}": entry[name] for name in names & set(entry)}
+        values = {f"{entry['split']}/{name}": entry[name] for name in sorted(names & set(entry))}
         values |= {f"learning_rate/{name}": rate for name, rate in entry.get("learning_rates", {}).items()}
         self.accelerator.log(values, step=self.standing.step)

@@ -1,0 +1,119 @@
+"""The index beside a shard, ``NAME.tar.index.jsonl``: a line about it, then a line an image with its place."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.listing import refuse_unlabelled
+from toolkit.errors import ToolkitError
+from toolkit.files import write_bytes
+from toolkit.labels import label_text
+
+FORMAT = 1
+INDEX = ".index.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Bytes in the middle of a file."""
+
+    path: Path
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """The part's bytes.
+
+        Raises:
+            OSError: the file is shorter than it was.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            content = file.read(self.length)
+        if len(content) != self.length:
+            raise OSError("the shard ends before the image does")
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of an index."""
+
+    name: str
+    """Member of the tar file that holds the image."""
+    offset: int
+    length: int
+    label: str
+    split: str = ""
+    group: str = ""
+    sha256: str = ""
+    """Of the image; only an index knows it."""
+
+    def lies_in(self, size: int) -> bool:
+        """Whether it stands within a file of ``size`` bytes."""
+        return 0 <= self.offset <= self.offset + self.length <= size
+
+
+@dataclass(frozen=True)
+class ShardContent:
+    """The samples of a shard, in order, and how many of its members are no part of them, by suffix or reason."""
+
+    samples: list[Sample]
+    left_out: dict[str, int]
+
+
+def index_of(shard: Path) -> Path:
+    """Where a shard's index lies."""
+    return shard.with_name(shard.name + INDEX)
+
+
+def write_index(shard: Path, content: ShardContent) -> None:
+    """Write a shard's index: a line about the shard, then a line an image."""
+    samples = content.samples
+    about = {"format": FORMAT, "shard": shard.name, "bytes": shard.stat().st_size, "images": len(samples)}
+    if content.left_out:
+        about["left_out"] = content.left_out
+    lines = [about, *({key: getattr(sample, key) for key in Sample.__slots__} for sample in samples)]
+    write_bytes(index_of(shard), "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read_index(shard: Path) -> ShardContent:
+    """The samples of a shard, as its index lists them.
+
+    Raises:
+        ToolkitError: the index is damaged, of a shard of another name or size, or has images without labels.
+    """
+    index = index_of(shard)
+    fix = f"remove {index.name} and write it again: toolkit data index {shard.parent}"
+    try:
+        about, *lines = [json.loads(line) for line in index.read_text().splitlines()]
+        samples = [_sample_in(line) for line in lines]
+        size, left_out = int(about["bytes"]), Counter[str](about.get("left_out", {}))
+        known = (about["format"], about["shard"], about["images"]) == (FORMAT, shard.name, len(samples))
+        known = known and all(sample.lies_in(size) for sample in samples)
+        total = left_out.total()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ToolkitError(f"damaged index: {error}", where=index, fix=fix) from error
+    if not known or size != shard.stat().st_size:
+        named_so = f"{about['shard']} with {about['images']} images and {size:,} bytes"
+        what = f"the index doesn't match its shard of {shard.stat().st_size:,} bytes: it is of {named_so}"
+        raise ToolkitError(what, where=index, fix=fix)
+    refuse_unlabelled([row for row, sample in enumerate(samples, 1) if not sample.label], "image", index, fix)
+    return ShardContent(samples, dict(left_out) if total else {})
+
+
+def _sample_in(line: dict[str, Any]) -> Sample:
+    """A line of an index as a sample, whatever JSON types another program wrote.
+
+    Raises:
+        TypeError: fields that are missing, unknown, or of a type that can't mean what they say.
+    """
+    sample = Sample(**line)
+    if not isinstance(sample.name, str) or not {type(sample.offset), type(sample.length)} <= {int}:
+        raise TypeError(f"no name or place of an image: {line}")
+    label, split, group, sha256 = (label_text(line.get(key)) for key in ("label", "split", "group", "sha256"))
+    return replace(sample, label=label, split=split, group=group, sha256=sha256)
