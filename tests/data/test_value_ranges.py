@@ -181,9 +181,10 @@ def test_a_dark_png_among_those_that_are_scaled_from_12_bits_is_read_like_them(t
 
 
 def test_files_whose_format_says_their_bits_need_no_range(tmp_path: Path) -> None:
-    dark = packed_12_bit_tiff([0, 273, 546, 819])
-    deep = f"P5\n2 1\n{65535}\n".encode() + np.array([0, 65535], ">u2").tobytes()
-    data = open_data(config_of(written(tmp_path, [dark, deep] * 6, ".pgm")))
+    dark = [packed_12_bit_tiff([0, 273, 546 - 16 * index, 819]) for index in range(6)]
+    deep = [b"P5\n2 1\n65535\n" + np.array([257 * index, 65535], ">u2").tobytes() for index in range(6)]
+    pairs = [content for pair in zip(dark, deep, strict=True) for content in pair]
+    data = open_data(config_of(written(tmp_path, pairs, ".pgm")))
     assert data.value_range is None
     assert set(data.value_ranges) == {
         "12-bit, 0 to 819 found, [0, 4095] stated, read as [0, 4095]",
