@@ -22,6 +22,13 @@ CONVERT = (
     "model.save_pretrained(FOLDER, safe_serialization=True), then give FOLDER"
 )
 
+KNOWN_BEGINNINGS = (
+    (b"PK", "a pickle", CONVERT),
+    (b"\x80", "a pickle", CONVERT),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file that it points to: git lfs pull"),
+)
+"""First bytes of files that are taken for safetensors."""
+
 
 @dataclass(frozen=True)
 class TensorEntry:
@@ -173,8 +180,16 @@ def tensors_in(files: Sequence[Path], source: Source) -> dict[str, TensorEntry]:
                         raise ToolkitError(what, where=source.where, fix=fix)
                     found[name] = TensorEntry(str(part.get_dtype()), tuple(part.get_shape()), path)
         except (SafetensorError, OSError, ValueError) as error:
-            reason = f"{path.name} is damaged, or no safetensors file: {reason_of(error)}"
-            if not path.stat().st_size:
-                reason = f"{path.name} is empty"
-            raise ToolkitError(reason, where=source.where, fix="copy it again, and compare its size") from error
+            raise _unreadable(path, reason_of(error), source) from error
     return found
+
+
+def _unreadable(path: Path, reason: str, source: Source) -> ToolkitError:
+    """What a file is that is no whole safetensors file."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    for beginning, what, fix in KNOWN_BEGINNINGS:
+        if start.startswith(beginning):
+            return ToolkitError(f"{path.name} is {what}, no safetensors file", where=source.where, fix=fix)
+    what = f"{path.name} is damaged, or no safetensors file: {reason}" if start else f"{path.name} is empty"
+    return ToolkitError(what, where=source.where, fix="copy it again, and compare its size")

@@ -24,7 +24,7 @@ from toolkit.models.encoder import Encoder, Family
 from toolkit.models.image_processor import open_processor
 from toolkit.models.siglip import Siglip
 from toolkit.models.tensor_files import listed, not_finite
-from toolkit.models.tower_check import TowerCheck
+from toolkit.models.tower_check import TowerCheck, no_projection
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Clip(), Siglip())}
 UNREADABLE = {
@@ -72,7 +72,9 @@ def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
         model_class = family.model_class(embedding)
         with torch.device("meta"):
             tower = model_class(config)
-        check = TowerCheck(family, tower, tensors_in(files, place), place)
+        if embedding == "projected" and not hasattr(tower, family.projection):
+            raise no_projection("config.json says so", family, place)
+        check = TowerCheck(family, tower, tensors_in(files, place), place, FAMILIES.values())
         fit = check.fit()
         model, report = model_class.from_pretrained(
             place.location,
@@ -162,13 +164,15 @@ def _configuration(place: Source, embedding: Embedding) -> tuple[Family, Pretrai
 def _family_of(content: dict[str, Any], place: Source) -> Family:
     kind = content.get("model_type")
     for family in FAMILIES.values():
+        if not isinstance(kind, str):
+            break
         if kind in family.model_types:
             return family
         if kind in family.text_model_types:
             fix = f"give both towers, or the vision tower, such as {family.example}"
             raise ToolkitError(f"a text tower alone (model_type {kind!r})", where=place.where, fix=fix)
     known = ", ".join(sorted(FAMILIES))
-    what = f"no support for encoders of type {kind!r}" if kind else "config.json names no model_type"
+    what = f"no support for encoders of type {kind!r}" if isinstance(kind, str) else "config.json names no model_type"
     raise ToolkitError(what, where=place.where, fix=f"use one of: {known}")
 
 

@@ -88,7 +88,7 @@ def listed(names: Sequence[str]) -> str:
 def reason_of(error: Exception) -> str:
     """The system's words without the library's around them."""
     reason = " ".join(str(error).split())
-    for words in ("Error while serializing: ", "Error while deserializing: ", "I/O error: "):
+    for words in ("Error while serializing: ", "Error while deserializing header: ", "I/O error: "):
         reason = reason.removeprefix(words)
     return reason
 

@@ -7,7 +7,7 @@ come from the file; what a checkpoint holds beside the tower (a text tower, a cl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -52,10 +52,18 @@ class TowerCheck:
         tower: the model; its values don't count, so it may be on the meta device.
         tensors: what the checkpoint holds.
         source: for messages.
+        families: all that there are, to know the weights of another one.
     """
 
-    def __init__(self, family: Family, tower: nn.Module, tensors: Mapping[str, TensorEntry], source: Source) -> None:
-        self.family, self.tensors, self.source = family, tensors, source
+    def __init__(
+        self,
+        family: Family,
+        tower: nn.Module,
+        tensors: Mapping[str, TensorEntry],
+        source: Source,
+        families: Iterable[Family] = (),
+    ) -> None:
+        self.family, self.tensors, self.source, self.families = family, tensors, source, tuple(families)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
         prefixes = "|".join(re.escape(wrapper) for wrapper in (*WRAPPERS, family.name))
         self.key_mapping = {rf"^(?:(?:{prefixes})\.)+": "", INNER_WRAPPER: ""}
@@ -145,6 +153,15 @@ class TowerCheck:
             "patch_embedding" in name for name in self.tensors
         ):
             raise self._error(f"the checkpoint holds a text tower alone; {some}", use)
+        keys = {self._key(self.unwrapped(name)) for name in self.tensors}
+        for other in self.families:
+            if other.mark in keys and self.family.mark not in keys:
+                kinds = " or ".join(sorted(other.model_types))
+                raise self._error(
+                    f"the weights are a {other.name} encoder's ({other.mark}), and config.json is a "
+                    f"{self.family.name} encoder's; {some}",
+                    f"use the config.json that the checkpoint was saved with; its model_type is {kinds}",
+                )
         if missing == list(self.shapes):
             self._refuse_unknown_prefix()
             raise self._error(
@@ -166,25 +183,18 @@ class TowerCheck:
         raise self._error(
             f"none of the encoder's {len(self.names)} tensors is there under its name; they begin with "
             f"{listed([repr(each) for each in sorted(prefixes)])}",
-            'rename them: python -c "from safetensors.torch import load_file, save_file; '
-            f"t = load_file('model.safetensors'); save_file({{k.removeprefix('{prefix}'): v for k, v in t.items()}}, "
+            'rename them, in that folder: python -c "from safetensors.torch import load_file, save_file; '
+            f"t = load_file('model.safetensors'); save_file({{k.removeprefix({prefix!r}): v for k, v in t.items()}}, "
             "'model.safetensors')\"",
         )
 
     def _refuse_missing(self, missing: list[str]) -> None:
         projection = f"{self.family.projection}."
         if all(name.startswith(projection) for name in missing):
-            raise self._error(
-                f"the checkpoint holds no {self.family.projection}, the encoder's projection: {listed(missing)} "
-                f"{'is' if len(missing) == 1 else 'are'} missing",
-                "set model.embedding=pooled to put the head on the pooled tokens, or give a checkpoint that has it",
-            )
-        if self.left_over:
-            missing_beside = f"; without a place there: {listed(self.left_over)}"
-        else:
-            missing_beside = ""
+            raise no_projection(f"the checkpoint lacks {listed(missing)}", self.family, self.source)
+        beside = f"; without a place there: {listed(self.left_over)}" if self.left_over else ""
         raise self._error(
-            f"{len(missing)} of the encoder's {len(self.names)} tensors are missing: {listed(missing)}{missing_beside}",
+            f"{len(missing)} of the encoder's {len(self.names)} tensors are missing: {listed(missing)}{beside}",
             self._layers_differ() or "copy the checkpoint again, with the config.json that it was saved with",
         )
 
@@ -235,6 +245,15 @@ class TowerCheck:
                 f"{listed(self.left_over)}",
                 self._layers_differ() or "use the config.json that the checkpoint was saved with",
             )
+
+
+def no_projection(reason: str, family: Family, source: Source) -> ToolkitError:
+    """That an encoder has no projection, and the choice that this leaves."""
+    return ToolkitError(
+        f"the encoder has no projection ({family.projection}): {reason}",
+        where=source.where,
+        fix="set model.embedding=pooled to put the head on the pooled tokens, or give a checkpoint that has it",
+    )
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:
