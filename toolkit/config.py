@@ -133,8 +133,8 @@ class ModelConfig(Section):
     encoder: str = Field("tiny-clip", description="tiny-clip, a folder, or a hub identifier of a CLIP or SigLIP model.")
     embedding: Embedding = Field(
         "projected",
-        description="What the head takes: projected, behind CLIP's projection or SigLIP's attention pooling; or pooled, "
-        "for an encoder without one: the class token (CLIP) or the mean of all tokens (SigLIP) behind the post norm.",
+        description="What the head takes: projected, behind CLIP's projection or SigLIP's attention pooling; or "
+        "pooled, for an encoder without one: CLIP's class token or the mean of SigLIP's tokens, behind the post norm.",
     )
     unfreeze_last: int | None = Field(
         None, ge=0, description="Train the last K layers, the post norm and the head; 0 trains the head alone."

@@ -83,9 +83,9 @@ def as_type(dtype: torch.dtype, part: str = "") -> Callable[[Tensors], Tensors]:
 
 def named_as_open_clip(tensors: Tensors) -> Tensors:
     """open_clip's names for the layers' norms, which is enough to know it by."""
-    return {
-        f"visual.transformer.resblocks.{index}.ln_1.weight": torch.ones(32) for index in range(3)
-    } | {"visual.conv1.weight": torch.zeros(32, 3, 8, 8)}
+    return {f"visual.transformer.resblocks.{index}.ln_1.weight": torch.ones(32) for index in range(3)} | {
+        "visual.conv1.weight": torch.zeros(32, 3, 8, 8)
+    }
 
 
 def named_as_timm(tensors: Tensors) -> Tensors:

@@ -60,7 +60,10 @@ def test_a_folder_from_before_there_was_a_choice_of_embedding_is_read(best: Path
         (kinds.without(FC1), f"1 of .* tensors are missing: .*{FC1}"),
         (kinds.without("layers.1."), "16 of .* tensors are missing: .* and 13 more"),
         (kinds.with_layer(7), "16 tensors have no place: .*layers.7.* and 13 more"),
-        (kinds.with_values(FC1, lambda t: t[:, :8].clone()), rf"1 of .* another shape: \S+{FC1} is \[64, 8\], not \[64, 32\]"),
+        (
+            kinds.with_values(FC1, lambda t: t[:, :8].clone()),
+            rf"1 of .* another shape: \S+{FC1} is \[64, 8\], not \[64, 32\]",
+        ),
         (kinds.as_type(torch.float16, FC1), f"1 of .* another type: .*{FC1} is float16, not float32"),
         (kinds.as_type(torch.int64, "temperature"), "another type: temperature is int64, not float32"),
         (kinds.with_values(FC1, lambda t: t * float("inf")), f"1 of .* not finite: .*{FC1}"),
@@ -124,7 +127,9 @@ def test_a_configuration_of_something_else(keys: dict[str, Any], what: str, best
 def test_a_processor_that_is_gone_or_of_another_size(best: Path) -> None:
     keys = json.loads((best / "preprocessor_config.json").read_text())
     side = {"height": 48, "width": 48}
-    kinds.set_json(best / "preprocessor_config.json", **({"crop_size": side} if "crop_size" in keys else {"size": side}))
+    kinds.set_json(
+        best / "preprocessor_config.json", **({"crop_size": side} if "crop_size" in keys else {"size": side})
+    )
     assert "48 x 48 pixels" in refused(best).what
     (best / "preprocessor_config.json").unlink()
     assert "no preprocessor_config.json" in refused(best).what

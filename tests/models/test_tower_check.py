@@ -87,7 +87,12 @@ def test_another_prefix_is_refused_with_a_command_that_mends_it(
     folder = kinds.copy_of(encoders[family], tmp_path / "encoder", kinds.prefixed("backbone."))
     error = refused(folder)
     assert "begin with 'backbone.'" in error.what
-    subprocess.run(error.fix[error.fix.index("python -c") :].replace("python", sys.executable, 1), shell=True, cwd=folder, check=True)
+    subprocess.run(
+        error.fix[error.fix.index("python -c") :].replace("python", sys.executable, 1),
+        shell=True,
+        cwd=folder,
+        check=True,
+    )
     assert_same(weights_of(folder), weights_of(encoders[family]))
 
 
@@ -98,7 +103,11 @@ def test_another_prefix_is_refused_with_a_command_that_mends_it(
         (kinds.without("layers.1.mlp.fc1.bias"), r"^1 of .* are missing: \S*layers.1.mlp.fc1.bias$", "copy"),
         (kinds.without("layers.1."), r"^16 of .* are missing: \S+, \S+, \S+ and 13 more$", "copy"),
         (kinds.without("layers.2."), r"^16 of .* are missing: .* and 13 more$", "says num_hidden_layers 3, .* has 2"),
-        (kinds.with_layer(3), r"without a place for 16 tensors .*layers.3.* and 13 more$", "num_hidden_layers 3, .* has 4"),
+        (
+            kinds.with_layer(3),
+            r"without a place for 16 tensors .*layers.3.* and 13 more$",
+            "num_hidden_layers 3, .* has 4",
+        ),
         (kinds.with_lora, r"tensors are of an adapter that was not merged: .*q_proj.* more$", "merge_and_unload"),
         (kinds.as_type(torch.int8, "layers"), r"weights are no floating-point .*\(I8\).* and 45 more$", "quantises"),
         (kinds.as_type(torch.bool, "post_layernorm"), r"^2 weights are no floating-point .*\(BOOL\)", "quantises"),
@@ -174,7 +183,9 @@ def test_a_tower_without_projection_is_a_choice_that_the_error_names(model: Call
     assert "model.embedding=pooled" in error.fix
     ours, theirs = weights_of(tmp_path, "pooled"), made.state_dict()
     assert {name.removeprefix("vision_model.") for name in theirs if "classifier" not in name} == ours.keys()
-    assert all(torch.equal(ours[name.removeprefix("vision_model.")], theirs[name]) for name in theirs if "class" not in name)
+    assert all(
+        torch.equal(ours[name.removeprefix("vision_model.")], theirs[name]) for name in theirs if "class" not in name
+    )
 
 
 @FAMILY
@@ -190,7 +201,9 @@ def test_a_whole_model_gives_its_vision_tower(model: Any, tmp_path: Path) -> Non
     made = model(CLIP if model is transformers.CLIPModel else SIGLIP)
     made.save_pretrained(tmp_path)
     theirs, ours = made.state_dict(), weights_of(tmp_path)
-    assert all(torch.equal(tensor, theirs.get(name, theirs.get(f"vision_model.{name}"))) for name, tensor in ours.items())
+    assert all(
+        torch.equal(tensor, theirs.get(name, theirs.get(f"vision_model.{name}"))) for name, tensor in ours.items()
+    )
 
 
 @pytest.mark.parametrize(("family", "other"), [("clip", "siglip"), ("siglip", "clip")])
@@ -214,8 +227,16 @@ def test_a_text_tower_alone(says: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "keys", "what"),
     [
-        ("clip", {"projection_dim": 48}, r"visual_projection.weight is \[24, 32\] where config.json makes it \[48, 32\]"),
-        ("siglip", {"image_size": 64}, r"position_embedding.weight is \[16, 32\] where config.json makes it \[64, 32\]"),
+        (
+            "clip",
+            {"projection_dim": 48},
+            r"visual_projection.weight is \[24, 32\] where config.json makes it \[48, 32\]",
+        ),
+        (
+            "siglip",
+            {"image_size": 64},
+            r"position_embedding.weight is \[16, 32\] where config.json makes it \[64, 32\]",
+        ),
         ("siglip", {"hidden_size": 2_000_000}, "60 of the encoder's 64 tensors have another shape"),
         ("siglip", {"num_channels": 4}, "patch_embedding.weight is"),
         ("siglip", {"hidden_size": "wide"}, "config.json makes no encoder: .*hidden_size"),

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from toolkit.errors import ToolkitError
 from toolkit.models.tensor_files import listed, reason_of
@@ -17,6 +17,9 @@ from toolkit.models.tensor_files import listed, reason_of
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 """Suffixes of weights that run code when they are read."""
+WHOLE_FOLDER = (
+    "give a folder that save_pretrained wrote, with config.json, model.safetensors and preprocessor_config.json"
+)
 CONVERT = (
     "pickles run code when they are read; in a place you trust, load them with transformers and write "
     "model.save_pretrained(FOLDER, safe_serialization=True), then give FOLDER"
@@ -119,8 +122,7 @@ def weight_files(source: Source) -> list[Path]:
         return [whole]
     index = source.json(INDEX)
     if index is None:
-        _refuse_without_weights(source)
-        raise AssertionError("unreachable")
+        raise _without_weights(source)
     names = _shards_of(index, source)
     found = {name: source.file(name) for name in names}
     absent = [name for name, path in found.items() if path is None]
@@ -130,23 +132,27 @@ def weight_files(source: Source) -> list[Path]:
     return [path for path in found.values() if path is not None]
 
 
-def _refuse_without_weights(source: Source) -> None:
+def _without_weights(source: Source) -> ToolkitError:
+    """What lies there in place of safetensors."""
     config = source.file("config.json")
     folder = source.folder or (config.parent if config else None)
     others = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES) if folder else []
     if others:
-        raise ToolkitError(f"the weights are pickles: {listed(others)}", where=source.where, fix=CONVERT)
-    what = f"no {WEIGHTS} there"
-    fix = "give a folder that save_pretrained wrote, with config.json, model.safetensors and preprocessor_config.json"
+        return ToolkitError(f"the weights are pickles: {listed(others)}", where=source.where, fix=CONVERT)
+    fix = WHOLE_FOLDER
     if source.folder is None:
-        fix = f"use a repository that has {WEIGHTS}; if its weights are pickles (pytorch_model.bin), {CONVERT}"
-    raise ToolkitError(what, where=source.where, fix=fix)
+        fix = f"use a repository that has {WEIGHTS}; if its weights are pickles (pytorch_model.bin): {CONVERT}"
+    return ToolkitError(f"no {WEIGHTS} there", where=source.where, fix=fix)
 
 
 def _shards_of(index: dict[str, Any], source: Source) -> list[str]:
     """The files that an index names, each inside its folder."""
     shards = index.get("weight_map")
-    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) and name for name in shards.values()):
+    if (
+        not isinstance(shards, dict)
+        or not shards
+        or not all(isinstance(name, str) and name for name in shards.values())
+    ):
         what = f"{INDEX} has no weight_map from tensors to files"
         raise ToolkitError(what, where=source.where, fix="copy it again, or save the model anew with save_pretrained")
     names = sorted(set(shards.values()))

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from toolkit.config import Embedding
 from toolkit.errors import ToolkitError
-from toolkit.models.checkpoint import Source, refuse_adapter, tensors_in, weight_files
+from toolkit.models.checkpoint import WHOLE_FOLDER, Source, refuse_adapter, tensors_in, weight_files
 from toolkit.models.clip import Clip
 from toolkit.models.encoder import Encoder, Family
 from toolkit.models.image_processor import open_processor
@@ -140,12 +140,12 @@ def _configuration(place: Source, embedding: Embedding) -> tuple[Family, Pretrai
     if content is None:
         if place.folder is None:
             AutoConfig.from_pretrained(place.location, trust_remote_code=False)  # says whether the hub is out of reach
-        fix = "give a folder that save_pretrained wrote, with config.json, model.safetensors and preprocessor_config.json"
-        raise ToolkitError("no config.json there", where=place.where, fix=fix)
+        raise ToolkitError("no config.json there", where=place.where, fix=WHOLE_FOLDER)
     family = _family_of(content, place)
-    for key, reason in UNREADABLE.items():
-        if content.get(key) or isinstance(inner := content.get("vision_config"), dict) and inner.get(key):
-            raise ToolkitError(f"config.json has {key}: {reason[0]}", where=place.where, fix=reason[1])
+    inner = content.get("vision_config")
+    for key, (what, fix) in UNREADABLE.items():
+        if content.get(key) or (isinstance(inner, dict) and inner.get(key)):
+            raise ToolkitError(f"config.json has {key}: {what}", where=place.where, fix=fix)
     try:
         config = AutoConfig.from_pretrained(place.location, trust_remote_code=False)
         vision = family.vision_config(config, embedding)

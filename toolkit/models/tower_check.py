@@ -68,14 +68,14 @@ class TowerCheck:
         prefixes = "|".join(re.escape(wrapper) for wrapper in (*WRAPPERS, family.name))
         self.key_mapping = {rf"^(?:(?:{prefixes})\.)+": "", INNER_WRAPPER: ""}
         self.names = {self._key(name): name for name in self.shapes}
-        parts = {key.partition(".")[0] for key in self.names}
+        self.parts = {key.partition(".")[0] for key in self.names}
         self.found: dict[str, list[str]] = {}
         self.left_over: list[str] = []
         for name in sorted(tensors, key=_in_order):
             key = self._key(self.unwrapped(name))
             if key in self.names:
                 self.found.setdefault(key, []).append(name)
-            elif key.partition(".")[0] in parts and not key.endswith("position_ids"):
+            elif self.belongs(name):
                 self.left_over.append(name)
 
     def fit(self) -> Fit:
@@ -109,9 +109,8 @@ class TowerCheck:
         return name
 
     def belongs(self, name: str) -> bool:
-        """Whether a name is one of the tower's."""
-        parts = {key.partition(".")[0] for key in self.names}
-        return self._key(self.unwrapped(name)).partition(".")[0] in parts and not name.endswith("position_ids")
+        """Whether a name is inside the tower, where only the buffers of old checkpoints may be left over."""
+        return self._key(self.unwrapped(name)).partition(".")[0] in self.parts and not name.endswith("position_ids")
 
     def _key(self, name: str) -> str:
         return name.removeprefix(f"{self.family.tower}.")
@@ -233,8 +232,9 @@ class TowerCheck:
         keys = KEYS | {f"{self.family.projection}.": "projection_dim and hidden_size"}
         hints = [hint for part, hint in keys.items() if any(part in name for name in others)]
         key = hints[0] if len(hints) == 1 else "hidden_size and its neighbours"
+        count = f"{len(others)} of the encoder's {len(self.names)} tensors"
         raise self._error(
-            f"{len(others)} of the encoder's {len(self.names)} tensors have another shape: {listed(list(others.values()))}",
+            f"{count} have another shape: {listed(list(others.values()))}",
             f"use the config.json that the checkpoint was saved with; {key} in it don't fit",
         )
 

@@ -83,10 +83,8 @@ def check_batch(accelerator: Accelerator, data: DataSource, recipe: Recipe) -> N
         raise ToolkitError(what, where="training.batch_size", fix=fix)
 
 
-def announce(
-    accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: Plan, notes: Sequence[str] = ()
-) -> None:
-    """Say what runs: processes, device, data, batch arithmetic, what is odd about them, and ``notes`` on the encoder."""
+def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: Plan, notes: Sequence[str] = ()) -> None:
+    """Say what runs: processes, device, data, batch arithmetic, what is odd, and ``notes`` on the encoder."""
     if not accelerator.is_main_process:
         return
     for note in notes:
