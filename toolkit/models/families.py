@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from toolkit.config import Embedding
@@ -67,18 +67,14 @@ def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
     place = Source(source, resolve(source))
     with quiet_transformers(), _in_words(place):
         refuse_adapter(place)
-        family, config = _configuration(place, embedding)
-        files = weight_files(place)
-        model_class = family.model_class(embedding)
-        with torch.device("meta"):
-            tower = model_class(config)
+        family, tower = _empty_tower(place, embedding)
         if embedding == "projected" and not hasattr(tower, family.projection):
             raise no_projection("config.json says so", family, place)
-        check = TowerCheck(family, tower, tensors_in(files, place), place, FAMILIES.values())
-        fit = check.fit()
+        check = TowerCheck(family, tower, tensors_in(weight_files(place), place), place, FAMILIES.values())
+        fit, model_class = check.fit(), family.model_class(embedding)
         model, report = model_class.from_pretrained(
             place.location,
-            config=config,
+            config=tower.config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
@@ -134,8 +130,13 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _configuration(place: Source, embedding: Embedding) -> tuple[Family, PretrainedConfig]:
-    """The family, and the configuration of the model that gives the embedding."""
+def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTrainedModel]:
+    """The family, and the model that gives the embedding as its configuration makes it, without values.
+
+    Raises:
+        ToolkitError: no configuration, or one that makes no encoder of a family.
+        OSError: the hub is out of reach.
+    """
     content = place.json("config.json")
     if content is None:
         if place.folder is None:
@@ -153,12 +154,11 @@ def _configuration(place: Source, embedding: Embedding) -> tuple[Family, Pretrai
         if min(vision.num_hidden_layers, vision.hidden_size, vision.image_size, vision.patch_size) < 1:
             raise ValueError("layers, sizes and patches are at least 1")
         with torch.device("meta"):
-            family.model_class(embedding)(vision)
+            return family, family.model_class(embedding)(vision)
     except MALFORMED as error:
         reason = " ".join(str(error).split())
         fix = "use the config.json that the checkpoint was saved with"
         raise ToolkitError(f"config.json makes no encoder: {reason}", where=place.where, fix=fix) from error
-    return family, vision
 
 
 def _family_of(content: dict[str, Any], place: Source) -> Family:

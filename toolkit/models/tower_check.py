@@ -98,9 +98,8 @@ class TowerCheck:
             return Fit({}, "")
         what = wrapped[0].removesuffix(self.unwrapped(wrapped[0]))
         what = what if what and wrapped[0] != what else "_orig_mod."
-        return Fit(
-            self.key_mapping, f"{len(wrapped)} of the encoder's {len(self.names)} tensors are read without {what!r}"
-        )
+        count = f"{len(wrapped)} of the encoder's {len(self.names)} tensors"
+        return Fit(self.key_mapping, f"{count} have {what!r} in their names, and are read without it")
 
     def unwrapped(self, name: str) -> str:
         """A name without what wrappers put before it."""
