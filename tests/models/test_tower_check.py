@@ -82,13 +82,16 @@ def test_layers_that_were_compiled_alone_are_read_without_their_prefix(
     assert "have '_orig_mod.' in" in encoder.notes[0]
 
 
-@FAMILY
+@pytest.mark.parametrize(
+    ("family", "prefix"),
+    [("clip", "backbone."), ("siglip", "backbone."), ("clip", "vision_model."), ("siglip", "vision_tower.")],
+)
 def test_another_prefix_is_refused_with_a_command_that_mends_it(
-    family: str, encoders: dict[str, Path], tmp_path: Path
+    family: str, prefix: str, encoders: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder = kinds.copy_of(encoders[family], tmp_path / "encoder", kinds.prefixed("backbone."))
+    folder = kinds.copy_of(encoders[family], tmp_path / "encoder", kinds.prefixed(prefix))
     error = refused(folder)
-    assert "begin with 'backbone.'" in error.what
+    assert f"begin with {prefix!r}" in error.what
     subprocess.run(
         error.fix[error.fix.index("python -c") :].replace("python", sys.executable, 1),
         shell=True,

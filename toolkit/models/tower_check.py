@@ -160,16 +160,18 @@ class TowerCheck:
                     f"{self.family.name} encoder's; {some}",
                     f"use the config.json that the checkpoint was saved with; its model_type is {kinds}",
                 )
+        self._refuse_unknown_prefix(missing)
         if missing == list(self.shapes):
-            self._refuse_unknown_prefix()
             raise self._error(
                 f"none of the encoder's {len(missing)} tensors is there; the checkpoint holds "
                 f"{listed(sorted(self.tensors)) or 'no tensor at all'}",
                 use,
             )
 
-    def _refuse_unknown_prefix(self) -> None:
-        key = next(iter(self.names))
+    def _refuse_unknown_prefix(self, missing: list[str]) -> None:
+        key = next(iter(self.names))  # of the embeddings of images, which no other tower has
+        if key in self.found:
+            return
         prefixes = {
             name.removesuffix(key).removesuffix(f"{self.family.tower}.")
             for name in self.tensors
@@ -179,8 +181,8 @@ class TowerCheck:
             return
         prefix = sorted(prefixes)[0]
         raise self._error(
-            f"none of the encoder's {len(self.names)} tensors is there under its name; they begin with "
-            f"{listed([repr(each) for each in sorted(prefixes)])}",
+            f"{len(missing)} of the encoder's {len(self.names)} tensors are not there under their names, which begin "
+            f"with {listed([repr(each) for each in sorted(prefixes)])}",
             'rename them, in that folder: python -c "from safetensors.torch import load_file, save_file; '
             f"t = load_file('model.safetensors'); save_file({{k.removeprefix({prefix!r}): v for k, v in t.items()}}, "
             "'model.safetensors')\"",
