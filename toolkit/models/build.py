@@ -90,7 +90,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
         what = f"no trained classifier: {', '.join(missing)} missing"
         raise ToolkitError(what, where=folder, fix="give a run folder that recipes/finetune.py finished")
     place = Source(str(folder), str(folder), key="")
-    config, labels = place.json(CONFIG) or {}, _labels(folder)
+    config, labels = _content(folder, CONFIG), _labels(folder)
     family, embedding = _described(config, folder)
     try:
         vision_config = family.vision_config(
@@ -119,11 +119,15 @@ def _damaged(reason: str, folder: Path) -> ToolkitError:
     return ToolkitError(f"damaged checkpoint: {reason}", where=folder, fix="train again, or copy it again")
 
 
-def _labels(folder: Path) -> list[str]:
+def _content(folder: Path, name: str) -> Any:
     try:
-        labels = json.loads((folder / LABELS).read_bytes())
+        return json.loads((folder / name).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(f"{LABELS} can't be read: {' '.join(str(error).split())}", folder) from error
+        raise _damaged(f"{name} can't be read: {' '.join(str(error).split())}", folder) from error
+
+
+def _labels(folder: Path) -> list[str]:
+    labels = _content(folder, LABELS)
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
         raise _damaged(f"{LABELS} is no list of names", folder)
     twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -132,8 +136,10 @@ def _labels(folder: Path) -> list[str]:
     return labels
 
 
-def _described(config: dict[str, Any], folder: Path) -> tuple[Family, Embedding]:
+def _described(config: Any, folder: Path) -> tuple[Family, Embedding]:
     """Family and embedding that a configuration names; those written before there was a choice are projected."""
+    if not isinstance(config, dict):
+        raise _damaged(f"{CONFIG} holds no JSON object", folder)
     missing = [key for key in ("family", "encoder", "head") if key not in config]
     if missing:
         raise _damaged(f"{CONFIG} lacks {', '.join(missing)}", folder)
