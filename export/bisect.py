@@ -214,6 +214,6 @@ def _module(tensor: str) -> str:
     name, _, part = tensor.partition("/")
     if tensor == LOGITS:
         return "head"
-    if part == "input":  # of a projection: what attention gives; of a norm: the sum that its layer forms
-        return name.rpartition(".")[0]
+    if part == "input":  # what attention, or for a norm its layer, gives; the head takes the embedding
+        return name.rpartition(".")[0] or "encoder"
     return name

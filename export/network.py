@@ -27,9 +27,12 @@ from export.preprocessing import RESIZED
 from export.products import integer_product, product, rounded_matrix
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.models.encoder import Group
 from toolkit.runtime.preprocess import Preprocess
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
+POOLED = "head/input"
+"""The embedding of an encoder without a projection: no module of PyTorch's gives it."""
 GELU = {
     "GELU": "none",
     "GELUActivation": "none",
@@ -278,9 +281,18 @@ def add_classifier(
     network.probabilities(network.head(embedding))
 
 
+def tensor_after(classifier: Classifier, group: Group) -> str:
+    """The graph's tensor that holds what a group gives."""
+    encoder = classifier.encoder
+    if encoder.embedding == "pooled" and group.name == encoder.group_names[-1]:
+        return POOLED
+    return next(name for name, module in classifier.named_modules() if module is group.modules[-1])
+
+
 def _clip(network: NetworkBuilder, model: Any, pixel_values: str) -> str:
     """Class token -> post norm -> projection; nothing reads the last layer's other tokens, so they are left out."""
-    vision = model.vision_model
+    projection = getattr(model, "visual_projection", None)
+    vision = model if projection is None else model.vision_model
     embeddings, add = vision.embeddings, network.scope(vision.embeddings)
     # the class token's row comes in with the position embeddings, over zeros
     tokens = add("Pad", network.patches(pixel_values, embeddings.patch_embedding), add.integers(0, 1, 0, 0, 0, 0))
@@ -295,11 +307,13 @@ def _clip(network: NetworkBuilder, model: Any, pixel_values: str) -> str:
     stream = network.layer(stream, last, first_token_only=True)
     normed, _ = network.layer_norm(stream, vision.post_layernorm)
     add = network.scope(vision)
-    return network.linear(add("Squeeze", normed, add.integers(1)), model.visual_projection)
+    if projection is None:
+        return str(add("Squeeze", normed, add.integers(1), name=POOLED))
+    return network.linear(add("Squeeze", normed, add.integers(1)), projection)
 
 
 def _siglip(network: NetworkBuilder, model: Any, pixel_values: str) -> str:
-    """All tokens -> post norm -> attention pooling by a learned query."""
+    """All tokens -> post norm -> attention pooling by a learned query, or their mean."""
     embeddings = model.embeddings
     name = network.name_of(embeddings)
     positions = network.weight(f"{name}.position_embedding.weight", embeddings.position_embedding.weight)
@@ -308,6 +322,9 @@ def _siglip(network: NetworkBuilder, model: Any, pixel_values: str) -> str:
     for layer in model.encoder.layers:
         stream = network.layer(stream, layer)
     normed, _ = network.layer_norm(stream, model.post_layernorm)
+    if not model.use_head:
+        add = network.scope(model.post_layernorm)
+        return str(add("ReduceMean", normed, add.integers(1), name=POOLED, keepdims=0))
     return _attention_pooling(network, normed, model.head)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from export.network import LOGITS
+from export.network import LOGITS, tensor_after
 from export.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.reference import Reference, Sample, spread
 from export.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
@@ -57,7 +57,8 @@ def stages(
         produced = np.stack(_by_the_graph(session, model, preprocess, pixels))
     else:
         produced = np.stack([preprocess(image) for image in decoded])
-    names = [embedding_name(reference), LOGITS]
+    classifier = reference.classifier
+    names = [tensor_after(classifier, classifier.encoder.groups[-1]), LOGITS]
     embedding, logits = open_part(network_part(model, names), session).compute(
         names, network_input(model, preprocess, wanted)
     )
@@ -84,12 +85,6 @@ def largest_difference(ours: Float32, theirs: Float32 | npt.NDArray[np.float64])
     """Max |ours - theirs|; the largest fp32 number where one of them is no number, since JSON knows no infinity."""
     difference = np.abs(ours - theirs)
     return float(difference.max()) if np.isfinite(difference).all() else float(np.finfo(np.float32).max)
-
-
-def embedding_name(reference: Reference) -> str:
-    """The graph's tensor that holds the embedding: the output of the encoder's last group."""
-    (module,) = reference.classifier.encoder.groups[-1].modules
-    return next(name for name, candidate in reference.classifier.named_modules() if candidate is module)
 
 
 def _cosines(ours: Float32, theirs: Float32) -> Float32:

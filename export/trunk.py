@@ -21,6 +21,7 @@ from export.activation_ranges import observe, product_inputs
 from export.form import Form
 from export.graph import build_graph
 from export.grey_levels import fills_grid
+from export.network import tensor_after
 from export.overflow import overflowing
 from export.quantization import Quantization
 from export.subgraph import network_part, open_model
@@ -138,9 +139,8 @@ def trunk_graph(classifier: Classifier, preprocess: Preprocess, content: dict[st
     """From ``pixel_values`` to what the first trainable group takes."""
     form = Form.model_validate(content["form"])
     group = classifier.groups[boundary_of(classifier, content) - 1]
-    names = {module: name for name, module in classifier.named_modules()}
     whole = build_graph(classifier, preprocess, {}, "pixel_values", form)
-    return network_part(whole, [names[group.modules[-1]]])
+    return network_part(whole, [tensor_after(classifier, group)])
 
 
 def check_description(content: dict[str, Any], where: Path | str) -> dict[str, Any]:

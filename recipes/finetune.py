@@ -63,7 +63,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         )
         if resume:
             trainer.resume()
-        announce(accelerator, data, recipe, trainer.train_plan)
+        announce(accelerator, data, recipe, trainer.train_plan, classifier.encoder.notes)
         start_trackers(accelerator, recipe, out, trainer.standing.step)
         try:
             summary = trainer.fit()

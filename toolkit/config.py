@@ -26,6 +26,7 @@ from toolkit.labels import label_text
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
 DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
+Embedding = Literal["projected", "pooled"]
 SelectBy = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "loss"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -169,6 +170,11 @@ class ModelConfig(Section):
     """Encoder, what of it learns, and the head."""
 
     encoder: str = Field("tiny-clip", description="tiny-clip, a folder, or a hub identifier of a CLIP or SigLIP model.")
+    embedding: Embedding = Field(
+        "projected",
+        description="What the head takes: projected, behind CLIP's projection or SigLIP's attention pooling; or "
+        "pooled, for an encoder without one: CLIP's class token or the mean of SigLIP's tokens, behind the post norm.",
+    )
     unfreeze_last: int | None = Field(
         None, ge=0, description="Train the last K layers, the post norm and the head; 0 trains the head alone."
     )

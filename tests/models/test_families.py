@@ -1,4 +1,4 @@
-"""Both families: the ordered groups compute what transformers' own forward pass computes."""
+"""Both families, projected and pooled: the ordered groups compute what transformers' own forward pass computes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import CLIPModel, SiglipVisionModel
 
 from toolkit.errors import ToolkitError
 from toolkit.models.encoder import Encoder
 from toolkit.models.families import load_encoder, load_processor
 
 
-@pytest.fixture(params=["clip", "siglip"])
+@pytest.fixture(params=[(family, embedding) for family in ("clip", "siglip") for embedding in ("projected", "pooled")])
 def encoder(request: pytest.FixtureRequest, encoders: dict[str, Path]) -> Encoder:
-    return load_encoder(str(encoders[request.param])).eval()
+    family, embedding = request.param
+    encoder = load_encoder(str(encoders[family]), embedding).eval()
+    assert encoder.embedding == embedding
+    return encoder
+
+
+def test_pooled_is_what_transformers_pools(encoders: dict[str, Path]) -> None:
+    """CLIP's class token behind the post norm; the mean that SiglipForImageClassification classifies."""
+    pixel_values = torch.randn(2, 3, 32, 32)
+    clip, siglip = (load_encoder(str(encoders[family]), "pooled").eval() for family in ("clip", "siglip"))
+    with torch.inference_mode():
+        whole = CLIPModel.from_pretrained(encoders["clip"]).vision_model(pixel_values).pooler_output
+        tokens = SiglipVisionModel.from_pretrained(encoders["siglip"])(pixel_values).last_hidden_state
+        torch.testing.assert_close(clip(pixel_values), whole)
+        torch.testing.assert_close(siglip(pixel_values), tokens.mean(dim=1))
+    assert (clip.embedding_size, siglip.embedding_size) == (32, 32)
 
 
 def test_groups_in_order_compute_what_transformers_computes(encoder: Encoder) -> None:
@@ -63,7 +79,8 @@ def test_starting_at_any_group_with_the_activations_before_it_gives_the_same_emb
 
 
 def test_group_names_are_the_documented_ones(encoder: Encoder) -> None:
-    assert encoder.group_names == ["embeddings", "layers.0", "layers.1", "layers.2", "post_norm", "projection"]
+    names = ["embeddings", "layers.0", "layers.1", "layers.2", "post_norm", "projection"]
+    assert encoder.group_names == (names if encoder.embedding == "projected" else names[:-1])
 
 
 def test_every_parameter_belongs_to_exactly_one_group(encoder: Encoder) -> None:

@@ -53,7 +53,7 @@ def main(encoder: str) -> None:
         assert mine.keys() == theirs.keys()
         for name, tensor in mine.items():
             torch.testing.assert_close(tensor, theirs[name], atol=1e-5, rtol=1e-4)
-    restore(Path("checkpoint"), {WEIGHTS: weights, OPTIMIZER: moments}, fresh, fresh_optimizer)
+    restore(Path("checkpoint"), {WEIGHTS: weights, OPTIMIZER: moments}, fresh, fresh_optimizer, steps=1)
     again, goes_on = (step(*pair, pixel_values) for pair in ((fresh, fresh_optimizer), (sharded, sharded_optimizer)))
     assert torch.equal(again, goes_on)
     final = trainable_state(sharded)

@@ -132,6 +132,8 @@ def _print_explained(found: dict[str, Any], epochs: int) -> None:
         for group in found["groups"]
     ]
     print_table("what learns", ["group", "parameters", "learning rate"], rows)
+    for note in found["encoder_notes"]:
+        out.print(f"note: {note}", soft_wrap=True, markup=False)
     learns, total = found["trainable_parameters"], found["parameters"]
     out.print(f"{learns:,} of {total:,} parameters learn ({learns / total:.1%})")
     if found["trunk_precision"] != "fp32":

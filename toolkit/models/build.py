@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from toolkit.config import HeadConfig, ModelConfig
+from toolkit.config import Embedding, HeadConfig, ModelConfig
 from toolkit.errors import ToolkitError
 from toolkit.files import write_json
+from toolkit.models.checkpoint import Source
 from toolkit.models.classifier import Classifier
-from toolkit.models.encoder import Encoder
-from toolkit.models.families import FAMILIES, load_encoder, load_processor, quiet_transformers
+from toolkit.models.encoder import Encoder, Family
+from toolkit.models.families import FAMILIES, MALFORMED, load_encoder, load_processor, quiet_transformers
 from toolkit.models.head import build_head
+from toolkit.models.image_processor import check_output_size, open_processor
 from toolkit.models.selection import freeze_all_but, select_groups
-from toolkit.models.tensor_files import load_tensors, save_tensors
+from toolkit.models.tensor_files import difference, listed, load_tensors, save_tensors
 from toolkit.runtime.value_range import Range
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
+FORMAT = 1
+"""Of ``config.json``."""
 
 
 def build_classifier(
@@ -38,10 +42,14 @@ def build_classifier(
 
     Returns:
         The classifier, in training form, and the family's image processor.
+
+    Raises:
+        ToolkitError: an encoder or a processor that can't be used as its files are, or groups that don't exist.
     """
-    encoder = load_encoder(config.encoder)
+    encoder = load_encoder(config.encoder, config.embedding)
     processor = load_processor(config.encoder, encoder.family)
     processor.value_range = value_range
+    check_output_size(processor, encoder, Source(config.encoder, config.encoder))
     torch.manual_seed(seed)
     head = build_head(config.head, encoder.embedding_size, len(labels))
     classifier = Classifier(encoder, head, labels)
@@ -70,8 +78,9 @@ def save_classifier(
     """
     save_tensors(folder / WEIGHTS, classifier.state_dict() if weights is None else weights)
     config = {
-        "format": 1,
+        "format": FORMAT,
         "family": classifier.encoder.family.name,
+        "embedding": classifier.encoder.embedding,
         "encoder": classifier.encoder.model.config.to_dict(),
         "head": head.model_dump(mode="json"),
         "trainable_groups": trainable_groups(classifier),
@@ -91,20 +100,73 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
     if missing:
         what = f"no trained classifier: {', '.join(missing)} missing"
         raise ToolkitError(what, where=folder, fix="give a run folder that recipes/finetune.py finished")
+    place = Source(str(folder), str(folder), key="")
+    config, labels = _content(folder, CONFIG), _labels(folder)
+    family, embedding = _described(config, folder)
     try:
-        config = json.loads((folder / CONFIG).read_text())
-        labels = json.loads((folder / LABELS).read_text())
-        family = FAMILIES[config["family"]]
-        vision_config = family.model_class.config_class.from_dict(config["encoder"])
+        vision_config = family.vision_config(
+            family.model_class(embedding).config_class.from_dict(config["encoder"]), embedding
+        )
         with quiet_transformers(), no_init_weights():  # all of them are loaded below
-            encoder = Encoder(family, family.model_class(vision_config))
-            processor = family.processor_class.from_pretrained(folder)
+            encoder = Encoder(family, family.model_class(embedding)(vision_config))
+            processor = open_processor(place, family)
         head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
         classifier = Classifier(encoder, head, labels)
-        classifier.load_state_dict(load_tensors(folder / WEIGHTS))
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ToolkitError(
-            f"damaged checkpoint: {reason}", where=folder, fix="train again, or copy it again"
-        ) from error
+        weights = load_tensors(folder / WEIGHTS)
+    except MALFORMED as error:
+        raise _damaged(" ".join(str(error).split()), folder) from error
+    check_output_size(processor, encoder, place)
+    _check_classes(weights, classifier, folder)
+    wrong = difference(weights, classifier.state_dict())
+    if wrong:
+        raise _damaged(f"{WEIGHTS}: {wrong}", folder)
+    if weights["temperature"] <= 0:
+        raise _damaged(f"{WEIGHTS}: the temperature is not above zero", folder)
+    classifier.load_state_dict(weights)
     return classifier.eval(), processor
+
+
+def _damaged(reason: str, folder: Path) -> ToolkitError:
+    return ToolkitError(f"damaged checkpoint: {reason}", where=folder, fix="train again, or copy it again")
+
+
+def _content(folder: Path, name: str) -> Any:
+    try:
+        return json.loads((folder / name).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(f"{name} can't be read: {' '.join(str(error).split())}", folder) from error
+
+
+def _labels(folder: Path) -> list[str]:
+    labels = _content(folder, LABELS)
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise _damaged(f"{LABELS} is no list of names", folder)
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise _damaged(f"{LABELS} holds {len(twice)} names twice: {listed(twice)}", folder)
+    return labels
+
+
+def _described(config: Any, folder: Path) -> tuple[Family, Embedding]:
+    """Family and embedding that a configuration names; those written before there was a choice are projected."""
+    if not isinstance(config, dict):
+        raise _damaged(f"{CONFIG} holds no JSON object", folder)
+    missing = [key for key in ("family", "encoder", "head") if key not in config]
+    if missing:
+        raise _damaged(f"{CONFIG} lacks {', '.join(missing)}", folder)
+    if config.get("format") != FORMAT:
+        what = f"{CONFIG} has format {config.get('format')!r}, where this version reads {FORMAT}"
+        raise ToolkitError(what, where=folder, fix="use the version of the toolkit that wrote it, or train again")
+    for key, known in (("family", tuple(FAMILIES)), ("embedding", get_args(Embedding))):
+        value = config.get(key, "projected")
+        if value not in known:
+            raise _damaged(f"{CONFIG} has {key} {value!r}, which is none of {', '.join(known)}", folder)
+    return FAMILIES[config["family"]], config.get("embedding", "projected")
+
+
+def _check_classes(weights: dict[str, Tensor], classifier: Classifier, folder: Path) -> None:
+    """Tell a list of labels that isn't the head's from other damage."""
+    name = [name for name, _ in classifier.named_parameters() if name.startswith("head.")][-1]
+    bias = weights.get(name)
+    if bias is not None and bias.ndim == 1 and len(bias) != len(classifier.labels):
+        raise _damaged(f"{LABELS} holds {len(classifier.labels)} names, and the head has {len(bias)} classes", folder)

@@ -1,4 +1,4 @@
-"""CLIP: class token -> post norm -> projection.
+"""CLIP: class token -> post norm -> projection, where there is one.
 
 ``CLIPForImageClassification`` mean-pools the patch tokens instead, which leaves the projection
 unused and zero-shot weights without a place; here the embedding is the one CLIP was trained on.
@@ -13,8 +13,15 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection, PretrainedConfig
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    PretrainedConfig,
+)
 
+from toolkit.config import Embedding
 from toolkit.models.encoder import Group
 
 
@@ -23,10 +30,18 @@ class Clip:
 
     name = "clip"
     model_types = frozenset({"clip", "clip_vision_model"})
-    model_class = CLIPVisionModelWithProjection
+    text_model_types = frozenset({"clip_text_model"})
     processor_class = CLIPImageProcessorPil
+    tower = "vision_model"
+    projection = "visual_projection"
+    mark = "pre_layrnorm.weight"
+    example = "openai/clip-vit-base-patch32"
 
-    def vision_config(self, config: PretrainedConfig) -> CLIPVisionConfig:
+    def model_class(self, embedding: Embedding) -> Any:
+        """The tower with its projection, or alone."""
+        return CLIPVisionModelWithProjection if embedding == "projected" else CLIPVisionModel
+
+    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> CLIPVisionConfig:
         """The vision tower's part; the projection's width stands in the whole model's configuration."""
         if isinstance(config, CLIPVisionConfig):
             return config
@@ -36,7 +51,7 @@ class Clip:
 
     def groups(self, model: Any) -> list[Group]:
         """Map the model's modules to the ordered groups."""
-        vision = model.vision_model
+        vision, projection = _tower_of(model), getattr(model, self.projection, None)
 
         def embed(pixel_values: Tensor) -> Tensor:
             return vision.pre_layrnorm(vision.embeddings(pixel_values))
@@ -50,20 +65,27 @@ class Clip:
             for index, layer in enumerate(before)
         ]
         layers.append(Group(f"layers.{len(before)}", (last,), partial(class_token_layer, last)))
+        projected = [] if projection is None else [Group("projection", (projection,), projection)]
         return [
             Group("embeddings", (vision.embeddings, vision.pre_layrnorm), embed),
             *layers,
             Group("post_norm", (vision.post_layernorm,), pool),
-            Group("projection", (model.visual_projection,), model.visual_projection),
+            *projected,
         ]
 
     def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
         """The embedding [B, P] by transformers' own forward pass."""
-        return model(pixel_values=pixel_values).image_embeds
+        output = model(pixel_values=pixel_values)
+        return output.pooler_output if isinstance(model, CLIPVisionModel) else output.image_embeds
 
-    def embedding_size(self, config: Any) -> int:
-        """P: the width that image and text share."""
-        return config.projection_dim
+    def embedding_size(self, model: Any) -> int:
+        """P: the width that image and text share, or D without a projection."""
+        config = model.config
+        return config.hidden_size if isinstance(model, CLIPVisionModel) else config.projection_dim
+
+
+def _tower_of(model: Any) -> CLIPVisionModel:
+    return model if isinstance(model, CLIPVisionModel) else model.vision_model
 
 
 def is_sharded(module: nn.Module) -> bool:

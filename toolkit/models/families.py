@@ -11,35 +11,79 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from toolkit.config import Embedding
 from toolkit.errors import ToolkitError
+from toolkit.models.checkpoint import WHOLE_FOLDER, Source, refuse_adapter, tensors_in, weight_files
 from toolkit.models.clip import Clip
 from toolkit.models.encoder import Encoder, Family
+from toolkit.models.image_processor import open_processor
 from toolkit.models.siglip import Siglip
+from toolkit.models.tensor_files import listed, not_finite
+from toolkit.models.tower_check import TowerCheck, no_projection
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Clip(), Siglip())}
+UNREADABLE = {
+    "quantization_config": (
+        "the weights are quantised",
+        "give the encoder in fp32, fp16 or bf16; the export quantises (--precision int8)",
+    ),
+    "transformers_weights": (
+        "the weights lie in a file of another name",
+        "rename it to model.safetensors and remove the key",
+    ),
+}
+"""Keys of a configuration that ask for what is not done here."""
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+"""What transformers raises over files that are not as it expects."""
 EMBEDDED = "tiny-clip"
 """Name of the encoder that ships with the package."""
 
 
-def load_encoder(source: str) -> Encoder:
-    """Load a pre-trained vision encoder in float32.
+def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
+    """Load a pre-trained vision encoder in float32, every tensor of it from the checkpoint.
 
     Args:
         source: ``tiny-clip``, a folder that ``save_pretrained`` wrote, or a hub identifier.
+        embedding: what the encoder is to give.
 
     Raises:
-        ToolkitError: nothing there, the hub out of reach, or a family that isn't supported.
+        ToolkitError: nothing there, the hub out of reach, a family that isn't supported, or a checkpoint that
+            does not fill the encoder: names, shapes or types that differ, values that are not finite.
     """
-    location = resolve(source)
-    with quiet_transformers():
-        config = _load(AutoConfig, location, source)
-        family = _family_of(config, source)
-        options = {"config": family.vision_config(config), "dtype": torch.float32, "use_safetensors": True}
-        model = _load(family.model_class, location, source, **options)
-    return Encoder(family, model)
+    place = Source(source, resolve(source))
+    with quiet_transformers(), _in_words(place):
+        refuse_adapter(place)
+        family, tower = _empty_tower(place, embedding)
+        if embedding == "projected" and not hasattr(tower, family.projection):
+            raise no_projection("config.json says so", family, place)
+        check = TowerCheck(family, tower, tensors_in(weight_files(place), place), place, FAMILIES.values())
+        fit, model_class = check.fit(), family.model_class(embedding)
+        model, report = model_class.from_pretrained(
+            place.location,
+            config=tower.config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            key_mapping=fit.key_mapping or None,
+        )
+    _check_report(report, check)
+    _check_values(model, place)
+    return Encoder(family, model, (fit.note,) if fit.note else ())
 
 
 def load_processor(source: str, family: Family) -> Any:
@@ -47,9 +91,13 @@ def load_processor(source: str, family: Family) -> Any:
 
     transformers prefers torchvision's processors and falls back with a warning; asking for
     the Pillow class by name gives the same pixels with and without torchvision.
+
+    Raises:
+        ToolkitError: no processor there, or another family's.
     """
-    with quiet_transformers():
-        return _load(family.processor_class, resolve(source), source)
+    place = Source(source, resolve(source))
+    with quiet_transformers(), _in_words(place):
+        return open_processor(place, family)
 
 
 def resolve(source: str) -> str:
@@ -82,26 +130,82 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _family_of(config: PretrainedConfig, source: str) -> Family:
-    for family in FAMILIES.values():
-        if config.model_type in family.model_types:
-            return family
-    known = ", ".join(sorted(FAMILIES))
-    raise ToolkitError(
-        f"no support for encoders of type {config.model_type!r}", where=source, fix=f"use one of: {known}"
-    )
+def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTrainedModel]:
+    """The family, and the model that gives the embedding as its configuration makes it, without values.
 
-
-def _load(loader: Any, location: str, source: str, **options: Any) -> Any:
+    Raises:
+        ToolkitError: no configuration, or one that makes no encoder of a family.
+        OSError: the hub is out of reach.
+    """
+    content = place.json("config.json")
+    if content is None:
+        if place.folder is None:
+            AutoConfig.from_pretrained(place.location, trust_remote_code=False)  # says whether the hub is out of reach
+        raise ToolkitError("no config.json there", where=place.where, fix=WHOLE_FOLDER)
+    family = _family_of(content, place)
+    inner = content.get("vision_config")
+    for key, (what, fix) in UNREADABLE.items():
+        if content.get(key) or (isinstance(inner, dict) and inner.get(key)):
+            raise ToolkitError(f"config.json has {key}: {what}", where=place.where, fix=fix)
     try:
-        return loader.from_pretrained(location, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        local = Path(location).is_dir()
+        config = AutoConfig.from_pretrained(place.location, trust_remote_code=False)
+        vision = family.vision_config(config, embedding)
+        vision._attn_implementation = None  # a file must not choose the code that runs
+        if min(vision.num_hidden_layers, vision.hidden_size, vision.image_size, vision.patch_size) < 1:
+            raise ValueError("layers, sizes and patches are at least 1")
+        with torch.device("meta"):
+            return family, family.model_class(embedding)(vision)
+    except MALFORMED as error:
+        reason = " ".join(str(error).split())
+        fix = "use the config.json that the checkpoint was saved with"
+        raise ToolkitError(f"config.json makes no encoder: {reason}", where=place.where, fix=fix) from error
+
+
+def _family_of(content: dict[str, Any], place: Source) -> Family:
+    kind = content.get("model_type")
+    for family in FAMILIES.values():
+        if not isinstance(kind, str):
+            break
+        if kind in family.model_types:
+            return family
+        if kind in family.text_model_types:
+            fix = f"give both towers, or the vision tower, such as {family.example}"
+            raise ToolkitError(f"a text tower alone (model_type {kind!r})", where=place.where, fix=fix)
+    known = ", ".join(sorted(FAMILIES))
+    what = f"no support for encoders of type {kind!r}" if isinstance(kind, str) else "config.json names no model_type"
+    raise ToolkitError(what, where=place.where, fix=f"use one of: {known}")
+
+
+def _check_report(report: dict[str, Any], check: TowerCheck) -> None:
+    """Refuse what transformers itself did not fill from the file, in case it reads names otherwise than we do."""
+    reshaped = [str(entry[0]) for entry in report["mismatched_keys"]]
+    left_over = [name for name in report["unexpected_keys"] if check.belongs(name)]
+    names = sorted({*report["missing_keys"], *reshaped, *left_over})
+    if names or report["error_msgs"]:
+        said = listed(names or [" ".join(text.split()) for text in report["error_msgs"]])
+        what = f"transformers did not fill the encoder from the checkpoint: {said}"
+        fix = "save the encoder anew with save_pretrained, by the version of transformers that is installed here"
+        raise ToolkitError(what, where=check.source.where, fix=fix)
+
+
+def _check_values(model: nn.Module, place: Source) -> None:
+    bad = not_finite(model.state_dict())
+    if bad:
+        what = f"{len(bad)} tensors hold values that are not finite (NaN or infinity): {listed(bad)}"
+        raise ToolkitError(what, where=place.where, fix="give a checkpoint from before the training broke down")
+
+
+@contextmanager
+def _in_words(place: Source) -> Iterator[None]:
+    """Turn what the libraries raise over a user's files into an error that says so."""
+    try:
+        yield
+    except MALFORMED as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         fix = (
-            "the folder needs config.json, model.safetensors and preprocessor_config.json"
-            if local
+            "copy the folder again; it needs config.json, model.safetensors and preprocessor_config.json"
+            if place.folder
             else f"check the name and the network{offline}, download it first and give the folder, or use {EMBEDDED}"
         )
-        raise ToolkitError(f"can't load the encoder: {reason}", where=f"model.encoder: {source}", fix=fix) from error
+        raise ToolkitError(f"can't load the encoder: {reason}", where=place.where, fix=fix) from error

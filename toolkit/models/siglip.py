@@ -1,4 +1,4 @@
-"""SigLIP: all tokens -> post norm -> attention pooling; there is no class token."""
+"""SigLIP: all tokens -> post norm -> attention pooling, or their mean; there is no class token."""
 
 # B batch, T tokens, D width (also the embedding's)
 
@@ -10,20 +10,34 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig, SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
+from toolkit.config import Embedding
 from toolkit.models.encoder import Group
 
 
 class Siglip:
-    """Google's SigLIP; the attention-pooling head is the group ``projection``."""
+    """Google's SigLIP; the attention-pooling head is the group ``projection``.
+
+    Without it the tokens behind the post norm are averaged, as ``SiglipForImageClassification`` does.
+    """
 
     name = "siglip"
     model_types = frozenset({"siglip", "siglip_vision_model"})
-    model_class = SiglipVisionModel
+    text_model_types = frozenset({"siglip_text_model"})
     processor_class = SiglipImageProcessorPil
+    tower = "vision_model"
+    projection = "head"
+    mark = "head.probe"
+    example = "google/siglip-base-patch16-224"
 
-    def vision_config(self, config: PretrainedConfig) -> SiglipVisionConfig:
-        """The vision tower's part."""
-        return config if isinstance(config, SiglipVisionConfig) else config.vision_config
+    def model_class(self, embedding: Embedding) -> Any:
+        """One class; its configuration says whether it has the attention pooling."""
+        return SiglipVisionModel
+
+    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> SiglipVisionConfig:
+        """The vision tower's part, with or without the attention pooling."""
+        vision = config if isinstance(config, SiglipVisionConfig) else config.vision_config
+        vision.vision_use_head = vision.vision_use_head and embedding == "projected"
+        return vision
 
     def groups(self, model: Any) -> list[Group]:
         """Map the model's modules to the ordered groups."""
@@ -31,17 +45,21 @@ class Siglip:
             Group(f"layers.{index}", (layer,), partial(layer, attention_mask=None))
             for index, layer in enumerate(model.encoder.layers)
         ]
+        start, norm = Group("embeddings", (model.embeddings,), model.embeddings), model.post_layernorm
+        if not model.use_head:
+            return [start, *layers, Group("post_norm", (norm,), lambda tokens_BTD: norm(tokens_BTD).mean(dim=1))]
         return [
-            Group("embeddings", (model.embeddings,), model.embeddings),
+            start,
             *layers,
-            Group("post_norm", (model.post_layernorm,), model.post_layernorm),
+            Group("post_norm", (norm,), norm),
             Group("projection", (model.head,), model.head),
         ]
 
     def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
         """The embedding [B, D] by transformers' own forward pass."""
-        return model(pixel_values=pixel_values).pooler_output
+        output = model(pixel_values=pixel_values)
+        return output.pooler_output if model.use_head else output.last_hidden_state.mean(dim=1)
 
-    def embedding_size(self, config: Any) -> int:
+    def embedding_size(self, model: Any) -> int:
         """D: SigLIP has no projection to another width."""
-        return config.hidden_size
+        return model.config.hidden_size

@@ -31,14 +31,15 @@ class RunningAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._average = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        """What is averaged, by name."""
+        self._average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
     def update(self, steps: int) -> None:
         """Take in the weights after so many optimiser steps."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1 - decay)
+        torch._foreach_lerp_(list(self._average.values()), list(self.parameters.values()), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -61,7 +62,7 @@ class RunningAverage:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, parameter in self._parameters.items():
+        for name, parameter in self.parameters.items():
             weights = parameter.clone()
             parameter.copy_(self._average[name])
             self._average[name] = weights

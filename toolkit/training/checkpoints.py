@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, staged_folder, write_json, writing_to
-from toolkit.models.tensor_files import load_tensors, save_tensors
+from toolkit.models.tensor_files import difference, load_tensors, save_tensors
 
 FORMAT = 3
 WEIGHTS, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
 EPOCH, STATE = "epoch.safetensors", "state.json"
+ENTRIES = ("standing", "recipe", "belongs_to", "metrics_lines", "gradient_scaler", "arithmetic")
+"""Of ``state.json``, beside format, step and hashes."""
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -91,14 +94,12 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     """The tensors of each file, and the state, of a checkpoint that is whole.
 
     Raises:
-        ToolkitError: truncated, changed, or of another format.
+        ToolkitError: truncated, changed, incomplete, or of another format.
     """
-    before = [other.name for other in checkpoints_in(path.parent) if other.name < path.name]
-    fix = (
-        f"remove this folder to go on from {before[-1]}" if before else "remove this folder to start from the beginning"
-    )
     try:
-        state: dict[str, Any] = json.loads((path / STATE).read_text())
+        state: dict[str, Any] = json.loads((path / STATE).read_bytes())
+        if not isinstance(state, dict):
+            raise ValueError(f"{STATE} holds no JSON object")
         checksum = state.pop("checksum")
         if state.get("format") != FORMAT:
             raise ValueError(f"format {state.get('format')}, where this version reads {FORMAT}")
@@ -107,24 +108,61 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         for name, expected in state["sha256"].items():
             if sha256_of(path / name) != expected:
                 raise ValueError(f"{name} is not what was written")
+        lacking = [
+            *(name for name in (WEIGHTS, OPTIMIZER, EPOCH) if name not in state["sha256"]),
+            *(f"{name} in {STATE}" for name in ENTRIES if name not in state),
+        ]
+        if lacking:
+            raise ValueError(f"{', '.join(lacking)} missing")
         return {name: load_tensors(path / name) for name in state["sha256"]}, state
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ToolkitError(f"damaged checkpoint: {error}", where=path, fix=fix) from error
+    except KeyError as error:
+        raise damaged(path, f"{error.args[0]} in {STATE} missing") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, reason: str) -> ToolkitError:
+    """That a checkpoint can't be gone on from, and what to do."""
+    before = [other.name for other in checkpoints_in(path.parent) if other.name < path.name]
+    fix = (
+        f"remove this folder to go on from {before[-1]}" if before else "remove this folder to start from the beginning"
+    )
+    return ToolkitError(f"damaged checkpoint: {reason}", where=path, fix=fix)
+
+
+def check_tensors(path: Path, file: str, found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Compare a checkpoint's tensors with what they are to fill: names, shapes, types and finite values.
+
+    Raises:
+        ToolkitError: they differ, with names and their number.
+    """
+    wrong = difference(found, wanted)
+    if wrong:
+        raise damaged(path, f"{file}: {wrong}")
 
 
 def restore(
-    path: Path, tensors: dict[str, dict[str, Tensor]], model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, tensors: dict[str, dict[str, Tensor]], model: nn.Module, optimizer: torch.optim.Optimizer, steps: int
 ) -> None:
     """Put a checkpoint's tensors into a model and its optimiser.
 
+    Args:
+        path: the checkpoint, for messages.
+        tensors: what :func:`read_checkpoint` gave.
+        model: whose trainable parameters are set.
+        optimizer: AdamW over them.
+        steps: that the optimiser took before the checkpoint; there are moments after the first.
+
     Raises:
-        ToolkitError: written by a run with other trainable parameters.
+        ToolkitError: written by a run with other trainable parameters, or with moments that are not theirs.
     """
     weights, moments = tensors[WEIGHTS], tensors[OPTIMIZER]
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if {name: tensor.shape for name, tensor in weights.items()} != {name: p.shape for name, p in trainable.items()}:
         fix = "resume with the recipe that wrote it (recipe.yaml in the run folder)"
         raise ToolkitError("the checkpoint has other trainable parameters than the recipe", where=path, fix=fix)
+    check_tensors(path, WEIGHTS, weights, trainable)
+    check_tensors(path, OPTIMIZER, moments, _moments_of(trainable) if steps else {})
     places = {parameter: name for name, parameter in trainable.items()}
     with torch.no_grad():
         for name, tensor in weights.items():
@@ -139,6 +177,16 @@ def restore(
                 name: tensor if tensor.ndim == 0 else like(parameter, tensor) for name, tensor in mine.items()
             }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _moments_of(trainable: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names, shapes and types of AdamW's moments, without values."""
+    wanted: dict[str, Tensor] = {}
+    for name, parameter in trainable.items():
+        wanted[f"{name}.step"] = torch.empty((), dtype=torch.float32, device="meta")
+        for moment in ("exp_avg", "exp_avg_sq"):
+            wanted[f"{name}.{moment}"] = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+    return wanted
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -63,7 +63,7 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
 
     Returns:
         ``data`` (``images`` a split and ``classes``, or ``problem``), ``groups``, ``parameters``,
-        ``trainable_parameters``, ``trunk_precision``, ``effective_batch``, ``steps_per_epoch`` and
+        ``trainable_parameters``, ``encoder_notes``, ``trunk_precision``, ``effective_batch``, ``steps_per_epoch`` and
         ``steps`` (None without data), ``memory_bytes`` by part, and ``seconds`` by part (None
         without a probe or without data). Memory and time are those of a trunk in fp32.
 
@@ -95,6 +95,7 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
         ],
         "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
         "trainable_parameters": sum(p.numel() for p in classifier.parameters() if p.requires_grad),
+        "encoder_notes": list(classifier.encoder.notes),
         "trunk_precision": config.trunk_precision,
         "processes": processes,
         "effective_batch": plan.effective_batch,

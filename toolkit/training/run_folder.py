@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
 from toolkit.files import heal, refuse_existing, sync, write_bytes, write_json, writing_to
-from toolkit.models.tensor_files import load_tensors, save_tensors
+from toolkit.models.tensor_files import difference, load_tensors, save_tensors
 from toolkit.runtime.machine import describe_machine
 from toolkit.training.locks import LOCK, locked
 from toolkit.training.restarts import launch_id, was_restarted
@@ -128,14 +129,18 @@ class RunFolder:
             raise ToolkitError(f"damaged description of the trunk: {error}", where=self._trunk, fix=fix) from error
         return content
 
-    def fine_tuned(self) -> dict[str, Tensor] | None:
+    def fine_tuned(self, original: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """The encoder's weights before they were mixed with the original ones; None where nothing was mixed yet.
 
         Raises:
-            ToolkitError: the file is damaged.
+            ToolkitError: the file is damaged, or does not hold what ``original`` does.
         """
         try:
-            return load_tensors(self._fine_tuned)
+            weights = load_tensors(self._fine_tuned)
+            wrong = difference(weights, original)
+            if wrong:
+                raise ValueError(wrong)
+            return weights
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

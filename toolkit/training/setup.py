@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,12 @@ def check_batch(accelerator: Accelerator, data: DataSource, recipe: Recipe) -> N
         raise ToolkitError(what, where="training.batch_size", fix=fix)
 
 
-def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: Plan) -> None:
-    """Say what runs: processes, device, data, batch arithmetic, and what is odd about them."""
+def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: Plan, notes: Sequence[str] = ()) -> None:
+    """Say what runs: processes, device, data, batch arithmetic, what is odd, and ``notes`` on the encoder."""
     if not accelerator.is_main_process:
         return
+    for note in notes:
+        console.print(f"[bold yellow]note[/]: {escape(note)}")
     config, processes = recipe.training, accelerator.num_processes
     asked = processes_asked_for()
     if asked is not None and asked > processes:

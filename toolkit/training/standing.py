@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,17 @@ from torch import Tensor, nn
 from toolkit.config import Recipe
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
+from toolkit.models.tensor_files import listed
 from toolkit.training.averaging import RunningAverage
 from toolkit.training.checkpoints import (
     AVERAGE,
     EPOCH,
     OPTIMIZER,
+    STATE,
     WEIGHTS,
+    check_tensors,
     checkpoints_in,
+    damaged,
     optimizer_state,
     read_checkpoint,
     restore,
@@ -68,6 +73,26 @@ class Standing:
     def lasting(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("transient")}
+
+    @classmethod
+    def restored(cls, content: Any, path: Path) -> Standing:
+        """What :meth:`lasting` gave, read from a checkpoint.
+
+        Raises:
+            ToolkitError: entries are missing, unknown, or no counts.
+        """
+        names = cls().lasting()
+        if not isinstance(content, dict) or content.keys() != names.keys():
+            given = content if isinstance(content, dict) else {}
+            other = sorted(names.keys() ^ given.keys())
+            raise damaged(path, f"{STATE} does not say where the run stands: {listed(other)}")
+        wrong = [name for name, value in content.items() if name != "best_score" and type(value) is not int]
+        score = content["best_score"]
+        if score is not None and not (isinstance(score, list) and all(isinstance(each, float) for each in score)):
+            wrong.append("best_score")
+        if wrong:
+            raise damaged(path, f"{STATE}: {listed(wrong)} must be a number")
+        return cls(**content)
 
 
 class EpochRecord:
@@ -163,7 +188,12 @@ class Keeper:
         if other:
             fix = "resume with the recipe and the data that wrote it, or start without --resume"
             raise ToolkitError(f"the checkpoint belongs to another {other[0]}", where=path, fix=fix)
-        restore(path, tensors, self.model, self.optimizer.optimizer)
+        standing = Standing.restored(state["standing"], path)
+        if self.average is not None:
+            check_tensors(path, AVERAGE, tensors.get(AVERAGE, {}), self.average.parameters)
+        losses, hits = record.losses, record.hits
+        check_tensors(path, EPOCH, tensors[EPOCH], {"losses": losses, "hits": hits})
+        restore(path, tensors, self.model, self.optimizer.optimizer, standing.scheduled)
         if self.average is not None:
             self.average.load(tensors[AVERAGE])
         if self.accelerator.is_main_process:  # the other processes' shares are in it already
@@ -174,7 +204,7 @@ class Keeper:
         on_main_process(self.accelerator, lambda: self.run.keep_history(state["metrics_lines"]))
         if self.accelerator.is_main_process:
             self._say(path.name, state["arithmetic"])
-        return Standing(**state["standing"])
+        return standing
 
     def _belongs_to(self) -> dict[str, str]:
         parts = {"data set": self.data.fingerprint, "order of the images": self.data.order("train")}

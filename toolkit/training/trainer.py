@@ -209,7 +209,7 @@ class Trainer:
         A run that is resumed at its end finds mixed weights in ``best/``, so the fine-tuned ones are kept apart.
         """
         freeze_all_but(best.groups, best, trainable_groups(self.classifier))
-        tuned = self.run.fine_tuned() or encoder_weights(best)
+        tuned = self.run.fine_tuned(self.original) or encoder_weights(best)
         self.accelerator.wait_for_everyone()
         if self.is_main:
             self.run.keep_fine_tuned(tuned)

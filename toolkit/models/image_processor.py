@@ -1,0 +1,91 @@
+"""An encoder's image processor, exactly as its file says: nothing is filled in from transformers' defaults."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from toolkit.errors import ToolkitError
+from toolkit.models.checkpoint import Source
+from toolkit.models.encoder import Encoder, Family
+from toolkit.models.processing import preprocess_from
+
+FILE, NESTED_IN = "preprocessor_config.json", "processor_config.json"
+NEEDED = {
+    "size": "do_resize",
+    "resample": "do_resize",
+    "crop_size": "do_center_crop",
+    "image_mean": "do_normalize",
+    "image_std": "do_normalize",
+}
+"""Settings that a file has to state, unless it switches off what they are for."""
+
+
+def open_processor(place: Source, family: Family) -> Any:
+    """The family's Pillow image processor with the settings of a file.
+
+    Args:
+        place: where ``preprocessor_config.json`` lies, or ``processor_config.json`` with an ``image_processor`` in it.
+        family: whose class reads it.
+
+    Raises:
+        ToolkitError: no file, another class's, one that leaves settings out, or settings that can't be expressed.
+        OSError: the hub is out of reach.
+    """
+    processor_class = family.processor_class
+    name = processor_class.__name__.removesuffix("Pil")
+    arguments = ", ".join(f"{key}=..." for key, switch in NEEDED.items() if hasattr(processor_class, switch))
+    write = f"write it anew: transformers.{processor_class.__name__}({arguments}).save_pretrained(FOLDER)"
+    settings = _settings(place)
+    if settings is None:
+        what = f"no {FILE} there, so nothing says how images become pixel values"
+        raise ToolkitError(what, where=place.where, fix=f"copy the encoder's, or {write}")
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    if kind not in (name, f"{name}Fast", f"{name}Pil", name.replace("ImageProcessor", "FeatureExtractor")):
+        what = f"the image processor is a {kind}" if kind else "the image processor names no image_processor_type"
+        raise ToolkitError(f"{what}, and {family.name} encoders take a {name}", where=place.where, fix=write)
+    lacking = [
+        key
+        for key, switch in NEEDED.items()
+        if settings.get(switch, getattr(processor_class, switch, False)) and settings.get(key) is None
+    ]
+    if lacking:
+        what = f"the image processor's file leaves out {', '.join(lacking)}"
+        raise ToolkitError(what, where=place.where, fix=f"copy the encoder's {FILE}, or {write}")
+    processor = processor_class.from_pretrained(place.location)
+    preprocess = preprocess_from(processor)
+    numbers = (*(preprocess.mean or ()), *(preprocess.std or ()), preprocess.rescale_factor or 1.0)
+    if not all(map(math.isfinite, numbers)) or not all(preprocess.std or (1,)):
+        what = "image_mean, image_std and rescale_factor must be finite, and image_std not zero"
+        raise ToolkitError(what, where=place.where, fix=f"mend {FILE}")
+    if min(*preprocess.size, *(preprocess.crop or (1, 1))) < 1:
+        what = "the image processor's sizes must be at least one pixel"
+        raise ToolkitError(what, where=place.where, fix=f"mend size and crop_size in {FILE}")
+    return processor
+
+
+def check_output_size(processor: Any, encoder: Encoder, place: Source) -> None:
+    """Refuse an image processor that gives another size than the encoder has positions for.
+
+    Raises:
+        ToolkitError: it does; with both sizes.
+    """
+    side = encoder.model.config.image_size
+    given = preprocess_from(processor).output_size
+    if given != (side, side):
+        shown = " x ".join(str(pixels) for pixels in given or ())
+        keys = "crop_size" if getattr(processor, "do_center_crop", None) else "size"
+        raise ToolkitError(
+            f"the image processor gives {shown} pixels, and the encoder has positions for {side} x {side}",
+            where=place.where,
+            fix=f"set {keys} to {side} in {FILE}, or use the encoder that was trained on {shown} pixels",
+        )
+
+
+def _settings(place: Source) -> dict[str, Any] | None:
+    """An image processor's settings, from the file that transformers would read them from."""
+    nested = (place.json(NESTED_IN) or {}).get("image_processor")
+    if nested is not None and not isinstance(nested, dict):
+        what = f"{NESTED_IN} holds an image_processor that is no object"
+        raise ToolkitError(what, where=place.where, fix=f"copy the encoder's {FILE}")
+    return nested if nested is not None else place.json(FILE)
