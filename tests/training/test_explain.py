@@ -64,9 +64,9 @@ def test_rates_are_those_of_the_optimizer(make_recipe: Callable[..., Recipe]) ->
     assert rates == {
         "embeddings": None,
         "layers.0": None,
-        "layers.1": pytest.approx(0.0125),
-        "layers.2": pytest.approx(0.025),
-        "post_norm": pytest.approx(0.05),
+        "layers.1": pytest.approx(0.05),
+        "layers.2": pytest.approx(0.1),
+        "post_norm": pytest.approx(0.1),
         "projection": None,
         "head": 0.3,
     }
