@@ -15,7 +15,7 @@ from export.form import Form
 from export.graph import build_graph
 from export.overflow import overflowing
 from export.quantization import Quantization
-from export.reference import Reference, spread
+from export.reference import Reference, groups_of, spread
 from export.run import Run
 from export.subgraph import open_model, producers
 from export.trunk import boundary_of, calibration_examples, in_trunk, pixel_batches, quantisable, trunk_graph
@@ -146,8 +146,7 @@ class Candidates:
         before, after = (
             logits.argmax(-1) == answers for logits in (self.expected, np.nan_to_num(self._measured(form)[1]))
         )
-        groups = [example.group for example in self.examples]
-        return paired_drop(before, after, groups if any(groups) else None)
+        return paired_drop(before, after, groups_of(self.examples))
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -306,7 +305,7 @@ class Candidates:
 
     def _figures_of(self, form: Form, logits: Float32) -> dict[str, Any]:
         names = [str(example.path) for example in self.examples]
-        decisions = agreement(self.expected, np.nan_to_num(logits), names)
+        decisions = agreement(self.expected, np.nan_to_num(logits), names, groups_of(self.examples))
         temperature = float(self.run.classifier.temperature)
         accuracy = changes(self.expected, np.nan_to_num(logits), self.labels, temperature)["accuracy"]
         quantization = form.quantization

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toolkit.metrics.intervals import images_needed
+from toolkit.metrics.intervals import bounded_interval, images_needed
 from toolkit.metrics.split import SplitScores
 from toolkit.runtime.preprocess import Float32
 
@@ -41,33 +41,32 @@ def too_few(images: int, budget: float, what: str) -> str:
     )
 
 
-def agreement(expected: Float32, logits: Float32, names: Sequence[str]) -> dict[str, Any]:
+def agreement(
+    expected: Float32, logits: Float32, names: Sequence[str], groups: Sequence[str] | None = None
+) -> dict[str, Any]:
     """How often both give the same label.
 
     Args:
         expected: reference logits [images, classes].
         logits: the graph's logits [images, classes].
         names: of the images.
+        groups: of the images, whose decisions flip together; None where all are independent.
 
     Returns:
         ``top1_agreement``; ``top1_agreement_at_least`` and ``top1_agreement_at_most``, its exact
-        confidence bounds (Clopper and Pearson, each one-sided, 95 %); ``flips``, the flipped images with the largest
+        confidence bounds (each one-sided, 95 %; :mod:`toolkit.metrics.intervals`); ``flips``, the flipped images with the largest
         margins first, a margin being the reference's best logit minus its second; ``flip_count``
         and ``smallest_margin`` over all images.
     """
-    from scipy.stats import binomtest  # takes a second to import, which an export without proof needn't wait for
-
     same = expected.argmax(-1) == logits.argmax(-1)
     margins = _margins(expected)
-    bound, most = (
-        binomtest(int(same.sum()), len(same), alternative=side).proportion_ci(CONFIDENCE, method="exact")
-        for side in ("greater", "less")
-    )
+    share = float(same.mean())
+    low, high = bounded_interval(share, same - share, len(same), groups, 2 * CONFIDENCE - 1)
     flipped = sorted(np.flatnonzero(~same).tolist(), key=lambda index: -margins[index])
     return {
-        "top1_agreement": float(same.mean()),
-        "top1_agreement_at_least": float(bound.low),
-        "top1_agreement_at_most": float(most.high),
+        "top1_agreement": share,
+        "top1_agreement_at_least": low,
+        "top1_agreement_at_most": high,
         "flip_count": len(flipped),
         "flips": [{"image": names[index], "margin": float(margins[index])} for index in flipped[:LISTED_FLIPS]],
         "largest_flip_margin": float(margins[flipped[0]]) if flipped else None,

@@ -14,7 +14,7 @@ import onnx
 from export.decisions import agreement, changes
 from export.form import Form, form_of
 from export.network import LOGITS
-from export.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, noise_floor, spread
+from export.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, groups_of, noise_floor, spread
 from export.rounding import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, InPyTorch
 from export.stages import STAGE_IMAGES, largest_difference, stages
 from export.subgraph import network_input, network_part, open_part
@@ -157,7 +157,7 @@ def prove(
     difference = np.abs(logits - expected) if outcome.finite else np.full(expected.shape, LARGEST)
     by_size = outcome.worst_by_batch_size
     worst = max(by_size.values())
-    decisions = agreement(expected, np.nan_to_num(logits), outcome.names)
+    decisions = agreement(expected, np.nan_to_num(logits), outcome.names, groups_of(samples))
     bounds: dict[str, Any] = {"noise_floor": floor.largest, "noise_multiple": NOISE_MULTIPLE}
     if form.precision != "fp32":
         part = open_part(network_part(model, [LOGITS]), session)

@@ -39,6 +39,8 @@ class Sample:
     label: int | None = None
     value_range: Range | None = None
     """What training read as black and white in files of more than 8 bits."""
+    group: str = ""
+    """What it shares with other images, such as a patient."""
 
     def decode(self) -> Image.Image:
         """Upright RGB pixels."""
@@ -47,7 +49,16 @@ class Sample:
 
 def samples_of(examples: Sequence[Example]) -> list[Sample]:
     """A data set's images as samples."""
-    return [Sample(str(example.path), example.read, example.label, example.value_range) for example in examples]
+    return [
+        Sample(str(example.path), example.read, example.label, example.value_range, example.group)
+        for example in examples
+    ]
+
+
+def groups_of(images: Sequence[Sample | Example]) -> list[str] | None:
+    """Each image's group; None where they have none."""
+    groups = [image.group for image in images]
+    return groups if any(groups) else None
 
 
 class Reference:

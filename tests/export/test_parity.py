@@ -67,6 +67,8 @@ def test_agreement_counts_flips_by_their_margin() -> None:
     assert found["flips"] == [{"image": "b", "margin": 0.5}, {"image": "c", "margin": 0.25}]
     assert (found["largest_flip_margin"], found["smallest_margin"]) == (0.5, 0.25)
     assert found["top1_agreement_at_least"] == pytest.approx(0.0976, abs=1e-4)  # Clopper-Pearson, 2 of 4, one-sided
+    grouped = agreement(expected, logits, ["a", "b", "c", "d"], ["left", "right", "right", "left"])
+    assert grouped["top1_agreement_at_least"] < found["top1_agreement_at_least"]  # two patients, one flipped
 
 
 def test_changes_are_the_graphs_figures_minus_the_references() -> None:

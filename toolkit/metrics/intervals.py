@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import betaincinv, stdtrit
 
 Array = npt.NDArray[np.float64]
 LEVEL = 0.95
@@ -41,8 +41,8 @@ def exact_interval(share: float, images: float, level: float = LEVEL) -> tuple[f
     Source: Clopper and Pearson (1934), by quantiles of the beta distribution.
     """
     tail, hits = (1 - level) / 2, share * images
-    low = float(stats.beta.ppf(tail, hits, images - hits + 1)) if hits > 0 else 0.0
-    high = float(stats.beta.ppf(1 - tail, hits + 1, images - hits)) if hits < images else 1.0
+    low = float(betaincinv(hits, images - hits + 1, tail)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, images - hits, 1 - tail)) if hits < images else 1.0
     return low, high
 
 
@@ -81,7 +81,7 @@ def mean_interval(values: Array, groups: Sequence[str] | None = None, level: flo
     if count < 2:
         return 0.0, math.inf
     error = math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(values)
-    reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * error / mean
+    reach = float(stdtrit(count - 1, (1 + level) / 2)) * error / mean
     return mean * math.exp(-reach), mean * math.exp(min(reach, 700.0))
 
 
@@ -117,7 +117,7 @@ def effective_images(images: float, influence: Array, groups: Sequence[str], lev
         effect = count / (count - 1) * float(np.square(sums).sum()) / alone
     else:
         effect = float(np.square(group_sums(np.ones(total), groups)).sum()) / total
-    normal, student = (float(stats.t.ppf((1 + level) / 2, degrees)) for degrees in (total - 1, count - 1))
+    normal, student = (float(stdtrit(degrees, (1 + level) / 2)) for degrees in (total - 1, count - 1))
     return max(1.0, images / max(1.0, effect * (student / normal) ** 2))
 
 

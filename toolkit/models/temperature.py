@@ -13,7 +13,7 @@ import math
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.stats import norm
+from scipy.special import ndtri
 from torch import Tensor
 
 PSEUDO_IMAGES = 30
@@ -44,7 +44,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, prior: float = 1.0) -> float
 def temperature_interval(logits: Tensor, labels: Tensor, prior: float = 1.0) -> tuple[float, float]:
     """The 95 % interval of the temperature, by the curvature of the posterior at its maximum."""
     log_temperature, error = _fit(*_scaled(logits, labels, prior))
-    reach = float(norm.ppf(0.975)) * error
+    reach = float(ndtri(0.975)) * error
     return prior * math.exp(log_temperature - reach), prior * math.exp(log_temperature + reach)
 
 
