@@ -53,10 +53,10 @@ def agreement(
         groups: of the images, whose decisions flip together; None where all are independent.
 
     Returns:
-        ``top1_agreement``; ``top1_agreement_at_least`` and ``top1_agreement_at_most``, its exact
-        confidence bounds (each one-sided, 95 %; :mod:`toolkit.metrics.intervals`); ``flips``, the flipped images with the largest
-        margins first, a margin being the reference's best logit minus its second; ``flip_count``
-        and ``smallest_margin`` over all images.
+        ``top1_agreement``; ``top1_agreement_at_least`` and ``top1_agreement_at_most``, its exact confidence bounds
+        (each one-sided, 95 %; :mod:`toolkit.metrics.intervals`); ``flips``, the flipped images with the largest
+        margins first, a margin being the reference's best logit minus its second; ``flip_count`` and
+        ``smallest_margin`` over all images.
     """
     same = expected.argmax(-1) == logits.argmax(-1)
     margins = _margins(expected)
