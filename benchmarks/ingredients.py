@@ -36,6 +36,13 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "ingredients.json"
 SEEDS = range(5)
 WRITERS = {"digits": write_digits, "elpv": write_elpv}
+NO_INGREDIENT = [
+    "data.augment=[]",
+    "model.head.type=mlp",
+    "training.boundary_cache.views=1",
+    *("training.label_smoothing=0", "training.mixup=0", "training.mix_at=images", "training.wise_ft=false"),
+]
+"""What takes the winners out of the shipped recipes again."""
 PLAIN = {
     "digits": ["training.epochs=12", "training.batch_size=16", "training.learning_rate=1e-3"],
     "elpv": [
@@ -71,12 +78,13 @@ def overrides_of(data_set: str, seed: int, changes: list[str], work: Path) -> li
     """Everything a run is given beside the recipe's file."""
     return [
         f"data.path={work / f'{data_set}-{seed}'}",
-        "data.augment=[]",
+        *NO_INGREDIENT,
         *PLAIN[data_set],
         "training.boundary_cache.enabled=true",
         f"training.boundary_cache.dir={work / 'cache'}",
         f"training.seed={seed}",
         "tracking.trackers=[]",
+        "tracking.plots=false",
         *changes,
     ]
 
@@ -140,6 +148,44 @@ def winners(table: dict[str, Any]) -> list[str]:
     return [name for name in table if table[name]["validation"]["accuracy"]["gain"]["mean"] > 0]
 
 
+def spread(row: dict[str, float], digits: int = 4) -> str:
+    """A mean with its interval."""
+    return f"{row['mean']:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The tables of docs/accuracy.md."""
+    lines = []
+    for name, each in found.items():
+        lines += [f"## {name}", ""]
+        lines += ["| ingredient | validation gain | test accuracy | test gain (95 %) | test AUROC | test NLL | won |"]
+        lines += ["|" + " --- |" * 7]
+        for title, row in each["table"].items():
+            test, gain = row["test"], row["test"]["accuracy"]["gain"]
+            ahead = row["validation"]["accuracy"]["gain"]["mean"]
+            cells = [title, "", spread(test["accuracy"]), "", f"{test['auroc']['mean']:.4f}"]
+            cells += [f"{test['nll']['mean']:.4f}", ""]
+            if title != PLAIN_NAME:
+                cells[1] = f"{100 * ahead:+.2f}"
+                cells[3] = f"{100 * gain['mean']:+.2f} ({100 * gain['low']:+.2f} to {100 * gain['high']:+.2f})"
+                cells[6] = "" if title == BEST_NAME else "yes" if title in each["won_on_validation"] else "no"
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", f"Best together is {', '.join(each['won_on_validation'])}.", ""]
+    lines += ["| recipe | ECE before temperature scaling | after | NLL before | after | temperatures |"]
+    lines += ["|" + " --- |" * 6]
+    for name, each in found.items():
+        for title in (PLAIN_NAME, BEST_NAME):
+            runs = each["runs"][title]
+            cells = [f"{name}, {title}"]
+            for figure in ("expected_calibration_error", "nll"):
+                for split in ("uncalibrated_test", "test"):
+                    cells.append(spread(interval([run[split][figure] for run in runs])))
+            temperatures = sorted(run["temperature"] for run in runs)
+            cells.append(f"{temperatures[0]:.2f} to {temperatures[-1]:.2f}")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run everything, choose, run the best together, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,6 +221,7 @@ def main() -> None:
             "runs": runs,
         }
     write_json(RESULTS, {"seeds": len(SEEDS), "data_sets": found, "machine": describe_machine()})
+    print(markdown(found))
 
 
 if __name__ == "__main__":
