@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ToolkitError(Exception):
     """A mistake the user can mend: what is wrong, where, and how to mend it.
@@ -19,10 +21,20 @@ class ToolkitError(Exception):
         super().__init__(f"{what}\n  at: {where}\n  fix: {fix}")
         self.what, self.where, self.fix, self.everywhere = what, str(where), fix, everywhere
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pass whole from a worker process to its parent, which calls no constructor of a subclass."""
+        return _again, (type(self), self.args, self.__dict__)
+
     def as_line(self) -> str:
         """What, where and what to do, in one line."""
         line = " ".join(f"{self.what} (at {self.where}); {self.fix}".split())
         return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def _again(kind: type[ToolkitError], arguments: tuple[Any, ...], state: dict[str, Any]) -> ToolkitError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class CheckFailed(Exception):  # noqa: N818 - a verdict, not an error of the program
