@@ -99,7 +99,7 @@ def deployed_trunk(
 def main(
     config: Annotated[Path, typer.Option(help="Recipe, such as recipes/configs/digits.yaml.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value ...]")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="section.key=value")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Remove the run that is in OUT already and start anew.")

@@ -35,6 +35,8 @@ def run(app: typer.Typer) -> NoReturn:
             sys.stderr.write(f"{stop}\n")
         code = 128 + stop.signal_number
     except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a bare command: its help is printed already
+            sys.exit(0)
         context = getattr(error, "ctx", None)
         path = context.command_path if context else app.info.name
         what = error.format_message()  # type: ignore[attr-defined]

@@ -435,12 +435,14 @@ def _read(path: Path) -> dict[str, Any]:
 def load_data_config(path: Path, settings: Sequence[str] = ()) -> DataConfig:
     """The section ``data`` of a recipe for a path, with ``key=value`` settings such as ``columns.label=finding``.
 
+    A setting may have ``data.`` before it, as in a recipe's overrides.
+
     Raises:
         ToolkitError: any number of problems in it, all in one message.
     """
     content: dict[str, Any] = {"data": {"path": str(path)}}
     for setting in settings:
-        _apply(content, f"data.{setting}")
+        _apply(content, f"data.{setting.removeprefix('data.')}")
     try:
         return DataConfig.model_validate(content["data"])
     except ValidationError as error:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from toolkit.cli.main import app
+from toolkit.config import Recipe
 
 ROOT = Path(__file__).parents[2]
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -35,6 +37,44 @@ def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_bundle, tmp_path / "bundle"))
 
 
+@pytest.mark.parametrize(
+    "arguments", [(), ("recipes",), ("data",), ("-h",), ("predict", "-h"), ("data", "check", "-h")]
+)
+def test_help_is_a_good_end_with_nothing_on_stderr(arguments: tuple[str, ...], cli: Cli) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: " in done.stdout
+
+
+def test_the_version_and_the_package_itself_answer(cli: Cli) -> None:
+    assert cli("--version").stdout == f"clip-toolkit {version('clip-toolkit')}\n"
+    done = subprocess.run([sys.executable, "-m", "toolkit", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == cli("--version").stdout
+
+
+def test_help_keeps_its_brackets(cli: Cli) -> None:
+    words = " ".join(cli("export", "--help").stdout.replace("│", " ").split())
+    assert "uint8 [batch, height, width, 3] as decoded" in words
+
+
+def test_train_is_the_recipe_in_one_process(cli: Cli, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(make_recipe().as_yaml())
+    done = cli("train", tmp_path / "recipe.yaml", "--out", tmp_path / "run", "training.epochs=1", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["epochs"], summary["processes"], summary["run"]) == (1, 1, str(tmp_path / "run"))
+    again = cli("train", tmp_path / "recipe.yaml", "--out", tmp_path / "run")
+    assert again.returncode == 2
+    assert len(again.stderr.splitlines()) == 1
+    assert "--force" in again.stderr
+
+
+def test_data_check_takes_keys_as_a_recipe_has_them_too(cli: Cli, color_data: Path) -> None:
+    plain, prefixed = (cli("data", "check", color_data, f"{start}split_seed=1", "--json") for start in ("", "data."))
+    assert plain.returncode == prefixed.returncode == 0
+    assert plain.stdout == prefixed.stdout
+
+
 def test_verbs_and_options_are_the_contract() -> None:
     command = typer.main.get_command(app)
     verbs = {}
@@ -47,6 +87,7 @@ def test_verbs_and_options_are_the_contract() -> None:
             verbs[path] = sorted(option for parameter in leaf.params for option in parameter.opts)
     assert verbs == {
         "demo": ["--json", "--out"],
+        "train": ["--force", "--json", "--out", "--resume", "config", "overrides"],
         "export": [
             "--calibration-images", "--force", "--images", "--input", "--json", "--max-accuracy-drop", "--onnx",
             "--out", "--precision", "--provider", "--sign", "--threads",

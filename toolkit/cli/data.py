@@ -15,7 +15,7 @@ SourceArgument = Annotated[
     Path, typer.Argument(help="Image folder, CSV or Parquet manifest, data set on disk, or folder of shards.")
 ]
 SettingsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value ...]", help="Keys of a recipe's section data.")
+    list[str] | None, typer.Argument(metavar="key=value", help="Keys of a recipe's section data.")
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the split.")]
 

@@ -48,7 +48,7 @@ def export(
     input: Annotated[
         str,
         typer.Option(
-            help="What the graph takes: image, uint8 [batch, height, width, 3] as decoded, of any size, "
+            help="What the graph takes: image, uint8 \\[batch, height, width, 3] as decoded, of any size, "
             "or pixel_values, preprocessed outside."
         ),
     ] = "image",

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from toolkit.cli import bench_latency, compare, data, demo, doctor, export, parity, predict, recipes, tune, verify
+from toolkit.cli import (
+    bench_latency,
+    compare,
+    data,
+    demo,
+    doctor,
+    export,
+    parity,
+    predict,
+    recipes,
+    train,
+    tune,
+    verify,
+)
 from toolkit.command import run
 
 app = typer.Typer(
@@ -16,8 +29,29 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"clip-toolkit {version('clip-toolkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Nothing but what stands before a verb."""
+
+
 app.command("demo")(demo.demo)
+app.command("train")(train.train)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.command("export")(export.export)

@@ -63,7 +63,7 @@ def copy(
 @app.command()
 def explain(
     config: Annotated[str, typer.Argument(help="A recipe's file, or the name of a shipped one.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value ...]")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="section.key=value")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes that shall share each step.")] = 1,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps on this machine.")] = True,
     json: JsonFlag = False,
