@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ SUFFIXES = {
 
 IN_WORDS = (OSError, EOFError, SyntaxError, ValueError, NotImplementedError, RuntimeError, Image.DecompressionBombError)
 """Exceptions whose message says what is wrong with a file; others name a line of Pillow's code."""
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged files; what can't be decoded is an error here
 IN_MEMORY = Path("image in memory")
 """What errors call an image that has no file."""
