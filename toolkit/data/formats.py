@@ -70,6 +70,7 @@ def format_of(path: Path) -> DataFormat:
 def _read_about(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_settings(path)) if path.is_file() else {}
-    except ValueError as error:
-        raise ToolkitError(f"dataset.json is no JSON: {error}", where=path, fix="mend or remove it") from error
+    except (ValueError, OSError) as error:
+        what = f"dataset.json is no JSON: {getattr(error, 'strerror', None) or error}"
+        raise ToolkitError(what, where=path, fix="mend or remove it") from error
     return content if isinstance(content, dict) else {}
