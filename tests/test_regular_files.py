@@ -53,7 +53,7 @@ def sparse(path: Path, start: bytes = b"") -> Path:
 ODD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "pipe": (pipe, "a pipe, not a regular file"),
     "device": (zeros, "a device, not a regular file"),
-    "folder": (folder, "a folder, not a file"),
+    "folder": (folder, "Is a directory"),
     "giant": (sparse, "42,949,672,960 bytes, over the limit of"),
 }
 odd = pytest.mark.parametrize(("make", "reason"), ODD.values(), ids=ODD)

@@ -97,6 +97,6 @@ def _require(status: os.stat_result, path: Path) -> int:
     if stat.S_ISREG(status.st_mode):
         return status.st_size
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     kind = next((name for matches, name in KINDS if matches(status.st_mode)), "something else")
     raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
