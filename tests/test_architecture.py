@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels"}
+GROUND = {"toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.regular_files"}
 MAY_IMPORT = {
     "toolkit.errors": set(),
-    "toolkit.files": {"toolkit.errors"},
+    "toolkit.files": {"toolkit.errors", "toolkit.regular_files"},
+    "toolkit.regular_files": set(),
     "toolkit.command": {"toolkit.errors"},
     "toolkit.labels": set(),
     "toolkit.runtime": GROUND,

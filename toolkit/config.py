@@ -23,6 +23,7 @@ from pydantic import (
 
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
+from toolkit.regular_files import read_settings
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
 DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
@@ -418,7 +419,7 @@ def _stands_in(content: dict[str, Any], key: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = yaml.safe_load(read_settings(path))
     except OSError as error:
         raise ToolkitError(
             f"can't read the recipe: {error.strerror}", where=path, fix="toolkit recipes list shows what ships"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ToolkitError
+from toolkit.regular_files import read_settings
 
 KEY = ("engine", "provider", "precision", "batch_size")
 MACHINE = ("processor", "usable_cores", "cpu_quota", "memory_gib", "system", "python", "versions", "instructions")
@@ -48,7 +49,7 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     file = path / "latency.json" if path.is_dir() else path
     try:
-        content: dict[str, Any] = json.loads(file.read_bytes())
+        content: dict[str, Any] = json.loads(read_settings(file))
         for row in content["rows"]:
             _ = [row[key] for key in (*KEY, "p50_ms", "p99_ms", "throughput_ips", "threads")]
         content["machine"]["processor"]

@@ -11,6 +11,7 @@ from toolkit.data import arrow, manifest, shards
 from toolkit.data.folder import list_folder
 from toolkit.data.listing import ABOUT, Item, Listing, classes_of, refuse_half_split
 from toolkit.errors import ToolkitError
+from toolkit.regular_files import read_settings
 
 
 def list_data(config: DataConfig) -> Listing:
@@ -68,7 +69,8 @@ def format_of(path: Path) -> DataFormat:
 
 def _read_about(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
-        raise ToolkitError(f"dataset.json is no JSON: {error}", where=path, fix="mend or remove it") from error
+        content = json.loads(read_settings(path)) if path.is_file() else {}
+    except (ValueError, OSError) as error:
+        what = f"dataset.json is no JSON: {getattr(error, 'strerror', None) or error}"
+        raise ToolkitError(what, where=path, fix="mend or remove it") from error
     return content if isinstance(content, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from toolkit.data.listing import refuse_unlabelled
 from toolkit.errors import ToolkitError
 from toolkit.files import write_bytes
 from toolkit.labels import label_text
+from toolkit.regular_files import bounded_lines, open_regular
+from toolkit.runtime.decode import MAX_BYTES
 
 FORMAT = 1
 INDEX = ".index.jsonl"
@@ -29,9 +32,11 @@ class FilePart:
         """The part's bytes.
 
         Raises:
-            OSError: the file is shorter than it was.
+            OSError: the file is shorter than it was, or no regular file; a part of more than ``MAX_BYTES``.
         """
-        with self.path.open("rb") as file:
+        if self.length > MAX_BYTES:
+            raise OSError(f"{self.length:,} bytes, over the limit of {MAX_BYTES:,}")
+        with open_regular(self.path) as file:
             file.seek(self.offset)
             content = file.read(self.length)
         if len(content) != self.length:
@@ -90,7 +95,8 @@ def read_index(shard: Path) -> ShardContent:
     index = index_of(shard)
     fix = f"remove {index.name} and write it again: toolkit data index {shard.parent}"
     try:
-        about, *lines = [json.loads(line) for line in index.read_text().splitlines()]
+        with TextIOWrapper(open_regular(index), encoding="utf-8") as file:
+            about, *lines = map(json.loads, bounded_lines(file))
         samples = [_sample_in(line) for line in lines]
         size, left_out = int(about["bytes"]), Counter[str](about.get("left_out", {}))
         known = (about["format"], about["shard"], about["images"]) == (FORMAT, shard.name, len(samples))
