@@ -10,11 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels"}
+GROUND = {
+    *("toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels"),
+    *("toolkit.strict_json", "toolkit.strict_yaml", "toolkit.terminal", "toolkit.text"),
+}
 MAY_IMPORT = {
-    "toolkit.errors": set(),
+    "toolkit.text": set(),
+    "toolkit.strict_json": {"toolkit.text"},
+    "toolkit.strict_yaml": set(),
+    "toolkit.terminal": {"toolkit.text"},
+    "toolkit.errors": {"toolkit.text"},
     "toolkit.files": {"toolkit.errors"},
-    "toolkit.command": {"toolkit.errors"},
+    "toolkit.command": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
     "toolkit.labels": set(),
     "toolkit.runtime": GROUND,
     "toolkit.config": GROUND,

@@ -38,8 +38,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, indented, with keys in the order given; NaN is refused."""
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Write JSON atomically, indented, with keys in the order given; NaN is refused.
+
+    What is no UTF-8 stands there as JSON's own escape, from which Python reads back what it was.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 @contextmanager

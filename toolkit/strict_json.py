@@ -1,0 +1,52 @@
+"""JSON as RFC 8259 has it: what others wrote is read without surprises, and what is written others can read."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from typing import Any, TextIO
+
+from toolkit.text import for_terminal, is_utf8
+
+
+def read_json(content: bytes | str) -> Any:
+    """Parse JSON that anybody may have written.
+
+    Raises:
+        ValueError: no JSON, not UTF-8, nested over 200 levels, NaN, or a number that no float holds (1e400).
+    """
+    from pydantic_core import from_json
+
+    parsed = from_json(content, allow_inf_nan=False)
+    pending = [parsed]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a number is too large")
+    return parsed
+
+
+def print_json(content: Any, stream: TextIO) -> None:
+    """Print JSON, indented, that any parser reads.
+
+    A figure that is no finite number becomes null, and bytes of a name that are no UTF-8 are escaped. Letters
+    beyond ASCII stand there themselves where the stream is UTF-8.
+    """
+    utf8 = codecs.lookup(stream.encoding or "ascii").name == "utf-8"
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=not utf8, allow_nan=False)
+    stream.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, str) and not is_utf8(value):
+        return for_terminal(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
