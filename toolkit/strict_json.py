@@ -31,6 +31,20 @@ def read_json(content: bytes | str) -> Any:
     return parsed
 
 
+def reason_in(error: Exception) -> str:
+    """What is wrong with content, in one line: the first problem that pydantic found, or what a parser said."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{place}: {message}" if place else message
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def print_json(content: Any, stream: TextIO) -> None:
     """Print JSON, indented, that any parser reads.
 

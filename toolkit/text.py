@@ -40,11 +40,11 @@ def for_markdown(text: str) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """Text as a code span, whatever backticks it holds."""
+    """Text as a code span, whatever backticks it holds; not for a cell of a table."""
     shown = for_terminal(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     pad = " " if shown[:1] == "`" or shown[-1:] == "`" or not shown.strip() else ""
-    return f"{fence}{pad}{shown}{pad}{fence}".replace("|", "\\|")
+    return f"{fence}{pad}{shown}{pad}{fence}"
 
 
 def for_html(text: str) -> str:
