@@ -125,7 +125,7 @@ def test_printed_json_is_json_in_any_encoding(encoding: str) -> None:
     ],
 )
 def test_json_of_a_stranger_is_refused_by_one_class(content: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         read_json(content)
 
 

@@ -57,35 +57,36 @@ def run(app: typer.Typer) -> NoReturn:
 
 def _run(app: typer.Typer) -> int:
     try:
-        return app(standalone_mode=False) or 0
+        code = app(standalone_mode=False) or 0
     except SystemExit as end:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer ends so for any pipe of the process
             raise end.__context__ from None
-        return CLOSED_PIPE  # rich, for its own
+        code = CLOSED_PIPE  # rich, for its own
     except ToolkitError as error:
-        return _fail_as(error)
+        code = _fail_as(error)
     except CheckFailed as error:
-        return _fail(1, str(error))
+        code = _fail(1, str(error))
     except Stopped as stop:
         if _rank() == 0:
             sys.stderr.write(f"{for_terminal(str(stop))}\n")
-        return 128 + stop.signal_number
+        code = 128 + stop.signal_number
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a bare command: its help is printed already
             return 0
         context = getattr(error, "ctx", None)
         path = context.command_path if context else app.info.name
         what = error.format_message()  # type: ignore[attr-defined]
-        return _fail(2, f"{what.rstrip('.')} (at {path}); see {path} --help", {"what": what})
+        code = _fail(2, f"{what.rstrip('.')} (at {path}); see {path} --help", {"what": what})
     except (typer.Abort, KeyboardInterrupt):
-        return _fail(130, "stopped")
+        code = _fail(130, "stopped")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAIN_PACKAGES:
             raise
         fix = 'pip install "clip-toolkit[train]"'
-        return _fail(2, f"{error.name} is not installed (at {sys.prefix}); {fix}", {"what": str(error), "fix": fix})
+        code = _fail(2, f"{error.name} is not installed (at {sys.prefix}); {fix}", {"what": str(error), "fix": fix})
+    return code
 
 
 def _fail_as(error: ToolkitError) -> int:

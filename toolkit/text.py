@@ -17,12 +17,12 @@ STRANGE_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def for_terminal(text: str) -> str:
-    """One line that a terminal shows and does not obey.
+    r"""One line that a terminal shows and does not obey.
 
     Control characters, line breaks, marks that turn the direction of writing, and bytes that are no UTF-8
-    are written as Python writes them, ``\\x1b``.
+    are written as Python writes them, ``\x1b``.
     """
-    return "".join(map(_shown, text))
+    return text if text.isprintable() else "".join(map(_shown, text))
 
 
 def _shown(character: str) -> str:

@@ -22,7 +22,7 @@ FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "to
 def hostile(encoder: Path, folder: Path, module: str, proof: Path) -> Path:
     """A copy of an encoder each of whose files says that its class is in ``module``, which writes a file."""
     kinds.copy_of(encoder, folder, None)
-    code = {name: f"{module}.Anything" for name in AUTO}
+    code = dict.fromkeys(AUTO, f"{module}.Anything")
     for name in FILES:
         path = folder / name
         if not path.is_file():

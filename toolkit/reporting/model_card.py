@@ -23,15 +23,17 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
     """Markdown with the figures that the run, parity and the benchmark measured."""
     origin = manifest.provenance
     recipe, data = origin["recipe"], origin["data"]
+    model, source = recipe["model"], str(data.get("source", recipe["data"]["path"]))
+    title, licence = str(data.get("name", "Image")), str(data.get("licence", "not stated"))
     lines = [
-        f"# {for_markdown(str(data.get('name', 'Image')))} classifier",
+        f"# {for_markdown(title)} classifier",
         "",
         f"Classifies an image as one of {len(labels):,} classes: {for_markdown(named(labels))}.",
         "",
-        f"- encoder: {markdown_code(recipe['model']['encoder'])}, trained: {for_markdown(_selection(recipe['model']))}",
-        f"- head: {for_markdown(recipe['model']['head']['type'])}; temperature of the probabilities: {origin['temperature']:.3f}",
-        f"- data: {for_markdown(str(data.get('source', recipe['data']['path'])))}",
-        f"- licence of the data: {for_markdown(str(data.get('licence', 'not stated')))}; the golden images here are part of it",
+        f"- encoder: {markdown_code(model['encoder'])}, trained: {for_markdown(_selection(model))}",
+        f"- head: {for_markdown(model['head']['type'])}; temperature of the probabilities: {origin['temperature']:.3f}",
+        f"- data: {for_markdown(source)}",
+        f"- licence of the data: {for_markdown(licence)}; the golden images here are part of it",
         f"- checkpoint SHA-256: {markdown_code(origin['checkpoint_sha256'])}",
         f"- data fingerprint: {markdown_code(origin['data_fingerprint'])}",
         f"- made by clip-toolkit {for_markdown(manifest.toolkit_version)}, {for_markdown(manifest.created)}",

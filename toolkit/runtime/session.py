@@ -162,7 +162,8 @@ class Session:
     def classes(self) -> int | None:
         """Logits of an image, as the graph states them; None where it doesn't, or has other outputs or types."""
         shapes = {value.name: value.shape for value in self._session.get_outputs() if value.type == "tensor(float)"}
-        widths = {shapes[name][1] for name in OUTPUTS if len(shapes.get(name, ())) == 2}
+        stated = [shapes.get(name, ()) for name in OUTPUTS]
+        widths = {shape[1] for shape in stated} if all(len(shape) == 2 for shape in stated) else set()
         width = next(iter(widths)) if len(widths) == 1 else None
         return width if isinstance(width, int) else None
 
