@@ -10,16 +10,20 @@ from typing import Any, TextIO
 from toolkit.text import for_terminal, is_utf8
 
 
-def read_json(content: bytes | str) -> Any:
+def read_json(content: bytes | str, *, finite: bool = True) -> Any:
     """Parse JSON that anybody may have written.
 
+    Args:
+        content: the text, or its bytes.
+        finite: whether every number must be finite; tables of labels may say NaN for a label that is missing.
+
     Raises:
-        ValueError: no JSON, not UTF-8, nested over 200 levels, NaN, or a number that no float holds (1e400).
+        ValueError: no JSON, not UTF-8, nested over 200 levels, or, where it must be finite, NaN or 1e400.
     """
     from pydantic_core import from_json
 
-    parsed = from_json(content, allow_inf_nan=False)
-    pending = [parsed]
+    parsed = from_json(content, allow_inf_nan=not finite)
+    pending = [parsed] if finite else []
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
@@ -52,15 +56,21 @@ def print_json(content: Any, stream: TextIO) -> None:
     beyond ASCII stand there themselves where the stream is UTF-8.
     """
     utf8 = codecs.lookup(stream.encoding or "ascii").name == "utf-8"
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=not utf8, allow_nan=False)
+    text = json.dumps(as_utf8(content, finite=True), indent=2, ensure_ascii=not utf8, allow_nan=False)
     stream.write(text + "\n")
 
 
-def _plain(value: Any) -> Any:
+def as_utf8(value: Any, *, finite: bool = False) -> Any:
+    """Content in which every text can be written as UTF-8, other bytes escaped; see :func:`toolkit.text.for_terminal`.
+
+    Args:
+        value: of what JSON can hold.
+        finite: whether a number that is not finite becomes None.
+    """
     if isinstance(value, dict):
-        return {_plain(key): _plain(each) for key, each in value.items()}
+        return {as_utf8(key): as_utf8(each, finite=finite) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [as_utf8(each, finite=finite) for each in value]
     if isinstance(value, str) and not is_utf8(value):
         return for_terminal(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if finite and isinstance(value, float) and not math.isfinite(value) else value

@@ -68,7 +68,7 @@ def read_yaml(text: str | bytes) -> Any:
         ValueError: no YAML, a value that can't be, nested too deep, or what :class:`StrictLoader` refuses.
     """
     try:
-        return yaml.load(text, StrictLoader)  # noqa: S506 - a safe loader
+        return yaml.load(text, StrictLoader)
     except yaml.MarkedYAMLError as error:
         place = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
         raise ValueError(f"{error.problem or error.context}{place}") from error
