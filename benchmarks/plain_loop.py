@@ -27,7 +27,9 @@ class Net(nn.Module):
 
     def __init__(self, encoder: str, classes: int, unfreeze_last: int | None) -> None:
         super().__init__()
-        self.encoder = CLIPVisionModelWithProjection.from_pretrained(encoder, dtype=torch.float32)
+        self.encoder = CLIPVisionModelWithProjection.from_pretrained(
+            encoder, dtype=torch.float32, trust_remote_code=False
+        )
         self.head = nn.Sequential(
             nn.Linear(self.encoder.config.projection_dim, 256), nn.GELU(), nn.Dropout(0.1), nn.Linear(256, classes)
         )
@@ -59,7 +61,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     torch.manual_seed(0)
-    processor = CLIPImageProcessorPil.from_pretrained(arguments.encoder)
+    processor = CLIPImageProcessorPil.from_pretrained(arguments.encoder, trust_remote_code=False)
     classes = sorted(folder.name for folder in (arguments.data / "train").iterdir())
     examples = {
         split: [(path, label) for label, name in enumerate(classes) for path in sorted((root / name).iterdir())]

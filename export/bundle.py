@@ -31,7 +31,7 @@ from toolkit.data.source import Example
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.processing import preprocess_from
-from toolkit.reporting.describe import describe
+from toolkit.reporting.describe import describe, pages
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
 from toolkit.runtime.decode import read_encoded, suffix_of
 from toolkit.runtime.predict import expand, graph_input
@@ -235,6 +235,8 @@ def prove_again(
         CheckFailed: a file differs from the manifest, or the graph does not run as it must.
     """
     bundle.check_files()
+    if folder is None:
+        pages(bundle.path, bundle.manifest)
     provable = [require_precision(precision, provider)] if precision else runnable(bundle.precisions, provider)
     samples, source = samples_to_prove(run, count, folder)
     reference = Reference(run)

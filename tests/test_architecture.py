@@ -10,12 +10,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.regular_files"}
+GROUND = {
+    *("toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.regular_files"),
+    *("toolkit.strict_json", "toolkit.strict_yaml", "toolkit.terminal", "toolkit.text"),
+}
 MAY_IMPORT = {
-    "toolkit.errors": set(),
-    "toolkit.files": {"toolkit.errors", "toolkit.regular_files"},
+    "toolkit.text": set(),
+    "toolkit.strict_json": {"toolkit.text"},
+    "toolkit.strict_yaml": set(),
+    "toolkit.terminal": {"toolkit.text"},
     "toolkit.regular_files": set(),
-    "toolkit.command": {"toolkit.errors"},
+    "toolkit.errors": {"toolkit.text"},
+    "toolkit.files": {"toolkit.errors", "toolkit.regular_files", "toolkit.strict_json"},
+    "toolkit.command": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
     "toolkit.labels": set(),
     "toolkit.runtime": GROUND,
     "toolkit.config": GROUND,

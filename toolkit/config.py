@@ -24,6 +24,7 @@ from pydantic import (
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
 from toolkit.regular_files import read_settings
+from toolkit.strict_yaml import read_yaml
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
 DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
@@ -419,12 +420,12 @@ def _stands_in(content: dict[str, Any], key: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(read_settings(path))
+        content = read_yaml(read_settings(path))
     except OSError as error:
         raise ToolkitError(
             f"can't read the recipe: {error.strerror}", where=path, fix="toolkit recipes list shows what ships"
         ) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ToolkitError(
             f"the recipe is no YAML: {_one_line(error)}", where=path, fix="mend the line that is named"
         ) from error
@@ -466,8 +467,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ToolkitError(f"{section!r} holds no keys", where=override, fix="write section.key=value")
     try:
-        node[key] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        node[key] = read_yaml(value)
+    except ValueError as error:
         raise ToolkitError(f"the value is no YAML: {_one_line(error)}", where=override, fix="quote it") from error
     if key == "unfreeze":
         node.pop("unfreeze_last", None)
@@ -493,7 +494,7 @@ def _describe(problem: Any, sections: tuple[str, ...] = ()) -> str:
         return f"{place} is missing"
     message = problem["msg"].removeprefix("Value error, ")
     return (
-        f"{place}: {message[0].lower()}{message[1:]} (got {problem['input']!r})"
+        f"{place}: {message[0].lower()}{message[1:]} (got {_short(repr(problem['input']))})"
         if not isinstance(problem["input"], dict)
         else ": ".join(filter(None, (place, message)))
     )
@@ -504,6 +505,11 @@ def _keys_of(path: Sequence[str]) -> list[str]:
     for part in path:
         model = model.model_fields[part].annotation  # type: ignore[assignment]
     return list(model.model_fields)
+
+
+def _short(text: str, most: int = 200) -> str:
+    """A text cut to so many characters."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _one_line(error: Exception) -> str:

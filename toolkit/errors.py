@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from toolkit.text import for_terminal
+
 
 class ToolkitError(Exception):
     """A mistake the user can mend: what is wrong, where, and how to mend it.
@@ -27,8 +29,8 @@ class ToolkitError(Exception):
 
     def as_line(self) -> str:
         """What, where and what to do, in one line."""
-        line = " ".join(f"{self.what} (at {self.where}); {self.fix}".split())
-        return "".join(character if character.isprintable() else "?" for character in line)
+        what, fix = (" ".join(text.split()) for text in (self.what, self.fix))
+        return for_terminal(f"{what} (at {self.where}); {fix}")
 
 
 def _again(kind: type[ToolkitError], arguments: tuple[Any, ...], state: dict[str, Any]) -> ToolkitError:

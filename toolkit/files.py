@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,10 @@ from typing import Any
 
 from toolkit.errors import ToolkitError
 from toolkit.regular_files import open_regular
+from toolkit.strict_json import as_utf8
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""What only a write meets."""
 
 
 def sha256_of(path: Path) -> str:
@@ -39,8 +44,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, indented, with keys in the order given; NaN is refused."""
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Write JSON atomically, indented, with keys in the order given; NaN is refused.
+
+    Bytes of a name that are no UTF-8 are escaped; :func:`toolkit.text.path_text` keeps which file is meant.
+    """
+    write_bytes(path, (json.dumps(as_utf8(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 @contextmanager
@@ -49,8 +57,12 @@ def writing_to(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"can't write here: {error.strerror or error}"
-        raise ToolkitError(what, where=target, fix="choose another path, or check its permissions and space") from error
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> ToolkitError:
+    what = f"can't write here: {error.strerror or error}"
+    return ToolkitError(what, where=target, fix="choose another path, or check its permissions and space")
 
 
 @contextmanager
@@ -69,7 +81,7 @@ def staged_folder(
         durable: whether all of it shall be on the disk before it is renamed, in case the power fails.
 
     Raises:
-        ToolkitError: ``target`` is taken (see :func:`refuse_existing`).
+        ToolkitError: ``target`` is taken (see :func:`refuse_existing`), or the disk is full.
     """
     target = target.absolute()
     refuse_existing(target, what=what, marker=marker, replace=replace)
@@ -87,10 +99,12 @@ def staged_folder(
         if target.exists():
             target.rename(old)
         stage.rename(target)
-    except BaseException:
+    except BaseException as error:
         if old.exists() and not target.exists():
             old.rename(target)
         shutil.rmtree(stage, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise _unwritable(target, error) from error
         raise
     if durable:
         sync(target.parent)
@@ -121,8 +135,16 @@ def heal(folder: Path) -> None:
 
 
 def refuse_existing(target: Path, *, what: str, marker: str, replace: bool = False) -> None:
-    """Raise unless ``target`` is free, an empty folder, or one of its kind that may be replaced."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    """Raise unless ``target`` is free, an empty folder, or one of its kind that may be replaced.
+
+    Raises:
+        ToolkitError: it is not, or no file can have such a name.
+    """
+    with writing_to(target):
+        there = target.exists()
+    if target.is_symlink() and not there:
+        raise ToolkitError("a link is there that leads nowhere", where=target, fix="remove it, or choose another path")
+    if not there or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / marker).is_file():
         raise ToolkitError(f"something that is no {what} is there already", where=target, fix="choose another path")

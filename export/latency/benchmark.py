@@ -26,7 +26,7 @@ from export.latency.server import Server, find_rate, serve
 from export.latency.statistics import PERCENTILES
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_json
-from toolkit.reporting.describe import MEASURED_PLOTS, describe
+from toolkit.reporting.describe import MEASURED_PLOTS, describe, pages
 from toolkit.runtime.bundle import MANIFEST, Bundle
 from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.session import require_precision, runnable
@@ -115,6 +115,7 @@ def benchmark(
     measured.check()
     least.check()
     require_sound(bundle)
+    pages(bundle.path, bundle.manifest)
     names = runnable(bundle.precisions, provider)
     if measured.precision:
         names = [require_precision(measured.precision, provider)]

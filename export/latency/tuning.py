@@ -11,7 +11,7 @@ from export.latency.pool import find_pool
 from export.latency.tune import Effort, Search, tune
 from toolkit.errors import CheckFailed
 from toolkit.files import write_bytes
-from toolkit.reporting.describe import describe
+from toolkit.reporting.describe import describe, pages
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import SERVING, Budget, Serving
 from toolkit.runtime.session import runnable
@@ -46,6 +46,7 @@ def tune_bundle(
         advance: told what is measured.
     """
     require_sound(bundle)
+    pages(bundle.path, bundle.manifest)
     precisions = runnable(bundle.precisions, provider)
     of = _run(bundle, run)
     advance("measuring accuracy")

@@ -162,7 +162,7 @@ def rewrite_index(shard: Path, change: Callable[[list[dict[str, object]]], objec
         (lambda shard: index_of(shard).write_text('{"format": 1}\n'), "damaged index"),
         (lambda shard: rewrite_index(shard, lambda lines: lines.pop()), "the index doesn't match"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=10**9)), "the index doesn't match"),
-        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=-5)), "the index doesn't match"),
+        (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=-5)), "damaged index"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset="x")), "damaged index"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(label=None)), "no label in image 1"),
         (lambda shard: rewrite_index(shard, lambda lines: lines[1].update(offset=0)), "promises other content"),
@@ -403,6 +403,21 @@ def test_labels_of_any_type_read_as_in_other_formats(tmp_path: Path, written: ob
         ({"offset": 512.0}, "damaged index"),
         ({"length": True}, "damaged index"),
         ({"split": 5}, "of the split '5'"),
+        ({"offset": -1}, "damaged index"),
+        ({"length": -1}, "damaged index"),
+        ({"offset": 10**300}, "damaged index"),
+        ({"offset": 2**63 - 1, "length": 2**63 - 1}, "the index doesn't match"),
+        ({"offset": "0"}, "damaged index"),
+        ({"offset": None}, "damaged index"),
+        ({"offset": [0]}, "damaged index"),
+        ({"offset": float("nan")}, "damaged index"),
+        ({"length": float("inf")}, "damaged index"),
+        ({"label": ["a"]}, "damaged index"),
+        ({"label": {"a": 1}}, "damaged index"),
+        ({"group": [1]}, "damaged index"),
+        ({"sha256": {}}, "damaged index"),
+        ({"label": "\udcff"}, "damaged index"),
+        ({"more": 1}, "damaged index"),
     ],
 )
 def test_an_index_with_odd_types_is_refused(tmp_path: Path, changes: dict[str, object], what: str) -> None:
@@ -410,6 +425,34 @@ def test_an_index_with_odd_types_is_refused(tmp_path: Path, changes: dict[str, o
     index_shards(tmp_path)
     rewrite_index(tmp_path / "x.tar", lambda lines: lines[1].update(changes))
     with pytest.raises(ToolkitError, match=what):
+        list_shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('{"bytes": 1e400}', '{"bytes": "12"}', '{"bytes": -1}', '{"bytes": null}', '{"bytes": true}', "[]", "5"),
+        *('{"left_out": {".txt": -1}}', '{"left_out": {".txt": "x"}}', '{"left_out": [1]}', '{"left_out": 1e400}'),
+        *("[" * 100_000, '{"a":' * 100_000, "NaN", "\x00", "\udcff", '{"images": 1e400}', '{"shard": ["x.tar"]}'),
+    ],
+)
+def test_the_first_line_of_an_index_with_odd_numbers_is_refused(tmp_path: Path, line: str) -> None:
+    tar_of(tmp_path / "x.tar", labelled("0", "1"))
+    index_shards(tmp_path)
+    index = index_of(tmp_path / "x.tar")
+    first, *others = index.read_text().splitlines()
+    changes_a_key = line.startswith('{"') and len(line) < 100
+    first = f"{first[:-1]}, {line[1:]}" if changes_a_key else line  # the last of two equal keys counts
+    index.write_bytes("\n".join([first, *others]).encode(errors="surrogateescape"))
+    with pytest.raises(ToolkitError, match=r"damaged index|the index doesn't match") as caught:
+        list_shards(tmp_path)
+    assert len(caught.value.as_line()) < 1000
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "5", '{"label": "\\udcff"}', "\udcff"])
+def test_a_member_of_json_that_a_stranger_wrote_is_refused(tmp_path: Path, content: str) -> None:
+    tar_of(tmp_path / "x.tar", {"0.png": png(0), "0.json": content.encode(errors="surrogateescape")})
+    with pytest.raises(ToolkitError, match="JSON is damaged"):
         list_shards(tmp_path)
 
 

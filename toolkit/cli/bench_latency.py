@@ -114,7 +114,8 @@ def bench_latency(
     print_latency(latency)
     if compare is None and not names:
         messages().print("torch is not installed, so ONNX Runtime was measured alone")
-    console().print(f"written: {bundle / 'latency.json'}, report.html\nnext: toolkit tune {bundle} --p99-ms 20")
+    written = f"written: {bundle / 'latency.json'}, report.html"
+    console().print(written, f"next: toolkit tune {bundle} --p99-ms 20", sep="\n")
 
 
 def print_latency(latency: dict[str, Any]) -> None:

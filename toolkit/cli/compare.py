@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.output import JsonFlag, messages, print_json, print_table
+from toolkit.cli.output import JsonFlag, print_json, print_table, warn
 
 
 def compare(
@@ -25,7 +25,7 @@ def compare(
 
     outcome = beside(a, b)
     for warning in outcome["warnings"]:
-        messages().print(f"[yellow]warning[/]: {warning}", soft_wrap=True)
+        warn(warning)
     if json:
         print_json(outcome)
         return

@@ -83,7 +83,7 @@ def shard(
     if json:
         print_json({"path": str(dest)} | about)
         return
-    console().print(f"{about['images']:,} images in {len(about['shards'])} shards\nwritten to {dest}")
+    console().print(f"{about['images']:,} images in {len(about['shards'])} shards", f"written to {dest}", sep="\n")
     if about["left_out"]:
         from toolkit.runtime.image_files import in_words
 
@@ -113,7 +113,8 @@ def _report(dest: Path, about: dict[str, Any], json: bool) -> None:
     counts = about["counts"]
     rows = [[name, *(str(counts[split][name]) for split in counts)] for name in about["classes"]]
     print_table(f"{about['name']}: {about['images']:,} images", ["class", *counts], rows)
-    console().print(f"source: {about['source']}\nlicence: {about['licence']}\nwritten to {dest}")
+    lines = (f"source: {about['source']}", f"licence: {about['licence']}", f"written to {dest}")
+    console().print(*lines, sep="\n")
 
 
 def _splits_in_words(report: dict[str, Any]) -> str:

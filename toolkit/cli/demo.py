@@ -94,7 +94,8 @@ def _zero_shot_accuracy(data: Path) -> float:
 
     folder = resolve(EMBEDDED)
     with quiet_transformers():
-        model, tokenizer = CLIPModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder)
+        model = CLIPModel.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, trust_remote_code=False)
     embeddings = text_embeddings(model, tokenizer, [f"a digit {word}" for word in DIGIT_WORDS])
     test = open_data(DataConfig(path=data)).splits["test"]
     loader = Loader(ImageDataset(test, preprocess_from(load_processor(EMBEDDED, Clip()))))

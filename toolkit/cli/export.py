@@ -18,10 +18,10 @@ from toolkit.cli.output import (
     console,
     counting,
     describing,
-    messages,
     print_json,
     print_table,
     require_key,
+    warn,
 )
 from toolkit.cli.parity import CountOption, print_parity, warn_of
 from toolkit.errors import ToolkitError
@@ -98,7 +98,7 @@ def export(
     if budget is not None:
         print_tried(parity, budget)
     print_parity(parity)
-    console().print(f"bundle: {out}\nnext: toolkit bench-latency {out}")
+    console().print(f"bundle: {out}", f"next: toolkit bench-latency {out}", sep="\n")
 
 
 def _asked(precision: str | None, drop: float | None, provider: str) -> tuple[Sequence[str], float | None]:
@@ -131,7 +131,7 @@ def _warn_of_too_few(tried: Sequence[dict[str, Any]], budget: float) -> None:
     chosen = any(each["chosen"] for each in undecided)
     then = "shipped all the same, since no form is sure to" if chosen else "so it was left out"
     ask = f"--max-accuracy-drop {math.ceil(10 * fastest['accuracy_drop_at_most']) / 10:g} would take it"
-    messages().print(f"[yellow]warning[/]: {what}: {then}" + ("" if chosen else f" ({ask})"), soft_wrap=True)
+    warn(f"{what}: {then}" + ("" if chosen else f" ({ask})"))
 
 
 def print_tried(parity: dict[str, Any], budget: float) -> None:

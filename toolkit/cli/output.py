@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from toolkit import strict_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,23 +40,30 @@ SignOption = Annotated[
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON object on stdout."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Print one JSON object on stdout; see :func:`toolkit.strict_json.print_json`."""
+    strict_json.print_json(content, sys.stdout)
 
 
 def console() -> Console:
     """Where results for a person go."""
-    from rich.console import Console
+    from toolkit.terminal import SafeConsole
 
     # paths and names may hold brackets; a pipe or a file has no width
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
+    return SafeConsole(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def messages() -> Console:
     """Where messages and progress go."""
-    from rich.console import Console
+    from toolkit.terminal import SafeConsole
 
-    return Console(stderr=True, highlight=False)
+    return SafeConsole(stderr=True, highlight=False)
+
+
+def warn(what: str) -> None:
+    """Print a warning, which may hold names with brackets."""
+    from rich.markup import escape
+
+    messages().print(f"[yellow]warning[/]: {escape(what)}", soft_wrap=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
@@ -105,7 +113,7 @@ def renew_signature(bundle: Bundle, key: Path | None) -> None:
         sign(bundle.path, key)
     elif bundle.lost_signature:
         what = "the bundle changed and lost its signature; sign it again with --sign KEY"
-        messages().print(f"[yellow]warning[/]: {what}", soft_wrap=True)
+        warn(what)
 
 
 def require_key(key: Path | None) -> None:

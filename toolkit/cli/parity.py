@@ -21,6 +21,7 @@ from toolkit.cli.output import (
     print_table,
     renew_signature,
     require_key,
+    warn,
 )
 from toolkit.errors import CheckFailed, ToolkitError
 
@@ -128,7 +129,7 @@ def warn_of(parity: dict[str, Any]) -> None:
             "what a GPU gives; prove it there with toolkit parity --provider cuda"
         )
     for warning in warnings:
-        messages().print(f"[yellow]warning[/]: {warning}", soft_wrap=True)
+        warn(warning)
 
 
 def print_parity(parity: dict[str, Any]) -> None:

@@ -118,7 +118,7 @@ def _print_keys(keys: dict[str, Any]) -> None:
     rows = [[name, _in_yaml(entry["value"]), entry["origin"]] for name, entry in given.items()]
     print_table("the recipe", ["key", "value", "origin"], rows, 3)
     others = [f"{name}={_in_yaml(entry['value'])}" for name, entry in keys.items() if name not in given]
-    console().print(f"by default: {', '.join(others)}\n")
+    console().print(f"by default: {', '.join(others)}", end="\n\n")
 
 
 def _print_explained(found: dict[str, Any], epochs: int) -> None:

@@ -13,11 +13,11 @@ from toolkit.cli.output import (
     SignOption,
     console,
     counting,
-    messages,
     print_json,
     print_table,
     renew_signature,
     require_key,
+    warn,
 )
 from toolkit.errors import ToolkitError
 
@@ -80,12 +80,12 @@ def tune(
             what = too_few(drop["images"], max_accuracy_drop, precision)
             shipped = outcome["chosen"]["precision"] == precision
             then = "chosen all the same, since no other precision is sure to" if shipped else "so it was left out"
-            messages().print(f"[yellow]warning[/]: {what}: {then}", soft_wrap=True)
+            warn(f"{what}: {then}")
     if json:
         print_json(outcome)
         return
     print_tuned(outcome)
-    console().print(f"written: {bundle / 'serving.json'}\nnext: toolkit bench-latency {bundle}")
+    console().print(f"written: {bundle / 'serving.json'}", f"next: toolkit bench-latency {bundle}", sep="\n")
 
 
 def print_tuned(outcome: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from toolkit.data.splits import Division, Entry, divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
+from toolkit.text import path_text
 
 A_FEW = 5
 """Paths that are listed of images that stand out."""
@@ -51,7 +52,7 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
     ):
         survey.add(item.path, inspected)
         if inspected.error or inspected.size is None:
-            unreadable.append({"path": str(item.path), "reason": inspected.error})
+            unreadable.append({"path": path_text(item.path), "reason": inspected.error})
             continue
         entries.append(Entry(index, labels[item.label], inspected.sha256, item.group))
         looks.append(inspected.perceptual or 0)
@@ -64,7 +65,7 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
     given = {split: sum(counts[split].values()) for split in counts if split != UNSPLIT}
     final = {split: len(images) for split, images in division.splits.items()} if division else {}
     found: dict[str, Any] = {
-        "path": str(listing.root),
+        "path": path_text(listing.root),
         "images": len(listing.items),
         "classes": listing.classes,
         "counts": counts,
@@ -94,7 +95,7 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
 
 
 def _some(paths: list[Path]) -> dict[str, Any]:
-    return {"count": len(paths), "paths": [str(path) for path in paths[:A_FEW]]}
+    return {"count": len(paths), "paths": [path_text(path) for path in paths[:A_FEW]]}
 
 
 def _range_problems(survey: Survey, config: DataConfig) -> list[str]:
@@ -117,7 +118,7 @@ def _twins(entries: Sequence[Entry], listing: Listing) -> list[list[Item]]:
 
 
 def _paths(twins: Iterable[list[Item]]) -> list[list[str]]:
-    return [sorted(str(item.path) for item in items) for items in twins]
+    return [sorted(path_text(item.path) for item in items) for items in twins]
 
 
 def _division(
@@ -150,7 +151,7 @@ def _near(
     indices = [entries[place].index for place in kept]
     contents = [entries[place].sha256 for place in kept]
     found = near_duplicates([looks[place] for place in kept], contents, [split_of[index] for index in indices])
-    examples = [[str(listing.items[indices[place]].path) for place in pair] for pair in found.examples]
+    examples = [[path_text(listing.items[indices[place]].path) for place in pair] for pair in found.examples]
     return {"count": found.images, "examples": examples}
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from toolkit.config import DataConfig, DataFormat
 from toolkit.data import arrow, manifest, shards
 from toolkit.data.folder import list_folder
-from toolkit.data.listing import ABOUT, Item, Listing, classes_of, refuse_half_split
+from toolkit.data.listing import ABOUT, Item, Listing, classes_of, named, refuse_half_split
 from toolkit.errors import ToolkitError
 from toolkit.regular_files import read_settings
+from toolkit.strict_json import read_json, reason_in
+from toolkit.text import for_terminal, is_utf8
 
 
 def list_data(config: DataConfig) -> Listing:
@@ -32,8 +33,21 @@ def list_data(config: DataConfig) -> Listing:
     refuse_half_split(items, path)
     if config.classes is not None or names is None:
         names = classes_of(items, config.classes, path)
+    _refuse_names_that_are_no_text(names, path)
     about = _read_about((path if path.is_dir() else path.parent) / ABOUT)
     return Listing(path, items, names, about, left_out)
+
+
+def _refuse_names_that_are_no_text(names: list[str], path: Path) -> None:
+    """Raise if a class can't be named in any file that a run or a bundle writes.
+
+    Raises:
+        ToolkitError: with the name, escaped.
+    """
+    strange = [for_terminal(name) for name in names if not is_utf8(name)]
+    if strange:
+        what = f"class names must be UTF-8, and these are not: {named(strange)}"
+        raise ToolkitError(what, where=path, fix="rename the folders, or write the labels anew in UTF-8")
 
 
 def _list(config: DataConfig, found: DataFormat) -> tuple[list[Item], list[str] | None, dict[str, int]]:
@@ -69,8 +83,8 @@ def format_of(path: Path) -> DataFormat:
 
 def _read_about(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_settings(path)) if path.is_file() else {}
+        content = read_json(read_settings(path)) if path.is_file() else {}
     except (ValueError, OSError) as error:
-        what = f"dataset.json is no JSON: {getattr(error, 'strerror', None) or error}"
+        what = f"dataset.json is no JSON: {getattr(error, 'strerror', None) or reason_in(error)}"
         raise ToolkitError(what, where=path, fix="mend or remove it") from error
     return content if isinstance(content, dict) else {}

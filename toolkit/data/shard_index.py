@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -15,9 +14,12 @@ from toolkit.files import write_bytes
 from toolkit.labels import label_text
 from toolkit.regular_files import bounded_lines, open_regular
 from toolkit.runtime.decode import MAX_BYTES
+from toolkit.strict_json import read_json, reason_in
 
 FORMAT = 1
 INDEX = ".index.jsonl"
+LARGEST = 2**63
+"""No file has as many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +98,25 @@ def read_index(shard: Path) -> ShardContent:
     fix = f"remove {index.name} and write it again: toolkit data index {shard.parent}"
     try:
         with TextIOWrapper(open_regular(index), encoding="utf-8") as file:
-            about, *lines = map(json.loads, bounded_lines(file))
+            about, *lines = (read_json(line, finite=False) for line in bounded_lines(file))
         samples = [_sample_in(line) for line in lines]
-        size, left_out = int(about["bytes"]), Counter[str](about.get("left_out", {}))
+        size, left_out = about["bytes"], about.get("left_out", {})
+        if type(size) is not int or not isinstance(left_out, dict) or not all(map(_is_count, left_out.values())):
+            raise TypeError("its first line holds no sizes and counts")
         known = (about["format"], about["shard"], about["images"]) == (FORMAT, shard.name, len(samples))
         known = known and all(sample.lies_in(size) for sample in samples)
-        total = left_out.total()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ToolkitError(f"damaged index: {error}", where=index, fix=fix) from error
+        raise ToolkitError(f"damaged index: {reason_in(error)}", where=index, fix=fix) from error
     if not known or size != shard.stat().st_size:
         named_so = f"{about['shard']} with {about['images']} images and {size:,} bytes"
         what = f"the index doesn't match its shard of {shard.stat().st_size:,} bytes: it is of {named_so}"
         raise ToolkitError(what, where=index, fix=fix)
     refuse_unlabelled([row for row, sample in enumerate(samples, 1) if not sample.label], "image", index, fix)
-    return ShardContent(samples, dict(left_out) if total else {})
+    return ShardContent(samples, left_out if any(left_out.values()) else {})
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < LARGEST
 
 
 def _sample_in(line: dict[str, Any]) -> Sample:
@@ -119,7 +126,10 @@ def _sample_in(line: dict[str, Any]) -> Sample:
         TypeError: fields that are missing, unknown, or of a type that can't mean what they say.
     """
     sample = Sample(**line)
-    if not isinstance(sample.name, str) or not {type(sample.offset), type(sample.length)} <= {int}:
-        raise TypeError(f"no name or place of an image: {line}")
+    if not isinstance(sample.name, str) or not (_is_count(sample.offset) and _is_count(sample.length)):
+        raise TypeError(f"no name or place of an image: {str(line)[:200]}")
+    others = [sample.label, sample.split, sample.group, sample.sha256]
+    if any(isinstance(each, (dict, list)) for each in others):
+        raise TypeError(f"no label, split, group or hash: {str(others)[:200]}")
     label, split, group, sha256 = (label_text(line.get(key)) for key in ("label", "split", "group", "sha256"))
     return replace(sample, label=label, split=split, group=group, sha256=sha256)

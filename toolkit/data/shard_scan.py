@@ -6,7 +6,6 @@ A sample is the members of one key, ``train/00017.jpg`` and ``train/00017.cls`` 
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,8 @@ from toolkit.labels import label_text
 from toolkit.regular_files import MOST_SETTINGS, open_regular
 from toolkit.runtime.decode import MAX_BYTES
 from toolkit.runtime.image_files import NO_IMAGE, has_image_suffix, is_image, reason_against, suffix_in
+from toolkit.strict_json import read_json
+from toolkit.text import for_terminal, is_utf8
 
 LABELS = ("cls", "label", "txt")
 """Extensions of the member that holds an image's label; without one, ``label`` in the ``.json`` is it."""
@@ -101,7 +102,7 @@ def _sample(
     shard: Path, tar: tarfile.TarFile, key: str, image: tarfile.TarInfo, parts: dict[str, tarfile.TarInfo]
 ) -> Sample:
     try:
-        about: dict[str, Any] = dict(json.loads(_text(tar, parts["json"]))) if "json" in parts else {}
+        about: dict[str, Any] = dict(read_json(_text(tar, parts["json"]), finite=False)) if "json" in parts else {}
         label = next((_text(tar, parts[name]).strip() for name in LABELS if name in parts), None)
     except (ValueError, TypeError) as error:
         raise ToolkitError(
@@ -110,7 +111,8 @@ def _sample(
     texts = {name: label_text(about.get(name)) for name in ("label", "split", "group")}
     if label is not None:
         texts["label"] = label_text(label)
-    return Sample(image.name, image.offset_data, image.size, **texts)
+    name = image.name if is_utf8(image.name) else for_terminal(image.name)  # an index is UTF-8
+    return Sample(name, image.offset_data, image.size, **texts)
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:

@@ -21,6 +21,7 @@ from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.value_range import Range
+from toolkit.text import path_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def open_data(config: DataConfig, report: Report = silent) -> DataSource:
         splits=division.splits,
         fingerprint=fingerprint(division.splits, listing.classes),
         skipped=bad,
-        duplicates=[sorted(str(image.path) for image in images) for images in division.copies],
+        duplicates=[sorted(path_text(image.path) for image in images) for images in division.copies],
         removed=division.removed,
         contradictions=_contradictions(found, listing.classes),
         made=division.made,
@@ -159,7 +160,7 @@ def _read(
     for item, inspected in zip(listing.items, inspect_items(listing.items, report), strict=True):
         survey.add(item.path, inspected)
         if inspected.error:
-            bad.append({"path": str(item.path), "reason": inspected.error})
+            bad.append({"path": path_text(item.path), "reason": inspected.error})
         else:
             found[item.split].append(_example(item, labels[item.label], inspected.sha256))
     for examples in found.values():
@@ -189,7 +190,7 @@ def _contradictions(found: Mapping[str, Sequence[Example]], classes: Sequence[st
     sets: dict[str, list[str]] = {sha256: [] for sha256 in sorted(odd)}
     for each in examples:
         if each.sha256 in odd:
-            sets[each.sha256].append(f"{each.path} ({classes[each.label]})")
+            sets[each.sha256].append(f"{path_text(each.path)} ({classes[each.label]})")
     return [sorted(images) for images in sets.values()]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from toolkit.errors import ToolkitError
@@ -52,15 +51,8 @@ def open_processor(place: Source, family: Family) -> Any:
     if lacking:
         what = f"the image processor's file leaves out {', '.join(lacking)}"
         raise ToolkitError(what, where=place.where, fix=f"copy the encoder's {FILE}, or {write}")
-    processor = processor_class.from_pretrained(place.location)
-    preprocess = preprocess_from(processor)
-    numbers = (*(preprocess.mean or ()), *(preprocess.std or ()), preprocess.rescale_factor or 1.0)
-    if not all(map(math.isfinite, numbers)) or not all(preprocess.std or (1,)):
-        what = "image_mean, image_std and rescale_factor must be finite, and image_std not zero"
-        raise ToolkitError(what, where=place.where, fix=f"mend {FILE}")
-    if min(*preprocess.size, *(preprocess.crop or (1, 1))) < 1:
-        what = "the image processor's sizes must be at least one pixel"
-        raise ToolkitError(what, where=place.where, fix=f"mend size and crop_size in {FILE}")
+    processor = processor_class.from_pretrained(place.location, trust_remote_code=False)
+    preprocess_from(processor, place.where)  # refuses numbers that are not finite, zeros and sizes that can't be
     return processor
 
 

@@ -9,17 +9,22 @@ from pydantic import ValidationError
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.preprocess import Preprocess, Resample
+from toolkit.strict_json import reason_in
 
 
-def preprocess_from(processor: Any) -> Preprocess:
+def preprocess_from(processor: Any, where: str | None = None) -> Preprocess:
     """Express a CLIP or SigLIP image processor as the runtime's :class:`Preprocess`.
 
     A run's processor also has a ``value_range``; see :func:`toolkit.models.build.build_classifier`.
 
+    Args:
+        processor: the image processor.
+        where: what errors call it; its class, if left out.
+
     Raises:
         ToolkitError: the processor does something that the runtime can't, named.
     """
-    where = type(processor).__name__
+    where = where or type(processor).__name__
     if getattr(processor, "do_pad", None):
         raise ToolkitError("the image processor pads (do_pad)", where=where, fix="use a processor without do_pad")
     size = _sides(processor.size) if processor.do_resize else (1, 1)
@@ -39,8 +44,9 @@ def preprocess_from(processor: Any) -> Preprocess:
             value_range=getattr(processor, "value_range", None),
         )
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ToolkitError(reason, where=where, fix="change preprocessor_config.json of the encoder") from error
+        raise ToolkitError(
+            reason_in(error), where=where, fix="change preprocessor_config.json of the encoder"
+        ) from error
 
 
 def _given(size: Any) -> dict[str, int]:

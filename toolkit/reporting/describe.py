@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import ToolkitError
 from toolkit.files import write_bytes
 from toolkit.reporting.model_card import model_card
 from toolkit.reporting.report import report_html
 from toolkit.runtime.bundle import Manifest
+from toolkit.strict_json import read_json, reason_in
 
 MEASURED_PLOTS = ("latency", "roofline", "server")
 """Plots of ``latency.json``."""
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading figures raises that are missing, or of another type: hashes fit whatever a stranger wrote."""
 
 
 def describe(folder: Path, manifest: Manifest) -> None:
-    """Write ``MODEL_CARD.md`` and ``report.html`` from the figures that lie in the bundle."""
-    labels: list[str] = json.loads((folder / "labels.json").read_text())
-    parity: dict[str, Any] = json.loads((folder / "parity.json").read_text())
-    latency, serving = (_read(folder / name) for name in ("latency.json", "serving.json"))
-    page = report_html(manifest, labels, parity, latency, folder / "plots", serving)
-    write_bytes(folder / "MODEL_CARD.md", model_card(manifest, labels, parity, latency).encode())
-    write_bytes(folder / "report.html", page.encode())
+    """Write ``MODEL_CARD.md`` and ``report.html`` from the figures that lie in the bundle.
+
+    Raises:
+        ToolkitError: figures or provenance are not of the form that the toolkit writes.
+    """
+    for name, content in pages(folder, manifest).items():
+        write_bytes(folder / name, content.encode())
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def pages(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """What :func:`describe` writes, by file; a verb that measures asks first whether it can be written.
+
+    Raises:
+        ToolkitError: see :func:`describe`.
+    """
+    try:
+        labels, parity = (read_json((folder / name).read_bytes()) for name in ("labels.json", "parity.json"))
+        latency, serving = (_read(folder / name) for name in ("latency.json", "serving.json"))
+        return {
+            "MODEL_CARD.md": model_card(manifest, labels, parity, latency),
+            "report.html": report_html(manifest, labels, parity, latency, folder / "plots", serving),
+        }
+    except MALFORMED as error:
+        what = f"its figures or its provenance are not as the toolkit writes them: {reason_in(error)}"
+        raise ToolkitError(what, where=folder, fix="copy the bundle again, or export it again") from error
+
+
+def _read(path: Path) -> Any:
     """Content of a file that a bundle need not hold."""
-    content: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return content
+    return read_json(path.read_bytes()) if path.is_file() else None

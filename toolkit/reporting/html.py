@@ -6,11 +6,11 @@ import base64
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from toolkit.reporting.page_style import STYLE
+from toolkit.text import for_html
 
 Row = Mapping[str, Any]
 Columns = dict[str, Callable[[Any], str]]
@@ -24,7 +24,7 @@ def page(title: str, parts: Iterable[str]) -> str:
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<title>{for_html(title)}</title><style>{STYLE}</style>"
     )
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{"".join(parts)}</body></html>\n'
 
@@ -34,42 +34,42 @@ def section(identity: str, title: str, *parts: str) -> str:
     content = "".join(parts)
     if not content:
         return ""
-    return f'<section id="{identity}"><h2>{escape(title)}</h2>{content}</section>\n'
+    return f'<section id="{identity}"><h2>{for_html(title)}</h2>{content}</section>\n'
 
 
 def subsection(title: str, *parts: str) -> str:
     """A heading and what stands under it; nothing where it has no parts."""
     content = "".join(parts)
-    return f"<h3>{escape(title)}</h3>{content}" if content else ""
+    return f"<h3>{for_html(title)}</h3>{content}" if content else ""
 
 
 def paragraph(text: str) -> str:
     """A paragraph of plain text."""
-    return f"<p>{escape(text)}</p>" if text else ""
+    return f"<p>{for_html(text)}</p>" if text else ""
 
 
 def note(sentences: Sequence[str]) -> str:
     """A box that can't be overlooked; nothing without sentences."""
     if not sentences:
         return ""
-    return '<div class="note" role="note">' + "".join(f"<p>{escape(each)}</p>" for each in sentences) + "</div>"
+    return '<div class="note" role="note">' + "".join(f"<p>{for_html(each)}</p>" for each in sentences) + "</div>"
 
 
 def folded(summary: str, *parts: str) -> str:
     """Parts that a click on the summary unfolds; nothing without parts."""
     content = "".join(parts)
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>" if content else ""
+    return f"<details><summary>{for_html(summary)}</summary>{content}</details>" if content else ""
 
 
 def headline(figures: Iterable[tuple[str, str]]) -> str:
     """Large figures, each with what it is."""
-    items = "".join(f"<li><b>{escape(figure)}</b> {escape(what)}</li>" for figure, what in figures)
+    items = "".join(f"<li><b>{for_html(figure)}</b> {for_html(what)}</li>" for figure, what in figures)
     return f'<ul class="figures">{items}</ul>'
 
 
 def facts(pairs: Mapping[str, str]) -> str:
     """A list of names and what they stand for; names without a value are left out."""
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs.items() if value)
+    rows = "".join(f"<dt>{for_html(name)}</dt><dd>{for_html(value)}</dd>" for name, value in pairs.items() if value)
     return f"<dl>{rows}</dl>" if rows else ""
 
 
@@ -82,12 +82,12 @@ def table(caption: str, columns: Columns, rows: Iterable[Any]) -> str:
         return ""
     numeric = [all(NUMERIC.match(cell) for cell in column if cell) for column in cells.values()]
     kinds = [' class="n"' if each else "" for each in numeric]
-    head = "".join(f'<th scope="col"{kind}>{escape(each)}</th>' for each, kind in zip(cells, kinds, strict=True))
+    head = "".join(f'<th scope="col"{kind}>{for_html(each)}</th>' for each, kind in zip(cells, kinds, strict=True))
     body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
+        "<tr>" + "".join(f"<td{kind}>{for_html(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in zip(*cells.values(), strict=True)
     )
-    name = escape(caption)
+    name = for_html(caption)
     return (
         f'<div class="scroll" role="region" aria-label="{name}" tabindex="0"><table><caption>{name}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -100,11 +100,11 @@ def plot(folder: Path, name: str, alt: str, caption: str = "") -> str:
     if not path.is_file():
         return ""
     content = base64.b64encode(path.read_bytes()).decode()
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    below = f"<figcaption>{for_html(caption)}</figcaption>" if caption else ""
     kind = name.replace("_", "-")
     return (
         f'<figure class="{kind}"><input class="zoom" type="checkbox" id="zoom-{kind}" aria-label="Enlarge this plot">'
-        f'<label for="zoom-{kind}"><img alt="{escape(alt)}" src="data:image/png;base64,{content}">'
+        f'<label for="zoom-{kind}"><img alt="{for_html(alt)}" src="data:image/png;base64,{content}">'
         f'<span class="hint">Tap the plot to enlarge it.</span></label>{below}</figure>'
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from toolkit.runtime.bundle import Manifest
+from toolkit.text import for_markdown, markdown_code
 
 NAMED = 20
 """Classes that a sentence names."""
@@ -22,18 +23,20 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
     """Markdown with the figures that the run, parity and the benchmark measured."""
     origin = manifest.provenance
     recipe, data = origin["recipe"], origin["data"]
+    model, source = recipe["model"], str(data.get("source", recipe["data"]["path"]))
+    title, licence = str(data.get("name", "Image")), str(data.get("licence", "not stated"))
     lines = [
-        f"# {data.get('name', 'Image')} classifier",
+        f"# {for_markdown(title)} classifier",
         "",
-        f"Classifies an image as one of {len(labels):,} classes: {named(labels)}.",
+        f"Classifies an image as one of {len(labels):,} classes: {for_markdown(named(labels))}.",
         "",
-        f"- encoder: `{recipe['model']['encoder']}`, trained: {_selection(recipe['model'])}",
-        f"- head: {recipe['model']['head']['type']}; temperature of the probabilities: {origin['temperature']:.3f}",
-        f"- data: {data.get('source', recipe['data']['path'])}",
-        f"- licence of the data: {data.get('licence', 'not stated')}; the golden images here are part of it",
-        f"- checkpoint SHA-256: `{origin['checkpoint_sha256']}`",
-        f"- data fingerprint: `{origin['data_fingerprint']}`",
-        f"- made by clip-toolkit {manifest.toolkit_version}, {manifest.created}",
+        f"- encoder: {markdown_code(model['encoder'])}, trained: {for_markdown(_selection(model))}",
+        f"- head: {for_markdown(model['head']['type'])}; temperature of the probabilities: {origin['temperature']:.3f}",
+        f"- data: {for_markdown(source)}",
+        f"- licence of the data: {for_markdown(licence)}; the golden images here are part of it",
+        f"- checkpoint SHA-256: {markdown_code(origin['checkpoint_sha256'])}",
+        f"- data fingerprint: {markdown_code(origin['data_fingerprint'])}",
+        f"- made by clip-toolkit {for_markdown(manifest.toolkit_version)}, {for_markdown(manifest.created)}",
         "",
         "## Figures",
         "",
@@ -52,17 +55,21 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         "## Parity",
         "",
     ]
-    lines += [f"- {line}" for line in parity_lines(parity)]
+    lines += [f"- {for_markdown(line)}" for line in parity_lines(parity)]
     if parity.get("tried"):
         columns = tried_columns(parity)
         lines += ["", f"Tried on {parity['tried'][0]['images']} validation images:", ""]
         lines += [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-        lines += [f"| {' | '.join(row)} |" for row in tried_cells(parity)]
+        lines += [_table_row(row) for row in tried_cells(parity)]
     if latency:
-        lines += ["", "## Latency", "", f"On {machine_line(latency)}.", ""]
+        lines += ["", "## Latency", "", f"On {for_markdown(machine_line(latency))}.", ""]
         lines += ["| engine | provider | precision | batch | p50 ms | p90 ms | p99 ms | images/s |", "|" + " --- |" * 8]
-        lines += [f"| {' | '.join(row)} |" for row in latency_cells(latency)]
+        lines += [_table_row(row) for row in latency_cells(latency)]
     return "\n".join(lines) + "\n"
+
+
+def _table_row(cells: list[str]) -> str:
+    return f"| {' | '.join(map(for_markdown, cells))} |"
 
 
 def named(labels: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from toolkit.reporting.model_card import named
 from toolkit.reporting.quality_section import parity_section, quality_section
 from toolkit.reporting.serving_section import serving_section
 from toolkit.runtime.bundle import Manifest
+from toolkit.text import for_html
 
 CONTENTS = {
     "quality": "Quality",
@@ -59,7 +59,7 @@ def report_html(
     return page(
         title,
         [
-            f"<header><h1>{escape(title)}</h1>",
+            f"<header><h1>{for_html(title)}</h1>",
             paragraph(f"Classifies an image as one of {len(labels):,} classes: {named(labels)}."),
             paragraph(f"A fine-tuned {encoder} encoder and its head in one ONNX graph, made {manifest.created[:10]}."),
             headline(_headline(origin["figures"]["test"], parity, latency, serving)),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +10,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of
 from toolkit.regular_files import read_regular
+from toolkit.runtime.golden import Golden
 from toolkit.runtime.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -30,10 +26,12 @@ from toolkit.runtime.manifest import (
     write_manifest,
 )
 from toolkit.runtime.onnx_file import external_files, operators
-from toolkit.runtime.preprocess import Float32, Preprocess
+from toolkit.runtime.parity_file import read_parity
+from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.serving import SERVING, Serving
 from toolkit.runtime.session import Session
 from toolkit.runtime.tensorrt import EngineBuild
+from toolkit.strict_json import read_json, reason_in
 
 __all__ = [
     "FORMAT_VERSION",
@@ -54,39 +52,6 @@ GRAPHS: dict[str, str] = {
     "int8": "model.int8.onnx",
 }
 """File of each precision."""
-
-
-class Golden:
-    """A few held-out images with what the reference model made of them.
-
-    ``names`` [n] are image files in ``golden/``; ``pixel_values`` [n, 3, height, width] and
-    ``logits`` [n, classes] come from the training-time processor and PyTorch, ``outputs``
-    {precision: logits [n, classes]} from the shipped graphs on the machine that exported them.
-    """
-
-    FILE = "golden/reference.npz"
-    _OUTPUTS = "logits of "
-
-    def __init__(
-        self, names: list[str], pixel_values: Float32, logits: Float32, outputs: dict[str, Float32] | None = None
-    ) -> None:
-        self.names, self.pixel_values, self.logits, self.outputs = names, pixel_values, logits, outputs or {}
-
-    def save(self, bundle: Path) -> None:
-        """Write the arrays into a bundle folder."""
-        arrays = {"names": np.array(self.names), "pixel_values": self.pixel_values, "logits": self.logits}
-        arrays |= {f"{self._OUTPUTS}{precision}": logits for precision, logits in self.outputs.items()}
-        (bundle / self.FILE).parent.mkdir(exist_ok=True)
-        np.savez(bundle / self.FILE, allow_pickle=False, **arrays)
-
-    @classmethod
-    def parse(cls, content: bytes) -> Golden:
-        """Read the arrays from the bytes of the file; nothing in it is ever executed."""
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            outputs = {
-                name.removeprefix(cls._OUTPUTS): arrays[name] for name in arrays.files if name.startswith(cls._OUTPUTS)
-            }
-            return cls(arrays["names"].tolist(), arrays["pixel_values"], arrays["logits"], outputs)
 
 
 class Bundle:
@@ -112,8 +77,12 @@ class Bundle:
     def labels(self) -> list[str]:
         """The classes, in the order of the logits."""
         with self._parsing("labels.json"):
-            labels = json.loads(self.read("labels.json"))
-            if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
+            labels = read_json(self.read("labels.json"))
+            if (
+                not isinstance(labels, list)
+                or not labels
+                or not all(isinstance(label, str) and label for label in labels)
+            ):
                 raise ValueError("no list of names")
             twice = sorted(label for label, count in Counter(labels).items() if count > 1)
             if twice:
@@ -144,11 +113,7 @@ class Bundle:
     def parity(self) -> dict[str, Any]:
         """Content of ``parity.json``."""
         with self._parsing("parity.json"):
-            content: dict[str, Any] = json.loads(self.read("parity.json"))
-            for by_provider in content["results"].values():
-                for entry in by_provider.values():
-                    entry["passed"], entry["tolerance"]
-            return content
+            return read_parity(self.read("parity.json"))
 
     @property
     def parity_results(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -160,8 +125,8 @@ class Bundle:
     def _parsing(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            reason = str(error).splitlines()[0]
+        except (ValueError, TypeError, KeyError) as error:
+            reason = reason_in(error)
             raise ToolkitError(f"damaged content: {reason}", where=self.path / name, fix=AGAIN) from error
 
     @contextmanager
@@ -303,7 +268,7 @@ class Bundle:
             what = f"the graph gives {gives} logits, but labels.json names {len(self.labels)} classes"
             raise ToolkitError(what, where=self.path / name, fix=fix)
         with self._parsing(name):
-            if json.loads(metadata["labels"]) != self.labels:
+            if read_json(metadata["labels"]) != self.labels:
                 raise ToolkitError("labels.json differs from the graph's labels", where=self.path, fix=fix)
             if Preprocess.model_validate_json(metadata["preprocess"]) != self.preprocess:
                 raise ToolkitError("preprocess.json differs from the graph's preprocessing", where=self.path, fix=fix)
@@ -318,7 +283,12 @@ class Bundle:
     def golden(self) -> Golden:
         """The golden images' reference, after checking its hash."""
         with self._parsing(Golden.FILE):
-            return Golden.parse(self.read(Golden.FILE))
+            golden = Golden.parse(self.read(Golden.FILE))
+            unlisted = [name for name in golden.names if f"golden/{name}" not in self.manifest.files]
+            if unlisted:
+                raise ValueError(f"the image {unlisted[0]!r} is not in the manifest")
+            golden.require(len(self.labels), self.preprocess.output_size or (0, 0))
+            return golden
 
     def differences(self) -> list[str]:
         """What on disk differs from the manifest, one sentence a file; empty for a whole bundle."""

@@ -8,11 +8,12 @@ import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_bytes
 from toolkit.regular_files import read_settings
+from toolkit.strict_json import read_json, reason_in
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
@@ -78,7 +79,7 @@ def read_manifest(path: Path) -> tuple[Manifest, bool]:
         raise ToolkitError(what, where=path, fix="give a folder that toolkit export wrote")
     try:
         written = read_settings(file)
-        content = json.loads(written)
+        content = read_json(written)
         version = content.get("format_version") if isinstance(content, dict) else None
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise ToolkitError(
@@ -87,8 +88,8 @@ def read_manifest(path: Path) -> tuple[Manifest, bool]:
                 fix="upgrade clip-toolkit",
             )
         manifest = Manifest.model_validate(content)
-    except (ValidationError, ValueError, TypeError, OSError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
+    except (ValueError, TypeError, OSError) as error:
+        reason = reason_in(error)
         raise ToolkitError(f"damaged manifest: {reason}", where=file, fix="copy the bundle again") from error
     return manifest, _is_as_written(written, manifest.manifest_sha256)
 

@@ -16,6 +16,7 @@ from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.image_files import FoundImages, images_below, in_words
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
+from toolkit.text import path_text
 
 MOST_CLASSES, FEW = 100, 10
 
@@ -52,7 +53,7 @@ class Predictor:
             return error
 
     def _entries(self, paths: list[Path], window: list[Float32 | UInt8 | UnreadableImageError]) -> list[dict[str, Any]]:
-        entries: list[dict[str, Any]] = [{"path": str(path)} for path in paths]
+        entries: list[dict[str, Any]] = [{"path": path_text(path)} for path in paths]
         inputs: dict[int, Float32 | UInt8] = {}
         for place, read in enumerate(window):
             if isinstance(read, UnreadableImageError):
@@ -63,6 +64,9 @@ class Predictor:
             batch = stacked(inputs[place] for place in places)
             _, probabilities = self.session.run_batches(batch, self.session.largest_batch or len(places))
             for place, row in zip(places, probabilities, strict=True):
+                if not np.isfinite(row).all():
+                    entries[place]["error"] = "the graph gives probabilities that are no numbers (NaN) for it"
+                    continue
                 entries[place]["label"] = self.bundle.labels[int(row.argmax())]
                 entries[place]["probabilities"] = self._named(row)
         return entries

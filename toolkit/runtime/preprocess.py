@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from toolkit.runtime.decode import MAX_PIXELS, UnreadableImageError, decode
 from toolkit.runtime.value_range import Range
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
+LARGEST_SIDE = 4096
+"""Of ``pixel_values``; encoders take 224 to 1,024 pixels, and a batch of larger ones is gigabytes."""
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 
 
@@ -29,12 +32,12 @@ class Preprocess(BaseModel):
     ``size`` and ``crop`` are [height, width] in pixels.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     resize: Literal["shortest_edge", "squash"] | None
-    size: tuple[int, int]
+    size: tuple[Side, Side]
     resample: Resample = "bicubic"
-    crop: tuple[int, int] | None = None
+    crop: tuple[Side, Side] | None = None
     rescale_factor: float | None = 1 / 255
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -44,6 +47,8 @@ class Preprocess(BaseModel):
     def _check(self) -> Preprocess:
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together: give both or neither")
+        if self.std is not None and 0 in self.std:
+            raise ValueError("std must not be zero")
         if self.rescale_factor is None and self.mean is None:
             raise ValueError("without rescale_factor and mean the result would not be floating point")
         if self.resize == "shortest_edge" and self.size[0] != self.size[1]:

@@ -20,6 +20,8 @@ ProviderOption = Literal["cudnn_conv_algo_search", "trt_builder_optimization_lev
 class Expected(BaseModel):
     """What was measured of the choice: latencies of a request in milliseconds, images a second, accuracy."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     p50_ms: float
     p99_ms: float
     p99_ms_at_most: float
@@ -34,6 +36,8 @@ class Expected(BaseModel):
 
 class Budget(BaseModel):
     """What was asked for."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     p99_ms: float = Field(gt=0)
     max_accuracy_drop: float = Field(ge=0)
@@ -51,9 +55,9 @@ class Serving(BaseModel):
     precision: Precision
     threads: int = Field(ge=1, le=1024)
     """Threads of one session."""
-    sessions: int = Field(1, ge=1)
+    sessions: int = Field(1, ge=1, le=1024)
     """Sessions that work side by side."""
-    batch_size: int = Field(1, ge=1)
+    batch_size: int = Field(1, ge=1, le=65536)
     """Most images that a session takes at once; TensorRT's engine is built for it."""
     session_options: dict[SessionOption, str] = {}
     """Entries of ONNX Runtime's session configuration."""

@@ -6,8 +6,8 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
@@ -41,6 +42,10 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
 """What each provider has kernels for; fp16 runs on CPUs too, though in float32 between the rounded weights."""
 OUTPUTS = ("logits", "probabilities")
 UNKNOWN_BATCH = EngineBuild()
+RUN_ERRORS = tuple(
+    kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
+)
+"""Classes of ONNX Runtime's own errors, which have no base class in common."""
 PROBE = Path(__file__).parent.parent / "assets" / "identity.onnx"
 """A graph that any provider runs."""
 
@@ -155,9 +160,10 @@ class Session:
 
     @cached_property
     def classes(self) -> int | None:
-        """Logits of an image, as the graph states them; None where it doesn't, or has other outputs."""
-        shapes = {value.name: value.shape for value in self._session.get_outputs()}
-        widths = {shapes[name][1] for name in OUTPUTS if len(shapes.get(name, ())) == 2}
+        """Logits of an image, as the graph states them; None where it doesn't, or has other outputs or types."""
+        shapes = {value.name: value.shape for value in self._session.get_outputs() if value.type == "tensor(float)"}
+        stated = [shapes.get(name, ()) for name in OUTPUTS]
+        widths = {shape[1] for shape in stated} if all(len(shape) == 2 for shape in stated) else set()
         width = next(iter(widths)) if len(widths) == 1 else None
         return width if isinstance(width, int) else None
 
@@ -174,14 +180,15 @@ class Session:
         self._check(inputs)
         logits, probabilities = self.compute(OUTPUTS, {self.input: inputs})
         shape = (len(inputs), self.classes)
-        if self.classes is not None and not logits.shape == probabilities.shape == shape:
-            what = f"the graph gave logits of shape {list(logits.shape)}, not the {list(shape)} that it states"
+        if self.classes is not None and not np.shape(logits) == np.shape(probabilities) == shape:
+            what = f"the graph gave logits of shape {list(np.shape(logits))}, not the {list(shape)} that it states"
             raise ToolkitError(what, where=self._where, fix="give a graph that toolkit export wrote")
         return logits, probabilities
 
     def compute(self, names: Sequence[str], inputs: Mapping[str, Float32 | UInt8]) -> list[Float32]:
         """Compute outputs by name of inputs by name, unchecked."""
-        outputs: list[Float32] = self._session.run(list(names), dict(inputs))
+        with self._running():
+            outputs: list[Float32] = self._session.run(list(names), dict(inputs))
         return outputs
 
     def bind(self, batch: ort.OrtValue) -> ort.IOBinding:
@@ -195,8 +202,20 @@ class Session:
 
     def run_bound(self, bound: ort.IOBinding) -> None:
         """Run what is bound; returns when the device is done."""
-        self._session.run_with_iobinding(bound)
-        bound.synchronize_outputs()
+        with self._running():
+            self._session.run_with_iobinding(bound)
+            bound.synchronize_outputs()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Turn what ONNX Runtime raises of a graph that doesn't compute into one line."""
+        try:
+            yield
+        except RUN_ERRORS as error:
+            what = f"the graph can't be computed: {' '.join(str(error).split())}"
+            raise ToolkitError(
+                what, where=self._where, fix="give smaller batches, or export the bundle again"
+            ) from error
 
     def run_batches(self, inputs: Float32 | UInt8, batch_size: int) -> tuple[Float32, Float32]:
         """Like :meth:`run`, over any number of images, ``batch_size`` at a time."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import write_bytes, writing_to
 from toolkit.runtime.bundle import MANIFEST, SIGNATURE, Bundle
 from toolkit.runtime.manifest import folder_entries
+from toolkit.strict_json import read_json
 
 MAKE_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out KEY"
 MAKE_PUBLIC_KEY = "openssl ec -in KEY -pubout -out KEY.pub"
@@ -91,8 +91,8 @@ def _reason(error: Exception) -> str:
 
 
 def _signed_hashes(signature: Path) -> dict[str, str]:
-    payload = json.loads(signature.read_bytes())["dsseEnvelope"]["payload"]
-    return {entry["name"]: entry["digest"] for entry in json.loads(base64.b64decode(payload))["predicate"]["resources"]}
+    payload = read_json(signature.read_bytes())["dsseEnvelope"]["payload"]
+    return {entry["name"]: entry["digest"] for entry in read_json(base64.b64decode(payload))["predicate"]["resources"]}
 
 
 def _all_but_the_signature() -> Any:

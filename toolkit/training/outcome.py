@@ -20,6 +20,7 @@ from toolkit.metrics.curves import curves_of
 from toolkit.metrics.split import METRICS, SplitScores
 from toolkit.models.classifier import Classifier
 from toolkit.models.temperature import fit_temperature, temperature_interval, temperature_note
+from toolkit.text import is_utf8, path_text
 from toolkit.training.boundary import Boundary
 from toolkit.training.evaluation import predict_split
 from toolkit.training.feed import Feed, PixelFeed
@@ -157,7 +158,9 @@ class Outcome:
         for place, (example, (probability, of_label)) in enumerate(
             zip(data.splits["test"], probabilities, strict=True)
         ):
-            path = example.path.relative_to(data.root) if example.path.is_relative_to(data.root) else example.path
+            path = example.path
+            if is_utf8(str(path)) and path.is_relative_to(data.root):
+                path = path.relative_to(data.root)
             names = data.classes[example.label], data.classes[test.predicted[place]]
             if ranked is None:
                 rest = test.logits[place].tolist()
@@ -167,7 +170,7 @@ class Outcome:
                     for index, share in zip(*(part[place] for part in ranked), strict=True)
                     for cell in (data.classes[index], f"{share:.6g}")
                 ]
-            table.writerow([path, *names, float(probability), float(of_label), *rest])
+            table.writerow([path_text(path), *names, float(probability), float(of_label), *rest])
         return text.getvalue().encode()
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from toolkit.config import Recipe
@@ -22,6 +21,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import heal, refuse_existing, sync, write_bytes, write_json, writing_to
 from toolkit.models.tensor_files import difference, load_tensors, save_tensors
 from toolkit.runtime.machine import describe_machine
+from toolkit.strict_yaml import read_yaml
 from toolkit.training.locks import LOCK, locked
 from toolkit.training.restarts import launch_id, was_restarted
 from toolkit.training.stopwatch import TIMES
@@ -66,7 +66,7 @@ class RunFolder:
         Raises:
             ToolkitError: a run is to be resumed that another recipe wrote, or nothing can be written here.
         """
-        if resume and self.is_run() and not recipe.equals(yaml.safe_load(self.recipe_text())):
+        if resume and self.is_run() and not recipe.equals(self._resolved()):
             fix = f"resume with --config {self.path / 'recipe.yaml'} and no overrides, or start without --resume"
             raise ToolkitError("the run was started with another recipe", where=self.path / "recipe.yaml", fix=fix)
         with writing_to(self.path):
@@ -162,6 +162,14 @@ class RunFolder:
     def is_run(self) -> bool:
         """Whether a run was started here."""
         return (self.path / "recipe.yaml").is_file()
+
+    def _resolved(self) -> Any:
+        """The resolved recipe, read."""
+        try:
+            return read_yaml(self.recipe_text())
+        except ValueError as error:
+            fix = "copy the run again, or start without --resume"
+            raise ToolkitError(f"damaged recipe: {error}", where=self.path / "recipe.yaml", fix=fix) from error
 
     def recipe_text(self) -> str:
         """The resolved recipe as it was written.

@@ -1,0 +1,94 @@
+"""The golden images' reference: a few arrays in ``golden/reference.npz``, read as if a stranger had written them."""
+
+from __future__ import annotations
+
+import io
+import tokenize
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.runtime.preprocess import Float32
+
+UNREADABLE = (ValueError, TypeError, KeyError, EOFError, RecursionError, MemoryError)
+"""What numpy raises on damaged arrays, beside what it is told by zipfile and, of a header, by Python's tokenizer."""
+
+
+class Golden:
+    """A few held-out images with what the reference model made of them.
+
+    ``names`` [n] are image files in ``golden/``; ``pixel_values`` [n, 3, height, width] and
+    ``logits`` [n, classes] come from the training-time processor and PyTorch, ``outputs``
+    {precision: logits [n, classes]} from the shipped graphs on the machine that exported them.
+    """
+
+    FILE = "golden/reference.npz"
+    _OUTPUTS = "logits of "
+
+    def __init__(
+        self, names: list[str], pixel_values: Float32, logits: Float32, outputs: dict[str, Float32] | None = None
+    ) -> None:
+        self.names, self.pixel_values, self.logits, self.outputs = names, pixel_values, logits, outputs or {}
+
+    def save(self, bundle: Path) -> None:
+        """Write the arrays into a bundle folder."""
+        arrays = {"names": np.array(self.names), "pixel_values": self.pixel_values, "logits": self.logits}
+        arrays |= {f"{self._OUTPUTS}{precision}": logits for precision, logits in self.outputs.items()}
+        (bundle / self.FILE).parent.mkdir(exist_ok=True)
+        np.savez(bundle / self.FILE, allow_pickle=False, **arrays)
+
+    @classmethod
+    def parse(cls, content: bytes) -> Golden:
+        """Read the arrays from the bytes of the file; nothing in it is ever executed or unpacked to more than it is.
+
+        Raises:
+            ValueError: the file is damaged, or its arrays are not of one another's sizes.
+        """
+        arrays = _arrays_in(content)
+        missing = {"names", "pixel_values", "logits"} - set(arrays)
+        if missing:
+            raise ValueError(f"no array {', '.join(sorted(missing))}")
+        names = arrays["names"]
+        if names.dtype.kind != "U" or names.ndim != 1 or not len(names):
+            raise ValueError("its names are no list of texts")
+        outputs = {
+            name.removeprefix(cls._OUTPUTS): array for name, array in arrays.items() if name.startswith(cls._OUTPUTS)
+        }
+        golden = cls(names.tolist(), arrays["pixel_values"], arrays["logits"], outputs)
+        for name, array in {"pixel_values": golden.pixel_values, "logits": golden.logits, **outputs}.items():
+            dimensions = 4 if name == "pixel_values" else 2
+            if array.dtype != np.float32 or array.ndim != dimensions or len(array) != len(names):
+                raise ValueError(f"{name} is {array.dtype} {list(array.shape)} for {len(names)} images")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds a number that is not finite")
+        return golden
+
+    def require(self, classes: int, size: tuple[int, int]) -> None:
+        """Raise :class:`ValueError` unless the arrays fit a classifier.
+
+        Args:
+            classes: its number of classes.
+            size: [height, width] of its ``pixel_values``.
+        """
+        if self.pixel_values.shape[1:] != (3, *size):
+            raise ValueError(f"pixel_values is {list(self.pixel_values.shape)}, and the preprocessing gives {size}")
+        for logits in (self.logits, *self.outputs.values()):
+            if logits.shape[1] != classes:
+                raise ValueError(f"logits of {logits.shape[1]} classes, and labels.json names {classes}")
+
+
+def _arrays_in(content: bytes) -> Mapping[str, Any]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            if packed:  # a bomb: numpy's savez stores arrays as they are
+                raise ValueError(f"{packed[0]} is compressed")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (*UNREADABLE, zipfile.BadZipFile, tokenize.TokenError) as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    except RuntimeError as error:  # zipfile's word for what is encrypted
+        raise ValueError(f"no plain archive: {error}") from error

@@ -1,0 +1,76 @@
+"""JSON as RFC 8259 has it: what others wrote is read without surprises, and what is written others can read."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from typing import Any, TextIO
+
+from toolkit.text import for_terminal, is_utf8
+
+
+def read_json(content: bytes | str, *, finite: bool = True) -> Any:
+    """Parse JSON that anybody may have written.
+
+    Args:
+        content: the text, or its bytes.
+        finite: whether every number must be finite; tables of labels may say NaN for a label that is missing.
+
+    Raises:
+        ValueError: no JSON, not UTF-8, nested over 200 levels, or, where it must be finite, NaN or 1e400.
+    """
+    from pydantic_core import from_json
+
+    parsed = from_json(content, allow_inf_nan=not finite)
+    pending = [parsed] if finite else []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a number is too large")
+    return parsed
+
+
+def reason_in(error: Exception) -> str:
+    """What is wrong with content, in one line: the first problem that pydantic found, or what a parser said."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{place}: {message}" if place else message
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def print_json(content: Any, stream: TextIO) -> None:
+    """Print JSON, indented, that any parser reads.
+
+    A figure that is no finite number becomes null, and bytes of a name that are no UTF-8 are escaped. Letters
+    beyond ASCII stand there themselves where the stream is UTF-8.
+    """
+    utf8 = codecs.lookup(stream.encoding or "ascii").name == "utf-8"
+    text = json.dumps(as_utf8(content, finite=True), indent=2, ensure_ascii=not utf8, allow_nan=False)
+    stream.write(text + "\n")
+
+
+def as_utf8(value: Any, *, finite: bool = False) -> Any:
+    """Content in which every text can be written as UTF-8, other bytes escaped; see :func:`toolkit.text.for_terminal`.
+
+    Args:
+        value: of what JSON can hold.
+        finite: whether a number that is not finite becomes None.
+    """
+    if isinstance(value, dict):
+        return {as_utf8(key): as_utf8(each, finite=finite) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_utf8(each, finite=finite) for each in value]
+    if isinstance(value, str) and not is_utf8(value):
+        return for_terminal(value)
+    return None if finite and isinstance(value, float) and not math.isfinite(value) else value
