@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +18,7 @@ import onnxruntime
 
 from export.bisect import bisect, first_fault
 from export.candidates import Candidates, validation_images_for
+from export.change import change
 from export.choice import fastest_within_budget
 from export.external_data import save_graph
 from export.form import form_of
@@ -38,6 +39,7 @@ from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session, require_precision, runnable
 from toolkit.runtime.signature import sign as sign_bundle
+from toolkit.runtime.staging import require_writable
 from toolkit.runtime.tensorrt import EngineBuild
 
 FEWEST_IMAGES = 256
@@ -211,6 +213,7 @@ def prove_again(
     precision: str | None = None,
     count: int | None = None,
     folder: Path | None = None,
+    sign: Path | None = None,
     report: Report = lambda what, done: None,
 ) -> dict[str, Any]:
     """Run parity on a finished bundle and, on held-out images, write the outcome into it.
@@ -226,6 +229,7 @@ def prove_again(
         precision: the graph to prove; each that the provider runs, if left out.
         count: held-out images to use; ``FEWEST_IMAGES`` or all that there are, if left out.
         folder: images to use in place of the held-out ones.
+        sign: private key to sign the changed bundle with, unless parity failed: nobody vouches for such a graph.
         report: told what is done, and how many images of it are.
 
     Returns:
@@ -236,6 +240,7 @@ def prove_again(
     """
     bundle.check_files()
     if folder is None:
+        require_writable(bundle.path)
         pages(bundle.path, bundle.manifest)
     provable = [require_precision(precision, provider)] if precision else runnable(bundle.precisions, provider)
     samples, source = samples_to_prove(run, count, folder)
@@ -258,10 +263,9 @@ def prove_again(
     parity = bundle.parity | parity
     for known, by_provider in bundle.parity_results.items():
         parity["results"][known] = by_provider | parity["results"].get(known, {})
-    write_json(bundle.path / "parity.json", parity)
-    bundle.manifest.provenance["parity_sha256"] = sha256_of(bundle.path / "parity.json")
-    describe(bundle.path, bundle.manifest)
-    bundle.update_manifest()
+    with change(bundle, sign if all(_passed(parity)) else None) as (stage, manifest):
+        write_json(stage / "parity.json", parity)
+        manifest.provenance["parity_sha256"] = sha256_of(stage / "parity.json")
     return parity
 
 
@@ -311,6 +315,10 @@ def require_passed(parity: dict[str, Any]) -> None:
         for provider, entry in by_provider.items():
             if not entry["passed"]:
                 raise CheckFailed(f"parity failed for {precision} on {provider}: {_figures(entry)}")
+
+
+def _passed(parity: dict[str, Any]) -> Iterator[bool]:
+    return (entry["passed"] for by_provider in parity["results"].values() for entry in by_provider.values())
 
 
 def _figures(entry: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ MAY_IMPORT = {
         "export",
     },
 }
-RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic"}
+RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic", "filelock"}
 OPTIONAL_LIBRARIES = {"toolkit.runtime.signature": {"model_signing", "cryptography"}}
 """What a module of the runtime may import inside a function, of an extra that a production host need not have."""
 MODULES = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
+from export.change import change
 from export.latency.cold_start import cold_start
 from export.latency.concurrency import Combination, combinations_on, concurrency, session_options
 from export.latency.conditions import watched
@@ -26,10 +27,11 @@ from export.latency.server import Server, find_rate, serve
 from export.latency.statistics import PERCENTILES
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_json
-from toolkit.reporting.describe import MEASURED_PLOTS, describe, pages
+from toolkit.reporting.describe import MEASURED_PLOTS, pages
 from toolkit.runtime.bundle import MANIFEST, Bundle
 from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.session import require_precision, runnable
+from toolkit.runtime.staging import require_writable
 from toolkit.runtime.verify import require_sound
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def benchmark(
     compare: Compared,
     least: Least = LEAST,
     measured: Measured = DEFAULT,
+    sign: Path | None = None,
     advance: Callable[[str], object] = lambda what: None,
 ) -> dict[str, Any]:
     """Measure ONNX Runtime, and what else a user could run beside it; see :func:`export.latency.measure.measure`.
@@ -103,6 +106,7 @@ def benchmark(
         compare: engines to measure in alternation.
         least: how much to count for each engine and batch size.
         measured: what else to measure.
+        sign: private key to sign the changed bundle with.
         advance: called with what is measured, again and again.
 
     Returns:
@@ -114,6 +118,7 @@ def benchmark(
     """
     measured.check()
     least.check()
+    require_writable(bundle.path)
     require_sound(bundle)
     pages(bundle.path, bundle.manifest)
     names = runnable(bundle.precisions, provider)
@@ -155,7 +160,7 @@ def benchmark(
         "graphs": {each: bundle.manifest.files[bundle.graph_name(each)].sha256 for each in names},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    _write(bundle, latency)
+    _write(bundle, latency, sign)
     return latency
 
 
@@ -311,16 +316,12 @@ def _serving(
     return which | row | {"budget_p99_ms": budget.p99_ms, "budget_rate": budget.rate, "within_budget": kept}
 
 
-def _write(bundle: Bundle, latency: dict[str, Any]) -> None:
-    try:
-        write_json(bundle.path / "latency.json", latency)
+def _write(bundle: Bundle, latency: dict[str, Any], sign: Path | None) -> None:
+    with change(bundle, sign) as (folder, _):
+        write_json(folder / "latency.json", latency)
+        for name in MEASURED_PLOTS:  # those of an earlier measurement would stand beside other figures
+            (folder / "plots" / f"{name}.png").unlink(missing_ok=True)
         if find_spec("matplotlib"):
             from toolkit.reporting.latency_plot import plot_measured
 
-            plot_measured(latency, bundle.path / "plots")
-        else:  # those of an earlier measurement would stand beside other figures
-            for name in MEASURED_PLOTS:
-                (bundle.path / "plots" / f"{name}.png").unlink(missing_ok=True)
-        describe(bundle.path, bundle.manifest)
-    finally:  # a bundle whose manifest lags behind would be refused
-        bundle.update_manifest()
+            plot_measured(latency, folder / "plots")

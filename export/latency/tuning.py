@@ -6,15 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.change import change
 from export.latency.accuracy import accuracy_drops
 from export.latency.pool import find_pool
 from export.latency.tune import Effort, Search, tune
 from toolkit.errors import CheckFailed
 from toolkit.files import write_bytes
-from toolkit.reporting.describe import describe, pages
+from toolkit.reporting.describe import pages
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import SERVING, Budget, Serving
 from toolkit.runtime.session import runnable
+from toolkit.runtime.staging import require_writable
 from toolkit.runtime.verify import golden_figures, golden_problems, require_sound
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def tune_bundle(
     run: Path | None = None,
     images: Path | None = None,
     effort: Effort = EFFORT,
+    sign: Path | None = None,
     advance: Callable[[str], object] = lambda what: None,
 ) -> dict[str, Any]:
     """Tune a bundle; see :func:`export.latency.tune.tune`.
@@ -43,8 +46,10 @@ def tune_bundle(
             holds.
         images: a folder of images to measure latency on.
         effort: how much to count.
+        sign: private key to sign the changed bundle with.
         advance: told what is measured.
     """
+    require_writable(bundle.path)
     require_sound(bundle)
     pages(bundle.path, bundle.manifest)
     precisions = runnable(bundle.precisions, provider)
@@ -56,9 +61,8 @@ def tune_bundle(
     outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance), budget)
     serving = outcome.pop("serving")
     _require_golden(bundle, serving)
-    write_bytes(bundle.path / SERVING, (serving.model_dump_json(indent=2) + "\n").encode())
-    describe(bundle.path, bundle.manifest)
-    bundle.update_manifest()
+    with change(bundle, sign) as (folder, _):
+        write_bytes(folder / SERVING, (serving.model_dump_json(indent=2) + "\n").encode())
     return outcome
 
 

@@ -19,8 +19,8 @@ from toolkit.cli.output import (
     messages,
     print_json,
     print_table,
-    renew_signature,
     require_key,
+    warn_of_signature,
 )
 from toolkit.errors import CheckFailed, ToolkitError
 
@@ -105,9 +105,10 @@ def bench_latency(
             compare=Compared(names, run),
             least=least,
             measured=Measured(precision, threads, images, wanted, target_p99_ms, details),
+            sign=sign,
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
         )
-    renew_signature(opened, sign)
+    warn_of_signature(opened)
     if json:
         print_json(latency)
         return

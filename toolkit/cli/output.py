@@ -105,13 +105,9 @@ def report_to(progress: Progress) -> Any:
     return lambda done, total: progress.update(progress.task_ids[0], completed=done, total=total)
 
 
-def renew_signature(bundle: Bundle, key: Path | None) -> None:
-    """Sign a bundle that a verb changed, or say that it lost its signature by that."""
-    if key:
-        from toolkit.runtime.signature import sign
-
-        sign(bundle.path, key)
-    elif bundle.lost_signature:
+def warn_of_signature(bundle: Bundle) -> None:
+    """Say so where a verb changed a bundle that was signed and signed it with no key."""
+    if bundle.lost_signature:
         what = "the bundle changed and lost its signature; sign it again with --sign KEY"
         warn(what)
 

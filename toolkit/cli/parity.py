@@ -19,9 +19,9 @@ from toolkit.cli.output import (
     messages,
     print_json,
     print_table,
-    renew_signature,
     require_key,
     warn,
+    warn_of_signature,
 )
 from toolkit.errors import CheckFailed, ToolkitError
 
@@ -59,8 +59,9 @@ def parity(
     from export.bundle import bisect_bundle, prove_again, require_passed, run_of
     from toolkit.runtime.bundle import Bundle
 
-    if find_fault and sign:
-        raise ToolkitError("--bisect changes nothing that could be signed", where="--sign", fix="leave one of them out")
+    if sign and (find_fault or images):
+        what = f"{'--bisect' if find_fault else '--images'} changes nothing that could be signed"
+        raise ToolkitError(what, where="--sign", fix="leave one of them out")
     require_key(sign)
     opened = Bundle(bundle)
     reference = run_of(opened, run)
@@ -80,6 +81,7 @@ def parity(
             threads=threads,
             count=count,
             folder=images,
+            sign=sign,
             report=describing(progress),
         )
     warn_of(_proven(content, provider, precision))
@@ -87,12 +89,8 @@ def parity(
         print_json(content)
     else:
         print_parity(_proven(content, provider, precision))
-    try:
-        require_passed(content)
-    except CheckFailed:
-        renew_signature(opened, None)  # nobody vouches for a graph that failed
-        raise
-    renew_signature(opened, sign)
+    warn_of_signature(opened)
+    require_passed(content)
 
 
 def _proven(parity: dict[str, Any], provider: str, precision: str | None) -> dict[str, Any]:

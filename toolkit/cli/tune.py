@@ -15,9 +15,9 @@ from toolkit.cli.output import (
     counting,
     print_json,
     print_table,
-    renew_signature,
     require_key,
     warn,
+    warn_of_signature,
 )
 from toolkit.errors import ToolkitError
 
@@ -72,9 +72,10 @@ def tune(
             provider=provider,
             run=run,
             images=images,
+            sign=sign,
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
         )
-    renew_signature(opened, sign)
+    warn_of_signature(opened)
     for precision, drop in outcome["accuracy"].items():
         if verdict(precision, drop["points"], drop["at_most"], max_accuracy_drop) == "undecided":
             what = too_few(drop["images"], max_accuracy_drop, precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from itertools import cycle
@@ -12,6 +13,8 @@ from matplotlib import ticker
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+
+from toolkit.files import write_bytes
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 """From Okabe and Ito's colour-blind-safe palette (2008)."""
@@ -39,7 +42,9 @@ LOOK: Any = {
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG whose bytes don't depend on the library's version."""
-    figure.savefig(path, metadata={"Software": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    write_bytes(path, content.getvalue())
 
 
 def shortened(text: str, length: int) -> str:

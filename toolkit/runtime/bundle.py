@@ -30,6 +30,7 @@ from toolkit.runtime.parity_file import read_parity
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.serving import SERVING, Serving
 from toolkit.runtime.session import Session
+from toolkit.runtime.staging import settle
 from toolkit.runtime.tensorrt import EngineBuild
 from toolkit.strict_json import read_json, reason_in
 
@@ -64,9 +65,14 @@ class Bundle:
             ToolkitError: no bundle, a damaged manifest, or one of a newer format.
         """
         self.path = path
-        self.manifest, self._manifest_is_whole = read_manifest(path)
+        settle(path)
+        self.reopen()
         self.signed = (path / SIGNATURE).is_file()
         self._held: dict[str, bytes] | None = None
+
+    def reopen(self) -> None:
+        """Read the manifest again, after a change."""
+        self.manifest, self._manifest_is_whole = read_manifest(self.path)
 
     @property
     def lost_signature(self) -> bool:

@@ -19,6 +19,8 @@ FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 """Covers every other file, the manifest too, so that the manifest can't list it."""
+STAGING, STAGED = ".staging", ".staged"
+"""Folders in a bundle that hold its next state while it changes (:mod:`toolkit.runtime.staging`)."""
 BLANK = "0" * 64
 """Stands in the manifest for its own hash while that is computed."""
 
@@ -116,7 +118,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def folder_entries(path: Path) -> tuple[set[str], dict[str, str]]:
-    """What is in a bundle's folder, besides manifest and signature.
+    """What is in a bundle's folder, besides manifest, signature and a change under way.
 
     Returns:
         Names of the plain files, and what is wrong with everything that is neither file nor folder.
@@ -131,6 +133,8 @@ def folder_entries(path: Path) -> tuple[set[str], dict[str, str]]:
                 if entry.is_symlink():
                     others[name] = "is a link"
                 elif entry.is_dir():
+                    if name in (STAGING, STAGED):
+                        continue
                     folders.append(Path(entry.path))
                 elif entry.is_file():
                     files.add(name)
