@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "toolkit.strict_yaml": set(),
     "toolkit.terminal": {"toolkit.text"},
     "toolkit.errors": {"toolkit.text"},
-    "toolkit.files": {"toolkit.errors", "toolkit.strict_json"},
+    "toolkit.files": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
     "toolkit.command": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
     "toolkit.labels": set(),
     "toolkit.runtime": GROUND,

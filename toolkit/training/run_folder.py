@@ -46,7 +46,9 @@ class RunFolder:
 
         What a killed start leaves behind, the lock and half-written files of ours, doesn't count.
         """
-        if self.path.is_dir() and all(LEFT_BY_A_START.fullmatch(child.name) for child in self.path.iterdir()):
+        with writing_to(self.path):
+            there = self.path.is_dir()
+        if there and all(LEFT_BY_A_START.fullmatch(child.name) for child in self.path.iterdir()):
             return
         refuse_existing(self.path, what="run", marker="recipe.yaml", replace=replace)
 
