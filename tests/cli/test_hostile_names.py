@@ -116,11 +116,11 @@ def test_shards_of_others_with_such_members(toolkit: Run, tmp_path: Path) -> Non
         (tmp_path / f"{name}.cls").write_text(color)
     names = [os.fsencode(path.name) for path in tmp_path.iterdir()]
     subprocess.run(["tar", "-cf", "x.tar", *names], check=True, cwd=tmp_path)
-    scanned = json.loads(toolkit("data", "check", tmp_path / "x.tar", "--json").stdout)
+    scanned = json.loads(toolkit("data", "check", tmp_path / "x.tar", "--json", code=1).stdout)
     toolkit("data", "index", tmp_path / "x.tar")
     index = (tmp_path / "x.tar.index.jsonl").read_bytes().decode()
     assert [json.loads(line)["name"] for line in index.splitlines()[1:]] != []
-    assert json.loads(toolkit("data", "check", tmp_path / "x.tar", "--json").stdout) == scanned
+    assert json.loads(toolkit("data", "check", tmp_path / "x.tar", "--json", code=1).stdout) == scanned
 
 
 @pytest.mark.parametrize("verb", ["check", "shard", "train"])
@@ -149,7 +149,7 @@ def test_an_output_that_is_no_utf8_is_refused_before_anything_is_written(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(make_recipe().as_yaml())
     out = tmp_path / os.fsdecode(name)
-    for command in (("train", tmp_path / "recipe.yaml", "--out"), ("data", "shard", color_data), ("data", "digits")):
+    for command in (("train", tmp_path / "recipe.yaml", "--out"), ("data", "shard", color_data)):
         said = toolkit(*command, out, code=2).stderr.decode().splitlines()
         assert len(said) == 1
         assert "must be UTF-8" in said[0]
@@ -191,7 +191,7 @@ def deep_folder(root: Path, name: str, levels: int) -> None:
     """Folders below one another, deeper than any path may name them."""
     handle = os.open(root, os.O_RDONLY)
     for _ in range(levels):
-        os.mkdir(name, dir_fd=handle)  # noqa: PTH102 - a path that long can't be named
+        os.mkdir(name, dir_fd=handle)
         inner = os.open(name, os.O_RDONLY, dir_fd=handle)
         os.close(handle)
         handle = inner
