@@ -72,11 +72,10 @@ def bisect(
         ``last_good``, the one before it; ``closest``, the one that comes nearest to its tolerance.
     """
     chosen = [samples[place] for place in spread(len(samples), IMAGES)]
-    images = [sample.decode() for sample in chosen]
     findings: list[Finding] = []
     for part in (
         _preprocessing(session, model, preprocess, reference, chosen),
-        _network(session, model, preprocess, reference, reference.pixel_values(images)),
+        _network(session, model, preprocess, reference, reference.pixel_values(sample.decode() for sample in chosen)),
     ):
         for finding in part:
             findings.append(finding)

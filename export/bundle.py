@@ -337,14 +337,14 @@ def _golden_examples(examples: Sequence[Example]) -> list[Example]:
 
 def _golden_outputs(session: Session, preprocess: Preprocess, examples: Sequence[Example]) -> Float32:
     """What a shipped graph makes of the golden images, one by one."""
-    inputs = [graph_input(session.input, preprocess, example.read()) for example in _golden_examples(examples)]
+    inputs = (graph_input(session.input, preprocess, example.read()) for example in _golden_examples(examples))
     return np.concatenate([session.run(each[None])[0] for each in inputs])
 
 
 def _write_golden(stage: Path, reference: Reference, examples: Sequence[Example], outputs: dict[str, Float32]) -> None:
     """A few images as files, with what the reference and each shipped graph make of them."""
     chosen = _golden_examples(examples)
-    pixel_values = reference.pixel_values([example.decode() for example in chosen])
+    pixel_values = reference.pixel_values(example.decode() for example in chosen)
     (stage / "golden").mkdir()
     names = []
     for number, example in enumerate(chosen):

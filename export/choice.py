@@ -15,6 +15,7 @@ from export.latency.measure import Least, measure
 from export.latency.pool import Pool
 from export.subgraph import open_model
 from toolkit.errors import CheckFailed
+from toolkit.runtime.batches import windows
 from toolkit.runtime.predict import graph_input as as_input
 from toolkit.runtime.preprocess import Float32, UInt8
 
@@ -94,7 +95,8 @@ def _latencies(candidates: Candidates, forms: list[Form], graph_input: GraphInpu
 
 def _pool(candidates: Candidates, graph_input: GraphInput) -> Float32 | UInt8:
     """Inputs of one shape."""
-    inputs = [as_input(graph_input, candidates.preprocess, example.read()) for example in candidates.examples[:POOL]]
+    examples = (as_input(graph_input, candidates.preprocess, example.read()) for example in candidates.examples[:POOL])
+    inputs = next(windows(examples, POOL))
     shapes = [each.shape for each in inputs]
     usual = max(shapes, key=shapes.count)
     pool: Any = np.stack([each for each in inputs if each.shape == usual])

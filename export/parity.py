@@ -18,12 +18,14 @@ from export.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, groups
 from export.rounding import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, InPyTorch
 from export.stages import STAGE_IMAGES, largest_difference, stages
 from export.subgraph import network_input, network_part, open_part
-from toolkit.runtime.predict import graph_input, places_by_shape, stacked
+from toolkit.runtime.batches import images_a_batch, places_by_shape, stacked, windows
+from toolkit.runtime.predict import graph_input
 from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
 from toolkit.runtime.session import Session
 
 BATCH_SIZES = (1, 2, 7, 32)
-"""Batches take turns; a chunk of images goes through each size once, so every image is run once."""
+"""Batches take turns; a chunk of images goes through each size once, so every image is run once. Photographs whose
+larger batches would pass :data:`toolkit.runtime.batches.BATCH_BYTES`, which production never runs, go without these."""
 NOISE_MULTIPLE = 32
 """The tolerance of fp32 in noise floors.
 
@@ -59,7 +61,7 @@ def compare(
     keep: Sequence[int] = (),
     advance: Advance = lambda done: None,
 ) -> Comparison:
-    """Run both engines over all samples, a chunk at a time.
+    """Run both engines over all samples, a chunk at a time, which is bounded in bytes as production's batches are.
 
     Args:
         session: the shipped graph, opened as production opens it.
@@ -69,17 +71,16 @@ def compare(
         keep: places of samples to hand back with their ``pixel_values``.
         advance: told how many images are done.
     """
-    outcome = Comparison()
-    chunk_size = sum(BATCH_SIZES)
-    for first in range(0, len(samples), chunk_size):
-        chunk = samples[first : first + chunk_size]
-        started = time.perf_counter()
-        pixel_values = reference.pixel_values([sample.decode() for sample in chunk])
-        inputs = {i: graph_input(session.input, preprocess, sample.read()) for i, sample in enumerate(chunk)}
+    outcome, first = Comparison(), 0
+    images = (graph_input(session.input, preprocess, sample.read()) for sample in samples)
+    started = time.perf_counter()
+    for inputs in windows(images, sum(BATCH_SIZES)):
+        chunk = samples[first : first + len(inputs)]
+        pixel_values = reference.pixel_values(sample.decode() for sample in chunk)
         prepared = time.perf_counter()
         expected = reference.known_logits(pixel_values)
         computed = time.perf_counter()
-        logits = _run(session, inputs, expected, outcome, cover=first == 0)
+        logits = _run(session, dict(enumerate(inputs)), expected, outcome)
         done = time.perf_counter()
         outcome.seconds["preparation"] += prepared - started
         outcome.seconds["reference"] += computed - prepared
@@ -91,16 +92,18 @@ def compare(
         outcome.kept |= {
             first + i: (sample, pixel_values[i]) for i, sample in enumerate(chunk) if first + i in set(keep)
         }
-        advance(first + len(chunk))
+        first += len(chunk)
+        advance(first)
+        started = time.perf_counter()
     return outcome
 
 
-def _run(
-    session: Session, inputs: dict[int, Float32 | UInt8], expected: Float32, outcome: Comparison, *, cover: bool
-) -> Float32:
+def _run(session: Session, inputs: dict[int, Float32 | UInt8], expected: Float32, outcome: Comparison) -> Float32:
     """The graph's logits of a chunk, noting the largest difference at each batch size."""
     logits = np.zeros_like(expected)
-    for places in _batches(places_by_shape(inputs), cover=cover):
+    groups = places_by_shape(inputs)
+    most = [images_a_batch(inputs[places[0]].nbytes, max(BATCH_SIZES)) for places in groups]
+    for places in _batches(groups, most, set(outcome.worst_by_batch_size)):
         batch = stacked(inputs[place] for place in places)
         got, probabilities = session.run_batches(batch, session.largest_batch or len(places))
         logits[places] = got
@@ -112,20 +115,27 @@ def _run(
     return logits
 
 
-def _batches(groups: Sequence[Sequence[int]], *, cover: bool) -> Iterator[list[int]]:
+def _batches(groups: Sequence[Sequence[int]], most: Sequence[int], covered: set[int]) -> Iterator[list[int]]:
     """Cut groups of equally large images into batches whose sizes take turns.
 
-    With ``cover``, the largest group is gone through again until every size has had its turn.
+    The group that takes the largest batches is gone through again until every size that it takes has had its turn,
+    unless all of these are ``covered`` already.
+
+    Args:
+        groups: places of images of one size.
+        most: images of each group that fit into a batch.
+        covered: sizes of batches that ran before.
     """
-    largest = max(groups, key=len)
-    for group in groups:
-        sizes, done, turns = cycle(BATCH_SIZES), 0, 0
-        while done < len(group) or (cover and group is largest and turns < len(BATCH_SIZES)):
+    first = max(range(len(groups)), key=lambda at: (most[at], len(groups[at])))
+    for at, group in enumerate(groups):
+        fitting = [size for size in BATCH_SIZES if size <= most[at]]
+        turns_left = len(fitting) if at == first and not covered >= set(fitting) else 0
+        sizes, done = cycle(fitting), 0
+        while done < len(group) or turns_left > 0:
             size = next(sizes)
-            again = cover and group is largest and turns < len(BATCH_SIZES)
-            end = done + size if again else min(done + size, len(group))
+            end = done + size if turns_left > 0 else min(done + size, len(group))
             yield [group[place % len(group)] for place in range(done, end)]
-            done, turns = end, turns + 1
+            done, turns_left = end, turns_left - 1
 
 
 def prove(

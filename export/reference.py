@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ class Reference:
         self.boundary = boundary_of(run.classifier, run.trunk) if run.trunk else 0
         self._known: dict[bytes, Float32] = {}
 
-    def pixel_values(self, images: Sequence[Image.Image]) -> Float32:
+    def pixel_values(self, images: Iterable[Image.Image]) -> Float32:
         """``pixel_values`` [images, 3, height, width] by the training-time processor, one by one."""
         return np.concatenate([self.processor(images=[image], return_tensors="np")["pixel_values"] for image in images])
 

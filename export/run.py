@@ -14,6 +14,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import WEIGHTS, load_classifier
 from toolkit.models.classifier import Classifier
+from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
 from toolkit.strict_json import read_json, reason_in
 
@@ -128,7 +129,7 @@ class Run:
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            content = read_json(path.read_bytes())
+            content = read_json(read_settings(path))
         except (OSError, ValueError) as error:
             raise ToolkitError(
                 f"can't read it: {reason_in(error)}", where=path, fix="copy the run again, or train again"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from PIL import Image
 
 from export.network import LOGITS, tensor_after
 from export.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.reference import Reference, Sample, spread
 from export.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
-from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
+from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
 STAGE_IMAGES = 4
@@ -47,16 +48,14 @@ def stages(
     chosen = [kept[place] for place in places]
     wanted = np.stack([values for _, values in chosen])
     takes_images = session.input == IMAGE
-    decoded = [preprocess.decoded(sample.read(), grey=not takes_images) for sample, _ in chosen]
-    pixels: list[UInt8] = [np.asarray(image.convert("RGB")) for image in decoded]
-    decoding = max(
-        float(np.abs(np.asarray(sample.decode(), np.int16) - image).max())
-        for (sample, _), image in zip(chosen, pixels, strict=True)
-    )
-    if takes_images:
-        produced = np.stack(_by_the_graph(session, model, preprocess, pixels))
-    else:
-        produced = np.stack([preprocess(image) for image in decoded])
+    produce = _by_the_graph(session, model, preprocess) if takes_images else preprocess
+    decoding, made = 0.0, list[Float32]()
+    for sample, _ in chosen:  # one by one: they may be large
+        image = preprocess.decoded(sample.read(), grey=not takes_images)
+        pixels = np.asarray(image.convert("RGB"))
+        decoding = max(decoding, float(np.abs(np.asarray(sample.decode(), np.int16) - pixels).max()))
+        made.append(produce(image))
+    produced = np.stack(made)
     classifier = reference.classifier
     names = [tensor_after(classifier, classifier.encoder.groups[-1]), LOGITS]
     embedding, logits = open_part(network_part(model, names), session).compute(
@@ -71,14 +70,16 @@ def stages(
     }
 
 
-def _by_the_graph(
-    session: Session, model: onnx.ModelProto, preprocess: Preprocess, pixels: Sequence[UInt8]
-) -> list[Float32]:
-    """``pixel_values`` of images by the graph's own preprocessing, or by what it has of it."""
+def _by_the_graph(session: Session, model: onnx.ModelProto, preprocess: Preprocess) -> Callable[[Image.Image], Float32]:
+    """What gives ``pixel_values`` of an image by the graph's own preprocessing, or by what it has of it."""
     end = RESIZED if takes_levels(model) else PIXEL_VALUES
     part = open_part(preprocessing_part(model, [end]), session)
-    given = [part.compute([end], {IMAGE: image[None]})[0][0] for image in pixels]
-    return [preprocess.normalized(levels.astype(np.uint8)) for levels in given] if end == RESIZED else given
+
+    def produce(image: Image.Image) -> Float32:
+        given = part.compute([end], {IMAGE: np.asarray(image)[None]})[0][0]
+        return preprocess.normalized(given.astype(np.uint8)) if end == RESIZED else given
+
+    return produce
 
 
 def largest_difference(ours: Float32, theirs: Float32 | npt.NDArray[np.float64]) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GROUND = {
-    *("toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels"),
+    *("toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.regular_files"),
     *("toolkit.strict_json", "toolkit.strict_yaml", "toolkit.terminal", "toolkit.text"),
 }
 MAY_IMPORT = {
@@ -19,8 +19,9 @@ MAY_IMPORT = {
     "toolkit.strict_json": {"toolkit.text"},
     "toolkit.strict_yaml": set(),
     "toolkit.terminal": {"toolkit.text"},
+    "toolkit.regular_files": set(),
     "toolkit.errors": {"toolkit.text"},
-    "toolkit.files": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
+    "toolkit.files": {"toolkit.errors", "toolkit.regular_files", "toolkit.strict_json", "toolkit.text"},
     "toolkit.command": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
     "toolkit.labels": set(),
     "toolkit.runtime": GROUND,

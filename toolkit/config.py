@@ -23,6 +23,7 @@ from pydantic import (
 
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
+from toolkit.regular_files import read_settings
 from toolkit.strict_yaml import read_yaml
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
@@ -419,7 +420,7 @@ def _stands_in(content: dict[str, Any], key: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = read_yaml(path.read_bytes())
+        content = read_yaml(read_settings(path))
     except OSError as error:
         raise ToolkitError(
             f"can't read the recipe: {error.strerror}", where=path, fix="toolkit recipes list shows what ships"

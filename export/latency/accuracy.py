@@ -10,17 +10,19 @@ import numpy as np
 
 from toolkit.errors import ToolkitError
 from toolkit.metrics.intervals import paired_drop
+from toolkit.runtime.batches import places_by_shape, stacked, windows
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.predict import graph_input, places_by_shape, stacked
+from toolkit.runtime.predict import graph_input
 
 if TYPE_CHECKING:
     from export.run import Run
+    from toolkit.data.source import Example
 
 IMAGES = 1500
 """Validation images, at most: so many without a discordant one show a loss below 0.2 percentage points."""
 BATCH_SIZE = 16
 CHUNK = 64
-"""Images that are held at once."""
+"""Images that are held at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,16 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
 
     members = run.data.splits["validation"]
     chosen = [members[place * len(members) // IMAGES] for place in range(IMAGES)] if len(members) > IMAGES else members
-    contents, answers = [example.read() for example in chosen], np.array([example.label for example in chosen])
+    answers = np.array([example.label for example in chosen])
     if "fp32" in bundle.precisions and "fp32" in precisions:
-        reference, of = _labels(bundle, "fp32", provider, contents), "the fp32 graph"
+        reference, of = _labels(bundle, "fp32", provider, chosen), "the fp32 graph"
     else:
         pytorch = Reference(run)
-        values = pytorch.pixel_values([example.decode() for example in chosen])
+        values = pytorch.pixel_values(example.decode() for example in chosen)
         reference, of = pytorch.without_trunk(values).argmax(-1), "PyTorch in fp32"
     drops = {}
     for precision in precisions:
-        labels = _labels(bundle, precision, provider, contents)
+        labels = _labels(bundle, precision, provider, chosen)
         lost = paired_drop(reference == answers, labels == answers, groups_of(chosen))
         low, high = lost.interval
         source = f"{len(chosen)} validation images, against {of}"
@@ -65,16 +67,16 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
     return drops
 
 
-def _labels(bundle: Bundle, precision: str, provider: str, contents: Sequence[bytes]) -> Any:
-    """Class of each image."""
+def _labels(bundle: Bundle, precision: str, provider: str, examples: Sequence[Example]) -> Any:
+    """Class of each image; they are read as they are needed."""
     session = bundle.session(provider=provider, precision=precision, batch_size=BATCH_SIZE)
-    labels = np.zeros(len(contents), np.int64)
-    for start in range(0, len(contents), CHUNK):
-        part = contents[start : start + CHUNK]
-        inputs = {place: graph_input(session.input, bundle.preprocess, each) for place, each in enumerate(part, start)}
-        for places in places_by_shape(inputs):
-            logits, _ = session.run_batches(stacked(inputs[place] for place in places), BATCH_SIZE)
-            labels[places] = logits.argmax(-1)
+    labels, first = np.zeros(len(examples), np.int64), 0
+    inputs = (graph_input(session.input, bundle.preprocess, example.read()) for example in examples)
+    for window in windows(inputs, CHUNK):
+        for places in places_by_shape(dict(enumerate(window))):
+            logits, _ = session.run_batches(stacked(window[place] for place in places), BATCH_SIZE)
+            labels[[first + place for place in places]] = logits.argmax(-1)
+        first += len(window)
     return labels
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from toolkit.errors import ToolkitError
+from toolkit.regular_files import read_settings
 from toolkit.strict_json import read_json, reason_in
 
 KEY = ("engine", "provider", "precision", "batch_size")
@@ -80,7 +81,7 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     file = path / "latency.json" if path.is_dir() else path
     try:
-        content: dict[str, Any] = read_json(file.read_bytes())
+        content: dict[str, Any] = read_json(read_settings(file))
         LatencyFile.model_validate(content)
     except OSError as error:
         fix = "give a latency.json, or a bundle that bench-latency measured"

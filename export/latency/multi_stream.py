@@ -12,7 +12,7 @@ from export.latency.engine import Engine, Inputs
 from export.latency.measure import Least, alternate, row_of
 from export.latency.pool import BATCHES, MOST_BYTES, SEED, Pool
 from toolkit.errors import ToolkitError
-from toolkit.runtime.predict import places_by_shape, stacked
+from toolkit.runtime.batches import places_by_shape, stacked
 
 SAMPLES = (1, 2, 4, 8)
 """Images of a query; MLPerf's has 8."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +13,10 @@ from PIL import Image
 
 from export.latency.engine import Inputs
 from toolkit.errors import ToolkitError
+from toolkit.runtime.batches import places_by_shape, stacked
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import read_encoded
-from toolkit.runtime.predict import expand, graph_input, places_by_shape, stacked
+from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def find_pool(bundle: Bundle, kind: str, run: Run | None, images: Path | None) -
         return pool_of(bundle, kind, *folder_contents(images, bundle.preprocess))
     if run is None:
         return pool_of(bundle, kind, *golden_contents(bundle))
-    held_out = [example.read() for example in run.held_out(POOL)]
+    held_out = _within_memory(example.read() for example in run.held_out(POOL))
     return pool_of(bundle, kind, *enlarged(held_out, "held-out images of the run's data set", bundle.preprocess))
 
 
@@ -98,7 +99,18 @@ def folder_contents(folder: Path, preprocess: Preprocess) -> tuple[list[bytes], 
     """Images of a folder, in a seeded order, and where they come from."""
     files = expand([folder])
     chosen = np.random.default_rng(SEED).permutation(len(files))[:POOL]
-    return enlarged([read_encoded(files[place]) for place in chosen], str(folder), preprocess)
+    return enlarged(_within_memory(read_encoded(files[place]) for place in chosen), str(folder), preprocess)
+
+
+def _within_memory(contents: Iterable[bytes]) -> list[bytes]:
+    """The first encoded images, until ``MOST_BYTES`` are held."""
+    taken, held = list[bytes](), 0
+    for content in contents:
+        taken.append(content)
+        held += len(content)
+        if held > MOST_BYTES:
+            break
+    return taken
 
 
 def golden_contents(bundle: Bundle) -> tuple[list[bytes], str]:
@@ -115,15 +127,20 @@ def golden_contents(bundle: Bundle) -> tuple[list[bytes], str]:
 
 
 def enlarged(originals: Sequence[bytes], source: str, preprocess: Preprocess) -> tuple[list[bytes], str]:
-    """Encoded images, mirrored and shifted until there are ``POOL`` of them: the pixels of photographs, no noise."""
+    """Encoded images, mirrored and shifted until there are ``POOL`` of them: the pixels of photographs, no noise.
+
+    Large photographs stay fewer: no more than ``MOST_BYTES`` are held.
+    """
     rng = np.random.default_rng(SEED)
     contents = list(originals)
-    while len(contents) < POOL:
+    held = sum(map(len, contents))
+    while len(contents) < POOL and held < MOST_BYTES:
         original = originals[len(contents) % len(originals)]
         pixels = np.asarray(preprocess.decoded(original))
         pixels = np.roll(pixels, rng.integers(pixels.shape[:2]).tolist(), (0, 1))
         pixels = pixels[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
         contents.append(_encoded(np.ascontiguousarray(pixels), jpeg=original.startswith(b"\xff\xd8")))
+        held += len(contents[-1])
     grown = len(contents) > len(originals)
     return contents, f"{source}, mirrored and shifted to {len(contents)}" if grown else source
 

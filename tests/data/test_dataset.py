@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +14,8 @@ from toolkit.config import DataConfig
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, Key, Loader, default_workers
 from toolkit.data.source import Example, open_data
-from toolkit.runtime.decode import decode
+from toolkit.errors import ToolkitError
+from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.preprocess import Preprocess
 
@@ -79,3 +83,37 @@ def test_a_loader_gives_what_was_asked_in_that_order_each_time(examples: list[Ex
 def test_workers_stand_beside_a_gpu_alone() -> None:
     assert default_workers(on_gpu=False) == 0
     assert 1 <= default_workers(on_gpu=True) <= min(8, usable_cores())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_is_damaged_later_is_the_same_error_in_a_worker(
+    color_data: Path, tmp_path: Path, workers: int
+) -> None:
+    data = Path(shutil.copytree(color_data, tmp_path / "data"))
+    dataset = ImageDataset(open_data(DataConfig(path=data)).splits["train"], PREPROCESS)
+    damaged = dataset.examples[5].path
+    damaged.write_bytes(b"no image any more")
+    loader = Loader(dataset, workers)
+    with pytest.raises(UnreadableImageError) as caught:
+        list(loader.read([[(1, 0)], [(1, 4), (1, 5)], [(1, 6)]]))
+    loader.close()
+    assert type(caught.value) is UnreadableImageError
+    assert caught.value.reason == "not an image that Pillow knows"
+    what = f"unreadable image: not an image that Pillow knows (at {damaged}); replace or remove the file"
+    assert caught.value.as_line() == what
+
+
+class Killed(ImageDataset):
+    """Its worker ends as one that the system kills when memory is short."""
+
+    def pixel_values(self, key: Key) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().pixel_values(key)
+
+
+def test_a_worker_that_is_killed_is_one_line(examples: list[Example]) -> None:
+    loader = Loader(Killed(examples, PREPROCESS), 1)
+    with pytest.raises(ToolkitError, match=r"DataLoader worker \(pid") as caught:
+        list(loader.read([[(1, 0)]]))
+    loader.close()
+    assert "loader_workers" in caught.value.as_line()

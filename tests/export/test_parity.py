@@ -23,17 +23,24 @@ from toolkit.runtime.session import ExecutedNode, Session
 CPU = "CPUExecutionProvider"
 
 
-@pytest.mark.parametrize("cover", [True, False])
+@pytest.mark.parametrize("covered", [set(), set(BATCH_SIZES)], ids=["first", "covered"])
 @pytest.mark.parametrize("groups", [[[*range(42)]], [[*range(36)]], [[0, 3], [1], [2, 4, 5]], [[0]]])
-def test_batches_hold_every_image_and_every_size_has_its_turn(groups: list[list[int]], cover: bool) -> None:
-    batches = list(_batches(groups, cover=cover))
+def test_batches_hold_every_image_and_every_size_has_its_turn(groups: list[list[int]], covered: set[int]) -> None:
+    batches = list(_batches(groups, [max(BATCH_SIZES)] * len(groups), covered))
     assert {place for batch in batches for place in batch} == {place for group in groups for place in group}
     for batch in batches:
         assert any(set(batch) <= set(group) for group in groups)
-    if cover:
-        assert set(BATCH_SIZES) <= {len(batch) for batch in batches}
-    else:
+    if covered:
         assert sum(map(len, batches)) == sum(map(len, groups))
+    else:
+        assert set(BATCH_SIZES) <= {len(batch) for batch in batches}
+
+
+def test_batches_of_large_images_stay_within_what_fits() -> None:
+    large, small = [0, 1, 2], [3, 4]
+    batches = list(_batches([large, small], [1, 7], set()))
+    assert [batch for batch in batches if batch[0] in large] == [[0], [1], [2]]
+    assert {len(batch) for batch in batches if batch[0] in small} == {1, 2, 7}
 
 
 def test_images_of_many_sizes_and_modes_are_proven(finished_run: Path, finished_bundle: Path, tmp_path: Path) -> None:

@@ -239,3 +239,64 @@ def test_an_image_within_the_limit_decodes_without_a_warning(tmp_path: Path) -> 
     command = [sys.executable, "-c", program, str(tmp_path / "large.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("(9900, 9900)\n", "")
+
+
+def damaged(kind: str) -> bytes:
+    """A file on which Pillow raises RuntimeError (AVIF), NotImplementedError (DDS) or its own error (BLP)."""
+    stream = io.BytesIO()
+    noise().convert("P" if kind == "BLP" else "RGB").save(stream, kind)
+    content = bytearray(stream.getvalue())
+    if kind == "AVIF":
+        del content[-20:]
+    elif kind == "DDS":
+        content[80:88] = struct.pack("<I4s", 4, b"????")  # a compression that nobody has
+    else:
+        content[4:8] = struct.pack("<i", 99)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", "", None])
+@pytest.mark.parametrize("kind", ["AVIF", "DDS", "BLP"])
+def test_damage_is_unreadable_whatever_pillow_raises_and_the_file_is_called(
+    kind: str, suffix: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / f"photo{f'.{kind.lower()}' if suffix is None else suffix}"
+    path.write_bytes(damaged(kind))
+    with pytest.raises(UnreadableImageError) as caught:
+        decode(path)
+    assert "\n" not in caught.value.as_line()
+    assert caught.value.where == str(path)
+
+
+def tiled_tiff(side: int, tile: int) -> bytes:
+    """A grey TIFF of one deflated tile of zeros, which may be far larger than its image."""
+    compressor = zlib.compressobj()
+    rows = b"".join(compressor.compress(bytes(tile)) for _ in range(tile))
+    data = rows + compressor.flush()
+    entries = [(256, side), (257, side), (258, 8), (259, 8), (262, 1), (277, 1), (322, tile), (323, tile)]
+    entries += [(324, 8 + 2 + 12 * 10 + 4), (325, len(data))]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + data
+
+
+def test_a_small_tiff_in_a_giant_tile_is_refused_before_it_is_decoded() -> None:
+    assert np.asarray(decode(tiled_tiff(20, 32))).shape == (20, 20, 3)
+    content = tiled_tiff(20, 16384)  # 268 MB of pixels in 300 kB
+    assert len(content) < 1 << 20
+    with pytest.raises(UnreadableImageError, match="20x20 pixels in tiles of 268,435,456"):
+        decode(content)
+
+
+def test_what_pillow_logs_and_warns_of_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    noise().save(stream, "TIFF")
+    content = bytearray(stream.getvalue())
+    at = content.index(struct.pack("<HHI", 277, 3, 1))
+    content[at + 8 : at + 10] = struct.pack("<H", 9999)
+    (tmp_path / "samples.tif").write_bytes(content)
+    script = "import sys; from pathlib import Path; from toolkit.runtime.decode import decode, UnreadableImageError\n"
+    script += "try:\n    decode(Path(sys.argv[1]))\nexcept UnreadableImageError:\n    pass\nelse:\n    sys.exit(1)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "samples.tif")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import datasets
 import pytest
+from PIL import Image
 
 from recipes.finetune import finetune
 from toolkit.config import DataConfig, Recipe
@@ -96,6 +98,10 @@ def test_a_run_that_skips_broken_images_counts_and_lists_them(
 ) -> None:
     files = sorted(color_data.rglob("*.png"))
     broken = {"zero.png": b"", "text.jpg": b"no image", "half.png": files[0].read_bytes()[:60]}
+    for kind, mode in (("AVIF", "RGB"), ("BLP", "P"), ("DDS", "RGB")):
+        stream = io.BytesIO()
+        Image.new(mode, (32, 32)).save(stream, kind)
+        broken[f"{kind}.jpg"] = stream.getvalue()[:-20] if kind != "DDS" else stream.getvalue()[:100]
     for name, content in broken.items():
         (tmp_path / name).write_bytes(content)
     rows = [f"{file},{file.parent.name},{file.parent.parent.name}\n" for file in files]
@@ -105,6 +111,7 @@ def test_a_run_that_skips_broken_images_counts_and_lists_them(
     summary = finetune(recipe, tmp_path / "run")
     skipped = {Path(entry["path"]).name: entry["reason"] for entry in summary["skipped_images"]}
     assert set(skipped) == set(broken)
+    assert not any("\n" in reason for reason in skipped.values())
     assert skipped["zero.png"] == "the file is empty"
     assert skipped["text.jpg"] == "not an image that Pillow knows"
     assert summary["images"]["train"] == 36

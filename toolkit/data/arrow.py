@@ -10,6 +10,8 @@ from toolkit.config import ColumnsConfig
 from toolkit.data.listing import UNSPLIT, Item, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
+from toolkit.regular_files import read_regular
+from toolkit.runtime.decode import MAX_BYTES
 
 MARKERS = ("dataset_dict.json", "state.json")
 """Files that tell such a folder."""
@@ -34,7 +36,7 @@ class TableRow:
             return bytes(value["bytes"])
         if value.get("path") is None:
             raise OSError("the row holds no image")
-        return Path(value["path"]).read_bytes()
+        return read_regular(Path(value["path"]), MAX_BYTES)
 
 
 def list_arrow(path: Path, columns: ColumnsConfig) -> tuple[list[Item], list[str] | None]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from toolkit.data.augment import Augment
 from toolkit.data.source import Example
+from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.preprocess import Preprocess
@@ -38,7 +39,7 @@ class Batch(TypedDict):
     seconds: float
 
 
-class ImageDataset(Dataset[Batch]):
+class ImageDataset(Dataset["Batch | ToolkitError"]):
     """Images of one split as the encoder takes them, a batch at a time.
 
     Augmentation depends on (seed, epoch, index) alone, not on workers or the order of reading.
@@ -70,9 +71,20 @@ class ImageDataset(Dataset[Batch]):
         except UnreadableImageError as error:
             raise UnreadableImageError(error.reason, where=example.path) from error
 
-    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+    def __getitems__(self, keys: Sequence[Key]) -> Batch | ToolkitError:
+        """A batch; in a loader's worker a user's mistake comes back as it is.
+
+        torch would make another exception of one that is raised there, with the worker's traceback as its text.
+        """
+        if get_worker_info() is None:
+            return self._batch(keys, threads=min(len(keys), reading_threads()))
+        try:
+            return self._batch(keys, threads=1)
+        except ToolkitError as error:
+            return error
+
+    def _batch(self, keys: Sequence[Key], threads: int) -> Batch:
         started = time.perf_counter()
-        threads = 1 if get_worker_info() else min(len(keys), reading_threads())
         if threads > 1:
             with ThreadPoolExecutor(threads) as pool:
                 images = list(pool.map(self.pixel_values, keys))
@@ -95,10 +107,14 @@ class Loader:
         self.dataset, self.on_gpu = dataset, device is not None and device.type == "cuda"
         self.workers = default_workers(self.on_gpu) if workers is None else workers
         self._queue = _Queue()
-        self._loader: DataLoader[Batch] | None = None
+        self._loader: DataLoader[Batch | ToolkitError] | None = None
 
     def read(self, batches: Iterable[Sequence[Key]]) -> Iterator[Batch]:
-        """One batch for each list of keys, in order."""
+        """One batch for each list of keys, in order.
+
+        Raises:
+            ToolkitError: an image that can't be read, whichever process reads it; a worker process that was killed.
+        """
         self._queue.batches = batches
         if self._loader is None:
             self._loader = DataLoader(
@@ -110,7 +126,7 @@ class Loader:
                 persistent_workers=self.workers > 0,
                 worker_init_fn=_leave_signals_to_the_trainer,
             )
-        return iter(self._loader)
+        return _checked(iter(self._loader))
 
     def close(self) -> None:
         """Let the worker processes go, also in the middle of a read; the next read starts new ones."""
@@ -118,6 +134,22 @@ class Loader:
         if workers is not None:
             workers._shutdown_workers()
         self._loader = None
+
+
+def _checked(batches: Iterator[Batch | ToolkitError]) -> Iterator[Batch]:
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            fix = "if memory or /dev/shm is short, set training.loader_workers lower, or 0"
+            raise ToolkitError(str(error), where="training.loader_workers", fix=fix) from error
+        if batch is None:
+            return
+        if isinstance(batch, ToolkitError):
+            raise batch
+        yield batch
 
 
 class _Queue:
@@ -129,7 +161,7 @@ class _Queue:
         return (list(keys) for keys in self.batches)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Batch | ToolkitError) -> Batch | ToolkitError:
     return batch
 
 

@@ -10,6 +10,7 @@ from toolkit.data import arrow, manifest, shards
 from toolkit.data.folder import list_folder
 from toolkit.data.listing import ABOUT, Item, Listing, classes_of, named, refuse_half_split
 from toolkit.errors import ToolkitError
+from toolkit.regular_files import read_settings
 from toolkit.strict_json import read_json, reason_in
 from toolkit.text import for_terminal, is_utf8
 
@@ -82,9 +83,8 @@ def format_of(path: Path) -> DataFormat:
 
 def _read_about(path: Path) -> dict[str, Any]:
     try:
-        content = read_json(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
-        raise ToolkitError(
-            f"dataset.json is no JSON: {reason_in(error)}", where=path, fix="mend or remove it"
-        ) from error
+        content = read_json(read_settings(path)) if path.is_file() else {}
+    except (ValueError, OSError) as error:
+        what = f"dataset.json is no JSON: {getattr(error, 'strerror', None) or reason_in(error)}"
+        raise ToolkitError(what, where=path, fix="mend or remove it") from error
     return content if isinstance(content, dict) else {}

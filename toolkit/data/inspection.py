@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from PIL import Image
 
@@ -16,14 +15,13 @@ from toolkit.data.brightness import Spread, spread_of, spread_of_samples
 from toolkit.data.listing import Content, Item
 from toolkit.data.value_ranges import Found
 from toolkit.errors import ToolkitError
-from toolkit.runtime.decode import UnreadableImageError, explained, load, to_rgb
+from toolkit.runtime.decode import IN_MEMORY, UnreadableImageError, decoding, explained, load, to_rgb
 from toolkit.runtime.machine import usable_cores
 
 Report = Callable[[int, int], object]
 """Told how many images of how many are done."""
 CHUNK = 16
 """Images that a thread takes at once."""
-IN_MEMORY = Path("image in memory")
 
 
 def silent(done: int, total: int) -> None:
@@ -59,15 +57,16 @@ def inspect_content(content: Content, look: Hasher | None = None) -> Inspected:
         return Inspected("", error=error.strerror or str(error))
     digest = hashlib.sha256(encoded).hexdigest()
     try:
-        with explained(IN_MEMORY):
-            loaded = load(encoded, where=IN_MEMORY)
-            if loaded.samples is None:
+        loaded = load(encoded, where=IN_MEMORY)
+        if loaded.samples is None:
+            with decoding(IN_MEMORY):
                 pixels = to_rgb(loaded.image, grey=True)
-                found, spread = None, spread_of(pixels)
-            else:
+            found, spread = None, spread_of(pixels)
+        else:
+            with explained(IN_MEMORY):
                 found, spread = Found.of(loaded.samples), spread_of_samples(loaded.samples)
                 pixels = loaded.samples.to_image((found.low, max(found.high, found.low + 1)))
-            perceptual = look(pixels if loaded.turn is None else pixels.transpose(loaded.turn)) if look else None
+        perceptual = look(pixels if loaded.turn is None else pixels.transpose(loaded.turn)) if look else None
     except UnreadableImageError as error:
         return Inspected(digest, error=error.reason)
     return Inspected(digest, loaded.size, loaded.mode, None, found, spread, perceptual)

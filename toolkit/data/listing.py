@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from toolkit.errors import ToolkitError
 from toolkit.labels import natural_order
+from toolkit.regular_files import read_regular
+from toolkit.runtime.decode import MAX_BYTES
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {
@@ -46,7 +48,7 @@ class WholeFile:
     def read(self) -> bytes:
         """The file's bytes."""
         try:
-            return Path(self.name).read_bytes()
+            return read_regular(Path(self.name), MAX_BYTES)
         except ValueError as error:  # no system has such a name, as one with a zero byte
             raise OSError(str(error)) from error
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Container
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from toolkit.config import ColumnsConfig
 from toolkit.data.listing import UNSPLIT, Item, WholeFile, named, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import cell_text, label_text
+from toolkit.regular_files import bounded_lines, open_regular, require_regular
 
 EXTENSIONS = frozenset({".csv", ".tsv", ".parquet"})
+MOST_ROWS = 100_000_000
 
 
 def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
@@ -22,7 +26,7 @@ def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
         ToolkitError: unreadable, a column that is missing, rows without path or label, rows
             that stand there twice, or unknown splits.
     """
-    table = read_table(path)
+    table = read_table(path, {getattr(columns, role) for role in type(columns).model_fields})
     for role in ("path", "label"):
         name = getattr(columns, role)
         if name not in table:
@@ -51,17 +55,18 @@ def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
     ]
 
 
-def read_table(path: Path) -> dict[str, list[Any]]:
-    """Columns by name.
+def read_table(path: Path, wanted: Container[str]) -> dict[str, list[Any]]:
+    """Columns by name; of Parquet those that are not ``wanted`` stand empty, since they may hold gigabytes.
 
     Raises:
         ToolkitError: not there, or neither CSV nor Parquet.
     """
     try:
         if path.suffix.lower() == ".parquet":
-            return _read_parquet(path)
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            return _read_parquet(path, wanted)
+        with TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as file:
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            reader = csv.DictReader(bounded_lines(file), delimiter=delimiter, strict=True)
             names = list(reader.fieldnames or [])
             rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
@@ -80,7 +85,7 @@ def read_table(path: Path) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in names}
 
 
-def _read_parquet(path: Path) -> dict[str, list[Any]]:
+def _read_parquet(path: Path, wanted: Container[str]) -> dict[str, list[Any]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -88,10 +93,15 @@ def _read_parquet(path: Path) -> dict[str, list[Any]]:
         fix = 'pip install "clip-toolkit[data]", or give CSV'
         raise ToolkitError("pyarrow is not installed", where=path, fix=fix) from error
     try:
-        table = parquet.read_table(path)
+        require_regular(path)
+        with parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > MOST_ROWS:  # a few kilobytes can say that they hold billions
+                raise ValueError(f"{file.metadata.num_rows:,} rows, over the limit of {MOST_ROWS:,}")
+            names = file.schema_arrow.names
+            table = file.read([name for name in names if name in wanted])
     except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from error
-    return {name: table.column(name).to_pylist() for name in table.column_names}
+    return {name: table.column(name).to_pylist() if name in wanted else [] for name in names}
 
 
 def _texts(values: list[Any], role: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from toolkit.data.listing import refuse_unlabelled
 from toolkit.errors import ToolkitError
 from toolkit.files import write_bytes
 from toolkit.labels import label_text
+from toolkit.regular_files import bounded_lines, open_regular
+from toolkit.runtime.decode import MAX_BYTES
 from toolkit.strict_json import read_json, reason_in
 
 FORMAT = 1
@@ -31,9 +34,11 @@ class FilePart:
         """The part's bytes.
 
         Raises:
-            OSError: the file is shorter than it was.
+            OSError: the file is shorter than it was, or no regular file; a part of more than ``MAX_BYTES``.
         """
-        with self.path.open("rb") as file:
+        if self.length > MAX_BYTES:
+            raise OSError(f"{self.length:,} bytes, over the limit of {MAX_BYTES:,}")
+        with open_regular(self.path) as file:
             file.seek(self.offset)
             content = file.read(self.length)
         if len(content) != self.length:
@@ -92,7 +97,8 @@ def read_index(shard: Path) -> ShardContent:
     index = index_of(shard)
     fix = f"remove {index.name} and write it again: toolkit data index {shard.parent}"
     try:
-        about, *lines = (read_json(line, finite=False) for line in index.read_bytes().splitlines())
+        with TextIOWrapper(open_regular(index), encoding="utf-8") as file:
+            about, *lines = (read_json(line, finite=False) for line in bounded_lines(file))
         samples = [_sample_in(line) for line in lines]
         size, left_out = about["bytes"], about.get("left_out", {})
         if type(size) is not int or not isinstance(left_out, dict) or not all(map(_is_count, left_out.values())):

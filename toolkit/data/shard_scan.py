@@ -15,6 +15,8 @@ from toolkit.data.listing import named
 from toolkit.data.shard_index import Sample, ShardContent
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
+from toolkit.regular_files import MOST_SETTINGS, open_regular
+from toolkit.runtime.decode import MAX_BYTES
 from toolkit.runtime.image_files import NO_IMAGE, has_image_suffix, is_image, reason_against, suffix_in
 from toolkit.strict_json import read_json
 from toolkit.text import for_terminal, is_utf8
@@ -31,7 +33,7 @@ def scan(shard: Path) -> ShardContent:
     """
     left_out, samples = Counter[str](), list[Sample]()
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with open_regular(shard) as content, tarfile.open(fileobj=content, mode="r:") as tar:
             members: dict[str, dict[str, tarfile.TarInfo]] = {}
             for member in tar:
                 if not member.isfile():
@@ -75,7 +77,7 @@ def _is_image(tar: tarfile.TarFile, extension: str, member: tarfile.TarInfo) -> 
     if extension:
         return has_image_suffix(f"x.{extension}")
     file = tar.extractfile(member)
-    return file is not None and is_image(file.read())
+    return file is not None and member.size <= MAX_BYTES and is_image(file.read())
 
 
 def _reason(extension: str) -> str:
@@ -116,4 +118,6 @@ def _sample(
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
     file = tar.extractfile(member)
     assert file is not None  # it is a file
+    if member.size > MOST_SETTINGS:
+        raise ValueError(f"{member.name} has {member.size:,} bytes, over the limit of {MOST_SETTINGS:,}")
     return file.read().decode()

@@ -21,6 +21,7 @@ from toolkit.models.head import build_head
 from toolkit.models.image_processor import check_output_size, open_processor
 from toolkit.models.selection import freeze_all_but, select_groups
 from toolkit.models.tensor_files import difference, listed, load_tensors, save_tensors
+from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
@@ -132,7 +133,7 @@ def _damaged(reason: str, folder: Path) -> ToolkitError:
 
 def _content(folder: Path, name: str) -> Any:
     try:
-        return json.loads((folder / name).read_bytes())
+        return json.loads(read_settings(folder / name))
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(f"{name} can't be read: {' '.join(str(error).split())}", folder) from error
 

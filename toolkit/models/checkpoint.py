@@ -13,6 +13,7 @@ from transformers.utils.hub import cached_file
 
 from toolkit.errors import ToolkitError
 from toolkit.models.tensor_files import listed, reason_of
+from toolkit.regular_files import read_settings
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
@@ -86,7 +87,7 @@ class Source:
         if path is None:
             return None
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(read_settings(path))
         except (OSError, ValueError, RecursionError) as error:
             reason = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
             raise ToolkitError(f"{name} can't be read: {reason}", where=self.where, fix="copy it again") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of
+from toolkit.regular_files import read_regular
 from toolkit.runtime.golden import Golden
 from toolkit.runtime.manifest import (
     FORMAT_VERSION,
@@ -147,7 +148,7 @@ class Bundle:
             return self._held[name]
         entry = self._entry(name)
         path = self.path / name
-        content = path.read_bytes() if path.stat().st_size == entry.size else b""
+        content = read_regular(path, entry.size) if path.stat().st_size == entry.size else b""
         self._require_hash(name, hashlib.sha256(content).hexdigest())
         if self._held is not None:
             self._held[name] = content

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import struct
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,8 @@ from pathlib import Path
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from toolkit.errors import ToolkitError
-from toolkit.runtime.read_samples import read_samples
+from toolkit.regular_files import read_regular
+from toolkit.runtime.read_samples import read_samples, tile_pixels
 from toolkit.runtime.samples import Samples
 from toolkit.runtime.value_range import Range
 
@@ -21,6 +22,10 @@ MAX_PIXELS = 100_000_000
 """An image with more pixels is refused before it is decoded (decompression bombs)."""
 MAX_ASPECT = 1000
 """A sliver is refused: resized by its short side, its long side would take gigabytes."""
+MAX_BYTES = 1 << 30
+"""A larger file is refused before it is read: 100 million pixels of 64 bits take 800 MB without any compression."""
+MAX_TILE_PIXELS = 1 << 24
+"""A TIFF's tile that is larger than its image may have so many pixels, since it is decoded whole."""
 SIGNED_FORMATS = (
     *("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM"),
     *("PSD", "QOI", "DDS", "SGI", "SUN", "ICNS", "BLP", "FITS", "FTEX"),
@@ -45,13 +50,12 @@ SUFFIXES = {
 }
 """File extensions of Pillow's formats."""
 
-DAMAGE = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, OverflowError),
-    *(struct.error, Image.DecompressionBombError),
-    *(RuntimeError, LookupError, ArithmeticError, AssertionError),  # AVIF; DDS, BLP, FLI, PCX and others
-)
-"""What Pillow raises on damaged files."""
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
+IN_WORDS = (OSError, EOFError, SyntaxError, ValueError, NotImplementedError, RuntimeError, Image.DecompressionBombError)
+"""Exceptions whose message says what is wrong with a file; others name a line of Pillow's code."""
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged files; what can't be decoded is an error here
+IN_MEMORY = Path("image in memory")
+"""What errors call an image that has no file."""
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -93,12 +97,13 @@ def decode(
     Raises:
         UnreadableImageError: no image, truncated, too many pixels, or without a defined range.
     """
-    where = where or (source if isinstance(source, Path) else Path("image in memory"))
-    with explained(where):
-        loaded = load(source, where=where)
-        image, samples = loaded.image, loaded.samples
-        if samples is not None:
+    where = where or (source if isinstance(source, Path) else IN_MEMORY)
+    loaded = load(source, where=where)
+    image, samples = loaded.image, loaded.samples
+    if samples is not None:
+        with explained(where):
             image = samples.to_image(value_range or samples.own_range())
+    with decoding(where):
         turned = image if loaded.turn is None else image.transpose(loaded.turn)
         pixels = to_rgb(turned, grey=grey)
         pixels.info.clear()
@@ -119,44 +124,83 @@ class Loaded:
 
 
 def load(source: Path | bytes, *, where: Path) -> Loaded:
-    """Decode a file or its bytes without converting anything; call it within :func:`explained`."""
-    content = source.read_bytes() if isinstance(source, Path) else source
+    """Decode a file or its bytes without converting anything.
+
+    Raises:
+        UnreadableImageError: no image, damaged, or larger than a limit; this is known before its pixels are decoded.
+    """
+    content = read_encoded(source) if isinstance(source, Path) else source
     if not content:
         raise UnreadableImageError("the file is empty", where=where)
-    with open_image(content) as image:
-        (width, height), mode = image.size, image.mode
-        if width * height > MAX_PIXELS:
-            raise UnreadableImageError(f"{width}x{height} pixels, over the limit of {MAX_PIXELS:,}", where=where)
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise UnreadableImageError(f"{width}x{height} pixels, longer than {MAX_ASPECT}:1", where=where)
+    with decoding(where), open_image(content) as image:
+        _refuse_large(image, where)
+        mode, claimed = image.mode, image.size
         samples = read_samples(image, content)
+        if image.size != claimed:  # formats that hold other files, such as ICO, learn it from these
+            _refuse_large(image, where)
         # other tags are not read, since a damaged one must not cost the image
         turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
-        return Loaded(image, samples, (width, height), mode, turn)
+        return Loaded(image, samples, image.size, mode, turn)
+
+
+def _refuse_large(image: ImageFile.ImageFile, where: Path) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(f"{width}x{height} pixels, over the limit of {MAX_PIXELS:,}", where=where)
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UnreadableImageError(f"{width}x{height} pixels, longer than {MAX_ASPECT}:1", where=where)
+    tile = tile_pixels(image)
+    if tile > max(width * height, MAX_TILE_PIXELS):
+        raise UnreadableImageError(f"{width}x{height} pixels in tiles of {tile:,}", where=where)
+
+
+@contextmanager
+def decoding(where: Path) -> Iterator[None]:
+    """The boundary around Pillow: whatever it raises becomes :class:`UnreadableImageError`.
+
+    It stands around calls of Pillow alone, which has no exception of its own for damage: its decoders, many of them
+    in Python, raise what the file's content makes of their code, from AttributeError to ZeroDivisionError.
+    """
+    try:
+        yield
+    except ToolkitError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not an image that Pillow knows", where=where) from error
+    except MemoryError as error:
+        raise UnreadableImageError("it takes more memory than there is", where=where) from error
+    except Exception as error:
+        raise UnreadableImageError(_in_words(error), where=where) from error
 
 
 @contextmanager
 def explained(where: Path) -> Iterator[None]:
-    """Turn what Pillow raises on damaged files into :class:`UnreadableImageError`."""
+    """Turn what :class:`toolkit.runtime.samples.Samples` raises on values without a scale into the image's error."""
     try:
         yield
-    except UnidentifiedImageError as error:
-        raise UnreadableImageError("not an image that Pillow knows", where=where) from error
-    except DAMAGE as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImageError(reason, where=where) from error
+    except (ValueError, MemoryError) as error:
+        raise UnreadableImageError(_in_words(error), where=where) from error
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a file, in one line."""
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())
+    if isinstance(error, IN_WORDS) and said:
+        return said
+    return f"damaged ({type(error).__name__}{': ' if said else ''}{said})"
 
 
 def read_encoded(path: Path) -> bytes:
     """An image file's content, as it is encoded.
 
     Raises:
-        UnreadableImageError: it can't be read, as a link that leads nowhere.
+        UnreadableImageError: it can't be read, as a link that leads nowhere, has more than ``MAX_BYTES``, or is no
+            regular file.
     """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(error.strerror or str(error), where=path) from error
+        return read_regular(path, MAX_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: no system has such a name, as one with a zero byte
+        raise UnreadableImageError(_in_words(error), where=path) from error
 
 
 def open_image(content: bytes) -> ImageFile.ImageFile:
@@ -167,9 +211,9 @@ def open_image(content: bytes) -> ImageFile.ImageFile:
 def suffix_of(content: bytes, otherwise: str = ".jpg") -> str:
     """File extension that fits an encoded image, such as ``.png``; ``otherwise`` for what is no image."""
     try:
-        with open_image(content) as image:
+        with decoding(IN_MEMORY), open_image(content) as image:
             kind = str(image.format)
-    except DAMAGE:
+    except UnreadableImageError:
         return otherwise
     known = (suffix for suffix, of in Image.registered_extensions().items() if of == kind)
     return SUFFIXES.get(kind) or next(known, otherwise)

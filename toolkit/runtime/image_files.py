@@ -14,7 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from toolkit.runtime.decode import DAMAGE, FORMATS, SIGNED_FORMATS
+from toolkit.regular_files import open_regular, require_regular
+from toolkit.runtime.decode import FORMATS, IN_MEMORY, MAX_BYTES, SIGNED_FORMATS, UnreadableImageError, decoding
 
 SYSTEM_FOLDERS = frozenset(
     {
@@ -113,10 +114,17 @@ def has_image_suffix(name: str) -> bool:
 def is_image(source: Path | bytes | str) -> bool:
     """Whether a file, or content, begins like an image; for files without a suffix."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=SIGNED_FORMATS):
-            return True
-    except DAMAGE:
-        return False
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else open_regular(Path(source)) as file,
+            decoding(IN_MEMORY),
+        ):
+            # the plugins of some formats read a file to its end to identify it
+            if isinstance(source, bytes) or require_regular(Path(source)) <= MAX_BYTES:
+                with Image.open(file, formats=SIGNED_FORMATS):
+                    return True
+    except (OSError, UnreadableImageError):
+        pass
+    return False
 
 
 def in_words(left_out: Mapping[str, int], most: int = 8) -> str:

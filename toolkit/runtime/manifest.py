@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_bytes
+from toolkit.regular_files import read_settings
 from toolkit.strict_json import read_json, reason_in
 
 FORMAT_VERSION: Literal[1] = 1
@@ -77,7 +78,7 @@ def read_manifest(path: Path) -> tuple[Manifest, bool]:
         what = f"no bundle: {MANIFEST} is {state}" if path.is_dir() else missing
         raise ToolkitError(what, where=path, fix="give a folder that toolkit export wrote")
     try:
-        written = file.read_bytes()
+        written = read_settings(file)
         content = read_json(written)
         version = content.get("format_version") if isinstance(content, dict) else None
         if isinstance(version, int) and version > FORMAT_VERSION:
@@ -87,7 +88,7 @@ def read_manifest(path: Path) -> tuple[Manifest, bool]:
                 fix="upgrade clip-toolkit",
             )
         manifest = Manifest.model_validate(content)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         reason = reason_in(error)
         raise ToolkitError(f"damaged manifest: {reason}", where=file, fix="copy the bundle again") from error
     return manifest, _is_as_written(written, manifest.manifest_sha256)

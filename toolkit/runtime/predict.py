@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toolkit.errors import ToolkitError
+from toolkit.runtime.batches import places_by_shape, stacked, windows
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.image_files import FoundImages, images_below, in_words
@@ -36,22 +37,30 @@ class Predictor:
         self.bundle, self.session, self.top_k = bundle, session, top_k
 
     def __call__(self, paths: list[Path], batch_size: int = 32) -> Iterator[dict[str, Any]]:
-        """Yield one entry a path, in order.
+        """Yield one entry a path, in order; up to ``batch_size`` images a run, fewer where they are large.
 
         An entry holds ``path``, ``label`` and ``probabilities`` {label: probability}, or
         ``path`` and ``error`` for a file that can't be decoded.
         """
-        for start in range(0, len(paths), batch_size):
-            yield from self._batch(paths[start : start + batch_size])
+        place = 0
+        for window in windows(map(self._read, paths), batch_size):
+            yield from self._entries(paths[place : place + len(window)], window)
+            place += len(window)
 
-    def _batch(self, paths: list[Path]) -> list[dict[str, Any]]:
+    def _read(self, path: Path) -> Float32 | UInt8 | UnreadableImageError:
+        try:
+            return graph_input(self.session.input, self.bundle.preprocess, path)
+        except UnreadableImageError as error:
+            return error
+
+    def _entries(self, paths: list[Path], window: list[Float32 | UInt8 | UnreadableImageError]) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = [{"path": path_text(path)} for path in paths]
         inputs: dict[int, Float32 | UInt8] = {}
-        for place, path in enumerate(paths):
-            try:
-                inputs[place] = graph_input(self.session.input, self.bundle.preprocess, path)
-            except UnreadableImageError as error:
-                entries[place]["error"] = error.reason
+        for place, read in enumerate(window):
+            if isinstance(read, UnreadableImageError):
+                entries[place]["error"] = read.reason
+            else:
+                inputs[place] = read
         for places in places_by_shape(inputs):
             batch = stacked(inputs[place] for place in places)
             _, probabilities = self.session.run_batches(batch, self.session.largest_batch or len(places))
@@ -91,20 +100,6 @@ def graph_input(kind: str, preprocess: Preprocess, source: Path | bytes) -> Floa
         pixels: UInt8 = np.asarray(preprocess.decoded(source))
         return pixels
     return preprocess(preprocess.decoded(source, grey=True))
-
-
-def stacked(inputs: Iterable[Float32 | UInt8]) -> Float32 | UInt8:
-    """A batch of images of the same size."""
-    batch: Any = np.stack(list(inputs))
-    return batch  # type: ignore[no-any-return]
-
-
-def places_by_shape(inputs: Mapping[int, Float32 | UInt8]) -> list[list[int]]:
-    """Keys of arrays that can stand in one batch, in order: images of the same size."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for place, array in inputs.items():
-        groups.setdefault(array.shape, []).append(place)
-    return list(groups.values())
 
 
 def expand(paths: list[Path]) -> list[Path]:

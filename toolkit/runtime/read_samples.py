@@ -14,6 +14,8 @@ from toolkit.runtime.range_statements import SAMPLE_FORMAT, tiff_tag, with_state
 from toolkit.runtime.samples import Samples
 
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+TILE_WIDTH, TILE_LENGTH = 322, 323
+"""TIFF's tags."""
 COLOUR = ("RGB;16", "RGBA;16", "RGBX;16")
 """Pillow's raw modes of colours of 16 bits, without the letter for the order of the bytes."""
 OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}
@@ -53,6 +55,13 @@ def read_samples(image: ImageFile.ImageFile, content: bytes) -> Samples | None:
         hidden = same.all(-1) if same.ndim == 3 else same
         samples = replace(samples, opacity=np.where(hidden, 0, 255).astype(np.uint8))
     return with_statement(samples, image, arguments, content)
+
+
+def tile_pixels(image: ImageFile.ImageFile) -> float:
+    """Pixels of a TIFF's tile, which is decoded whole however small the image is; 0 without tiles."""
+    if image.format != "TIFF":
+        return 0
+    return (tiff_tag(image, TILE_WIDTH) or 0) * (tiff_tag(image, TILE_LENGTH) or 0)
 
 
 def _decoder(image: ImageFile.ImageFile) -> tuple[str, list[Any]]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.runtime.batches import places_by_shape, stacked, windows
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.predict import graph_input, places_by_shape, stacked
+from toolkit.runtime.predict import graph_input
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session, runnable
 from toolkit.runtime.signature import check_signature
@@ -124,11 +125,15 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
     golden = bundle.golden()
     contents = [bundle.read(f"golden/{name}") for name in golden.names]
     pixel_values = np.stack([bundle.preprocess(bundle.preprocess.decoded(content)) for content in contents])
-    inputs = {place: graph_input(session.input, bundle.preprocess, content) for place, content in enumerate(contents)}
-    logits = np.zeros_like(golden.logits)
-    for places in places_by_shape(inputs):
-        batch = stacked(inputs[place] for place in places)
-        logits[places] = session.run_batches(batch, session.largest_batch or len(places))[0]
+    logits, first = np.zeros_like(golden.logits), 0
+    inputs = (graph_input(session.input, bundle.preprocess, content) for content in contents)
+    for window in windows(inputs, len(contents)):
+        for places in places_by_shape(dict(enumerate(window))):
+            batch = stacked(window[place] for place in places)
+            logits[[first + place for place in places]] = session.run_batches(
+                batch, session.largest_batch or len(places)
+            )[0]
+        first += len(window)
     exported = golden.outputs.get(precision, golden.logits)
     tolerance = _tolerance(bundle, precision)
     same = logits.argmax(-1) == exported.argmax(-1)
