@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from toolkit.models.build import WEIGHTS, load_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
+from toolkit.strict_json import read_json, reason_in
 
 LISTED_CLASSES = 100
 """Classes whose metrics a bundle carries."""
@@ -129,10 +129,10 @@ class Run:
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            content = json.loads(read_settings(path))
+            content = read_json(read_settings(path))
         except (OSError, ValueError) as error:
             raise ToolkitError(
-                f"can't read it: {error}", where=path, fix="copy the run again, or train again"
+                f"can't read it: {reason_in(error)}", where=path, fix="copy the run again, or train again"
             ) from error
         return content if isinstance(content, dict) else {}
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
     """Run a recipe from its data to the run folder ``out``; return the summary."""
     from toolkit.data.source import open_data
+    from toolkit.files import room_for
     from toolkit.models.build import build_classifier
     from toolkit.models.processing import preprocess_from
     from toolkit.training.processes import on_main_process
@@ -55,6 +56,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         trunk = deployed_trunk(classifier, preprocess_from(processor), data, precision, recorded, accelerator)
     about = trunk.describe() if trunk else None
     with ExitStack() as held:
+        held.enter_context(room_for(out))
         trainer = Trainer(classifier, processor, data, recipe, folder, accelerator, trunk)
         on_main_process(accelerator, lambda: held.enter_context(folder.held()))
         on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))  # somebody was faster

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "toolkit.terminal": {"toolkit.text"},
     "toolkit.regular_files": set(),
     "toolkit.errors": {"toolkit.text"},
-    "toolkit.files": {"toolkit.errors", "toolkit.regular_files", "toolkit.strict_json"},
+    "toolkit.files": {"toolkit.errors", "toolkit.regular_files", "toolkit.strict_json", "toolkit.text"},
     "toolkit.command": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
     "toolkit.labels": set(),
     "toolkit.runtime": GROUND,

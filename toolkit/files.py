@@ -16,6 +16,7 @@ from typing import Any
 from toolkit.errors import ToolkitError
 from toolkit.regular_files import open_regular
 from toolkit.strict_json import as_utf8
+from toolkit.text import is_utf8
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """What only a write meets."""
@@ -66,6 +67,17 @@ def _unwritable(target: Path, error: OSError) -> ToolkitError:
 
 
 @contextmanager
+def room_for(target: Path) -> Iterator[None]:
+    """Say what a full disk was to hold, whichever write of many met it; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise _unwritable(target, error) from error
+
+
+@contextmanager
 def staged_folder(
     target: Path, *, what: str, marker: str, replace: bool = False, durable: bool = False
 ) -> Iterator[Path]:
@@ -92,19 +104,18 @@ def staged_folder(
     name, _, unique = stage.name.rpartition(".partial-")
     old = stage.with_name(f"{name}.old-{unique}")
     try:
-        yield stage
+        with room_for(target):
+            yield stage
         if durable:
             for path in (*(file for file in stage.rglob("*") if file.is_file()), stage):
                 sync(path)
         if target.exists():
             target.rename(old)
         stage.rename(target)
-    except BaseException as error:
+    except BaseException:
         if old.exists() and not target.exists():
             old.rename(target)
         shutil.rmtree(stage, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise _unwritable(target, error) from error
         raise
     if durable:
         sync(target.parent)
@@ -138,8 +149,11 @@ def refuse_existing(target: Path, *, what: str, marker: str, replace: bool = Fal
     """Raise unless ``target`` is free, an empty folder, or one of its kind that may be replaced.
 
     Raises:
-        ToolkitError: it is not, or no file can have such a name.
+        ToolkitError: it is not, no file can have such a name, or its path is no UTF-8, as libraries want it.
     """
+    if not is_utf8(str(target.absolute())):
+        what = "a path to write to must be UTF-8, and this one is not"
+        raise ToolkitError(what, where=target.absolute(), fix="choose another path")
     with writing_to(target):
         there = target.exists()
     if target.is_symlink() and not there:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from typing import Any, TextIO
 
 from toolkit.text import for_terminal, is_utf8
+
+NEITHER_SHOWN_NOR_A_BREAK = re.compile(
+    "[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""Control characters beyond those that JSON always escapes, and marks that turn or hide text."""
 
 
 def read_json(content: bytes | str, *, finite: bool = True) -> Any:
@@ -53,11 +59,12 @@ def print_json(content: Any, stream: TextIO) -> None:
     """Print JSON, indented, that any parser reads.
 
     A figure that is no finite number becomes null, and bytes of a name that are no UTF-8 are escaped. Letters
-    beyond ASCII stand there themselves where the stream is UTF-8.
+    beyond ASCII stand there themselves where the stream is UTF-8; what a terminal might obey is
+    escaped as JSON has it.
     """
     utf8 = codecs.lookup(stream.encoding or "ascii").name == "utf-8"
     text = json.dumps(as_utf8(content, finite=True), indent=2, ensure_ascii=not utf8, allow_nan=False)
-    stream.write(text + "\n")
+    stream.write(NEITHER_SHOWN_NOR_A_BREAK.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
 
 
 def as_utf8(value: Any, *, finite: bool = False) -> Any:

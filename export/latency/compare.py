@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from toolkit.errors import ToolkitError
 from toolkit.regular_files import read_settings
+from toolkit.strict_json import read_json, reason_in
 
 KEY = ("engine", "provider", "precision", "batch_size")
 MACHINE = ("processor", "usable_cores", "cpu_quota", "memory_gib", "system", "python", "versions", "instructions")
 SETTINGS = ("threads", "scenario")
+
+
+class Row(BaseModel):
+    """What is compared of a row; what else stands there is left alone."""
+
+    engine: str
+    provider: str
+    precision: str
+    batch_size: int
+    p50_ms: float = Field(gt=0)
+    p99_ms: float = Field(gt=0)
+    throughput_ips: float = Field(gt=0)
+    threads: int | None
+    intervals: dict[str, tuple[float, float] | None] = {}
+
+
+class Machine(BaseModel):
+    """Where it was measured."""
+
+    processor: str
+    throttled: list[str] = []
+
+
+class LatencyFile(BaseModel):
+    """Content of ``latency.json``, as far as it is compared."""
+
+    rows: list[Row]
+    machine: Machine
+    graphs: dict[str, str] | None = None
+    inputs: dict[str, Any] = {}
 
 
 def compare(a: Path, b: Path) -> dict[str, Any]:
@@ -49,16 +81,14 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     file = path / "latency.json" if path.is_dir() else path
     try:
-        content: dict[str, Any] = json.loads(read_settings(file))
-        for row in content["rows"]:
-            _ = [row[key] for key in (*KEY, "p50_ms", "p99_ms", "throughput_ips", "threads")]
-        content["machine"]["processor"]
+        content: dict[str, Any] = read_json(read_settings(file))
+        LatencyFile.model_validate(content)
     except OSError as error:
         fix = "give a latency.json, or a bundle that bench-latency measured"
         raise ToolkitError(error.strerror or str(error), where=file, fix=fix) from error
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         fix = "measure again with toolkit bench-latency"
-        raise ToolkitError(f"no latency file: {error}", where=file, fix=fix) from error
+        raise ToolkitError(f"no latency file: {reason_in(error)}", where=file, fix=fix) from error
     return content
 
 

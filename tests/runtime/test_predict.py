@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import ModelProto, numpy_helper
 from tiny_bundle import GOLDEN_NAMES
-from tiny_graph import LABELS, rounding
+from tiny_graph import LABELS, graph_bytes, rounding
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -87,3 +88,15 @@ def test_a_folder_without_images_says_what_lies_there(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ToolkitError, match=r"no images in the folder; left out: 1 file: 1 \.txt"):
         expand([tmp_path])
+
+
+def test_an_image_that_the_graph_gives_nan_for_has_an_error_and_no_label(bundle: Path) -> None:
+    model = ModelProto.FromString(graph_bytes())
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(len(LABELS), np.nan, np.float32), "bias"))
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    Bundle(bundle).update_manifest()
+    opened = Bundle(bundle)
+    (entry,) = Predictor(opened, opened.session(threads=1))([bundle / "golden" / GOLDEN_NAMES[0]])
+    assert set(entry) == {"path", "error"}
+    assert "NaN" in entry["error"]

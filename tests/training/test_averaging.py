@@ -141,7 +141,7 @@ def test_a_finished_run_that_is_resumed_mixes_the_same_weights(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     """Its ``best/`` holds the mixture already; what is mixed again is what was fine-tuned."""
-    recipe, run = make_recipe(training={"wise_ft": True, "learning_rate": 0.5, "select_by": "loss"}), tmp_path / "run"
+    recipe, run = make_recipe(training={"wise_ft": True, "learning_rate": 3.0, "select_by": "loss"}), tmp_path / "run"
     assert finetune(recipe, run)["wise_ft"]["alpha"] < 1
     expected = outcome_of(run)
     finetune(recipe, run, resume=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from toolkit.files import write_bytes
+from toolkit.text import for_terminal
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 """From Okabe and Ito's colour-blind-safe palette (2008)."""
@@ -43,12 +45,15 @@ LOOK: Any = {
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG whose bytes don't depend on the library's version."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # letters that the font has not
+        figure.savefig(content, format="png", metadata={"Software": None})
     write_bytes(path, content.getvalue())
 
 
 def shortened(text: str, length: int) -> str:
-    """A name cut to so many characters."""
+    """A name on one line, cut to so many characters."""
+    text = for_terminal(text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

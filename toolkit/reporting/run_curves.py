@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ToolkitError
+from toolkit.strict_json import read_json
 
 CURVES = "test_curves.json"
 
@@ -19,7 +19,7 @@ def read_curves(run: Path) -> dict[str, Any]:
     """
     path = run / CURVES
     try:
-        curves: dict[str, Any] = json.loads(path.read_bytes())
+        curves: dict[str, Any] = read_json(path.read_bytes())
         missing = [key for key in ("images", "reliability", "roc", "precision_recall") if key not in curves]
         if missing:
             raise ValueError(f"{', '.join(missing)} missing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections import Counter
@@ -28,6 +29,8 @@ SYSTEM_FOLDERS = frozenset(
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 MOST_FOLDERS = 1000
 """A folder of the system is looked through for its number of files up to so many folders; snapshots hold millions."""
+DEEPEST = 100
+"""Folders in folders that are walked."""
 HIDDEN = "hidden"
 NO_IMAGE = "no suffix, no image"
 LOOP = "link to a folder above it"
@@ -133,7 +136,9 @@ def in_words(left_out: Mapping[str, int], most: int = 8) -> str:
     return f"{total:,} file{'s' if total != 1 else ''}: {named}{more}"
 
 
-def _walk(folder: str, found: FoundImages, above: set[tuple[int, int]]) -> None:
+def _walk(folder: str, found: FoundImages, above: set[tuple[int, int]], depth: int = 0) -> None:
+    if depth > DEEPEST:
+        raise OSError(errno.ENAMETOOLONG, f"folders are nested more than {DEEPEST} deep", folder)
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
@@ -147,7 +152,7 @@ def _walk(folder: str, found: FoundImages, above: set[tuple[int, int]]) -> None:
         elif entry.is_symlink() and place in above:
             found.left_out[LOOP] += 1
         else:
-            _walk(entry.path, found, above | {place})
+            _walk(entry.path, found, above | {place}, depth + 1)
 
 
 def _take(entry: os.DirEntry[str], found: FoundImages) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +115,7 @@ def find_images(paths: list[Path]) -> FoundImages:
     """
     files, left_out = list[str](), Counter[str]()
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on names that are too long
             files.append(str(path))
             continue
         try:

@@ -30,6 +30,7 @@ from torch import Tensor
 from toolkit.errors import ToolkitError
 from toolkit.files import sync, write_json, writing_to
 from toolkit.models.tensor_files import save_tensors
+from toolkit.strict_json import read_json
 
 SHARD_BYTES = 32 * 2**20
 FILL_BATCH = 32
@@ -200,7 +201,7 @@ class BoundaryCache:
     def _is_whole(self, path: Path, shard: Shard) -> bool:
         try:
             header, rows, _ = map_rows(path, DTYPES[self.layout.dtype][1])
-            about = json.loads(header["__metadata__"][ABOUT])
+            about = read_json(header["__metadata__"][ABOUT])
             known = header.keys() == {"__metadata__", "rows"} and header["rows"]["dtype"] == NAMES[self.layout.dtype]
             right = (about["key"], about["shard"]) == (self.key, shard.name)
             return (
@@ -253,7 +254,7 @@ def map_rows(path: Path, dtype: np.dtype[Any]) -> tuple[dict[str, Any], npt.NDAr
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= path.stat().st_size - 8:
             raise ValueError("the header is cut off")
-        header = json.loads(file.read(length))
+        header = read_json(file.read(length))
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     begin, end = header["rows"]["data_offsets"]
     shape = header["rows"]["shape"]

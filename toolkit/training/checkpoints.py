@@ -22,6 +22,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, staged_folder, write_json, writing_to
 from toolkit.models.tensor_files import difference, load_tensors, save_tensors
 from toolkit.regular_files import read_settings
+from toolkit.strict_json import read_json
 
 FORMAT = 3
 WEIGHTS, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
@@ -98,7 +99,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         ToolkitError: truncated, changed, incomplete, or of another format.
     """
     try:
-        state: dict[str, Any] = json.loads(read_settings(path / STATE))
+        state: dict[str, Any] = read_json(read_settings(path / STATE), finite=False)
         if not isinstance(state, dict):
             raise ValueError(f"{STATE} holds no JSON object")
         checksum = state.pop("checksum")

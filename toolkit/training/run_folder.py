@@ -21,6 +21,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import heal, refuse_existing, sync, write_bytes, write_json, writing_to
 from toolkit.models.tensor_files import difference, load_tensors, save_tensors
 from toolkit.runtime.machine import describe_machine
+from toolkit.strict_json import read_json
 from toolkit.strict_yaml import read_yaml
 from toolkit.training.locks import LOCK, locked
 from toolkit.training.restarts import launch_id, was_restarted
@@ -46,7 +47,9 @@ class RunFolder:
 
         What a killed start leaves behind, the lock and half-written files of ours, doesn't count.
         """
-        if self.path.is_dir() and all(LEFT_BY_A_START.fullmatch(child.name) for child in self.path.iterdir()):
+        with writing_to(self.path):
+            there = self.path.is_dir()
+        if there and all(LEFT_BY_A_START.fullmatch(child.name) for child in self.path.iterdir()):
             return
         refuse_existing(self.path, what="run", marker="recipe.yaml", replace=replace)
 
@@ -87,7 +90,7 @@ class RunFolder:
     def was_prepared_by_this_launch(self) -> bool:
         """Whether the launcher that started this process had started others before, which got as far as here."""
         try:
-            written = json.loads((self.path / "environment.json").read_text())
+            written = read_json((self.path / "environment.json").read_bytes())
         except (OSError, ValueError):
             return False
         return was_restarted() and isinstance(written, dict) and written.get("launch") == launch_id()
@@ -119,7 +122,7 @@ class RunFolder:
             ToolkitError: the file is damaged.
         """
         try:
-            content = json.loads(self._trunk.read_text())
+            content = read_json(self._trunk.read_bytes())
             if not isinstance(content, dict):
                 raise ValueError("it is no JSON object")
         except FileNotFoundError:
