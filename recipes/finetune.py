@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toolkit.command import run
-from toolkit.config import Recipe, load_recipe
+from toolkit.config import Recipe, leaves, load_recipe
 from toolkit.errors import Stopped
+from toolkit.recipe_origins import naming_origins
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -106,7 +107,9 @@ def main(
     ] = False,
 ) -> None:
     """Fine-tune, and print where the run lies and what to type next."""
-    summary = finetune(load_recipe(config, overrides or ()), out, resume=resume, force=force)
+    recipe = load_recipe(config, overrides or ())
+    with naming_origins(config, overrides or (), leaves(recipe)):
+        summary = finetune(recipe, out, resume=resume, force=force)
     if os.environ.get("RANK", "0") == "0":
         from toolkit.training.setup import print_summary
 

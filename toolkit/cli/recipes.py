@@ -73,12 +73,15 @@ def explain(
     Example: toolkit recipes explain digits training.epochs=5
     """
     from toolkit.config import leaves, trace_recipe
+    from toolkit.recipe_origins import naming_origins
 
-    recipe, origins = trace_recipe(shipped().get(config, Path(config)), overrides or ())
+    path = shipped().get(config, Path(config))
+    recipe, origins = trace_recipe(path, overrides or ())
     from toolkit.training.explain import explain as explain_recipe
 
     keys = {name: {"value": value, "origin": origins[name]} for name, value in leaves(recipe).items()}
-    found = explain_recipe(recipe, processes=processes, probe=probe)
+    with naming_origins(path, overrides or (), leaves(recipe)):
+        found = explain_recipe(recipe, processes=processes, probe=probe)
     if json:
         print_json({"keys": {name: entry | {"value": _plain(entry["value"])} for name, entry in keys.items()}} | found)
     else:
