@@ -17,6 +17,7 @@ from toolkit.command import run
 from toolkit.config import Recipe, leaves, load_recipe
 from toolkit.errors import Stopped
 from toolkit.recipe_origins import naming_origins
+from toolkit.user_paths import local_paths_only
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -118,5 +119,5 @@ def main(
 
 if __name__ == "__main__":
     app = typer.Typer(name="finetune.py", add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
+    app.command()(local_paths_only(main))
     run(app)

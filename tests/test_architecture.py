@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels"}
+GROUND = {"toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.user_paths"}
 MAY_IMPORT = {
     "toolkit.errors": set(),
     "toolkit.files": {"toolkit.errors"},
     "toolkit.command": {"toolkit.errors"},
     "toolkit.labels": set(),
+    "toolkit.user_paths": {"toolkit.errors"},
     "toolkit.key_hints": set(),
     "toolkit.recipe_origins": {"toolkit.errors"},
     "toolkit.runtime": GROUND,

@@ -24,6 +24,7 @@ from toolkit.errors import ToolkitError
 from toolkit.key_hints import meant
 from toolkit.labels import label_text
 from toolkit.recipe_origins import Origins
+from toolkit.user_paths import remote
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
 DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
@@ -34,6 +35,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 def _absolute_path(value: Path) -> Path:
     """The path from the root: a run outlives the folder it was started in."""
+    reason = remote(value)
+    if reason and not value.exists():
+        raise ValueError(reason)
     try:
         return value.expanduser().absolute()
     except RuntimeError as error:  # ~nobody-of-this-name

@@ -53,6 +53,8 @@ class Compared:
     engines: Sequence[str] = ()
     run: Path | None = None
     """Run folder to take the classifier from, if it is no longer where the export found it."""
+    data: Path | None = None
+    """Where the run's data is, if it is no longer where its recipe says."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,10 @@ def benchmark(
         ours = list(engines)
         engines += [bound_engine(name, bundle, ours[0]) for name in compare.engines if name in BOUND]
         rivals = [name for name in compare.engines if name not in BOUND]
-        of = _run(bundle, compare) if rivals else None
+        of = _run(bundle, compare) if rivals or compare.data else None
         pool = find_pool(bundle, engines[0].input, of, measured.images)
         versions = {"onnxruntime": ort.__version__}
-        if of is not None:
+        if of is not None and rivals:
             import torch
 
             from export.latency.rivals import rival
@@ -161,7 +163,7 @@ def benchmark(
 def _run(bundle: Bundle, compare: Compared) -> Run:
     from export.bundle import run_of
 
-    return run_of(bundle, compare.run)
+    return run_of(bundle, compare.run, compare.data)
 
 
 def _details(

@@ -29,6 +29,7 @@ def tune_bundle(
     *,
     provider: str,
     run: Path | None = None,
+    data: Path | None = None,
     images: Path | None = None,
     effort: Effort = EFFORT,
     advance: Callable[[str], object] = lambda what: None,
@@ -41,13 +42,14 @@ def tune_bundle(
         provider: to run on.
         run: the run folder, if it is no longer where the export found it. Without one, accuracy is what parity.json
             holds.
+        data: where the run's data is, if it is no longer where its recipe says.
         images: a folder of images to measure latency on.
         effort: how much to count.
         advance: told what is measured.
     """
     require_sound(bundle)
     precisions = runnable(bundle.precisions, provider)
-    of = _run(bundle, run)
+    of = _run(bundle, run, data)
     advance("measuring accuracy")
     drops = accuracy_drops(bundle, of, precisions, provider)
     kind = bundle.session(provider=provider, precision=precisions[0]).input
@@ -76,10 +78,10 @@ def _require_golden(bundle: Bundle, chosen: Serving) -> None:
         raise CheckFailed(f"nothing was written: as it was chosen, {'; '.join(problems)}")
 
 
-def _run(bundle: Bundle, given: Path | None) -> Run | None:
+def _run(bundle: Bundle, given: Path | None, data: Path | None) -> Run | None:
     """The bundle's run, where it is and what it takes to read it is installed."""
-    if given is None and not bundle.run.is_dir():
+    if given is None and data is None and not bundle.run.is_dir():
         return None
     from export.bundle import run_of
 
-    return run_of(bundle, given)
+    return run_of(bundle, given, data)

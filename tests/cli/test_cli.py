@@ -89,21 +89,21 @@ def test_verbs_and_options_are_the_contract() -> None:
         "demo": ["--json", "--out"],
         "train": ["--force", "--json", "--out", "--resume", "config", "overrides"],
         "export": [
-            "--calibration-images", "--force", "--images", "--input", "--json", "--max-accuracy-drop", "--onnx",
-            "--out", "--precision", "--provider", "--sign", "--threads",
+            "--calibration-images", "--data", "--force", "--images", "--input", "--json", "--max-accuracy-drop",
+            "--onnx", "--out", "--precision", "--provider", "--sign", "--threads",
         ],
         "parity": [
-            "--bisect", "--count", "--images", "--json", "--precision", "--provider", "--run", "--sign", "--threads",
-            "bundle",
+            "--bisect", "--count", "--data", "--images", "--json", "--precision", "--provider", "--run", "--sign",
+            "--threads", "bundle",
         ],
         "bench-latency": [
-            "--baseline", "--batch-sizes", "--compare", "--details", "--images", "--json", "--max-regression",
+            "--baseline", "--batch-sizes", "--compare", "--data", "--details", "--images", "--json", "--max-regression",
             "--precision", "--provider", "--run", "--runs", "--scenarios", "--seconds", "--sign", "--target-p99-ms",
             "--threads", "bundle",
         ],
         "tune": [
-            "--images", "--json", "--max-accuracy-drop", "--p99-ms", "--provider", "--rate", "--run", "--sign",
-            "bundle",
+            "--data", "--images", "--json", "--max-accuracy-drop", "--p99-ms", "--provider", "--rate", "--run",
+            "--sign", "bundle",
         ],
         "compare": ["--json", "a", "b"],
         "predict": ["--batch-size", "--json", "--precision", "--provider", "--threads", "--top-k", "bundle", "paths"],

@@ -32,6 +32,10 @@ PrecisionOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads of one operator.", show_default="the usable cores")
 ]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Where the run's data is, if it is no longer where its recipe says; the same images."),
+]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what an earlier call wrote there.")]
 SignOption = Annotated[
     Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key (PEM, unencrypted).")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.cli.output import (
+    DataOption,
     JsonFlag,
     ProviderOption,
     SignOption,
@@ -23,6 +24,7 @@ from toolkit.cli.output import (
     require_key,
 )
 from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.user_paths import require_data, require_run
 
 FEWEST_IMAGES = 256
 CountOption = Annotated[
@@ -38,6 +40,7 @@ CountOption = Annotated[
 def parity(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
+    data: DataOption = None,
     images: Annotated[Path | None, typer.Option(help="Images to look at instead; the bundle stays as it is.")] = None,
     count: CountOption = None,
     find_fault: Annotated[
@@ -55,14 +58,17 @@ def parity(
 
     Example: toolkit parity bundles/digits
     """
-    from export.bundle import bisect_bundle, prove_again, require_passed, run_of
     from toolkit.runtime.bundle import Bundle
 
     if find_fault and sign:
         raise ToolkitError("--bisect changes nothing that could be signed", where="--sign", fix="leave one of them out")
     require_key(sign)
     opened = Bundle(bundle)
-    reference = run_of(opened, run)
+    require_run(run or opened.run, of_bundle=run is None)
+    require_data(data)
+    from export.bundle import bisect_bundle, prove_again, require_passed, run_of
+
+    reference = run_of(opened, run, data)
     if find_fault:
         with messages().status("comparing every tensor with PyTorch"):
             report = bisect_bundle(

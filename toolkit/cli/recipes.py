@@ -11,6 +11,7 @@ import typer
 from toolkit.cli.output import ForceFlag, JsonFlag, console, print_json, print_table
 from toolkit.errors import ToolkitError
 from toolkit.files import writing_to
+from toolkit.user_paths import require_local
 
 app = typer.Typer(help="List, copy and explain recipes.", no_args_is_help=True)
 
@@ -75,6 +76,7 @@ def explain(
     from toolkit.config import leaves, trace_recipe
     from toolkit.recipe_origins import naming_origins
 
+    require_local(config)
     path = shipped().get(config, Path(config))
     recipe, origins = trace_recipe(path, overrides or ())
     from toolkit.training.explain import explain as explain_recipe

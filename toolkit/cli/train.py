@@ -9,6 +9,7 @@ import typer
 
 from toolkit.cli.output import JsonFlag, print_json
 from toolkit.cli.recipes import shipped
+from toolkit.user_paths import require_local
 
 
 def train(
@@ -28,6 +29,7 @@ def train(
     from toolkit.config import leaves, load_recipe
     from toolkit.recipe_origins import naming_origins
 
+    require_local(config)
     path = shipped().get(config, Path(config))
     recipe = load_recipe(path, overrides or ())
     from recipes.finetune import finetune

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.cli.output import (
+    DataOption,
     JsonFlag,
     ProviderOption,
     SignOption,
@@ -20,6 +21,7 @@ from toolkit.cli.output import (
     require_key,
 )
 from toolkit.errors import ToolkitError
+from toolkit.user_paths import require_data, require_run
 
 
 def tune(
@@ -36,6 +38,7 @@ def tune(
     ] = None,
     provider: ProviderOption = "cpu",
     run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
+    data: DataOption = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -58,12 +61,16 @@ def tune(
         what = f"a budget of {max_accuracy_drop:g} points can't be kept"
         raise ToolkitError(what, where="--max-accuracy-drop", fix="give 0 or more")
     require_key(sign)
-    from export.decisions import too_few, verdict
-    from export.latency.tuning import tune_bundle
     from toolkit.runtime.bundle import Bundle
     from toolkit.runtime.serving import Budget
 
     opened = Bundle(bundle)
+    if run is not None or data is not None:
+        require_run(run or opened.run, of_bundle=run is None)
+        require_data(data)
+    from export.decisions import too_few, verdict
+    from export.latency.tuning import tune_bundle
+
     budget = Budget(p99_ms=p99_ms, max_accuracy_drop=max_accuracy_drop, rate=rate)
     with counting("measuring accuracy") as progress:
         outcome = tune_bundle(
@@ -71,6 +78,7 @@ def tune(
             budget,
             provider=provider,
             run=run,
+            data=data,
             images=images,
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
         )
