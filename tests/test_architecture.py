@@ -51,7 +51,10 @@ MAY_IMPORT = {
     },
 }
 RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic"}
-OPTIONAL_LIBRARIES = {"toolkit.runtime.signature": {"model_signing", "cryptography"}}
+OPTIONAL_LIBRARIES = {
+    "toolkit.runtime.signature": {"model_signing", "cryptography"},
+    "toolkit.runtime.prediction_file": {"pyarrow"},
+}
 """What a module of the runtime may import inside a function, of an extra that a production host need not have."""
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

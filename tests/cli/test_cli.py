@@ -106,7 +106,9 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--sign", "bundle",
         ],
         "compare": ["--json", "a", "b"],
-        "predict": ["--batch-size", "--json", "--precision", "--provider", "--threads", "--top-k", "bundle", "paths"],
+        "predict": [
+            "--batch-size", "--json", "--out", "--precision", "--provider", "--threads", "--top-k", "bundle", "paths",
+        ],
         "verify": ["--json", "--provider", "--public-key", "--threads", "bundle"],
         "doctor": ["--json"],
         "recipes list": ["--json"],

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from toolkit.runtime.bundle import Bundle
 
 WIDTH = 120
-"""Of tables that go to no terminal, in characters."""
+"""Of tables that go to no terminal, in characters, at least."""
+WIDEST = 100_000
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 ProviderOption = Annotated[str, typer.Option(help="Execution provider: cpu, cuda or tensorrt.")]
 ServingProviderOption = Annotated[
@@ -63,15 +64,22 @@ def messages() -> Console:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a table; the first ``left`` columns are words, the others numbers."""
+    """Print a table; the first ``left`` columns are words, the others numbers.
+
+    Nothing is cut: what is too wide for a terminal goes on in the next line, and what goes to none is as wide as it is.
+    """
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position < left else "right")
+        table.add_column(column, justify="left" if position < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    out = console()
+    if not out.is_terminal:
+        unbounded = out.options.update(max_width=WIDEST)
+        out.width = max(WIDTH, out.measure(table, options=unbounded).maximum)
+    out.print(table)
 
 
 @contextmanager

@@ -139,6 +139,8 @@ def warn_of(parity: dict[str, Any]) -> None:
 
 def print_parity(parity: dict[str, Any]) -> None:
     """A column for each precision and provider."""
+    from toolkit.reporting.parity_verdict import parity_verdict
+
     entries = {
         f"{precision} on {provider}": entry
         for precision, by_provider in parity["results"].items()
@@ -155,7 +157,7 @@ def print_parity(parity: dict[str, Any]) -> None:
         "cosine of embeddings": lambda entry: f"{entry['stages']['embedding_cosine']:.8f}",
         "top-1 agreement": lambda entry: f"{entry['top1_agreement']:.2%}",
         "at least, with 95 % confidence": lambda entry: f"{entry['top1_agreement_at_least']:.2%}",
-        "verdict": lambda entry: "passed" if entry["passed"] else "FAILED",
+        "verdict": parity_verdict,
     }
     rows = [[what, *(show(entry) for entry in entries.values())] for what, show in figures.items()]
     print_table("parity with PyTorch fp32", ["", *entries], rows)
