@@ -115,7 +115,8 @@ def test_an_interruption_leaves_what_was_there(suffix: str, tmp_path: Path) -> N
             write({"path": "1.png", "error": "no image"})
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert out.read_text() == "older"
     assert list(tmp_path.iterdir()) == [out]
 
@@ -133,7 +134,8 @@ def test_a_full_disk_is_an_error_and_leaves_no_file(small_disk: Path) -> None:
             for _ in range(200):
                 write({"path": "x" * 10_000, "error": "no image"})
 
-    pytest.raises(ToolkitError, fill).match("No space left")
+    with pytest.raises(ToolkitError, match="No space left"):
+        fill()
     assert list(small_disk.iterdir()) == []
 
 
