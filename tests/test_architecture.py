@@ -10,13 +10,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.user_paths"}
+GROUND = {
+    "toolkit",
+    "toolkit.errors",
+    "toolkit.files",
+    "toolkit.command",
+    "toolkit.labels",
+    "toolkit.progress_lines",
+    "toolkit.user_paths",
+}
 MAY_IMPORT = {
     "toolkit.errors": set(),
     "toolkit.files": {"toolkit.errors"},
     "toolkit.command": {"toolkit.errors"},
     "toolkit.labels": set(),
     "toolkit.user_paths": {"toolkit.errors"},
+    "toolkit.progress_lines": set(),
     "toolkit.key_hints": set(),
     "toolkit.recipe_origins": {"toolkit.errors"},
     "toolkit.runtime": GROUND,

@@ -15,9 +15,10 @@ import onnxruntime as ort
 from export.latency.cold_start import cold_start
 from export.latency.concurrency import Combination, combinations_on, concurrency, session_options
 from export.latency.conditions import watched
+from export.latency.duration import benchmark_seconds
 from export.latency.engine import BOUND, SPINNING, Engine, bound_engine, onnxruntime_engine
 from export.latency.limits import add_shares, limits
-from export.latency.measure import Least, measure
+from export.latency.measure import Least, check_sizes, measure
 from export.latency.multi_stream import multi_stream
 from export.latency.offline import offline
 from export.latency.pool import Pool, find_pool
@@ -95,6 +96,7 @@ def benchmark(
     least: Least = LEAST,
     measured: Measured = DEFAULT,
     advance: Callable[[str], object] = lambda what: None,
+    announce: Callable[[float], object] = lambda seconds: None,
 ) -> dict[str, Any]:
     """Measure ONNX Runtime, and what else a user could run beside it; see :func:`export.latency.measure.measure`.
 
@@ -106,6 +108,7 @@ def benchmark(
         least: how much to count for each engine and batch size.
         measured: what else to measure.
         advance: called with what is measured, again and again.
+        announce: told before it starts how many seconds it will take, about.
 
     Returns:
         The content of ``latency.json``, which is written into the bundle with its plots.
@@ -137,6 +140,7 @@ def benchmark(
 
             engines += [rival(name, of, engines[0]) for name in rivals]
             versions["torch"] = torch.__version__
+        announce(_expected_seconds(engines, len(ours), pool, batch_sizes, least, measured))
         skipped: list[dict[str, Any]] = []
         rows = measure(engines, pool, batch_sizes, least, skipped=skipped, advance=lambda: advance("measuring"))
         if not rows:
@@ -158,6 +162,24 @@ def benchmark(
     }
     _write(bundle, latency)
     return latency
+
+
+def _expected_seconds(
+    engines: Sequence[Engine], ours: int, pool: Pool, batch_sizes: Sequence[int], least: Least, measured: Measured
+) -> float:
+    """Seconds that all of it will take, from the second run of each engine; the first ``ours`` of them are shipped."""
+    check_sizes(batch_sizes)
+    batches = pool.batches(1)
+    runs = [engine.warm_up(batches, 2)[1] for engine in engines]
+    return benchmark_seconds(
+        runs[:ours],
+        runs[ours:],
+        batch_sizes,
+        least,
+        details=measured.details,
+        scenarios=measured.scenarios,
+        combinations=len(combinations_on(engines[0].provider, usable_cores())),
+    )
 
 
 def _run(bundle: Bundle, compare: Compared) -> Run:

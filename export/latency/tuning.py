@@ -33,6 +33,7 @@ def tune_bundle(
     images: Path | None = None,
     effort: Effort = EFFORT,
     advance: Callable[[str], object] = lambda what: None,
+    announce: Callable[[float], object] = lambda seconds: None,
 ) -> dict[str, Any]:
     """Tune a bundle; see :func:`export.latency.tune.tune`.
 
@@ -46,6 +47,7 @@ def tune_bundle(
         images: a folder of images to measure latency on.
         effort: how much to count.
         advance: told what is measured.
+        announce: told before the search starts how many seconds it will take at most, about.
     """
     require_sound(bundle)
     precisions = runnable(bundle.precisions, provider)
@@ -54,7 +56,7 @@ def tune_bundle(
     drops = accuracy_drops(bundle, of, precisions, provider)
     kind = bundle.session(provider=provider, precision=precisions[0]).input
     pool = find_pool(bundle, kind, of, images)
-    outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance), budget)
+    outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance, announce=announce), budget)
     serving = outcome.pop("serving")
     _require_golden(bundle, serving)
     write_bytes(bundle.path / SERVING, (serving.model_dump_json(indent=2) + "\n").encode())

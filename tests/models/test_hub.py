@@ -20,7 +20,6 @@ from toolkit.errors import ToolkitError
 from toolkit.models.families import load_encoder, resolve
 from toolkit.models.hub import ask_hub
 
-
 ASKED = "HEAD /someone/encoder/resolve/main/config.json HTTP/1.1"
 
 

@@ -15,6 +15,7 @@ from toolkit.cli.output import (
     SignOption,
     ThreadsOption,
     advance_of,
+    announcing,
     console,
     counting,
     messages,
@@ -107,7 +108,12 @@ def bench_latency(
     if baseline is not None:
         gate = Gate(provider, sizes, least, max_regression, precision, threads, images)
         with counting("measuring both") as progress:
-            _judge(against_baseline(opened, Bundle(baseline), gate, advance=advance_of(progress)), json=json)
+            _judge(
+                against_baseline(
+                    opened, Bundle(baseline), gate, advance=advance_of(progress), announce=announcing(progress)
+                ),
+                json=json,
+            )
         return
     with counting("measuring") as progress:
         latency = benchmark(
@@ -118,6 +124,7 @@ def bench_latency(
             least=least,
             measured=Measured(precision, threads, images, wanted, target_p99_ms, details),
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
+            announce=announcing(progress),
         )
     renew_signature(opened, sign)
     if json:

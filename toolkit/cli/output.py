@@ -84,12 +84,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 @contextmanager
 def counting(description: str, total: int | None = None) -> Iterator[Progress]:
-    """A progress bar on stderr; hand on :func:`advance_of` or :func:`report_to` of what is yielded."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """A progress bar on stderr, or lines now and then; hand on :func:`advance_of` or :func:`report_to` of it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    from toolkit.progress_lines import LineProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = messages()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with LineProgress(*columns, console=messages(), transient=True) as progress:
         progress.add_task(description, total=total)
         yield progress
 
@@ -97,6 +98,13 @@ def counting(description: str, total: int | None = None) -> Iterator[Progress]:
 def advance_of(progress: Progress) -> Any:
     """A function that advances the one task of a bar."""
     return lambda: progress.advance(progress.task_ids[0])
+
+
+def announcing(progress: Progress) -> Any:
+    """A function that says how many seconds something will take."""
+    from toolkit.progress_lines import about
+
+    return lambda seconds: progress.console.print(f"this takes about {about(seconds)}")
 
 
 def describing(progress: Progress) -> Any:

@@ -127,6 +127,8 @@ def _print_keys(keys: dict[str, Any]) -> None:
 
 
 def _print_explained(found: dict[str, Any], epochs: int) -> None:
+    from toolkit.progress_lines import about
+
     out = console()
     rows = [
         [
@@ -165,20 +167,13 @@ def _print_explained(found: dict[str, Any], epochs: int) -> None:
     if found["seconds"] is not None:
         seconds = dict(found["seconds"])
         total_seconds = seconds.pop("total")
-        parts = ", ".join(f"{name.replace('_', ' ')} {_about(value)}" for name, value in seconds.items() if value)
-        out.print(f"time on this machine: about {_about(total_seconds)} ({parts}), without starting up", soft_wrap=True)
+        parts = ", ".join(f"{name.replace('_', ' ')} {about(value)}" for name, value in seconds.items() if value)
+        out.print(f"time on this machine: about {about(total_seconds)} ({parts}), without starting up", soft_wrap=True)
         out.print("  from a few steps of random pixels and one batch of real images; other work here makes it longer")
 
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
-
-
-def _about(seconds: float) -> str:
-    """A time to two digits."""
-    if seconds >= 7200:
-        return f"{seconds / 3600:.2g} h"
-    return f"{seconds / 60:.2g} min" if seconds >= 120 else f"{float(f'{seconds:.2g}'):g} s"
 
 
 def shipped() -> dict[str, Path]:

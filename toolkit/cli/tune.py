@@ -12,6 +12,7 @@ from toolkit.cli.output import (
     JsonFlag,
     ProviderOption,
     SignOption,
+    announcing,
     console,
     counting,
     messages,
@@ -81,6 +82,7 @@ def tune(
             data=data,
             images=images,
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
+            announce=announcing(progress),
         )
     renew_signature(opened, sign)
     for precision, drop in outcome["accuracy"].items():
@@ -89,6 +91,9 @@ def tune(
             shipped = outcome["chosen"]["precision"] == precision
             then = "chosen all the same, since no other precision is sure to" if shipped else "so it was left out"
             messages().print(f"[yellow]warning[/]: {what}: {then}", soft_wrap=True)
+    for sentence in outcome["disturbances"]:
+        what = f"{sentence} meanwhile: without that, a faster configuration might keep the budget"
+        messages().print(f"[yellow]warning[/]: {what}", soft_wrap=True)
     if json:
         print_json(outcome)
         return
