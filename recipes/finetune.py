@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from toolkit.data.source import DataSource
     from toolkit.models.classifier import Classifier
     from toolkit.runtime.preprocess import Preprocess
+    from toolkit.training.run_folder import RunFolder
     from toolkit.training.trunk import Trunk
 
 
@@ -55,6 +56,9 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     if precision != "fp32":
         recorded = on_main_process(accelerator, folder.trunk) if resume else None
         trunk = deployed_trunk(classifier, preprocess_from(processor), data, precision, recorded, accelerator)
+    recipe = decide_on_cache(
+        recipe, classifier, preprocess_from(processor), data, trunk, folder, accelerator, resume=resume
+    )
     about = trunk.describe() if trunk else None
     with ExitStack() as held:
         trainer = Trainer(classifier, processor, data, recipe, folder, accelerator, trunk)
@@ -78,6 +82,46 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
             plot_run(folder.path, [example.decode for example in data.splits["test"]])
     accelerator.end_training()
     return summary
+
+
+def decide_on_cache(
+    recipe: Recipe,
+    classifier: Classifier,
+    preprocess: Preprocess,
+    data: DataSource,
+    trunk: Trunk | None,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+) -> Recipe:
+    """The recipe with ``training.boundary_cache.enabled: auto`` decided, which a line says."""
+    from toolkit.training.boundary import CACHED_SPLITS
+    from toolkit.training.cache_choice import choose_cache
+    from toolkit.training.processes import on_main_process
+    from toolkit.training.progress import console
+
+    if recipe.training.boundary_cache.enabled != "auto":
+        return recipe
+    size, config = preprocess.output_size, recipe.training
+    assert size is not None  # checked when the preprocessing was built
+    plain = config.mixed_precision == "no" and not config.compile and config.boundary_cache.dtype == "fp32"
+    choice = on_main_process(
+        accelerator,
+        lambda: choose_cache(
+            recipe,
+            frozen=classifier.boundary > 0,
+            images={split: len(data.splits[split]) for split in CACHED_SPLITS},
+            trunk=trunk or classifier.trunk(),
+            size=size,
+            folder=folder.path,
+            exact=plain and trunk is None and accelerator.device.type == "cpu",
+            recorded=folder.chose_cache() if resume else None,
+        ),
+    )
+    if accelerator.is_main_process:
+        console.print(f"boundary cache: {'on' if choice.enabled else 'off'}, {choice.why}", markup=False)
+    return choice.applied(recipe)
 
 
 def deployed_trunk(

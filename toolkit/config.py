@@ -203,7 +203,11 @@ class ModelConfig(Section):
 class BoundaryCacheConfig(Section):
     """Activations between the frozen trunk and what learns, computed once and kept on disk."""
 
-    enabled: bool = Field(False, description="Compute the frozen trunk once an image and view, and start epochs there.")
+    enabled: Literal[True, False, "auto"] = Field(
+        False,
+        description="Compute the frozen trunk once an image and view, and start epochs there; auto: where the run "
+        "stays the same (no augmentation, or views) and there is room, else a line says why not.",
+    )
     views: int = Field(
         1, ge=1, description="Augmented versions kept of each training image; epoch e sees version (e - 1) mod views."
     )
@@ -345,7 +349,11 @@ class Recipe(Section):
         training = self.training
         if training.mix_at == "boundary" and training.cutmix:
             raise ValueError("training.cutmix cuts images; with training.mix_at: boundary, use training.mixup alone")
-        if training.mix_at == "images" and (training.mixup or training.cutmix) and training.boundary_cache.enabled:
+        if (
+            training.mix_at == "images"
+            and (training.mixup or training.cutmix)
+            and training.boundary_cache.enabled is True
+        ):
             raise ValueError(
                 "training.boundary_cache holds images that are not mixed; set training.mix_at: boundary to mix them "
                 "behind the cache (mixup alone), or switch the cache off"

@@ -93,7 +93,8 @@ def against_baseline(
             raise ToolkitError(what, where="--baseline", fix="compare bundles of one size of input")
         pool = find_pool(new, engines[0].input, None, gate.images)
         if not rows:
-            one = max(engine.warm_up(pool.batches(1), 2)[1] for engine in engines)
+            smallest = min(gate.batch_sizes)
+            one = max(engine.warm_up(pool.batches(smallest), 2)[1] for engine in engines) / smallest
             announce(baseline_seconds(len(precisions), one, gate.batch_sizes, gate.least, PAIRS))
         for size in gate.batch_sizes:
             rows.append({"precision": precision, "provider": gate.provider, "batch_size": size})

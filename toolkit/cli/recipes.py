@@ -148,6 +148,8 @@ def _print_explained(found: dict[str, Any], epochs: int) -> None:
             f"the frozen trunk runs in {found['trunk_precision']} (ONNX Runtime); memory and time below are for fp32",
             soft_wrap=True,
         )
+    if found["boundary_cache"]["reason_against"]:
+        out.print(f"boundary cache: off, since {found['boundary_cache']['reason_against']}", soft_wrap=True)
     batch = f"effective batch {found['effective_batch']}"
     if found["steps"] is None:
         out.print(f"images: {found['data']['problem']}", soft_wrap=True)

@@ -92,6 +92,15 @@ class RunFolder:
             return False
         return was_restarted() and isinstance(written, dict) and written.get("launch") == launch_id()
 
+    def chose_cache(self) -> bool | None:
+        """Whether the run that was started here has a boundary cache; None where none was."""
+        if not self.is_run():
+            return None
+        try:
+            return yaml.safe_load(self.recipe_text())["training"]["boundary_cache"]["enabled"] is True
+        except (yaml.YAMLError, LookupError, TypeError):
+            return None  # damaged, which prepare() says
+
     def log(self, entry: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
         with writing_to(self._metrics), self._metrics.open("a") as file:
