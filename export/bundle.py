@@ -41,6 +41,7 @@ from toolkit.runtime.session import Session, require_precision, runnable
 from toolkit.runtime.signature import sign as sign_bundle
 from toolkit.runtime.staging import require_writable
 from toolkit.runtime.tensorrt import EngineBuild
+from toolkit.user_paths import require_run
 
 FEWEST_IMAGES = 256
 """Held-out images that parity uses where there are as many."""
@@ -293,16 +294,20 @@ def samples_to_prove(run: Run, count: int | None, folder: Path | None) -> tuple[
     return samples_of(run.held_out(count or FEWEST_IMAGES, exactly=count is not None)), HELD_OUT
 
 
-def run_of(bundle: Bundle, given: Path | None) -> Run:
+def run_of(bundle: Bundle, given: Path | None, data: Path | None = None) -> Run:
     """The run a bundle was exported from, or the one given, if it holds the same checkpoint.
+
+    Args:
+        bundle: an opened bundle.
+        given: the run folder, if it is no longer where the export found it.
+        data: where the run's data is, if it is no longer where its recipe says.
 
     Raises:
         ToolkitError: it is gone, or another checkpoint than the bundle's.
     """
     path = given or bundle.run
-    if not path.is_dir():
-        raise ToolkitError("the run folder of the bundle is not here", where=path, fix="give it with --run RUN")
-    run = Run(path)
+    require_run(path, of_bundle=given is None)
+    run = Run(path, data)
     if run.provenance()["checkpoint_sha256"] != bundle.manifest.provenance.get("checkpoint_sha256"):
         fix = "export the run again, or give the run the bundle was made from with --run"
         raise ToolkitError("the run's best checkpoint is not the one in the bundle", where=path, fix=fix)

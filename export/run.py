@@ -17,6 +17,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
 from toolkit.strict_json import read_json, reason_in
+from toolkit.user_paths import require_run
 
 LISTED_CLASSES = 100
 """Classes whose metrics a bundle carries."""
@@ -28,11 +29,11 @@ class Run:
     """A run folder, read: its recipe, its best classifier, its data."""
 
     path: Path
+    data_path: Path | None = None
+    """Where its data is now, if it is no longer where the recipe says."""
 
     def __post_init__(self) -> None:
-        if not (self.path / "recipe.yaml").is_file():
-            what = "no run folder: recipe.yaml is missing" if self.path.is_dir() else "there is no such run folder"
-            raise ToolkitError(what, where=self.path, fix="give a folder that recipes/finetune.py wrote")
+        require_run(self.path)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -101,12 +102,23 @@ class Run:
         Raises:
             ToolkitError: it is gone, or no longer what it was.
         """
-        data = open_data(self.recipe.data).read_as(self.value_range)
+        config, place = self.recipe.data, self.data_place
+        if not place.exists():
+            fix = "give where it is now with --data PATH"
+            raise ToolkitError("the data of the run is not here any more", where=place, fix=fix)
+        data = open_data(config.model_copy(update={"path": place})).read_as(self.value_range)
         trained_on = self.summary.get("data_fingerprint")
         if trained_on and data.fingerprint != trained_on:
-            fix = "restore the data, or train again"
-            raise ToolkitError("the data changed since the run was trained", where=self.recipe.data.path, fix=fix)
+            what, fix = "the data changed since the run was trained", "restore the data, or train again"
+            if self.data_path is not None:
+                what, fix = "this is not the data that the run was trained on", "give that with --data, or train again"
+            raise ToolkitError(what, where=place, fix=fix)
         return data
+
+    @property
+    def data_place(self) -> Path:
+        """Where the data is: as it was given, else as the recipe says."""
+        return self.recipe.data.path if self.data_path is None else self.data_path.absolute()
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -150,7 +162,7 @@ class Run:
         available = sum(len(self.data.splits[split]) for split in held_out)
         if exactly and available < count:
             what = f"{count} held-out images were asked for, but there are {available}"
-            raise ToolkitError(what, where=self.recipe.data.path, fix=f"leave the option out to use all {available}")
+            raise ToolkitError(what, where=self.data_place, fix=f"leave the option out to use all {available}")
         examples: list[Example] = []
         for split in held_out:
             members = self.data.splits[split]

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toolkit.command import run
-from toolkit.config import Recipe, load_recipe
+from toolkit.config import Recipe, leaves, load_recipe
 from toolkit.errors import Stopped
+from toolkit.recipe_origins import naming_origins
+from toolkit.user_paths import local_paths_only
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from toolkit.data.source import DataSource
     from toolkit.models.classifier import Classifier
     from toolkit.runtime.preprocess import Preprocess
+    from toolkit.training.run_folder import RunFolder
     from toolkit.training.trunk import Trunk
 
 
@@ -54,6 +57,9 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     if precision != "fp32":
         recorded = on_main_process(accelerator, folder.trunk) if resume else None
         trunk = deployed_trunk(classifier, preprocess_from(processor), data, precision, recorded, accelerator)
+    recipe = decide_on_cache(
+        recipe, classifier, preprocess_from(processor), data, trunk, folder, accelerator, resume=resume
+    )
     about = trunk.describe() if trunk else None
     with ExitStack() as held:
         held.enter_context(room_for(out))
@@ -78,6 +84,46 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
             plot_run(folder.path, [example.decode for example in data.splits["test"]])
     accelerator.end_training()
     return summary
+
+
+def decide_on_cache(
+    recipe: Recipe,
+    classifier: Classifier,
+    preprocess: Preprocess,
+    data: DataSource,
+    trunk: Trunk | None,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+) -> Recipe:
+    """The recipe with ``training.boundary_cache.enabled: auto`` decided, which a line says."""
+    from toolkit.training.boundary import CACHED_SPLITS
+    from toolkit.training.cache_choice import choose_cache
+    from toolkit.training.processes import on_main_process
+    from toolkit.training.progress import console
+
+    if recipe.training.boundary_cache.enabled != "auto":
+        return recipe
+    size, config = preprocess.output_size, recipe.training
+    assert size is not None  # checked when the preprocessing was built
+    plain = config.mixed_precision == "no" and not config.compile and config.boundary_cache.dtype == "fp32"
+    choice = on_main_process(
+        accelerator,
+        lambda: choose_cache(
+            recipe,
+            frozen=classifier.boundary > 0,
+            images={split: len(data.splits[split]) for split in CACHED_SPLITS},
+            trunk=trunk or classifier.trunk(),
+            size=size,
+            folder=folder.path,
+            exact=plain and trunk is None and accelerator.device.type == "cpu",
+            recorded=folder.chose_cache() if resume else None,
+        ),
+    )
+    if accelerator.is_main_process:
+        console.print(f"boundary cache: {'on' if choice.enabled else 'off'}, {choice.why}", markup=False)
+    return choice.applied(recipe)
 
 
 def deployed_trunk(
@@ -108,7 +154,9 @@ def main(
     ] = False,
 ) -> None:
     """Fine-tune, and print where the run lies and what to type next."""
-    summary = finetune(load_recipe(config, overrides or ()), out, resume=resume, force=force)
+    recipe = load_recipe(config, overrides or ())
+    with naming_origins(config, overrides or (), leaves(recipe)):
+        summary = finetune(recipe, out, resume=resume, force=force)
     if os.environ.get("RANK", "0") == "0":
         from toolkit.training.setup import print_summary
 
@@ -117,5 +165,5 @@ def main(
 
 if __name__ == "__main__":
     app = typer.Typer(name="finetune.py", add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
+    app.command()(local_paths_only(main))
     run(app)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 GROUND = {
     *("toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.regular_files"),
     *("toolkit.strict_json", "toolkit.strict_yaml", "toolkit.terminal", "toolkit.text"),
+    *("toolkit.progress_lines", "toolkit.user_paths"),
 }
 MAY_IMPORT = {
     "toolkit.text": set(),
@@ -24,8 +25,12 @@ MAY_IMPORT = {
     "toolkit.files": {"toolkit.errors", "toolkit.regular_files", "toolkit.strict_json", "toolkit.text"},
     "toolkit.command": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
     "toolkit.labels": set(),
+    "toolkit.user_paths": {"toolkit.errors"},
+    "toolkit.progress_lines": set(),
+    "toolkit.key_hints": set(),
+    "toolkit.recipe_origins": {"toolkit.errors"},
     "toolkit.runtime": GROUND,
-    "toolkit.config": GROUND,
+    "toolkit.config": GROUND | {"toolkit.key_hints", "toolkit.recipe_origins"},
     "toolkit.recipe_reference": {"toolkit.config"},
     "toolkit.data": GROUND | {"toolkit.runtime", "toolkit.config"},
     "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.config"},
@@ -51,11 +56,15 @@ MAY_IMPORT = {
         "toolkit.metrics",
         "toolkit.reporting",
         "toolkit.training",
+        "toolkit.recipe_origins",
         "export",
     },
 }
 RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic", "filelock"}
-OPTIONAL_LIBRARIES = {"toolkit.runtime.signature": {"model_signing", "cryptography"}}
+OPTIONAL_LIBRARIES = {
+    "toolkit.runtime.signature": {"model_signing", "cryptography"},
+    "toolkit.runtime.prediction_file": {"pyarrow"},
+}
 """What a module of the runtime may import inside a function, of an extra that a production host need not have."""
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -218,7 +218,7 @@ def test_classes_that_are_numbers_may_have_weights(recipe: Path) -> None:
 def test_a_key_of_two_kinds_is_named_as_the_user_wrote_it(recipe: Path) -> None:
     with pytest.raises(ToolkitError) as caught:
         load_recipe(recipe, ["training.class_weights=equal"])
-    assert caught.value.what.startswith("training.class_weights: input should be 'balanced' (got 'equal'); ")
+    assert caught.value.what.startswith("training.class_weights: input should be 'balanced' (got 'equal') (")
     with pytest.raises(ToolkitError, match=r"training\.class_weights\.cat: input should be greater than 0"):
         load_recipe(recipe, ["training.class_weights={cat: -1}"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from copy import deepcopy
@@ -22,9 +21,12 @@ from pydantic import (
 )
 
 from toolkit.errors import ToolkitError
+from toolkit.key_hints import meant
 from toolkit.labels import label_text
+from toolkit.recipe_origins import Origins
 from toolkit.regular_files import read_settings
 from toolkit.strict_yaml import read_yaml
+from toolkit.user_paths import remote
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
 DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
@@ -35,6 +37,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 def _absolute_path(value: Path) -> Path:
     """The path from the root: a run outlives the folder it was started in."""
+    reason = remote(value)
+    if reason and not value.exists():
+        raise ValueError(reason)
     try:
         return value.expanduser().absolute()
     except RuntimeError as error:  # ~nobody-of-this-name
@@ -200,7 +205,11 @@ class ModelConfig(Section):
 class BoundaryCacheConfig(Section):
     """Activations between the frozen trunk and what learns, computed once and kept on disk."""
 
-    enabled: bool = Field(False, description="Compute the frozen trunk once an image and view, and start epochs there.")
+    enabled: Literal[True, False, "auto"] = Field(
+        False,
+        description="Compute the frozen trunk once an image and view, and start epochs there; auto: where the run "
+        "stays the same (no augmentation, or views) and there is room, else a line says why not.",
+    )
     views: int = Field(
         1, ge=1, description="Augmented versions kept of each training image; epoch e sees version (e - 1) mod views."
     )
@@ -342,7 +351,11 @@ class Recipe(Section):
         training = self.training
         if training.mix_at == "boundary" and training.cutmix:
             raise ValueError("training.cutmix cuts images; with training.mix_at: boundary, use training.mixup alone")
-        if training.mix_at == "images" and (training.mixup or training.cutmix) and training.boundary_cache.enabled:
+        if (
+            training.mix_at == "images"
+            and (training.mixup or training.cutmix)
+            and training.boundary_cache.enabled is True
+        ):
             raise ValueError(
                 "training.boundary_cache holds images that are not mixed; set training.mix_at: boundary to mix them "
                 "behind the cache (mixup alone), or switch the cache off"
@@ -388,8 +401,8 @@ def trace_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, dic
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        raise ToolkitError("; ".join(problems), where=path, fix="mend the keys that are named") from error
+        problems = _problems(error, Origins(path.read_bytes(), overrides))
+        raise ToolkitError(problems, where=path, fix="mend the keys that are named") from error
     asked = [override.partition("=")[0] for override in overrides]
     origins = {}
     for key in leaves(recipe):
@@ -448,19 +461,17 @@ def load_data_config(path: Path, settings: Sequence[str] = ()) -> DataConfig:
     try:
         return DataConfig.model_validate(content["data"])
     except ValidationError as error:
-        problems = [_describe(problem, ("data",)) for problem in error.errors()]
-        raise ToolkitError("; ".join(problems), where="settings", fix="mend the keys that are named") from error
+        problems = _problems(error, Origins(b"", settings, "data."), ("data",))
+        raise ToolkitError(problems, where="settings", fix="mend the keys that are named") from error
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
     name, separator, value = override.partition("=")
     *sections, key = name.split(".")
     if not separator or not sections or not all([*sections, key]):
-        raise ToolkitError(
-            f"{override!r} is no override",
-            where="command line",
-            fix="write section.key=value, such as training.epochs=3",
-        )
+        known = meant(name, all_keys()) if name and not sections else None
+        fix = f"write {known}={value or 'value'}" if known else "write section.key=value, such as training.epochs=3"
+        raise ToolkitError(f"{override!r} is no override", where="command line", fix=fix)
     node = content
     for section in sections:
         node = node.setdefault(section, {})
@@ -476,6 +487,36 @@ def _apply(content: dict[str, Any], override: str) -> None:
         node.pop("unfreeze", None)
 
 
+def all_keys(model: type[BaseModel] | None = None, prefix: str = "") -> list[str]:
+    """The dotted names of all sections and keys, those of a section before those of the sections in it."""
+    found, below = [], []
+    for name, field in (model or Recipe).model_fields.items():
+        found.append(f"{prefix}{name}")
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            below += all_keys(kind, f"{prefix}{name}.")
+    return found + below
+
+
+def _problems(error: ValidationError, origins: Origins, sections: tuple[str, ...] = ()) -> str:
+    """All problems in words, each with the place where the value was written.
+
+    Args:
+        error: of the model that stands at ``sections`` in a recipe.
+        origins: of the recipe.
+        sections: see there.
+    """
+    described = []
+    for problem in error.errors():
+        place = [*sections, *(part for part in problem["loc"] if "[" not in str(part))]
+        if isinstance(problem["input"], dict) and problem["type"] == "value_error":
+            origin = origins.of_mentioned(problem["msg"], all_keys(), ".".join(map(str, place)))
+        else:
+            origin = None if problem["type"] == "missing" else origins.of(place)
+        described.append(_describe(problem, sections) + (f" ({origin})" if origin else ""))
+    return "; ".join(described)
+
+
 def _describe(problem: Any, sections: tuple[str, ...] = ()) -> str:
     """One problem in words: where it is, what is wrong and, for an unknown key, the nearest valid one.
 
@@ -486,9 +527,13 @@ def _describe(problem: Any, sections: tuple[str, ...] = ()) -> str:
     path = [part for part in problem["loc"] if isinstance(part, str)]
     place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))  # dict[str,float]: one of two kinds
     if problem["type"] == "extra_forbidden":
-        valid = _keys_of([*sections, *path[:-1]])
-        nearest = difflib.get_close_matches(path[-1], valid, n=1, cutoff=0.4)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys: {', '.join(valid)}"
+        section = ".".join([*sections, *path[:-1]])
+        known = meant(".".join([*sections, *path]), all_keys())
+        if known is None:
+            hint = f"valid keys: {', '.join(_keys_of([*sections, *path[:-1]]))}"
+        else:
+            inside = known.removeprefix(f"{section}.")
+            hint = f"did you mean {(known if '.' in inside else inside)!r}?"
         return f"unknown key {place!r}, {hint}"
     if problem["type"] == "missing":
         return f"{place} is missing"

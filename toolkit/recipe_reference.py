@@ -59,7 +59,7 @@ def _values(entry: dict[str, Any]) -> str:
     if "anyOf" in entry:
         return _joined([_values(each) for each in entry["anyOf"] if each.get("type") != "null"])
     if "enum" in entry or "const" in entry:
-        return _joined([f"`{value}`" for value in entry.get("enum", [entry.get("const")])])
+        return _joined([f"`{_default(value)}`" for value in entry.get("enum", [entry.get("const")])])
     if entry.get("format") == "path":
         return "path"
     kind = entry["type"]

@@ -16,9 +16,10 @@ from export.change import change
 from export.latency.cold_start import cold_start
 from export.latency.concurrency import Combination, combinations_on, concurrency, session_options
 from export.latency.conditions import watched
+from export.latency.duration import benchmark_seconds
 from export.latency.engine import BOUND, SPINNING, Engine, bound_engine, onnxruntime_engine
 from export.latency.limits import add_shares, limits
-from export.latency.measure import Least, measure
+from export.latency.measure import Least, check_sizes, measure
 from export.latency.multi_stream import multi_stream
 from export.latency.offline import offline
 from export.latency.pool import Pool, find_pool
@@ -55,6 +56,8 @@ class Compared:
     engines: Sequence[str] = ()
     run: Path | None = None
     """Run folder to take the classifier from, if it is no longer where the export found it."""
+    data: Path | None = None
+    """Where the run's data is, if it is no longer where its recipe says."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def benchmark(
     measured: Measured = DEFAULT,
     sign: Path | None = None,
     advance: Callable[[str], object] = lambda what: None,
+    announce: Callable[[float], object] = lambda seconds: None,
 ) -> dict[str, Any]:
     """Measure ONNX Runtime, and what else a user could run beside it; see :func:`export.latency.measure.measure`.
 
@@ -108,6 +112,7 @@ def benchmark(
         measured: what else to measure.
         sign: private key to sign the changed bundle with.
         advance: called with what is measured, again and again.
+        announce: told before it starts how many seconds it will take, about.
 
     Returns:
         The content of ``latency.json``, which is written into the bundle with its plots.
@@ -131,16 +136,17 @@ def benchmark(
         ours = list(engines)
         engines += [bound_engine(name, bundle, ours[0]) for name in compare.engines if name in BOUND]
         rivals = [name for name in compare.engines if name not in BOUND]
-        of = _run(bundle, compare) if rivals else None
+        of = _run(bundle, compare) if rivals or compare.data else None
         pool = find_pool(bundle, engines[0].input, of, measured.images)
         versions = {"onnxruntime": ort.__version__}
-        if of is not None:
+        if of is not None and rivals:
             import torch
 
             from export.latency.rivals import rival
 
             engines += [rival(name, of, engines[0]) for name in rivals]
             versions["torch"] = torch.__version__
+        announce(_expected_seconds(engines, len(ours), pool, batch_sizes, least, measured))
         skipped: list[dict[str, Any]] = []
         rows = measure(engines, pool, batch_sizes, least, skipped=skipped, advance=lambda: advance("measuring"))
         if not rows:
@@ -164,10 +170,28 @@ def benchmark(
     return latency
 
 
+def _expected_seconds(
+    engines: Sequence[Engine], ours: int, pool: Pool, batch_sizes: Sequence[int], least: Least, measured: Measured
+) -> float:
+    """Seconds that all of it will take, from the second run of each engine; the first ``ours`` of them are shipped."""
+    check_sizes(batch_sizes)
+    batches = pool.batches(1)
+    runs = [engine.warm_up(batches, 2)[1] for engine in engines]
+    return benchmark_seconds(
+        runs[:ours],
+        runs[ours:],
+        batch_sizes,
+        least,
+        details=measured.details,
+        scenarios=measured.scenarios,
+        combinations=len(combinations_on(engines[0].provider, usable_cores())),
+    )
+
+
 def _run(bundle: Bundle, compare: Compared) -> Run:
     from export.bundle import run_of
 
-    return run_of(bundle, compare.run)
+    return run_of(bundle, compare.run, compare.data)
 
 
 def _details(

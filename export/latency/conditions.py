@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-CPU_STATS = (
-    (Path("/sys/fs/cgroup/cpu/cpu.stat"), "throttled_time", 1e-3),
-    (Path("/sys/fs/cgroup/cpu.stat"), "throttled_usec", 1.0),
-)
-"""Files of control groups, of versions 1 and 2, their key of the time held back, and its unit in microseconds."""
+from toolkit.runtime.cgroup import SYSTEM, held_back_microseconds
+
 STEAL = 0.02
 """Share of the cores' time, taken by the host of a virtual machine, from which on a figure is in doubt."""
 OTHERS = 0.1
@@ -40,15 +37,15 @@ class Conditions:
 
 
 @contextlib.contextmanager
-def watched(provider: str) -> Iterator[Conditions]:
-    """Watch the machine while it is measured."""
+def watched(provider: str, system: Path = SYSTEM) -> Iterator[Conditions]:
+    """Watch the machine while it is measured, its control groups under ``system``."""
     conditions = Conditions()
-    before, watch = _counters(), _GpuWatch(provider)
+    before, watch = _counters(system), _GpuWatch(provider)
     try:
         yield conditions
     finally:
         gpu = watch.end()
-    after = _counters()
+    after = _counters(system)
     spent = {name: after[name] - before[name] for name in before if name in after}
     conditions.facts = {"clocks_mhz": _clocks(), "load_average": _load()}
     sentences = []
@@ -71,7 +68,7 @@ def watched(provider: str) -> Iterator[Conditions]:
     conditions.facts["throttled"] = sentences
 
 
-def _counters() -> dict[str, float]:
+def _counters(system: Path) -> dict[str, float]:
     """Counters that only grow, of those that this system has."""
     counters: dict[str, float] = {}
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -79,11 +76,9 @@ def _counters() -> dict[str, float]:
         mine = sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
         busy = sum(numbers) - numbers[3] - numbers[4] - numbers[7]
         counters |= {"ticks": sum(numbers), "steal": numbers[7], "others": busy - mine}
-    for file, key, microseconds in CPU_STATS:
-        with contextlib.suppress(OSError, ValueError):
-            lines = dict(line.split() for line in file.read_text().splitlines())
-            if key in lines:
-                counters["throttled_usec"] = int(lines[key]) * microseconds
+    held_back = held_back_microseconds(system)
+    if held_back is not None:
+        counters["throttled_usec"] = held_back
     files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
     with contextlib.suppress(OSError, ValueError):
         counts = [int(file.read_text()) for file in files]

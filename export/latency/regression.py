@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.latency.duration import baseline_seconds
 from export.latency.engine import Engine, Inputs, onnxruntime_engine
 from export.latency.measure import REWARM_RUNS, Least, check_sizes, warm_until_steady
 from export.latency.pool import Pool, find_pool
@@ -56,9 +57,14 @@ class Gate:
 
 
 def against_baseline(
-    new: Bundle, old: Bundle, gate: Gate, *, advance: Callable[[], object] = lambda: None
+    new: Bundle,
+    old: Bundle,
+    gate: Gate,
+    *,
+    advance: Callable[[], object] = lambda: None,
+    announce: Callable[[float], object] = lambda seconds: None,
 ) -> dict[str, Any]:
-    """Measure both bundles' graphs of each precision that both hold.
+    """Measure both bundles' graphs of each precision that both hold; ``announce`` is told how long that takes, about.
 
     Returns:
         ``rows`` with ``precision``, ``batch_size``, ``new_p50_ms``, ``old_p50_ms``, ``ratio`` of the two,
@@ -72,7 +78,7 @@ def against_baseline(
     for bundle in (new, old):
         require_sound(bundle)
     precisions = [require_precision(gate.precision, gate.provider)] if gate.precision else _common(new, old, gate)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for precision in precisions:
         engines = [
             onnxruntime_engine(each, provider=gate.provider, threads=gate.threads, precision=precision)
@@ -86,6 +92,10 @@ def against_baseline(
             what = f"the new network takes images of {_side(sides[0])} pixels, the old of {_side(sides[1])}"
             raise ToolkitError(what, where="--baseline", fix="compare bundles of one size of input")
         pool = find_pool(new, engines[0].input, None, gate.images)
+        if not rows:
+            smallest = min(gate.batch_sizes)
+            one = max(engine.warm_up(pool.batches(smallest), 2)[1] for engine in engines) / smallest
+            announce(baseline_seconds(len(precisions), one, gate.batch_sizes, gate.least, PAIRS))
         for size in gate.batch_sizes:
             rows.append({"precision": precision, "provider": gate.provider, "batch_size": size})
             rows[-1] |= compare_engines(engines[0], engines[1], pool, size, gate, advance=advance)

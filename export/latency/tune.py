@@ -12,6 +12,8 @@ import numpy as np
 from export.decisions import Verdict, verdict
 from export.latency.accuracy import Drop
 from export.latency.concurrency import Combination, combinations_on, concurrency, session_options
+from export.latency.conditions import watched
+from export.latency.duration import tune_seconds
 from export.latency.engine import Engine, onnxruntime_engine
 from export.latency.measure import Least
 from export.latency.pool import SEED, Pool
@@ -134,6 +136,27 @@ class Search:
     effort: Effort = Effort()
     cores: int = field(default_factory=usable_cores)
     advance: Callable[[str], object] = lambda what: None
+    announce: Callable[[float], object] = lambda seconds: None
+
+    def expected_seconds(self, budget: Budget) -> float:
+        """Seconds that the search and what follows it take at most, about, from the second run of each precision."""
+        eligible = _eligible(self.drops, budget.max_accuracy_drop)
+        batches = self.pool.batches(1)
+        runs = [
+            onnxruntime_engine(self.bundle, provider=self.provider, threads=self.cores, precision=precision).warm_up(
+                batches, 2
+            )[1]
+            for precision in eligible
+        ]
+        finals = [self.effort.final, *([self.effort.served] if budget.rate is not None else [])]
+        return tune_seconds(
+            runs,
+            len(combinations_on(self.provider, self.cores)),
+            BATCH_SIZES,
+            budget.p99_ms / 1000,
+            rough=self.effort.rough,
+            apart=[*finals * FINALISTS, self.effort.confirm],
+        )
 
     def opener(self, configuration: Configuration, kept: list[Engine] | None = None) -> Callable[[object], Engine]:
         """Opens a configuration's sessions one after the other, those that are kept first; keeps what it opens."""
@@ -239,13 +262,14 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
 
     Returns:
         ``tried``: a row a configuration, Pareto-optimal ones marked; ``chosen``: content of ``serving.json``;
-        ``budget``, ``accuracy_from``.
+        ``budget``; ``accuracy``; ``disturbances``, sentences about what slowed the machine down meanwhile.
 
     Raises:
         CheckFailed: nothing fits, with what comes nearest; the bundle is left as it was.
     """
     _require_accuracy(search, budget)
-    with search.bundle.holding():
+    with search.bundle.holding(), watched(search.provider) as conditions:
+        search.announce(search.expected_seconds(budget))
         found = search.candidates(budget)
         finalists: list[Configuration] = []
         ranked, best = _ranked(found, budget), None
@@ -255,14 +279,9 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
             fitting.sort(key=lambda each: -each.throughput_ips)
             best = next((each for each in fitting if search.confirmed(each, budget)), None)
             finalists, ranked = finalists + ranked[:FINALISTS], ranked[FINALISTS:]
+    disturbances = conditions.facts["throttled"]
     if best is None:
-        nearest = min(finalists, key=lambda each: each.p99_ms_at_most)
-        rate = f" at {budget.rate:g} requests a second" if budget.rate else ""
-        raise CheckFailed(
-            f"nothing keeps p99 within {budget.p99_ms:g} ms{rate}; nearest: {nearest.describe()}, p99 "
-            f"{nearest.p99_ms:.1f} ms (to {nearest.p99_ms_at_most:.1f}, of which {HEADROOM:.0%} of the budget may be "
-            f"used), {nearest.throughput_ips:.0f} images/s, accuracy {-nearest.drop.points:+.2f} points"
-        )
+        raise nothing_keeps(budget, finalists, disturbances)
     serving = _serving(search, best, budget)
     rows = [each.row(budget, final=each in finalists) for each in found]
     # with a rate, only what was served at that rate has a p99 that may be compared
@@ -278,7 +297,28 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
         "serving": serving,
         "budget": budget.model_dump(mode="json"),
         "accuracy": {precision: asdict(drop) for precision, drop in search.drops.items()},
+        "disturbances": disturbances,
     }
+
+
+def nothing_keeps(budget: Budget, finalists: Sequence[Configuration], disturbances: Sequence[str]) -> CheckFailed:
+    """That nothing keeps the latency budget: what comes nearest, and what disturbed the machine meanwhile.
+
+    Args:
+        budget: that is not kept.
+        finalists: what was measured to the end.
+        disturbances: sentences of :func:`export.latency.conditions.watched`.
+    """
+    nearest = min(finalists, key=lambda each: each.p99_ms_at_most)
+    rate = f" at {budget.rate:g} requests a second" if budget.rate else ""
+    said = (
+        f"nothing keeps p99 within {budget.p99_ms:g} ms{rate}; nearest: {nearest.describe()}, p99 "
+        f"{nearest.p99_ms:.1f} ms (to {nearest.p99_ms_at_most:.1f}, of which {HEADROOM:.0%} of the budget may be "
+        f"used), {nearest.throughput_ips:.0f} images/s, accuracy {-nearest.drop.points:+.2f} points"
+    )
+    if disturbances:
+        said += f"; meanwhile {', and '.join(disturbances)}: measure again without that before you give up the budget"
+    return CheckFailed(said)
 
 
 def _require_accuracy(search: Search, budget: Budget) -> None:

@@ -31,10 +31,12 @@ def tune_bundle(
     *,
     provider: str,
     run: Path | None = None,
+    data: Path | None = None,
     images: Path | None = None,
     effort: Effort = EFFORT,
     sign: Path | None = None,
     advance: Callable[[str], object] = lambda what: None,
+    announce: Callable[[float], object] = lambda seconds: None,
 ) -> dict[str, Any]:
     """Tune a bundle; see :func:`export.latency.tune.tune`.
 
@@ -44,21 +46,23 @@ def tune_bundle(
         provider: to run on.
         run: the run folder, if it is no longer where the export found it. Without one, accuracy is what parity.json
             holds.
+        data: where the run's data is, if it is no longer where its recipe says.
         images: a folder of images to measure latency on.
         effort: how much to count.
         sign: private key to sign the changed bundle with.
         advance: told what is measured.
+        announce: told before the search starts how many seconds it will take at most, about.
     """
     require_writable(bundle.path)
     require_sound(bundle)
     pages(bundle.path, bundle.manifest)
     precisions = runnable(bundle.precisions, provider)
-    of = _run(bundle, run)
+    of = _run(bundle, run, data)
     advance("measuring accuracy")
     drops = accuracy_drops(bundle, of, precisions, provider)
     kind = bundle.session(provider=provider, precision=precisions[0]).input
     pool = find_pool(bundle, kind, of, images)
-    outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance), budget)
+    outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance, announce=announce), budget)
     serving = outcome.pop("serving")
     _require_golden(bundle, serving)
     with change(bundle, sign) as (folder, _):
@@ -81,10 +85,10 @@ def _require_golden(bundle: Bundle, chosen: Serving) -> None:
         raise CheckFailed(f"nothing was written: as it was chosen, {'; '.join(problems)}")
 
 
-def _run(bundle: Bundle, given: Path | None) -> Run | None:
+def _run(bundle: Bundle, given: Path | None, data: Path | None) -> Run | None:
     """The bundle's run, where it is and what it takes to read it is installed."""
-    if given is None and not bundle.run.is_dir():
+    if given is None and data is None and not bundle.run.is_dir():
         return None
     from export.bundle import run_of
 
-    return run_of(bundle, given)
+    return run_of(bundle, given, data)

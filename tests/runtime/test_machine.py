@@ -11,37 +11,16 @@ import pytest
 from toolkit.runtime import machine
 
 
-@pytest.fixture
-def quota_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "cpu.max"
-    monkeypatch.setattr(machine, "QUOTA_FILE", path)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("content", "quota"),
-    [
-        ("max 100000\n", None),
-        ("150000 100000\n", 1.5),
-        ("50000 100000\n", 0.5),
-        ("6400000 100000\n", 64.0),
-        ("", None),
-        ("max", None),
-    ],
-)
-def test_the_quota_is_read_as_the_kernel_writes_it(quota_file: Path, content: str, quota: float | None) -> None:
-    quota_file.write_text(content)
-    assert machine.cpu_quota() == quota
-
-
 @pytest.mark.parametrize("limit", ["max", 1_000, 49_000, 100_000, 100_000_000])
-def test_usable_cores_lie_between_one_and_those_of_the_machine(quota_file: Path, limit: object) -> None:
-    quota_file.write_text(f"{limit} 100000")
-    cores = machine.usable_cores()
+def test_usable_cores_lie_between_one_and_those_of_the_machine(limit: object, tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text(f"{limit} 100000\n")
+    cores = machine.usable_cores(tmp_path)
     assert 1 <= cores <= (os.cpu_count() or 1)
     if limit in ("max", 100_000_000):
-        quota_file.unlink()
-        assert cores == machine.usable_cores()
+        assert cores == machine.usable_cores(tmp_path / "nothing")
     else:
         assert cores == 1
 

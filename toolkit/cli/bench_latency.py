@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.cli.output import (
+    DataOption,
     JsonFlag,
     ProviderOption,
     SignOption,
     ThreadsOption,
     advance_of,
+    announcing,
     console,
     counting,
     messages,
@@ -23,6 +25,10 @@ from toolkit.cli.output import (
     warn_of_signature,
 )
 from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.user_paths import require_data, require_run
+
+WITHOUT_RUN = {"onnxruntime-bound", "onnxruntime-cuda-graph"}
+"""Engines to compare with that need nothing but the bundle."""
 
 
 def bench_latency(
@@ -74,6 +80,7 @@ def bench_latency(
         bool, typer.Option(help="Also measure cold start, memory, the steps of a request and the machine's limits.")
     ] = True,
     run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
+    data: DataOption = None,
     threads: ThreadsOption = None,
     sign: SignOption = None,
     json: JsonFlag = False,
@@ -82,31 +89,43 @@ def bench_latency(
 
     Example: toolkit bench-latency bundles/digits --batch-sizes 1,8,32 --compare torch-eager
     """
-    from export.latency.benchmark import SCENARIOS, Compared, Measured, benchmark
-    from export.latency.measure import Least
-    from export.latency.regression import Gate, against_baseline
     from toolkit.runtime.bundle import Bundle
 
-    names, sizes, least = _compared(compare), _numbers(batch_sizes), Least(runs, seconds)
-    wanted = list(SCENARIOS) if scenarios == "all" else _names(scenarios)
+    names, sizes = _compared(compare), _numbers(batch_sizes)
     require_key(sign)
     opened = Bundle(bundle)
     if baseline is not None:
-        _require_alone(compare=compare, scenarios=scenarios, run=run)
+        _require_alone(compare=compare, scenarios=scenarios, run=run, data=data)
+    elif run is not None or data is not None or set(names) - WITHOUT_RUN:
+        require_run(run or opened.run, of_bundle=run is None)
+        require_data(data)
+    from export.latency.benchmark import SCENARIOS, Compared, Measured, benchmark
+    from export.latency.measure import Least
+    from export.latency.regression import Gate, against_baseline
+
+    least = Least(runs, seconds)
+    wanted = list(SCENARIOS) if scenarios == "all" else _names(scenarios)
+    if baseline is not None:
         gate = Gate(provider, sizes, least, max_regression, precision, threads, images)
         with counting("measuring both") as progress:
-            _judge(against_baseline(opened, Bundle(baseline), gate, advance=advance_of(progress)), json=json)
+            _judge(
+                against_baseline(
+                    opened, Bundle(baseline), gate, advance=advance_of(progress), announce=announcing(progress)
+                ),
+                json=json,
+            )
         return
     with counting("measuring") as progress:
         latency = benchmark(
             opened,
             provider=provider,
             batch_sizes=sizes,
-            compare=Compared(names, run),
+            compare=Compared(names, run, data),
             least=least,
             measured=Measured(precision, threads, images, wanted, target_p99_ms, details),
             sign=sign,
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
+            announce=announcing(progress),
         )
     warn_of_signature(opened)
     if json:

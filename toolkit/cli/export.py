@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.cli.output import (
+    DataOption,
     ForceFlag,
     JsonFlag,
     ProviderOption,
@@ -25,6 +26,7 @@ from toolkit.cli.output import (
 )
 from toolkit.cli.parity import CountOption, print_parity, warn_of
 from toolkit.errors import ToolkitError
+from toolkit.user_paths import require_data, require_run
 
 MAX_ACCURACY_DROP = 0.2
 
@@ -55,6 +57,7 @@ def export(
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     images: CountOption = None,
+    data: DataOption = None,
     calibration_images: Annotated[
         int | None,
         typer.Option(
@@ -73,6 +76,8 @@ def export(
     """
     require_key(sign)
     precisions, budget = _asked(precision, max_accuracy_drop, provider)
+    require_run(onnx)
+    require_data(data)
     from export.bundle import Wanted, export_bundle
     from export.graph import check_input
     from export.run import Run
@@ -80,7 +85,7 @@ def export(
     wanted = Wanted(check_input(input), precisions, budget, images, calibration_images)
     with counting("reading the run") as progress:
         parity = export_bundle(
-            Run(onnx),
+            Run(onnx, data),
             out,
             wanted,
             provider=provider,

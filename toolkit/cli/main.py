@@ -21,6 +21,7 @@ from toolkit.cli import (
     verify,
 )
 from toolkit.command import run
+from toolkit.user_paths import local_paths_only
 
 app = typer.Typer(
     name="toolkit",
@@ -62,6 +63,19 @@ app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+
+
+def _refuse_remote_paths(commands: typer.Typer) -> None:
+    """Have every verb refuse URLs and ``-`` by name."""
+    for command in commands.registered_commands:
+        assert command.callback is not None
+        command.callback = local_paths_only(command.callback)
+    for group in commands.registered_groups:
+        assert group.typer_instance is not None
+        _refuse_remote_paths(group.typer_instance)
+
+
+_refuse_remote_paths(app)
 
 
 def main() -> NoReturn:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from toolkit.runtime.bundle import Bundle
 
 WIDTH = 120
-"""Of tables that go to no terminal, in characters."""
+"""Of tables that go to no terminal, in characters, at least."""
+WIDEST = 100_000
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 ProviderOption = Annotated[str, typer.Option(help="Execution provider: cpu, cuda or tensorrt.")]
 ServingProviderOption = Annotated[
@@ -32,6 +33,10 @@ PrecisionOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="Threads of one operator.", show_default="the usable cores")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Where the run's data is, if it is no longer where its recipe says; the same images."),
 ]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what an earlier call wrote there.")]
 SignOption = Annotated[
@@ -67,25 +72,33 @@ def warn(what: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a table; the first ``left`` columns are words, the others numbers."""
+    """Print a table; the first ``left`` columns are words, the others numbers.
+
+    Nothing is cut: what is too wide for a terminal goes on in the next line, and what goes to none is as wide as it is.
+    """
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position < left else "right")
+        table.add_column(column, justify="left" if position < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    out = console()
+    if not out.is_terminal:
+        unbounded = out.options.update(max_width=WIDEST)
+        out.width = max(WIDTH, out.measure(table, options=unbounded).maximum)
+    out.print(table)
 
 
 @contextmanager
 def counting(description: str, total: int | None = None) -> Iterator[Progress]:
-    """A progress bar on stderr; hand on :func:`advance_of` or :func:`report_to` of what is yielded."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """A progress bar on stderr, or lines now and then; hand on :func:`advance_of` or :func:`report_to` of it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    from toolkit.progress_lines import LineProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = messages()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with LineProgress(*columns, console=messages(), transient=True) as progress:
         progress.add_task(description, total=total)
         yield progress
 
@@ -93,6 +106,13 @@ def counting(description: str, total: int | None = None) -> Iterator[Progress]:
 def advance_of(progress: Progress) -> Any:
     """A function that advances the one task of a bar."""
     return lambda: progress.advance(progress.task_ids[0])
+
+
+def announcing(progress: Progress) -> Any:
+    """A function that says how many seconds something will take."""
+    from toolkit.progress_lines import about
+
+    return lambda seconds: progress.console.print(f"this takes about {about(seconds)}")
 
 
 def describing(progress: Progress) -> Any:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.cli.output import (
+    DataOption,
     JsonFlag,
     ProviderOption,
     SignOption,
@@ -24,6 +25,7 @@ from toolkit.cli.output import (
     warn_of_signature,
 )
 from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.user_paths import require_data, require_run
 
 FEWEST_IMAGES = 256
 CountOption = Annotated[
@@ -39,6 +41,7 @@ CountOption = Annotated[
 def parity(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
+    data: DataOption = None,
     images: Annotated[Path | None, typer.Option(help="Images to look at instead; the bundle stays as it is.")] = None,
     count: CountOption = None,
     find_fault: Annotated[
@@ -56,7 +59,6 @@ def parity(
 
     Example: toolkit parity bundles/digits
     """
-    from export.bundle import bisect_bundle, prove_again, require_passed, run_of
     from toolkit.runtime.bundle import Bundle
 
     if sign and (find_fault or images):
@@ -64,7 +66,11 @@ def parity(
         raise ToolkitError(what, where="--sign", fix="leave one of them out")
     require_key(sign)
     opened = Bundle(bundle)
-    reference = run_of(opened, run)
+    require_run(run or opened.run, of_bundle=run is None)
+    require_data(data)
+    from export.bundle import bisect_bundle, prove_again, require_passed, run_of
+
+    reference = run_of(opened, run, data)
     if find_fault:
         with messages().status("comparing every tensor with PyTorch"):
             report = bisect_bundle(
@@ -132,6 +138,8 @@ def warn_of(parity: dict[str, Any]) -> None:
 
 def print_parity(parity: dict[str, Any]) -> None:
     """A column for each precision and provider."""
+    from toolkit.reporting.parity_verdict import parity_verdict
+
     entries = {
         f"{precision} on {provider}": entry
         for precision, by_provider in parity["results"].items()
@@ -148,7 +156,7 @@ def print_parity(parity: dict[str, Any]) -> None:
         "cosine of embeddings": lambda entry: f"{entry['stages']['embedding_cosine']:.8f}",
         "top-1 agreement": lambda entry: f"{entry['top1_agreement']:.2%}",
         "at least, with 95 % confidence": lambda entry: f"{entry['top1_agreement_at_least']:.2%}",
-        "verdict": lambda entry: "passed" if entry["passed"] else "FAILED",
+        "verdict": parity_verdict,
     }
     rows = [[what, *(show(entry) for entry in entries.values())] for what, show in figures.items()]
     print_table("parity with PyTorch fp32", ["", *entries], rows)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +13,8 @@ from toolkit.cli.output import (
     PrecisionOption,
     ServingProviderOption,
     ThreadsOption,
+    console,
+    counting,
     messages,
     print_json,
     print_table,
@@ -35,16 +38,27 @@ def predict(
             show_default="all, of more than 100 classes 10",
         ),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the predictions in place of the table: .csv, .jsonl or .parquet; replaced if it is there."
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Print label and probabilities of images; exit 2 if one can't be read, after the others.
+
+    A folder stands for the images at any depth below it.
 
     Example: toolkit predict bundles/digits photo.png
     """
     from toolkit.runtime.bundle import Bundle
     from toolkit.runtime.image_files import in_words
     from toolkit.runtime.predict import Predictor, default_top_k, find_images
+    from toolkit.runtime.prediction_file import check_prediction_file, prediction_file
 
+    if out is not None:
+        check_prediction_file(out)
     found = find_images(paths)
     if found.left_out:
         messages().print(f"left out: {in_words(found.left_out)}", soft_wrap=True, markup=False)
@@ -53,20 +67,37 @@ def predict(
     tuned = opened.tuned_for(provider, precision)
     most = batch_size or (tuned.batch_size if tuned else BATCH_SIZE)
     session = opened.session(provider=provider, threads=threads, precision=precision, batch_size=most)
-    predictor = Predictor(opened, session, top_k or default_top_k(len(opened.labels)))
-    predictions = list(predictor(files, most))
+    few = top_k or default_top_k(len(opened.labels))
+    predictor = Predictor(opened, session, few)
+    predictions, failed = [], []
+    with counting("predicting", len(files)) as progress, ExitStack() as opened_file:
+        write = opened_file.enter_context(prediction_file(out, opened.labels, few)) if out else None
+        for entry in predictor(files, most):
+            if "error" in entry:
+                failed.append(entry["path"])
+            if write:
+                write(entry)
+            if json or not write:
+                predictions.append(entry)
+            progress.advance(progress.task_ids[0])
     if json:
-        print_json({"predictions": predictions})
+        print_json({"predictions": predictions} | ({"out": str(out)} if out else {}))
+    elif out:
+        console().print(f"written: {out}, {len(files):,} images", soft_wrap=True)
     else:
-        rows = []
-        for entry in predictions:
-            ranked = sorted(entry.get("probabilities", {}).items(), key=lambda pair: -pair[1])[:3]
-            best = [ranked[0][0], f"{ranked[0][1]:.1%}"] if ranked else ["-", ""]
-            others = ", ".join(f"{label} {probability:.1%}" for label, probability in ranked[1:])
-            rows.append([entry["path"], *best, others or entry.get("error", "")])
-        print_table(f"predictions of {bundle}", ["image", "label", "probability", "next"], rows, left=2)
-    failed = [entry for entry in predictions if "error" in entry]
+        _print_predictions(bundle, predictions)
     if failed:
-        what = f"error: {len(failed)} of {len(predictions)} images can't be read, such as {failed[0]['path']}"
+        what = f"error: {len(failed)} of {len(files)} images can't be read, such as {failed[0]}"
         messages().print(what, soft_wrap=True, markup=False)
         raise typer.Exit(2)
+
+
+def _print_predictions(bundle: Path, predictions: list[dict[str, Any]]) -> None:
+    """A row an image: its whole path, the likeliest label, and the next two."""
+    rows = []
+    for entry in predictions:
+        ranked = sorted(entry.get("probabilities", {}).items(), key=lambda pair: -pair[1])[:3]
+        best = [ranked[0][0], f"{ranked[0][1]:.1%}"] if ranked else ["-", ""]
+        others = ", ".join(f"{label} {probability:.1%}" for label, probability in ranked[1:])
+        rows.append([entry["path"], *best, others or entry.get("error", "")])
+    print_table(f"predictions of {bundle}", ["image", "label", "probability", "next"], rows, left=2)

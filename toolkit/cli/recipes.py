@@ -11,6 +11,7 @@ import typer
 from toolkit.cli.output import ForceFlag, JsonFlag, console, print_json, print_table
 from toolkit.errors import ToolkitError
 from toolkit.files import writing_to
+from toolkit.user_paths import require_local
 
 app = typer.Typer(help="List, copy and explain recipes.", no_args_is_help=True)
 
@@ -73,12 +74,16 @@ def explain(
     Example: toolkit recipes explain digits training.epochs=5
     """
     from toolkit.config import leaves, trace_recipe
+    from toolkit.recipe_origins import naming_origins
 
-    recipe, origins = trace_recipe(shipped().get(config, Path(config)), overrides or ())
+    require_local(config)
+    path = shipped().get(config, Path(config))
+    recipe, origins = trace_recipe(path, overrides or ())
     from toolkit.training.explain import explain as explain_recipe
 
     keys = {name: {"value": value, "origin": origins[name]} for name, value in leaves(recipe).items()}
-    found = explain_recipe(recipe, processes=processes, probe=probe)
+    with naming_origins(path, overrides or (), leaves(recipe)):
+        found = explain_recipe(recipe, processes=processes, probe=probe)
     if json:
         print_json({"keys": {name: entry | {"value": _plain(entry["value"])} for name, entry in keys.items()}} | found)
     else:
@@ -122,6 +127,8 @@ def _print_keys(keys: dict[str, Any]) -> None:
 
 
 def _print_explained(found: dict[str, Any], epochs: int) -> None:
+    from toolkit.progress_lines import about
+
     out = console()
     rows = [
         [
@@ -141,6 +148,8 @@ def _print_explained(found: dict[str, Any], epochs: int) -> None:
             f"the frozen trunk runs in {found['trunk_precision']} (ONNX Runtime); memory and time below are for fp32",
             soft_wrap=True,
         )
+    if found["boundary_cache"]["reason_against"]:
+        out.print(f"boundary cache: off, since {found['boundary_cache']['reason_against']}", soft_wrap=True)
     batch = f"effective batch {found['effective_batch']}"
     if found["steps"] is None:
         out.print(f"images: {found['data']['problem']}", soft_wrap=True)
@@ -160,20 +169,13 @@ def _print_explained(found: dict[str, Any], epochs: int) -> None:
     if found["seconds"] is not None:
         seconds = dict(found["seconds"])
         total_seconds = seconds.pop("total")
-        parts = ", ".join(f"{name.replace('_', ' ')} {_about(value)}" for name, value in seconds.items() if value)
-        out.print(f"time on this machine: about {_about(total_seconds)} ({parts}), without starting up", soft_wrap=True)
+        parts = ", ".join(f"{name.replace('_', ' ')} {about(value)}" for name, value in seconds.items() if value)
+        out.print(f"time on this machine: about {about(total_seconds)} ({parts}), without starting up", soft_wrap=True)
         out.print("  from a few steps of random pixels and one batch of real images; other work here makes it longer")
 
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
-
-
-def _about(seconds: float) -> str:
-    """A time to two digits."""
-    if seconds >= 7200:
-        return f"{seconds / 3600:.2g} h"
-    return f"{seconds / 60:.2g} min" if seconds >= 120 else f"{float(f'{seconds:.2g}'):g} s"
 
 
 def shipped() -> dict[str, Path]:

@@ -9,6 +9,7 @@ import typer
 
 from toolkit.cli.output import JsonFlag, print_json
 from toolkit.cli.recipes import shipped
+from toolkit.user_paths import require_local
 
 
 def train(
@@ -25,13 +26,17 @@ def train(
 
     Example: toolkit train digits --out runs/digits training.epochs=5
     """
+    from toolkit.config import leaves, load_recipe
+    from toolkit.recipe_origins import naming_origins
+
+    require_local(config)
+    path = shipped().get(config, Path(config))
+    recipe = load_recipe(path, overrides or ())
     from recipes.finetune import finetune
-    from toolkit.config import load_recipe
     from toolkit.training.setup import print_summary
 
-    summary = finetune(
-        load_recipe(shipped().get(config, Path(config)), overrides or ()), out, resume=resume, force=force
-    )
+    with naming_origins(path, overrides or (), leaves(recipe)):
+        summary = finetune(recipe, out, resume=resume, force=force)
     if json:
         print_json({"run": str(out)} | summary)
     else:

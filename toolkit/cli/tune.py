@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.cli.output import (
+    DataOption,
     JsonFlag,
     ProviderOption,
     SignOption,
+    announcing,
     console,
     counting,
     print_json,
@@ -20,6 +22,7 @@ from toolkit.cli.output import (
     warn_of_signature,
 )
 from toolkit.errors import ToolkitError
+from toolkit.user_paths import require_data, require_run
 
 
 def tune(
@@ -36,6 +39,7 @@ def tune(
     ] = None,
     provider: ProviderOption = "cpu",
     run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
+    data: DataOption = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -58,12 +62,16 @@ def tune(
         what = f"a budget of {max_accuracy_drop:g} points can't be kept"
         raise ToolkitError(what, where="--max-accuracy-drop", fix="give 0 or more")
     require_key(sign)
-    from export.decisions import too_few, verdict
-    from export.latency.tuning import tune_bundle
     from toolkit.runtime.bundle import Bundle
     from toolkit.runtime.serving import Budget
 
     opened = Bundle(bundle)
+    if run is not None or data is not None:
+        require_run(run or opened.run, of_bundle=run is None)
+        require_data(data)
+    from export.decisions import too_few, verdict
+    from export.latency.tuning import tune_bundle
+
     budget = Budget(p99_ms=p99_ms, max_accuracy_drop=max_accuracy_drop, rate=rate)
     with counting("measuring accuracy") as progress:
         outcome = tune_bundle(
@@ -71,9 +79,11 @@ def tune(
             budget,
             provider=provider,
             run=run,
+            data=data,
             images=images,
             sign=sign,
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
+            announce=announcing(progress),
         )
     warn_of_signature(opened)
     for precision, drop in outcome["accuracy"].items():
@@ -82,6 +92,8 @@ def tune(
             shipped = outcome["chosen"]["precision"] == precision
             then = "chosen all the same, since no other precision is sure to" if shipped else "so it was left out"
             warn(f"{what}: {then}")
+    for sentence in outcome["disturbances"]:
+        warn(f"{sentence} meanwhile: without that, a faster configuration might keep the budget")
     if json:
         print_json(outcome)
         return

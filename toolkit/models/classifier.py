@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +34,11 @@ class Classifier(nn.Module):
         """Place in ``groups`` of the first one that learns; those before it are the frozen trunk."""
         learns = [any(parameter.requires_grad for parameter in group.parameters()) for group in self.groups]
         return learns.index(True) if True in learns else len(learns)
+
+    def trunk(self) -> Callable[[Tensor], Tensor] | None:
+        """The frozen groups, ``pixel_values`` [B, 3, height, width] to activations; None where none is frozen."""
+        boundary = self.boundary
+        return partial(self, stop=boundary) if boundary else None
 
     def train(self, mode: bool = True) -> Classifier:
         """Set the mode of what learns; the trunk stays in evaluation form, so that it is a function of its input."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -21,10 +22,12 @@ from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import WHOLE_FOLDER, Source, refuse_adapter, tensors_in, weight_files
 from toolkit.models.clip import Clip
 from toolkit.models.encoder import Encoder, Family
+from toolkit.models.hub import hub_once
 from toolkit.models.image_processor import open_processor
 from toolkit.models.siglip import Siglip
 from toolkit.models.tensor_files import listed, not_finite
 from toolkit.models.tower_check import TowerCheck, no_projection
+from toolkit.user_paths import remote
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Clip(), Siglip())}
 UNREADABLE = {
@@ -49,6 +52,8 @@ MALFORMED = (
     ValueError,
 )
 """What transformers raises over files that are not as it expects."""
+HUB_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
+"""A model's page, with its identifier."""
 EMBEDDED = "tiny-clip"
 """Name of the encoder that ships with the package."""
 
@@ -65,7 +70,7 @@ def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
             does not fill the encoder: names, shapes or types that differ, values that are not finite.
     """
     place = Source(source, resolve(source))
-    with quiet_transformers(), _in_words(place):
+    with quiet_transformers(), _in_words(place), hub_once(place) as silence:
         refuse_adapter(place)
         family, tower = _empty_tower(place, embedding)
         if embedding == "projected" and not hasattr(tower, family.projection):
@@ -83,7 +88,7 @@ def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
         )
     _check_report(report, check)
     _check_values(model, place)
-    return Encoder(family, model, (fit.note,) if fit.note else ())
+    return Encoder(family, model, tuple(note for note in (silence, fit.note) if note))
 
 
 def load_processor(source: str, family: Family) -> Any:
@@ -96,7 +101,7 @@ def load_processor(source: str, family: Family) -> Any:
         ToolkitError: no processor there, or another family's.
     """
     place = Source(source, resolve(source))
-    with quiet_transformers(), _in_words(place):
+    with quiet_transformers(), _in_words(place), hub_once(place):
         return open_processor(place, family)
 
 
@@ -107,6 +112,10 @@ def resolve(source: str) -> str:
     path = Path(source).expanduser()
     if path.is_dir():
         return str(path)
+    page = HUB_PAGE.match(source)
+    if page or remote(source):
+        fix = f"write {page[1]}" if page else f"give a folder or a hub identifier, or use {EMBEDDED}"
+        raise ToolkitError(remote(source) or "that is a page", where=f"model.encoder: {source}", fix=fix)
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         raise ToolkitError("no such encoder folder", where=source, fix=f"check model.encoder, or use {EMBEDDED}")
     return source

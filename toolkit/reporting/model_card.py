@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from toolkit.reporting.parity_verdict import parity_verdict
 from toolkit.runtime.bundle import Manifest
 from toolkit.text import for_markdown, markdown_code
 
@@ -81,10 +82,9 @@ def named(labels: list[str]) -> str:
 def parity_lines(parity: dict[str, Any]) -> list[str]:
     """A sentence for each precision and provider."""
     return [
-        f"{precision} on {provider}: {'passed' if entry['passed'] else 'FAILED'}; max |logit difference| "
+        f"{precision} on {provider}: {parity_verdict(entry)}; max |logit difference| "
         f"{entry['max_abs_logit']:.2e} (tolerance {entry['tolerance']:.0e}, noise floor {entry['noise_floor']:.2e}), "
-        f"top-1 agreement {entry['top1_agreement']:.2%} on {entry['images']} images, "
-        f"batch sizes {', '.join(map(str, entry['batch_sizes']))}"
+        f"top-1 agreement {entry['top1_agreement']:.2%}, batch sizes {', '.join(map(str, entry['batch_sizes']))}"
         for precision, by_provider in parity["results"].items()
         for provider, entry in by_provider.items()
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from toolkit.reporting.html import folded, form, number, paragraph, plot, plots, reads, subsection, table
 from toolkit.reporting.model_card import FIGURES, tried_cells, tried_columns
+from toolkit.reporting.parity_verdict import parity_verdict
 
 LISTED_CLASSES = 50
 
@@ -81,7 +82,7 @@ def parity_section(parity: dict[str, Any]) -> str:
     ]
     columns = {
         "graph": form,
-        "verdict": lambda entry: "passed" if entry["passed"] else "FAILED",
+        "verdict": parity_verdict,
         "max |difference|": lambda entry: f"{entry['max_abs_logit']:.2e}",
         "tolerance": lambda entry: f"{entry['tolerance']:.1e}",
         "noise floor": lambda entry: f"{entry['noise_floor']:.1e}",

@@ -7,28 +7,20 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from toolkit.runtime.cgroup import SYSTEM, cpu_quota
+
 VECTOR_INSTRUCTIONS = (
     *("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
     *("asimddp", "i8mm", "bf16", "sve"),
 )
 """Flags of Linux; without one of the VNNI or AMX kind, x86 multiplies integers little faster than floats."""
-QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
-def usable_cores() -> int:
-    """Cores this process may use: its affinity, cut by the container's CPU quota (cgroup v2)."""
+def usable_cores(system: Path = SYSTEM) -> int:
+    """Cores this process may use: its affinity, cut by the quota of its control groups under ``system``."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    quota = cpu_quota()
+    quota = cpu_quota(system)
     return max(1, affinity if quota is None else min(affinity, round(quota)))
-
-
-def cpu_quota() -> float | None:
-    """Cores' worth of time that the container may use; None without a limit."""
-    try:
-        limit, period = QUOTA_FILE.read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else int(limit) / int(period)
 
 
 def describe_machine() -> dict[str, Any]:

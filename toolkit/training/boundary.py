@@ -71,6 +71,10 @@ class Boundary:
         self.preprocess, self.data, self.recipe = preprocess, data, recipe
         self.accelerator, self.agreement = accelerator, agreement
         self.config = recipe.training.boundary_cache
+        if self.config.enabled == "auto":
+            raise ValueError(
+                "nobody decided on training.boundary_cache.enabled: auto; see toolkit.training.cache_choice"
+            )
         if self.config.enabled and not self.start:
             fix = "freeze the embeddings and the first layers (model.unfreeze_last), or switch the cache off"
             raise ToolkitError("no group is frozen, so there is nothing to cache", where="model.unfreeze", fix=fix)

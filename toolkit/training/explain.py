@@ -28,6 +28,7 @@ from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.machine import usable_cores
+from toolkit.training.cache_choice import reason_against
 from toolkit.training.optimizer import build_optimizer
 from toolkit.training.plan import Plan
 from toolkit.training.trunk import check_trunk_precision
@@ -63,9 +64,10 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
 
     Returns:
         ``data`` (``images`` a split and ``classes``, or ``problem``), ``groups``, ``parameters``,
-        ``trainable_parameters``, ``encoder_notes``, ``trunk_precision``, ``effective_batch``, ``steps_per_epoch`` and
-        ``steps`` (None without data), ``memory_bytes`` by part, and ``seconds`` by part (None
-        without a probe or without data). Memory and time are those of a trunk in fp32.
+        ``trainable_parameters``, ``encoder_notes``, ``trunk_precision``, ``boundary_cache`` (``enabled``, and what
+        speaks against it where the recipe says ``auto``; a run also looks whether there is room),
+        ``effective_batch``, ``steps_per_epoch`` and ``steps`` (None without data), ``memory_bytes`` by part, and
+        ``seconds`` by part (None without a probe or without data). Memory and time are those of a trunk in fp32.
 
     Raises:
         ToolkitError: an encoder or groups that don't exist, a precision of a trunk that there is not, or data
@@ -79,6 +81,9 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
     images = _images(listing, recipe.data) if listing else None
     plan = Plan(images["train"] if images else 1, config.batch_size, config.gradient_accumulation * processes)
     costs = _probe(classifier, processor, recipe, listing) if probe else None
+    asked = config.boundary_cache.enabled
+    against = reason_against(recipe, frozen=classifier.boundary > 0) if asked == "auto" else None
+    cached = against is None if asked == "auto" else bool(asked)
     return {
         "data": {
             "images": images,
@@ -102,7 +107,8 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
         "steps_per_epoch": plan.steps_per_epoch if images else None,
         "steps": plan.steps_per_epoch * config.epochs if images else None,
         "memory_bytes": _memory(classifier, recipe, costs),
-        "seconds": _seconds(recipe, images, costs, processes) if images and costs else None,
+        "boundary_cache": {"enabled": cached, "reason_against": against},
+        "seconds": _seconds(recipe, images, costs, processes, cached=cached) if images and costs else None,
         "device": _device().type,
     }
 
@@ -250,7 +256,7 @@ def _memory(classifier: Classifier, recipe: Recipe, costs: Costs | None) -> dict
     return parts
 
 
-def _seconds(recipe: Recipe, images: dict[str, int], costs: Costs, processes: int) -> dict[str, float]:
+def _seconds(recipe: Recipe, images: dict[str, int], costs: Costs, processes: int, *, cached: bool) -> dict[str, float]:
     """Seconds by part: images times what one cost in the probe."""
     config, device = recipe.training, _device()
     reading = costs.reading or 0.0
@@ -266,7 +272,7 @@ def _seconds(recipe: Recipe, images: dict[str, int], costs: Costs, processes: in
     held_out = images["validation"] + images["test"]
     cache = config.boundary_cache
     filling = 0.0
-    if cache.enabled and costs.trunk:
+    if cached and costs.trunk:
         views = cache.views if recipe.data.augment else 1
         filling = (views * images["train"] + images["validation"]) * per_image(costs.trunk)
         epoch = images["train"] * costs.learning + images["validation"] * costs.forward

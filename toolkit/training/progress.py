@@ -11,13 +11,14 @@ from torch import nn
 
 from toolkit.data.inspection import Report
 from toolkit.models.classifier import Classifier
+from toolkit.progress_lines import LineProgress
 from toolkit.terminal import SafeConsole
 
 console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def bar(enabled: bool = True) -> Progress:
-    """A progress bar with counts, elapsed time and time left; silent where nobody watches."""
+    """A progress bar with counts, elapsed time and time left; lines now and then where there is no terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -26,7 +27,7 @@ def bar(enabled: bool = True) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, disable=not (enabled and console.is_terminal))
+    return LineProgress(*columns, console=console, enabled=enabled)
 
 
 @contextmanager

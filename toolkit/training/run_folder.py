@@ -95,6 +95,15 @@ class RunFolder:
             return False
         return was_restarted() and isinstance(written, dict) and written.get("launch") == launch_id()
 
+    def chose_cache(self) -> bool | None:
+        """Whether the run that was started here has a boundary cache; None where none was."""
+        if not self.is_run():
+            return None
+        try:
+            return self._resolved()["training"]["boundary_cache"]["enabled"] is True  # type: ignore[no-any-return]
+        except (ToolkitError, LookupError, TypeError):
+            return None  # damaged, which prepare() says
+
     def log(self, entry: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
         with writing_to(self._metrics), self._metrics.open("a") as file:

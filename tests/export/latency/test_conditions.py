@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from export.latency import conditions
 from export.latency.conditions import watched
 
 
@@ -36,17 +35,21 @@ def test_other_processes_that_take_the_cores_are_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "key", "a_millisecond"), [(0, "throttled_time", 10**6), (1, "throttled_usec", 10**3)]
+    ("member", "file", "key", "a_millisecond"),
+    [
+        ("4:cpu,cpuacct:/job", "cpu,cpuacct/job/cpu.stat", "throttled_time", 10**6),
+        ("0::/job", "job/cpu.stat", "throttled_usec", 10**3),
+    ],
+    ids=["v1", "v2"],
 )
-def test_a_quota_that_throttles_is_said(
-    version: int, key: str, a_millisecond: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_quota_that_throttles_is_said(member: str, file: str, key: str, a_millisecond: int, tmp_path: Path) -> None:
     """By control groups of both versions, in nanoseconds and in microseconds."""
-    stat, (_, its_key, unit) = tmp_path / "cpu.stat", conditions.CPU_STATS[version]
-    assert its_key == key
+    stat = tmp_path / "sys/fs/cgroup" / file
+    stat.parent.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"{member}\n")
     stat.write_text(f"nr_periods 1000\n{key} {5 * a_millisecond}\n")
-    monkeypatch.setattr(conditions, "CPU_STATS", ((stat, its_key, unit),))
-    with watched("cpu") as seen:
+    with watched("cpu", tmp_path) as seen:
         stat.write_text(f"nr_periods 2000\n{key} {255 * a_millisecond}\n")
     assert seen.facts["quota_throttled_ms"] == 250
     assert "the container's CPU quota held it back for 250 ms" in seen.facts["throttled"]

@@ -1,0 +1,151 @@
+"""Predictions as a file: CSV, one JSON object a line, or Parquet; written image by image, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from toolkit.errors import ToolkitError
+from toolkit.files import writing_to
+
+Write = Callable[[dict[str, Any]], None]
+ROW_GROUP = 10_000
+"""Images that a Parquet file is written of at a time."""
+
+
+def check_prediction_file(path: Path) -> None:
+    """Refuse a file that can't be written, before the work starts.
+
+    Raises:
+        ToolkitError: a suffix that is none of the three, a package that is missing, or no folder to write into.
+    """
+    if path.suffix.lower() not in WRITERS:
+        what = f"predictions are written as {', '.join(WRITERS)}, not as {path.suffix or 'a file without a suffix'}"
+        raise ToolkitError(what, where=f"--out {path}", fix="name the file like predictions.csv")
+    if path.suffix.lower() == ".parquet":
+        _parquet()
+    if path.is_dir():
+        raise ToolkitError("a folder is there already", where=f"--out {path}", fix="name a file")
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
+@contextmanager
+def prediction_file(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+    """A function that adds an entry of :class:`toolkit.runtime.predict.Predictor` to the file.
+
+    The file takes its place when all entries are written; after an error or an interruption nothing changed.
+    A table (CSV, Parquet) has the columns ``path``, ``label``, ``probability`` and ``error``, and then
+    ``probability of LABEL`` for every class, or with ``top_k`` ``label_2``, ``probability_2`` to ``label_K``,
+    ``probability_K``. A path that is no UTF-8 stands there as its ``file:`` URI (:func:`toolkit.text.path_text`).
+
+    Args:
+        path: a file that :func:`check_prediction_file` let pass; one that is there is replaced.
+        labels: the bundle's classes.
+        top_k: classes that the entries have the probabilities of; all if None.
+
+    Raises:
+        ToolkitError: a full disk, or a folder that can't be written into.
+    """
+    few = None if top_k is None or top_k >= len(labels) else top_k
+    with writing_to(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.partial-")
+        os.close(handle)
+        partial = Path(name)
+        try:
+            with WRITERS[path.suffix.lower()](partial, labels, few) as write:
+                yield write
+            partial.chmod(0o644)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def columns(labels: Sequence[str], top_k: int | None) -> list[str]:
+    """Names of a table's columns."""
+    if top_k is None:
+        return ["path", "label", "probability", "error", *(f"probability of {label}" for label in labels)]
+    ranked = [f"{what}_{rank}" for rank in range(2, top_k + 1) for what in ("label", "probability")]
+    return ["path", "label", "probability", "error", *ranked]
+
+
+def row(entry: dict[str, Any], labels: Sequence[str], top_k: int | None) -> list[Any]:
+    """An entry's values in the order of :func:`columns`; None where it has none."""
+    found: dict[str, float] = entry.get("probabilities", {})
+    label = entry.get("label")
+    start = [entry["path"], label, found.get(str(label)), entry.get("error")]
+    if top_k is None:
+        return start + [found.get(name) for name in labels]
+    ranked = sorted(found.items(), key=lambda pair: (pair[0] != label, -pair[1]))[1:top_k]
+    values = [value for pair in ranked for value in pair]
+    return start + values + [None] * (2 * (top_k - 1) - len(values))
+
+
+@contextmanager
+def _text_file(path: Path) -> Iterator[TextIO]:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        yield file
+
+
+@contextmanager
+def _csv(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+    with _text_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns(labels, top_k))
+        yield lambda entry: writer.writerow(["" if value is None else value for value in row(entry, labels, top_k)])
+
+
+@contextmanager
+def _jsonl(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+    with _text_file(path) as file:
+        yield lambda entry: print(json.dumps(entry, ensure_ascii=False), file=file)
+
+
+@contextmanager
+def _parquet_file(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+    arrow, parquet = _parquet()
+    names, waiting = columns(labels, top_k), list[list[Any]]()
+    text = {"path", "label", "error"}
+    kinds = [arrow.string() if name in text or name.startswith("label_") else arrow.float64() for name in names]
+    schema = arrow.schema(list(zip(names, kinds, strict=True)))
+    with parquet.ParquetWriter(path, schema) as writer:
+
+        def flush() -> None:
+            values = zip(*waiting, strict=True) if waiting else [()] * len(names)
+            arrays = [arrow.array(list(column), kind) for column, kind in zip(values, kinds, strict=True)]
+            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+            waiting.clear()
+
+        def write(entry: dict[str, Any]) -> None:
+            waiting.append(row(entry, labels, top_k))
+            if len(waiting) == ROW_GROUP:
+                flush()
+
+        yield write
+        flush()
+
+
+def _parquet() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        fix = 'pip install "clip-toolkit[data]", or write .csv or .jsonl'
+        raise ToolkitError("Parquet needs pyarrow, which is not installed", where="--out", fix=fix) from error
+    return pyarrow, pyarrow.parquet
+
+
+WRITERS: dict[str, Callable[[Path, Sequence[str], int | None], AbstractContextManager[Write]]] = {
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet_file,
+}
+"""By suffix."""
