@@ -18,7 +18,7 @@ import onnxruntime
 
 from export.bisect import bisect, first_fault
 from export.candidates import Candidates, validation_images_for
-from export.change import change
+from export.change import BUNDLE, Target, change
 from export.choice import fastest_within_budget
 from export.external_data import save_graph
 from export.form import form_of
@@ -30,16 +30,16 @@ from export.run import Run
 from toolkit import __version__
 from toolkit.data.source import Example
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.files import sha256_of, staged_folder, write_json
+from toolkit.files import sha256_of, staged_folder, write_json, writing_to
 from toolkit.models.processing import preprocess_from
-from toolkit.reporting.describe import describe, pages
+from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
 from toolkit.runtime.decode import read_encoded, suffix_of
 from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session, require_precision, runnable
 from toolkit.runtime.signature import sign as sign_bundle
-from toolkit.runtime.staging import require_writable
+from toolkit.runtime.staging import changing
 from toolkit.runtime.tensorrt import EngineBuild
 from toolkit.user_paths import require_run
 
@@ -108,7 +108,8 @@ def export_bundle(
     for each in wanted.precisions:
         run.require_trunk(each)
     precisions = [require_precision(each, provider) for each in wanted.precisions or [run.precision]]
-    with staged_folder(out, what="bundle", marker=MANIFEST, replace=force) as stage:
+    replaced = force and (out / MANIFEST).is_file()
+    with changing(out, empty=True) if replaced else staged_folder(out, what="bundle", marker=MANIFEST) as stage:
         provenance = run.provenance() | {"export_libraries": _libraries()}
         write_json(stage / "labels.json", run.classifier.labels)
         write_json(stage / "preprocess.json", preprocess.model_dump(mode="json"))
@@ -214,7 +215,7 @@ def prove_again(
     precision: str | None = None,
     count: int | None = None,
     folder: Path | None = None,
-    sign: Path | None = None,
+    to: Target = BUNDLE,
     report: Report = lambda what, done: None,
 ) -> dict[str, Any]:
     """Run parity on a finished bundle and, on held-out images, write the outcome into it.
@@ -230,7 +231,7 @@ def prove_again(
         precision: the graph to prove; each that the provider runs, if left out.
         count: held-out images to use; ``FEWEST_IMAGES`` or all that there are, if left out.
         folder: images to use in place of the held-out ones.
-        sign: private key to sign the changed bundle with, unless parity failed: nobody vouches for such a graph.
+        to: where the outcome is written; no key signs a graph that failed, since nobody vouches for it.
         report: told what is done, and how many images of it are.
 
     Returns:
@@ -240,9 +241,8 @@ def prove_again(
         CheckFailed: a file differs from the manifest, or the graph does not run as it must.
     """
     bundle.check_files()
-    if folder is None:
-        require_writable(bundle.path)
-        pages(bundle.path, bundle.manifest)
+    if to.file or folder is None:
+        to.check(bundle)
     provable = [require_precision(precision, provider)] if precision else runnable(bundle.precisions, provider)
     samples, source = samples_to_prove(run, count, folder)
     reference = Reference(run)
@@ -260,11 +260,15 @@ def prove_again(
         before = bundle.parity_results.get(each, {}).get(provider, {})
         parity["results"][each] = {provider: entry | {"temperature": before.get("temperature")}}
     if folder is not None:
+        _write_elsewhere(parity, to)
         return parity
     parity = bundle.parity | parity
     for known, by_provider in bundle.parity_results.items():
         parity["results"][known] = by_provider | parity["results"].get(known, {})
-    with change(bundle, sign if all(_passed(parity)) else None) as (stage, manifest):
+    if to.file:
+        _write_elsewhere(parity, to)
+        return parity
+    with change(bundle, to.key if all(_passed(parity)) else None) as (stage, manifest):
         write_json(stage / "parity.json", parity)
         manifest.provenance["parity_sha256"] = sha256_of(stage / "parity.json")
     return parity
@@ -320,6 +324,12 @@ def require_passed(parity: dict[str, Any]) -> None:
         for provider, entry in by_provider.items():
             if not entry["passed"]:
                 raise CheckFailed(f"parity failed for {precision} on {provider}: {_figures(entry)}")
+
+
+def _write_elsewhere(parity: dict[str, Any], to: Target) -> None:
+    if to.file:
+        with writing_to(to.file):
+            write_json(to.file, parity)
 
 
 def _passed(parity: dict[str, Any]) -> Iterator[bool]:

@@ -134,3 +134,18 @@ def test_one_of_its_kind_is_replaced_only_if_asked(tmp_path: Path) -> None:
         refuse_existing(target, what="bundle", marker=MARKER)
     refuse_existing(target, what="bundle", marker=MARKER, replace=True)
     assert caught.value.where == str(target)
+
+
+def test_of_two_that_build_the_same_folder_one_wins_and_the_other_is_refused(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+
+    def build(text: str) -> None:
+        with staged_folder(target, what="bundle", marker=MARKER) as stage:
+            (stage / MARKER).write_text(text)
+            if text == "slow":
+                build("fast")
+
+    with pytest.raises(ToolkitError, match="a bundle is there already"):
+        build("slow")
+    assert (target / MARKER).read_text() == "fast"
+    assert list(tmp_path.iterdir()) == [target]

@@ -109,9 +109,13 @@ def staged_folder(
         if durable:
             for path in (*(file for file in stage.rglob("*") if file.is_file()), stage):
                 sync(path)
-        if target.exists():
+        if replace and target.exists():
             target.rename(old)
-        stage.rename(target)
+        try:
+            stage.rename(target)
+        except OSError:  # another process was faster
+            refuse_existing(target, what=what, marker=marker)
+            raise
     except BaseException:
         if old.exists() and not target.exists():
             old.rename(target)

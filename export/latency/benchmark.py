@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
-from export.change import change
+from export.change import BUNDLE, Target, change
 from export.latency.cold_start import cold_start
 from export.latency.concurrency import Combination, combinations_on, concurrency, session_options
 from export.latency.conditions import watched
@@ -27,12 +27,11 @@ from export.latency.request import split_request
 from export.latency.server import Server, find_rate, serve
 from export.latency.statistics import PERCENTILES
 from toolkit.errors import ToolkitError
-from toolkit.files import sha256_of, write_json
-from toolkit.reporting.describe import MEASURED_PLOTS, pages
+from toolkit.files import sha256_of, write_json, writing_to
+from toolkit.reporting.describe import MEASURED_PLOTS
 from toolkit.runtime.bundle import MANIFEST, Bundle
 from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.session import require_precision, runnable
-from toolkit.runtime.staging import require_writable
 from toolkit.runtime.verify import require_sound
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def benchmark(
     compare: Compared,
     least: Least = LEAST,
     measured: Measured = DEFAULT,
-    sign: Path | None = None,
+    to: Target = BUNDLE,
     advance: Callable[[str], object] = lambda what: None,
     announce: Callable[[float], object] = lambda seconds: None,
 ) -> dict[str, Any]:
@@ -110,7 +109,7 @@ def benchmark(
         compare: engines to measure in alternation.
         least: how much to count for each engine and batch size.
         measured: what else to measure.
-        sign: private key to sign the changed bundle with.
+        to: where the figures are written; their plots go into the bundle alone.
         advance: called with what is measured, again and again.
         announce: told before it starts how many seconds it will take, about.
 
@@ -123,9 +122,8 @@ def benchmark(
     """
     measured.check()
     least.check()
-    require_writable(bundle.path)
     require_sound(bundle)
-    pages(bundle.path, bundle.manifest)
+    to.check(bundle)
     names = runnable(bundle.precisions, provider)
     if measured.precision:
         names = [require_precision(measured.precision, provider)]
@@ -166,7 +164,7 @@ def benchmark(
         "graphs": {each: bundle.manifest.files[bundle.graph_name(each)].sha256 for each in names},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    _write(bundle, latency, sign)
+    _write(bundle, latency, to)
     return latency
 
 
@@ -340,8 +338,12 @@ def _serving(
     return which | row | {"budget_p99_ms": budget.p99_ms, "budget_rate": budget.rate, "within_budget": kept}
 
 
-def _write(bundle: Bundle, latency: dict[str, Any], sign: Path | None) -> None:
-    with change(bundle, sign) as (folder, _):
+def _write(bundle: Bundle, latency: dict[str, Any], to: Target) -> None:
+    if to.file:
+        with writing_to(to.file):
+            write_json(to.file, latency)
+        return
+    with change(bundle, to.key) as (folder, _):
         write_json(folder / "latency.json", latency)
         for name in MEASURED_PLOTS:  # those of an earlier measurement would stand beside other figures
             (folder / "plots" / f"{name}.png").unlink(missing_ok=True)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.change import change
+from export.change import BUNDLE, Target, change
 from export.latency.accuracy import accuracy_drops
 from export.latency.pool import find_pool
 from export.latency.tune import Effort, Search, tune
 from toolkit.errors import CheckFailed
-from toolkit.files import write_bytes
-from toolkit.reporting.describe import pages
+from toolkit.files import write_bytes, writing_to
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import SERVING, Budget, Serving
 from toolkit.runtime.session import runnable
-from toolkit.runtime.staging import require_writable
 from toolkit.runtime.verify import golden_figures, golden_problems, require_sound
 
 if TYPE_CHECKING:
@@ -25,16 +24,29 @@ if TYPE_CHECKING:
 EFFORT = Effort()
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What is no longer where the export found it."""
+
+    run: Path | None = None
+    """Run folder."""
+    data: Path | None = None
+    """The run's data."""
+    images: Path | None = None
+    """Folder of images to measure latency on, in place of the run's held-out ones."""
+
+
+AS_EXPORTED = Sources()
+
+
 def tune_bundle(
     bundle: Bundle,
     budget: Budget,
     *,
     provider: str,
-    run: Path | None = None,
-    data: Path | None = None,
-    images: Path | None = None,
+    sources: Sources = AS_EXPORTED,
     effort: Effort = EFFORT,
-    sign: Path | None = None,
+    to: Target = BUNDLE,
     advance: Callable[[str], object] = lambda what: None,
     announce: Callable[[float], object] = lambda seconds: None,
 ) -> dict[str, Any]:
@@ -44,29 +56,30 @@ def tune_bundle(
         bundle: an opened bundle; every file is compared with the manifest first.
         budget: of latency and accuracy.
         provider: to run on.
-        run: the run folder, if it is no longer where the export found it. Without one, accuracy is what parity.json
-            holds.
-        data: where the run's data is, if it is no longer where its recipe says.
-        images: a folder of images to measure latency on.
+        sources: where the run and images are. Without a run, accuracy is what parity.json holds.
         effort: how much to count.
-        sign: private key to sign the changed bundle with.
+        to: where the choice is written.
         advance: told what is measured.
         announce: told before the search starts how many seconds it will take at most, about.
     """
-    require_writable(bundle.path)
     require_sound(bundle)
-    pages(bundle.path, bundle.manifest)
+    to.check(bundle)
     precisions = runnable(bundle.precisions, provider)
-    of = _run(bundle, run, data)
+    of = _run(bundle, sources.run, sources.data)
     advance("measuring accuracy")
     drops = accuracy_drops(bundle, of, precisions, provider)
     kind = bundle.session(provider=provider, precision=precisions[0]).input
-    pool = find_pool(bundle, kind, of, images)
+    pool = find_pool(bundle, kind, of, sources.images)
     outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance, announce=announce), budget)
     serving = outcome.pop("serving")
     _require_golden(bundle, serving)
-    with change(bundle, sign) as (folder, _):
-        write_bytes(folder / SERVING, (serving.model_dump_json(indent=2) + "\n").encode())
+    content = (serving.model_dump_json(indent=2) + "\n").encode()
+    if to.file:
+        with writing_to(to.file):
+            write_bytes(to.file, content)
+    else:
+        with change(bundle, to.key) as (folder, _):
+            write_bytes(folder / SERVING, content)
     return outcome
 
 

@@ -94,16 +94,16 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--onnx", "--out", "--precision", "--provider", "--sign", "--threads",
         ],
         "parity": [
-            "--bisect", "--count", "--data", "--images", "--json", "--precision", "--provider", "--run", "--sign",
-            "--threads", "bundle",
+            "--bisect", "--count", "--data", "--images", "--json", "--out", "--precision", "--provider", "--run",
+            "--sign", "--threads", "bundle",
         ],
         "bench-latency": [
             "--baseline", "--batch-sizes", "--compare", "--data", "--details", "--images", "--json", "--max-regression",
-            "--precision", "--provider", "--run", "--runs", "--scenarios", "--seconds", "--sign", "--target-p99-ms",
-            "--threads", "bundle",
+            "--out", "--precision", "--provider", "--run", "--runs", "--scenarios", "--seconds", "--sign",
+            "--target-p99-ms", "--threads", "bundle",
         ],
         "tune": [
-            "--data", "--images", "--json", "--max-accuracy-drop", "--p99-ms", "--provider", "--rate", "--run",
+            "--data", "--images", "--json", "--max-accuracy-drop", "--out", "--p99-ms", "--provider", "--rate", "--run",
             "--sign", "bundle",
         ],
         "compare": ["--json", "a", "b"],

@@ -137,3 +137,16 @@ def test_a_folder_that_can_not_be_written_is_found_out_first(bundle: Path) -> No
     with pytest.raises(ToolkitError, match="can't be changed") as refused:
         require_writable(read_only)
     assert "--out FILE" in str(refused.value)
+
+
+def test_a_folder_with_links_is_refused_before_anything_changes(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "plots").symlink_to(tmp_path)
+
+    def replace() -> None:
+        with changing(bundle, empty=True):
+            pytest.fail("the change began")
+
+    with pytest.raises(ToolkitError, match="'plots': it is a link"):
+        replace()
+    assert not (bundle / STAGED).exists()
+    assert not (bundle / STAGING).exists()

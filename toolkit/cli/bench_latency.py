@@ -11,6 +11,7 @@ import typer
 from toolkit.cli.output import (
     DataOption,
     JsonFlag,
+    OutFileOption,
     ProviderOption,
     SignOption,
     ThreadsOption,
@@ -21,7 +22,7 @@ from toolkit.cli.output import (
     messages,
     print_json,
     print_table,
-    require_key,
+    require_signable,
     warn_of_signature,
 )
 from toolkit.errors import CheckFailed, ToolkitError
@@ -82,6 +83,7 @@ def bench_latency(
     run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
     data: DataOption = None,
     threads: ThreadsOption = None,
+    out: OutFileOption = None,
     sign: SignOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -92,13 +94,14 @@ def bench_latency(
     from toolkit.runtime.bundle import Bundle
 
     names, sizes = _compared(compare), _numbers(batch_sizes)
-    require_key(sign)
+    require_signable(sign, out=out)
     opened = Bundle(bundle)
     if baseline is not None:
-        _require_alone(compare=compare, scenarios=scenarios, run=run, data=data)
+        _require_alone(compare=compare, scenarios=scenarios, run=run, data=data, out=out)
     elif run is not None or data is not None or set(names) - WITHOUT_RUN:
         require_run(run or opened.run, of_bundle=run is None)
         require_data(data)
+    from export.change import Target
     from export.latency.benchmark import SCENARIOS, Compared, Measured, benchmark
     from export.latency.measure import Least
     from export.latency.regression import Gate, against_baseline
@@ -123,7 +126,7 @@ def bench_latency(
             compare=Compared(names, run, data),
             least=least,
             measured=Measured(precision, threads, images, wanted, target_p99_ms, details),
-            sign=sign,
+            to=Target(out, sign),
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
             announce=announcing(progress),
         )
@@ -134,7 +137,7 @@ def bench_latency(
     print_latency(latency)
     if compare is None and not names:
         messages().print("torch is not installed, so ONNX Runtime was measured alone")
-    written = f"written: {bundle / 'latency.json'}, report.html"
+    written = f"written: {out or bundle / 'latency.json'}" + ("" if out else ", report.html")
     console().print(written, f"next: toolkit tune {bundle} --p99-ms 20", sep="\n")
 
 

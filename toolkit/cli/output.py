@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toolkit import strict_json
+from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +43,21 @@ ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what an earlie
 SignOption = Annotated[
     Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key (PEM, unencrypted).")
 ]
+
+
+OutFileOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Write the outcome to this file; the bundle stays as it is."),
+]
+
+
+def require_signable(key: Path | None, **others: object) -> None:
+    """Refuse a key that can't sign, or beside an option that leaves the bundle as it is, before the work starts."""
+    for name, value in others.items():
+        if key and value:
+            what = f"--{name} changes nothing that could be signed"
+            raise ToolkitError(what, where="--sign", fix="leave one of them out")
+    require_key(key)
 
 
 def print_json(content: Any) -> None:

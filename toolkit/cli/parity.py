@@ -11,6 +11,7 @@ import typer
 from toolkit.cli.output import (
     DataOption,
     JsonFlag,
+    OutFileOption,
     ProviderOption,
     SignOption,
     ThreadsOption,
@@ -20,7 +21,7 @@ from toolkit.cli.output import (
     messages,
     print_json,
     print_table,
-    require_key,
+    require_signable,
     warn,
     warn_of_signature,
 )
@@ -52,6 +53,7 @@ def parity(
     ] = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
+    out: OutFileOption = None,
     sign: SignOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -61,14 +63,14 @@ def parity(
     """
     from toolkit.runtime.bundle import Bundle
 
-    if sign and (find_fault or images):
-        what = f"{'--bisect' if find_fault else '--images'} changes nothing that could be signed"
-        raise ToolkitError(what, where="--sign", fix="leave one of them out")
-    require_key(sign)
+    if find_fault and out:
+        raise ToolkitError("--bisect writes nothing", where="--out", fix="leave one of them out; --json prints it")
+    require_signable(sign, bisect=find_fault, images=images, out=out)
     opened = Bundle(bundle)
     require_run(run or opened.run, of_bundle=run is None)
     require_data(data)
     from export.bundle import bisect_bundle, prove_again, require_passed, run_of
+    from export.change import Target
 
     reference = run_of(opened, run, data)
     if find_fault:
@@ -87,7 +89,7 @@ def parity(
             threads=threads,
             count=count,
             folder=images,
-            sign=sign,
+            to=Target(out, sign),
             report=describing(progress),
         )
     warn_of(_proven(content, provider, precision))

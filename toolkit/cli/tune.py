@@ -10,6 +10,7 @@ import typer
 from toolkit.cli.output import (
     DataOption,
     JsonFlag,
+    OutFileOption,
     ProviderOption,
     SignOption,
     announcing,
@@ -17,7 +18,7 @@ from toolkit.cli.output import (
     counting,
     print_json,
     print_table,
-    require_key,
+    require_signable,
     warn,
     warn_of_signature,
 )
@@ -46,6 +47,7 @@ def tune(
             help="Folder of images to measure latency on.", show_default="held-out images, or the golden ones"
         ),
     ] = None,
+    out: OutFileOption = None,
     sign: SignOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -61,7 +63,7 @@ def tune(
     if not 0 <= max_accuracy_drop < float("inf"):
         what = f"a budget of {max_accuracy_drop:g} points can't be kept"
         raise ToolkitError(what, where="--max-accuracy-drop", fix="give 0 or more")
-    require_key(sign)
+    require_signable(sign, out=out)
     from toolkit.runtime.bundle import Bundle
     from toolkit.runtime.serving import Budget
 
@@ -69,8 +71,9 @@ def tune(
     if run is not None or data is not None:
         require_run(run or opened.run, of_bundle=run is None)
         require_data(data)
+    from export.change import Target
     from export.decisions import too_few, verdict
-    from export.latency.tuning import tune_bundle
+    from export.latency.tuning import Sources, tune_bundle
 
     budget = Budget(p99_ms=p99_ms, max_accuracy_drop=max_accuracy_drop, rate=rate)
     with counting("measuring accuracy") as progress:
@@ -78,10 +81,8 @@ def tune(
             opened,
             budget,
             provider=provider,
-            run=run,
-            data=data,
-            images=images,
-            sign=sign,
+            sources=Sources(run, data, images),
+            to=Target(out, sign),
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
             announce=announcing(progress),
         )
@@ -98,7 +99,7 @@ def tune(
         print_json(outcome)
         return
     print_tuned(outcome)
-    console().print(f"written: {bundle / 'serving.json'}", f"next: toolkit bench-latency {bundle}", sep="\n")
+    console().print(f"written: {out or bundle / 'serving.json'}", f"next: toolkit bench-latency {bundle}", sep="\n")
 
 
 def print_tuned(outcome: dict[str, Any]) -> None:

@@ -60,6 +60,8 @@ def changing(bundle: Path, *, empty: bool = False) -> Iterator[Path]:
         ToolkitError: another process changes the bundle, or it can't be written.
     """
     with writing_to(bundle), _staging(bundle) as staging:
+        for name, fault in folder_entries(bundle)[1].items():
+            raise ToolkitError(f"a bundle can't hold {name!r}: it {fault}", where=bundle, fix="remove it")
         content = staging / CONTENT
         if empty:
             content.mkdir()

@@ -1,0 +1,88 @@
+"""Verbs that write into a bundle: whole or not at all, or into a file elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.verify import verify
+
+VERBS = {
+    "bench-latency": ["--runs", "2", "--seconds", "0", "--batch-sizes", "1", "--compare", "", "--no-details"],
+    "parity": [],
+    "tune": ["--p99-ms", "5000", "--max-accuracy-drop", "100"],
+}
+WRITTEN = {"bench-latency": "latency.json", "parity": "parity.json", "tune": "serving.json"}
+REPLACE_AGAIN_AND_AGAIN = """
+import itertools, shutil, sys
+from pathlib import Path
+from toolkit.files import write_json
+from toolkit.runtime.bundle import Bundle
+from export.change import change
+from toolkit.runtime.staging import changing
+bundle, source, whole = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "whole"
+print("started", flush=True)
+for number in itertools.count():
+    if whole:
+        with changing(bundle, empty=True) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+    else:
+        with change(Bundle(bundle)) as (folder, manifest):
+            manifest.provenance["number"] = number
+            write_json(folder / "note.json", number)
+"""
+
+
+def toolkit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "toolkit", *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture
+def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_bundle, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_outcome_goes_into_a_file_and_the_bundle_stays_as_it_is(verb: str, bundle: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    out = tmp_path / "elsewhere" / "outcome.json"
+    done = toolkit(verb, bundle, *VERBS[verb], "--out", out)
+    assert done.returncode == 0, done.stderr
+    content = json.loads(out.read_text())
+    assert {"bench-latency": "rows", "parity": "results", "tune": "batch_size"}[verb] in content
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+    refused = toolkit(verb, bundle, *VERBS[verb], "--out", out, "--sign", "key")
+    assert refused.returncode == 2
+    assert "--out changes nothing that could be signed" in refused.stderr
+
+
+@pytest.mark.parametrize("what", ["change", "whole"])
+def test_a_change_that_is_killed_at_any_time_loses_no_bundle(what: str, bundle: Path, finished_bundle: Path) -> None:
+    draw = random.Random(0)
+    for _ in range(12):
+        command = [sys.executable, "-c", REPLACE_AGAIN_AND_AGAIN, bundle, finished_bundle, what]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(draw.uniform(0, 0.3))
+            os.kill(process.pid, signal.SIGKILL)
+        assert Bundle(bundle).differences() == []
+    assert verify(bundle)["passed"]
+
+
+def test_export_replaces_a_bundle_and_leaves_nothing_of_it(bundle: Path, finished_run: Path) -> None:
+    (bundle / "old.txt").write_text("of another export")
+    done = toolkit("export", "--onnx", finished_run, "--out", bundle, "--force")
+    assert done.returncode == 0, done.stderr
+    assert not (bundle / "old.txt").exists()
+    assert verify(bundle)["passed"]
