@@ -52,6 +52,7 @@ def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_bundle, tmp_path / "bundle"))
 
 
+@pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_outcome_goes_into_a_file_and_the_bundle_stays_as_it_is(verb: str, bundle: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}

@@ -232,7 +232,7 @@ def test_another_checkpoint_is_not_taken_for_the_reference(finished_run: Path, b
     save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "best" / "model.safetensors")
     with pytest.raises(ToolkitError, match="not the one in the bundle"):
         run_of(Bundle(bundle), other)
-    with pytest.raises(ToolkitError, match="not here"):
+    with pytest.raises(ToolkitError, match="no such run folder"):
         run_of(Bundle(bundle), tmp_path / "gone")
     assert run_of(Bundle(bundle), None).path == finished_run
 
