@@ -85,7 +85,7 @@ def run(*arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def high_water(process: int) -> int:
     """Largest resident size of a running process so far, in bytes."""
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)

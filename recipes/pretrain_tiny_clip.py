@@ -234,7 +234,7 @@ def main(
         }
         trained.save_pretrained(out)
         processor.save_pretrained(out)
-        (out / "pretraining.json").write_text(json.dumps(figures, indent=2) + "\n")
+        (out / "pretraining.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         print(json.dumps({key: value for key, value in figures.items() if key != "log"}, indent=2))
     accelerator.end_training()
 

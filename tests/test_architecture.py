@@ -60,7 +60,7 @@ MAY_IMPORT = {
         "export",
     },
 }
-RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic", "filelock"}
+RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic", "filelock", "psutil"}
 OPTIONAL_LIBRARIES = {
     "toolkit.runtime.signature": {"model_signing", "cryptography"},
     "toolkit.runtime.prediction_file": {"pyarrow"},

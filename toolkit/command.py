@@ -116,7 +116,7 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open until the process ends
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
@@ -133,7 +133,7 @@ def _flushed(code: int) -> int:
 
 def _nobody_reads() -> bool:
     """Whether the reader of standard output or standard error went away."""
-    if not hasattr(select, "poll"):  # Windows has none, and writes to what was closed are all that ends so there
+    if sys.platform == "win32":  # which has no poll, and writes to what was closed are all that ends so there
         return True
     pipes = select.poll()
     for stream in (sys.__stdout__, sys.__stderr__):

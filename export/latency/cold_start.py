@@ -34,9 +34,7 @@ session.run(image)
 ran = time.monotonic()
 session.run(image)
 again = time.monotonic()
-def kept(key):
-    lines = Path("/proc/self/status").read_text().splitlines() if Path("/proc/self/status").is_file() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":")), None)
+from toolkit.runtime.memory import peak_resident_mib, resident_mib
 def on_device():
     try:
         import os, pynvml
@@ -50,7 +48,7 @@ def on_device():
 memory = []
 for size in asked["batch_sizes"]:
     session.run(np.ones((size, *asked["input_shape"]), image.dtype))
-    resident = {"resident_mib": kept("VmRSS"), "peak_resident_mib": kept("VmHWM")}
+    resident = {"resident_mib": resident_mib(), "peak_resident_mib": peak_resident_mib()}
     memory.append({"batch_size": size, **resident, "peak_device_mib": on_device()})
 stamps = {"started": started, "imported": imported, "opened": opened, "ready": ready, "ran": ran, "again": again}
 print(json.dumps({"stamps": stamps, "memory": memory}))
@@ -109,7 +107,11 @@ def _start(asked: dict[str, Any]) -> tuple[dict[str, float], list[dict[str, Any]
     """Milliseconds of one process, and its memory."""
     launched = time.monotonic()  # the same clock in every process of a machine
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(asked)], capture_output=True, text=True, check=False, cwd=Path.cwd()
+        [sys.executable, "-c", CHILD, json.dumps(asked)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        cwd=Path.cwd(),
     )
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["it printed nothing"])[-1]

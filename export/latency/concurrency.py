@@ -13,11 +13,11 @@ import numpy as np
 
 from export.latency.engine import SPINNING, Engine, Inputs
 from export.latency.measure import REWARM_RUNS, Least
-from export.latency.memory import available_mib, is_allocation_failure, resident_mib
 from export.latency.pool import Pool
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.memory import available_mib, is_allocation_failure, resident_mib
 
 BLOCKS = 4
 """Turns of each combination."""
@@ -161,13 +161,13 @@ def _block(
     try:
         while len(engines) < combination.sessions:
             held, there = resident_mib(), available_mib()
-            if there is not None and session_mib > SHARE * there:
+            if session_mib > SHARE * there:
                 combination.note = f"{combination.sessions} sessions do not fit in memory: {len(engines)} leave "
                 combination.note += f"{there:,.0f} MiB, and a session takes about {session_mib:,.0f} MiB"
                 return session_mib
             engines.append(opener(combination))
             engines[-1].warm_up(batches, REWARM_RUNS)
-            session_mib = max(session_mib, (resident_mib() or 0.0) - (held or 0.0))
+            session_mib = max(session_mib, resident_mib() - held)
         times, rate = closed_loop(engines, batches, least)
     except Exception as error:
         if not is_allocation_failure(error):

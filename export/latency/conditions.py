@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from toolkit.runtime.cgroup import SYSTEM, held_back_microseconds
 
 STEAL = 0.02
 """Share of the cores' time, taken by the host of a virtual machine, from which on a figure is in doubt."""
 OTHERS = 0.1
 """Share of the cores' time, spent by other processes, from which on a figure is in doubt."""
+BUSY, IDLE = ("user", "nice", "system", "irq", "softirq"), ("idle", "iowait", "steal")
+"""What a core's time goes into, by psutil's names, of those that a system tells apart; none holds another one."""
 CLOCK_REASONS = {
     "SwPowerCap": "the power limit",
     "HwSlowdown": "the hardware",
@@ -47,10 +51,10 @@ def watched(provider: str, system: Path = SYSTEM) -> Iterator[Conditions]:
         gpu = watch.end()
     after = _counters(system)
     spent = {name: after[name] - before[name] for name in before if name in after}
-    conditions.facts = {"clocks_mhz": _clocks(), "load_average": _load()}
+    conditions.facts = {"clocks_mhz": _clocks(), "load_average": list(psutil.getloadavg())}
     sentences = []
-    if spent.get("ticks"):
-        stolen, others = (max(0.0, spent[name] / spent["ticks"]) for name in ("steal", "others"))
+    if spent.get("seconds"):
+        stolen, others = (max(0.0, spent[name] / spent["seconds"]) for name in ("steal", "others"))
         conditions.facts |= {"stolen_share": stolen, "other_processes_share": others}
         if stolen > STEAL:
             sentences.append(f"the host of this virtual machine took {stolen:.0%} of the cores' time")
@@ -71,17 +75,17 @@ def watched(provider: str, system: Path = SYSTEM) -> Iterator[Conditions]:
 def _counters(system: Path) -> dict[str, float]:
     """Counters that only grow, of those that this system has."""
     counters: dict[str, float] = {}
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        numbers = [int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        mine = sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
-        busy = sum(numbers) - numbers[3] - numbers[4] - numbers[7]
-        counters |= {"ticks": sum(numbers), "steal": numbers[7], "others": busy - mine}
+    spent = psutil.cpu_times()._asdict()
+    seconds = {state: spent[state] for state in (*BUSY, *IDLE) if state in spent}
+    busy = sum(seconds.get(state, 0.0) for state in BUSY)
+    steal = seconds.get("steal", 0.0)
+    counters |= {"seconds": sum(seconds.values()), "steal": steal, "others": busy - sum(os.times()[:4])}
     held_back = held_back_microseconds(system)
     if held_back is not None:
         counters["throttled_usec"] = held_back
     files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
     with contextlib.suppress(OSError, ValueError):
-        counts = [int(file.read_text()) for file in files]
+        counts = [int(file.read_text("utf-8")) for file in files]
         if counts:
             counters["thermal"] = sum(counts)
     return counters
@@ -89,16 +93,10 @@ def _counters(system: Path) -> dict[str, float]:
 
 def _clocks() -> list[float] | None:
     """Least and most of the cores' clocks now, in MHz."""
-    with contextlib.suppress(OSError, ValueError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-        if clocks:
-            return [min(clocks), max(clocks)]
+    with contextlib.suppress(OSError, RuntimeError, NotImplementedError):  # not every system and board tells them
+        clocks = [core.current for core in psutil.cpu_freq(percpu=True) or []]
+        return [min(clocks), max(clocks)] if clocks else None
     return None
-
-
-def _load() -> list[float] | None:
-    return list(os.getloadavg()) if hasattr(os, "getloadavg") else None
 
 
 def gpu_state() -> dict[str, Any] | None:

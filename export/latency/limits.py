@@ -15,10 +15,10 @@ import numpy as np
 
 from export.latency.engine import Engine
 from export.latency.measure import Least, alternate
-from export.latency.memory import is_allocation_failure
 from export.latency.pool import MOST_BYTES
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.memory import is_allocation_failure
 from toolkit.runtime.preprocess import Float32, Preprocess
 
 if TYPE_CHECKING:

@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 
 from export.latency.engine import Engine, Inputs
-from export.latency.memory import MIB, available_mib, is_allocation_failure, peak_resident_mib, reset_peak, resident_mib
 from export.latency.pool import Pool
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
+from toolkit.runtime.memory import (
+    MIB,
+    available_mib,
+    is_allocation_failure,
+    peak_resident_mib,
+    reset_peak,
+    resident_mib,
+)
 
 BLOCKS = 10
 """Turns of each engine; its runs of one turn follow each other, so that its weights stay in the caches."""
@@ -121,7 +128,7 @@ def _shortage(engine: Engine, pool: Pool, batch_size: int, growth_mib: float) ->
     """Why a batch does not fit in memory, where each image takes so much; None if it does."""
     try:
         there = available_mib()
-        if batch_size > PROBED and there is not None:
+        if batch_size > PROBED:
             needed = growth_mib * batch_size
             if needed > SHARE * there:
                 return f"batch size {batch_size} takes about {needed:,.0f} MiB, and {there:,.0f} MiB are available"
@@ -149,7 +156,7 @@ def _growth_mib(engine: Engine, pool: Pool) -> float:
             if not is_allocation_failure(error):
                 raise
             return float("inf")
-        taken.append((peak_resident_mib() if anew else resident_mib()) or 0.0)
+        taken.append(peak_resident_mib() if anew else resident_mib())
     return max(0.0, taken[1] - taken[0]) / (PROBED - 1) + pixels
 
 

@@ -8,8 +8,15 @@ from typing import Any
 
 from export.latency.engine import Engine
 from export.latency.measure import BLOCKS, Least, alternate, row_of
-from export.latency.memory import MIB, available_mib, is_allocation_failure, peak_resident_mib, reset_peak, resident_mib
 from export.latency.pool import Pool
+from toolkit.runtime.memory import (
+    MIB,
+    available_mib,
+    is_allocation_failure,
+    peak_resident_mib,
+    reset_peak,
+    resident_mib,
+)
 
 GAIN = 0.03
 """Relative growth of throughput over the best so far that still counts as growth."""
@@ -28,7 +35,7 @@ def offline(
     least: Least = LEAST,
     *,
     largest: int = LARGEST,
-    available: Callable[[], float | None] = available_mib,
+    available: Callable[[], float] = available_mib,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Measure batches of 1, 2, 4, ... images.
@@ -57,7 +64,7 @@ def offline(
     best, stale, batch_size = 0.0, 0, 1
     while True:
         needed, there = _needed_mib(pool, batch_size, peaks), available()
-        if there is not None and needed > SHARE * there:
+        if needed > SHARE * there:
             end = f"batch size {batch_size} was not tried: it takes about {needed:,.0f} MiB more, "
             end += f"and {there:,.0f} MiB are available"
             break
@@ -69,7 +76,7 @@ def offline(
             end = f"batch size {batch_size} does not fit in memory: {_last_line(error)}"
             break
         rows.append(row)
-        peaks.append(row["peak_resident_mib"] or 0.0)
+        peaks.append(row["peak_resident_mib"])
         grew = row["throughput_ips"] > (1 + GAIN) * best
         stale = 0 if grew else stale + 1
         best = max(best, row["throughput_ips"])
@@ -99,8 +106,7 @@ def _needed_mib(pool: Pool, batch_size: int, peaks: list[float]) -> float:
     """
     images = batch_size * max(group[:1].nbytes for group in pool.groups) / MIB
     grown = [after - before for before, after in pairwise(peaks)]
-    held = resident_mib()
-    kept = peaks[-1] - held if peaks and held is not None else 0.0
+    kept = peaks[-1] - resident_mib() if peaks else 0.0
     return images + 2 * max(grown[-2:], default=0.0) + max(0.0, kept)
 
 

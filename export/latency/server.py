@@ -17,11 +17,11 @@ import numpy as np
 
 from export.latency.engine import Engine
 from export.latency.measure import REWARM_RUNS, Least
-from export.latency.memory import peak_resident_mib, reset_peak, resident_mib
 from export.latency.pool import SEED, Pool
 from export.latency.queueing import Limits, Queue, Samples, poisson_arrivals
 from export.latency.statistics import PERCENTILES, percentiles
 from toolkit.errors import ToolkitError
+from toolkit.runtime.memory import peak_resident_mib, reset_peak, resident_mib
 
 LEAST = Least(runs=500, seconds=10.0)
 """Requests, and seconds, of a point."""
@@ -154,7 +154,7 @@ def serve(server: Server, rate: float, least: Least = LEAST, *, seed: int = SEED
         "unfinished": queue.requests - queue.dropped - len(latencies),
         "saturated": saturated,
         "peak_resident_mib": peak,
-        "growth_mib": None if peak is None or held is None else max(0.0, peak - held),
+        "growth_mib": max(0.0, peak - held),
     }
     return point | {"note": _note(point)}
 

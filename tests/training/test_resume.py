@@ -114,7 +114,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
 def finish(config: Path, run: Path, *options: str, launcher: tuple[str, ...] = ()) -> str:
     """Launch the recipe and wait for its good end; what it said."""
     process = start(config, run, *options, launcher=launcher)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     return stderr
 
@@ -158,7 +158,7 @@ def test_a_signal_writes_a_checkpoint_at_the_next_step_and_says_how_to_go_on(
     metrics = run / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 40, process)
     os.killpg(process.pid, number) if whole_group else process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     newest = checkpoints_in(run / "checkpoints")[-1]
     assert process.returncode == 128 + number, stderr
     assert f"stopped at step {int(newest.name[5:])} of 288; go on with the same command and --resume" in stderr
@@ -180,7 +180,7 @@ def test_a_signal_while_the_cache_is_filled_keeps_what_is_there(cached_recipe: R
     process = start(config, run)
     wait_for(lambda: any(run.glob("boundary_cache/*/rank-*/*.safetensors")), process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, stderr
     assert "stopped at step 0 of 9" in stderr
     kept = len(list(run.glob("boundary_cache/*/rank-*/*.safetensors")))
@@ -214,7 +214,7 @@ def test_one_killed_worker_of_two_and_the_launch_ends_as_one_process_would(
     workers = [child for child in psutil.Process(process.pid).children() if "finetune.py" in " ".join(child.cmdline())]
     assert len(workers) == 2
     workers[1].kill()
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert "going on from step-000000" in stderr
     assert outcome_of(run) == straight
@@ -226,7 +226,7 @@ def test_a_run_of_two_processes_goes_on_in_one(long_recipe: Recipe, straight: di
     process = start(config, run, launcher=tuple(TORCHRUN))
     wait_for_step(run, 10, process)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert "stopped at step" in stderr
     stderr = finish(config, run, "--resume")
     assert "processes 2 -> 1" in stderr

@@ -188,4 +188,4 @@ def shipped() -> dict[str, Path]:
 
 
 def _first_line(path: Path) -> str:
-    return path.read_text().splitlines()[0].strip('"# ')
+    return path.read_text(encoding="utf-8").splitlines()[0].strip('"# ')

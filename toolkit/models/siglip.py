@@ -36,7 +36,7 @@ class Siglip:
     def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> SiglipVisionConfig:
         """The vision tower's part, with or without the attention pooling."""
         vision = config if isinstance(config, SiglipVisionConfig) else config.vision_config
-        vision.vision_use_head = vision.vision_use_head and embedding == "projected"
+        vision.vision_use_head = getattr(vision, "vision_use_head", True) and embedding == "projected"
         return vision
 
     def groups(self, model: Any) -> list[Group]:

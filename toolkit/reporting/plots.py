@@ -28,8 +28,8 @@ def plot_run(run: Path, images: Sequence[Callable[[], Image.Image]] | None = Non
         run: the run folder; everything but the contact sheet is drawn from its files.
         images: opens each test image, in the order of ``test_predictions.csv``; without it there is no contact sheet.
     """
-    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    summary = json.loads((run / "summary.json").read_text())
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
     curves = read_curves(run)
     plots = run / "plots"
     plots.mkdir(exist_ok=True)

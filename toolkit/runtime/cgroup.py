@@ -31,10 +31,10 @@ class Group:
         """Cores' worth of time that its processes may use together; None without a limit."""
         try:
             if self.version == 2:
-                limit, period = (self.folder / "cpu.max").read_text().split()
+                limit, period = (self.folder / "cpu.max").read_text("utf-8").split()
             else:
                 names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-                limit, period = ((self.folder / name).read_text().strip() for name in names)
+                limit, period = ((self.folder / name).read_text("utf-8").strip() for name in names)
             return None if limit in ("max", "-1") else int(limit) / int(period)
         except (OSError, ValueError, ZeroDivisionError):
             return None
@@ -43,7 +43,7 @@ class Group:
         """How long its processes waited for the next period so far; None where it doesn't say."""
         key, unit = ("throttled_usec", 1.0) if self.version == 2 else ("throttled_time", 1e-3)
         try:
-            lines = dict(line.split() for line in (self.folder / "cpu.stat").read_text().splitlines())
+            lines = dict(line.split() for line in (self.folder / "cpu.stat").read_text("utf-8").splitlines())
             return int(lines[key]) * unit
         except (OSError, ValueError, KeyError):
             return None
@@ -108,6 +108,6 @@ def _mounts(system: Path, version: int) -> list[tuple[Path, str]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return []

@@ -63,7 +63,7 @@ def _gpus() -> list[str]:
     """Names of NVIDIA GPUs that the driver lists."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        answer = subprocess.run(query, capture_output=True, encoding="utf-8", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
@@ -74,7 +74,9 @@ def _torch_devices() -> list[str]:
     if find_spec("torch") is None:
         return []
     script = "import torch; print(*(['cpu'] + [f'cuda:{i}' for i in range(torch.cuda.device_count())]))"
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=120, check=False
+    )
     return answer.stdout.split()
 
 

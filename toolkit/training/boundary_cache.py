@@ -16,6 +16,7 @@ import math
 import mmap
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -266,7 +267,7 @@ def map_rows(path: Path, dtype: np.dtype[Any]) -> tuple[dict[str, Any], npt.NDAr
 
 def _drop(memory: mmap.mmap) -> None:
     """Let go of a mapping's pages, which would count as this process's memory."""
-    if hasattr(mmap, "MADV_DONTNEED"):
+    if sys.platform != "win32":
         memory.madvise(mmap.MADV_DONTNEED)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import resource
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -183,9 +181,3 @@ def calibrate(classifier: Classifier, logits: Tensor, labels: Tensor) -> float:
     temperature = fit_temperature(logits, labels)
     classifier.temperature.fill_(temperature)
     return temperature
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

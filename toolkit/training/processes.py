@@ -88,7 +88,7 @@ def processes_asked_for(command: list[str] | None = None) -> int | None:
     config = _option(command, "config_file")
     if config is None or not Path(config).is_file():
         return None
-    content = yaml.safe_load(Path(config).read_text())
+    content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     return content.get("num_processes") if isinstance(content, dict) else None
 
 

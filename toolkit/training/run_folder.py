@@ -106,7 +106,7 @@ class RunFolder:
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with writing_to(self._metrics), self._metrics.open("a") as file:
+        with writing_to(self._metrics), self._metrics.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
 
     def lines_logged(self) -> int:
@@ -116,7 +116,7 @@ class RunFolder:
 
     def history(self, *, times: bool = True) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``, with or without what differs between equal runs."""
-        entries = [json.loads(line) for line in self._metrics.read_text().splitlines()]
+        entries = [json.loads(line) for line in self._metrics.read_text("utf-8").splitlines()]
         return entries if times else [{key: entry[key] for key in entry if key not in TIMES} for entry in entries]
 
     def keep_history(self, lines: int) -> None:
@@ -194,7 +194,7 @@ class RunFolder:
             raise ToolkitError(
                 "no run folder: recipe.yaml is missing", where=self.path, fix="give a folder that finetune.py wrote"
             )
-        return path.read_text()
+        return path.read_text("utf-8")
 
 
 def environment() -> dict[str, Any]:

@@ -36,7 +36,7 @@ class CsvTracker(GeneralTracker):
         super().__init__()
         self.path = path
         if PartialState().is_main_process:
-            lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if path.exists() else []
             kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) <= step]
             write_bytes(path, "".join([HEADING, *kept]).encode())
 
@@ -51,7 +51,7 @@ class CsvTracker(GeneralTracker):
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
         """Append a line for each figure."""
         if PartialState().is_main_process:
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([step, name, values[name]] for name in sorted(values))
 
 

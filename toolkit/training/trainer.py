@@ -25,6 +25,7 @@ from toolkit.models.build import load_classifier, save_classifier, trainable_gro
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.models.selection import freeze_all_but
+from toolkit.runtime.memory import MIB, peak_resident_mib
 from toolkit.training.averaging import RunningAverage, choose_alpha, encoder_weights
 from toolkit.training.boundary import Boundary
 from toolkit.training.checkpoints import whole
@@ -34,7 +35,7 @@ from toolkit.training.interruption import Interruption
 from toolkit.training.loss import Loss, class_weights
 from toolkit.training.mixing import Mixing
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
-from toolkit.training.outcome import Outcome, calibrate, peak_memory, predict_splits
+from toolkit.training.outcome import Outcome, calibrate, predict_splits
 from toolkit.training.plan import MicroBatch, Plan, seed_of
 from toolkit.training.processes import Agreement, on_main_process
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
@@ -186,7 +187,7 @@ class Trainer:
             "wise_ft": wise_ft,
             "time_shares": self.standing.time_shares,
             "advice": self._advice(),
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": round(peak_resident_mib() * MIB),
         }
 
     def _write_outcome(self, best: Classifier, logits: dict[str, Tensor]) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) ->
     assert latency["machine"]["usable_cores"] >= 1
     assert isinstance(latency["machine"]["throttled"], list)
     (start,), (request,) = latency["cold_start"], latency["request"]
-    steps = sum(start[name] for name in ("process_ms", "import_ms", "session_ms", "first_run_ms"))
-    assert 0 < start["session_ms"] < start["total_ms"] >= 0.9 * steps
+    steps = [start[name] for name in ("process_ms", "import_ms", "session_ms", "first_run_ms")]
+    assert 0 < min(steps) <= max(steps) < start["total_ms"]
     assert [row["batch_size"] for row in latency["memory"]] == [1, 3]
     assert all(row["peak_resident_mib"] > 10 for row in latency["memory"])
     assert request["file_to_label_ms"] > request["decode_ms"] > 0

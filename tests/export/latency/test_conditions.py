@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from multiprocessing.synchronize import Event, Semaphore
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,23 @@ def test_the_machine_is_described_after_the_measurement() -> None:
     assert "gpu" not in seen.facts
 
 
-def _spin(seconds: float) -> None:
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
+def _spin(started: Semaphore, ended: Event) -> None:
+    started.release()
+    while not ended.is_set():
         pass
 
 
 def test_other_processes_that_take_the_cores_are_said() -> None:
-    processes = [multiprocessing.get_context("spawn").Process(target=_spin, args=(3.0,)) for _ in range(8)]
+    spawning = multiprocessing.get_context("spawn")
+    started, ended = spawning.Semaphore(0), spawning.Event()
+    processes = [spawning.Process(target=_spin, args=(started, ended)) for _ in range(8)]
     for process in processes:
         process.start()
+    for _ in processes:
+        started.acquire()
     with watched("cpu") as seen:
         time.sleep(1.5)
+    ended.set()
     for process in processes:
         process.join()
     assert any("other processes took" in sentence for sentence in seen.facts["throttled"])

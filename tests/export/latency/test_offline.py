@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
-from export.latency import memory
 from export.latency.engine import Engine, onnxruntime_engine
 from export.latency.measure import Least
 from export.latency.offline import offline
 from export.latency.pool import Pool, golden_contents, pool_of
 from toolkit.errors import ToolkitError
 from toolkit.reporting.scenario_section import scenario_parts
+from toolkit.runtime import memory
 from toolkit.runtime.bundle import Bundle
 
 POOL = Pool([], [np.zeros((8, 3, 2, 2), np.float32)], "here")
@@ -107,11 +108,6 @@ def test_a_batch_is_not_tried_when_memory_would_end(monkeypatch: pytest.MonkeyPa
     assert found["offline_end"].startswith("batch size 8 was not tried: it takes about 400 MiB more, and 440 MiB are")
 
 
-def test_where_nobody_knows_the_memory_the_sweep_goes_on() -> None:
-    found = offline(steady(lambda _: 0.005), POOL, LEAST, available=lambda: None, largest=2)
-    assert len(found["rows"]) == 2
-
-
 def test_no_runs_are_refused() -> None:
     with pytest.raises(ToolkitError, match="0 runs"):
         offline(fake(lambda _: None), POOL, Least(0, 0))
@@ -163,7 +159,6 @@ def test_a_container_limits_what_is_available(
     (proc / "self").mkdir(parents=True)
     (groups / folder).mkdir(parents=True)
     (proc / "self" / "cgroup").write_text(line + "\n")
-    (proc / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    1048576 kB\n")
     (groups / folder / files[0]).write_text(f"{300 << 20}\n")
     (groups / folder / files[1]).write_text(f"{120 << 20}\n")
     (groups / folder / "memory.stat").write_text(f"anon 5\n{stat} {20 << 20}\n")
@@ -171,4 +166,4 @@ def test_a_container_limits_what_is_available(
     monkeypatch.setattr(memory, "CGROUPS", groups)
     assert memory.available_mib() == 200
     (groups / folder / files[0]).write_text("max\n")
-    assert memory.available_mib() == 1024
+    assert memory.available_mib() == pytest.approx(psutil.virtual_memory().available / memory.MIB, rel=0.5)

@@ -1,8 +1,16 @@
-"""Memory of this process and what is left for it, in MiB; None where the system doesn't say (not Linux)."""
+"""Memory of this process and what is left for it, in MiB."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path, PurePosixPath
+
+import psutil
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -19,39 +27,42 @@ def is_allocation_failure(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in FAILURES)
 
 
-def resident_mib() -> float | None:
+def resident_mib() -> float:
     """Resident memory of this process now."""
-    return _status("VmRSS")
+    return float(psutil.Process().memory_info().rss / MIB)
 
 
-def peak_resident_mib() -> float | None:
+def peak_resident_mib() -> float:
     """Largest resident memory since :func:`reset_peak`, or since the process began where that is not allowed."""
-    return _status("VmHWM")
+    if (since_reset := _kib(PROC / "self" / "status", "VmHWM")) is not None:
+        return since_reset
+    if sys.platform == "win32" or resource is None:
+        memory = psutil.Process().memory_info()
+        return float(getattr(memory, "peak_wset", memory.rss) / MIB)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
 def reset_peak() -> bool:
-    """Begin anew to keep the peak; whether the system allowed it."""
+    """Begin anew to keep the peak; whether the system allowed it (Linux)."""
     try:
-        (PROC / "self" / "clear_refs").write_text("5")
+        (PROC / "self" / "clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return False
     return True
 
 
-def available_mib() -> float | None:
+def available_mib() -> float:
     """What this process can still take before the machine or its container runs out."""
-    rooms = [room for room in (_kib(PROC / "meminfo", "MemAvailable"), _room_in_cgroups()) if room is not None]
-    return min(rooms, default=None)
-
-
-def _status(key: str) -> float | None:
-    return _kib(PROC / "self" / "status", key)
+    available = float(psutil.virtual_memory().available / MIB)
+    room = _room_in_cgroups()
+    return available if room is None else min(available, room)
 
 
 def _kib(file: Path, key: str) -> float | None:
     """MiB of a line such as ``VmRSS:  123 kB``."""
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), None)
@@ -60,7 +71,7 @@ def _kib(file: Path, key: str) -> float | None:
 def _room_in_cgroups() -> float | None:
     """Smallest room below a limit of this process's control groups, of either version, and of those above them."""
     try:
-        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+        lines = (PROC / "self" / "cgroup").read_text("utf-8").splitlines()
     except OSError:
         return None
     rooms = []
@@ -80,8 +91,8 @@ def _room_in_cgroups() -> float | None:
 def _room_in(folder: Path, limit_file: str, used_file: str, cache: str) -> float | None:
     """MiB below a group's limit; file pages that nobody uses count as room, since the system gives them up first."""
     try:
-        limit, used = (folder / limit_file).read_text().strip(), int((folder / used_file).read_text())
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        limit, used = (folder / limit_file).read_text("utf-8").strip(), int((folder / used_file).read_text("utf-8"))
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text("utf-8").splitlines())
     except (OSError, ValueError):
         return None
     if limit == "max":
