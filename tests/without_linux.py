@@ -35,4 +35,4 @@ if __name__ == "__main__":
     try:
         main()
     finally:
-        print("hidden:", *sorted(asked), file=sys.stderr)
+        sys.stderr.write(f"hidden: {' '.join(sorted(asked))}\n")
