@@ -20,7 +20,7 @@ def toolkit() -> Callable[..., str]:
     """Run a command of the toolkit without the modules of Linux; gives its stderr."""
 
     def run(*arguments: str | Path) -> str:
-        command = [sys.executable, "-X", "warn_default_encoding", ROOT / "tests" / "without_linux.py", *arguments]
+        command = [sys.executable, "-P", "-X", "warn_default_encoding", ROOT / "tests" / "without_linux.py", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         return done.stderr

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alpha import composites_alpha
 from PIL import Image, ImageOps
 from transformers.image_transforms import convert_to_rgb
 
@@ -165,6 +166,7 @@ def test_an_animation_gives_its_first_frame(format: str, options: dict[str, Any]
     assert_same_pixels(decode(moving), frames[0])
 
 
+@composites_alpha
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"])
 def test_every_other_mode_converts_as_in_transformers(mode: str) -> None:
     image = noise().convert("L").convert(mode) if mode in ("I", "F", "PA", "LAB") else noise().convert(mode)

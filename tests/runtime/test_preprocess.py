@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alpha import composites_alpha
 from PIL import Image
 from pydantic import ValidationError
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
@@ -87,6 +88,7 @@ def test_every_shape_gives_what_the_training_time_processor_gives(name: str, sha
     assert got.shape == (3, *(preprocess.output_size or ()))
 
 
+@composites_alpha
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_8_bit_mode_gives_what_the_training_time_processor_gives(mode: str, name: str) -> None:
@@ -112,6 +114,7 @@ def test_the_published_settings_give_what_the_training_time_processor_gives(
     assert_bitwise_equal(preprocess_from(processor)(noise(*shape)), by_transformers(processor, noise(*shape)))
 
 
+@composites_alpha
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "P+key", "P+table", "RGB", "RGBA", "RGB+key"])
 def test_a_decoded_file_gives_the_same_by_both_ways(tmp_path: Path, mode: str, name: str) -> None:

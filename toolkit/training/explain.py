@@ -152,7 +152,7 @@ def _content_hash(item: Item) -> str:
 
 
 def _device() -> torch.device:
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: Listing | None) -> Costs:
