@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,86 +65,95 @@ def restore(bundle: Path, old: Path) -> None:
     shutil.copytree(old, bundle)
 
 
-@contextmanager
-def only_free(bundle: Path, free: int) -> Iterator[None]:
-    """Fill the disk that a bundle is on, but for so many bytes."""
+def leave_free(bundle: Path, free: int) -> Path:
+    """Fill the disk that a bundle is on, but for so many bytes, with a file that is returned."""
     filler = bundle.with_name("filler")
     status = os.statvfs(bundle)
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, status.f_bavail * status.f_frsize - free))
-    try:
-        yield
-    finally:
-        filler.unlink()
+    return filler
 
 
-def interrupt(bundle: Path, old: Path, command: list[str], kills: int) -> None:
-    """Run a verb in this process, interrupted at its writes; prints what became of the bundle, as JSON."""
-    from toolkit.cli.main import app
+class Interrupted:
+    """One verb in this process, which is forked at its first write into a bundle, for each interruption.
 
-    report: dict[str, Any] = {}
-    state = {"role": "measuring", "left": NEVER, "writes": 0}
+    Args:
+        bundle: that the verb writes into.
+        old: a copy of it.
+        kills: children that are killed.
+    """
 
-    def fork(left: int) -> bool:
-        """Whether this is the parent, whose child has ended."""
+    def __init__(self, bundle: Path, old: Path, kills: int) -> None:
+        self.bundle, self.old, self.kills = bundle, old, kills
+        self.role, self.left, self.writes = "measuring", NEVER, 0
+        self.counted = bundle.with_name("writes")
+        self.kept: list[dict[str, Any]] = []
+
+    def run(self, command: list[str]) -> None:
+        """Run a command of the toolkit; prints what became of the bundle, as JSON."""
+        from toolkit.cli.main import app
+
+        sys.addaudithook(self._hook)
+        sys.stdout = sys.stderr
+        try:
+            app(command, standalone_mode=False)
+        finally:
+            if self.role == "writing":
+                self.role = "judging"
+                try:
+                    self.counted.write_text(str(self.writes))
+                finally:
+                    os._exit(0)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.role == "judging" or not writes_into(self.bundle, event, arguments):
+            return
+        if self.role == "measuring":
+            self.role = "judging"
+            # sessions among them: a child would wait for ever for the end of their threads, which it does not have
+            self.kept.extend(dict(frame.f_locals) for frame, _ in traceback.walk_stack(None))
+            report = self._judge()
+            if report is not None:
+                sys.__stdout__.write(json.dumps(report))
+                sys.__stdout__.flush()
+                os._exit(0)
+        self.writes += 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+
+    def _is_parent(self, left: int) -> bool:
+        """Fork: False in the child, which goes on for so many writes; True in the parent when it has ended."""
         child = os.fork()
         if child:
             os.waitpid(child, 0)
             return True
-        state.update(role="writing", left=left)
+        self.role, self.left = "writing", left
         return False
 
-    def judge() -> bool:
-        """Whether this is the parent, and all is done."""
-        counted = bundle.with_name("writes")
-        if not fork(NEVER):
-            return False
-        writes = int(counted.read_text())
-        counted.unlink()
-        ends: Counter[str] = Counter([f"not interrupted: {outcome(bundle, old)}"])
-        restore(bundle, old)
-        killed: Counter[str] = Counter()
-        for number in range(kills):
-            if not fork(number * writes // kills):
-                return False
-            killed[outcome(bundle, old)] += 1
-            restore(bundle, old)
-        full: Counter[str] = Counter()
+    def _judge(self) -> dict[str, Any] | None:
+        """Counts of what became of the bundle; None in a child."""
+        if not self._is_parent(NEVER):
+            return None
+        writes = int(self.counted.read_text())
+        whole, killed, full = Counter([self._outcome()]), Counter[str](), Counter[str]()
+        for number in range(self.kills):
+            if not self._is_parent(number * writes // self.kills):
+                return None
+            killed[self._outcome()] += 1
         for free in FREE:
-            with only_free(bundle, free):
-                if not fork(NEVER):
-                    return False
-                counted.unlink(missing_ok=True)
-            full[outcome(bundle, old)] += 1
-            restore(bundle, old)
-        report.update(writes=writes, whole=dict(ends), killed=dict(killed), full=dict(full))
-        return True
+            filler = leave_free(self.bundle, free)
+            if not self._is_parent(NEVER):
+                return None
+            filler.unlink()
+            full[self._outcome()] += 1
+        return {"writes": writes, "whole": dict(whole), "killed": dict(killed), "full": dict(full)}
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if state["role"] == "judging" or not writes_into(bundle, event, arguments):
-            return
-        if state["role"] == "measuring":
-            state["role"] = "judging"
-            if judge():
-                sys.__stdout__.write(json.dumps(report))
-                sys.__stdout__.flush()
-                os._exit(0)
-        state["writes"] += 1
-        if state["left"] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        state["left"] -= 1
-
-    sys.addaudithook(hook)
-    sys.stdout = sys.stderr
-    try:
-        app(command, standalone_mode=False)
-    finally:
-        if state["role"] == "writing":
-            state["role"] = "judging"
-            try:
-                bundle.with_name("writes").write_text(str(state["writes"]))
-            finally:
-                os._exit(0)
+    def _outcome(self) -> str:
+        self.counted.unlink(missing_ok=True)
+        found = outcome(self.bundle, self.old)
+        restore(self.bundle, self.old)
+        return found
 
 
 def export_again_and_again(run: Path, bundle: Path, old: Path, kills: int) -> dict[str, Any]:
@@ -163,8 +173,9 @@ def export_again_and_again(run: Path, bundle: Path, old: Path, kills: int) -> di
         killed[outcome(bundle, old)] += 1
         restore(bundle, old)
     for free in FREE:
-        with only_free(bundle, free):
-            export(NEVER)
+        filler = leave_free(bundle, free)
+        export(NEVER)
+        filler.unlink()
         full[outcome(bundle, old)] += 1
         restore(bundle, old)
     return {"writes": writes, "whole": dict(whole), "killed": dict(killed), "full": dict(full)}
@@ -212,7 +223,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.verb:
         verb, bundle, old = arguments.verb
-        interrupt(Path(bundle), Path(old), [verb, bundle, *VERBS[verb]], arguments.kills)
+        Interrupted(Path(bundle), Path(old), arguments.kills).run([verb, bundle, *VERBS[verb]])
         return
     if arguments.export:
         run, bundle, left = arguments.export
