@@ -27,6 +27,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from peak_memory import high_water
 from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
@@ -205,15 +206,6 @@ def check(path: Path) -> dict[str, Any]:
         "peak_memory_bytes": peak,
         "problems": report["problems"],
     }
-
-
-def high_water(process: int) -> int:
-    """Largest resident size of a running process so far (not ru_maxrss, which begins with its parent's)."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
+from peak_memory import high_water
 from PIL import Image, ImageOps, features
 
 from toolkit.files import write_json
@@ -80,15 +81,6 @@ def run(*arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if went["traceback"] or not printed or (went["exit_code"] and arguments[0] in ("train", "export")):
         sys.exit(said[-3000:])
     return went, json.loads(printed) if printed else {}
-
-
-def high_water(process: int) -> int:
-    """Largest resident size of a running process so far, in bytes."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
 def link(folders: Mapping[str, Path], data: Path) -> dict[str, int]:

@@ -6,11 +6,13 @@ import sys
 import time
 from pathlib import Path
 
+import killed_at_lines
+
 from toolkit.files import heal
 
 PARTS = ("manifest.json", "a.bin", "b.bin", "deep/c.bin")
 REPLACE = """
-import itertools, os, shutil, signal, sys, tempfile
+import itertools, shutil, sys, tempfile
 from pathlib import Path
 from toolkit import files
 root, parts = Path(sys.argv[1]), sys.argv[2].split(",")
@@ -27,25 +29,13 @@ for version in itertools.count(int(sys.argv[3])):
     print(version, flush=True)
 """
 KILLED_AT_EACH_LINE = """
-def replace_until(line, target):
-    lines = itertools.count()
-    def trace(frame, event, _):
-        if frame.f_code.co_filename in (files.__file__, shutil.__file__, tempfile.__file__):
-            if event == "line" and next(lines) == line:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-    sys.settrace(trace)
-    replace(target, 1)
-
-for line in itertools.count():
-    target = root / f"{line:04d}" / "best"
-    replace(target, 0, durable=False)
-    child = os.fork()
-    if not child:
-        replace_until(line, target)
-        os._exit(0)
-    if os.waitpid(child, 0)[1] != signal.SIGKILL:
-        break
+from killed_at_lines import killed_at_each_line
+killed_at_each_line(
+    lambda line: root / f"{line:04d}" / "best",
+    lambda target: replace(target, 0, durable=False),
+    lambda target: replace(target, 1),
+    [files, shutil, tempfile],
+)
 """
 
 
@@ -130,7 +120,8 @@ def test_a_folder_outlives_kills_at_any_moment_of_its_replacing(tmp_path: Path) 
 
 
 def test_a_folder_outlives_a_kill_at_each_line_of_its_replacing(tmp_path: Path) -> None:
-    subprocess.run(command(KILLED_AT_EACH_LINE, tmp_path, ",".join(PARTS)), check=True)
+    killing = command(KILLED_AT_EACH_LINE, tmp_path, ",".join(PARTS))
+    subprocess.run(killing, check=True, env=killed_at_lines.environment())
     versions = []
     for folder in sorted(tmp_path.iterdir()):
         heal(folder)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import killed_at_lines
 import pytest
 from tiny_bundle import write_tiny_bundle
 
@@ -15,8 +16,10 @@ from toolkit.runtime.staging import STAGED, STAGING, changing, require_writable
 from toolkit.runtime.verify import verify
 
 KILLED_AT_EACH_LINE = """
-import itertools, os, shutil, signal, sys
+import shutil, sys
 from pathlib import Path
+import filelock
+from killed_at_lines import killed_at_each_line
 from toolkit import files
 from toolkit.runtime import manifest, staging
 from toolkit.runtime.bundle import Bundle, write_manifest
@@ -34,26 +37,13 @@ def change(bundle):
         (folder / "obsolete.txt").unlink(missing_ok=True)
         write_manifest(folder, staging.read_manifest(folder)[0])
 
-def change_until(line, bundle):
-    lines = itertools.count()
-    def trace(frame, event, _):
-        if frame.f_code.co_filename in (files.__file__, staging.__file__, manifest.__file__, shutil.__file__):
-            if event == "line" and next(lines) == line:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-    sys.settrace(trace)
-    change(bundle)
-
-import filelock
-for line in itertools.count(step=int(sys.argv[4])):
-    bundle = root / f"{line:05d}"
-    shutil.copytree(source, bundle)
-    child = os.fork()
-    if not child:
-        change_until(line, bundle)
-        os._exit(0)
-    if os.waitpid(child, 0)[1] != signal.SIGKILL:
-        break
+killed_at_each_line(
+    lambda line: root / f"{line:05d}",
+    lambda bundle: shutil.copytree(source, bundle),
+    change,
+    [files, staging, manifest, shutil],
+    step=int(sys.argv[4]),
+)
 """
 
 
@@ -69,7 +59,8 @@ def bundle(tmp_path: Path) -> Path:
 def test_killed_at_every_line_a_bundle_is_the_old_one_or_the_new_one(bundle: Path, start: str, tmp_path: Path) -> None:
     copies = tmp_path / "copies"
     copies.mkdir()
-    subprocess.run([sys.executable, "-c", KILLED_AT_EACH_LINE, bundle, copies, start, "11"], check=True)
+    command = [sys.executable, "-c", KILLED_AT_EACH_LINE, bundle, copies, start, "11"]
+    subprocess.run(command, check=True, env=killed_at_lines.environment())
     states = {"old": 0, "new": 0}
     for copy in copies.iterdir():
         opened = Bundle(copy)
