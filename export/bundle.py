@@ -30,7 +30,7 @@ from export.run import Run
 from toolkit import __version__
 from toolkit.data.source import Example
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.files import sha256_of, staged_folder, write_json, writing_to
+from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.reporting.describe import describe
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
@@ -259,14 +259,11 @@ def prove_again(
         entry = Proof(session, model, bundle.preprocess, reference).entry(samples, source, report)
         before = bundle.parity_results.get(each, {}).get(provider, {})
         parity["results"][each] = {provider: entry | {"temperature": before.get("temperature")}}
-    if folder is not None:
-        _write_elsewhere(parity, to)
-        return parity
-    parity = bundle.parity | parity
-    for known, by_provider in bundle.parity_results.items():
-        parity["results"][known] = by_provider | parity["results"].get(known, {})
-    if to.file:
-        _write_elsewhere(parity, to)
+    if folder is None:
+        parity = bundle.parity | parity
+        for known, by_provider in bundle.parity_results.items():
+            parity["results"][known] = by_provider | parity["results"].get(known, {})
+    if to.wrote(parity) or folder is not None:
         return parity
     with change(bundle, to.key if all(_passed(parity)) else None) as (stage, manifest):
         write_json(stage / "parity.json", parity)
@@ -324,12 +321,6 @@ def require_passed(parity: dict[str, Any]) -> None:
         for provider, entry in by_provider.items():
             if not entry["passed"]:
                 raise CheckFailed(f"parity failed for {precision} on {provider}: {_figures(entry)}")
-
-
-def _write_elsewhere(parity: dict[str, Any], to: Target) -> None:
-    if to.file:
-        with writing_to(to.file):
-            write_json(to.file, parity)
 
 
 def _passed(parity: dict[str, Any]) -> Iterator[bool]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolkit.errors import ToolkitError
-from toolkit.files import writing_to
+from toolkit.files import write_json, writing_to
 from toolkit.reporting.describe import describe, pages
 from toolkit.runtime.bundle import Bundle, Manifest, write_manifest
 from toolkit.runtime.manifest import read_manifest
@@ -42,6 +43,14 @@ class Target:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.file.parent):
                 pass
+
+    def wrote(self, content: dict[str, Any]) -> bool:
+        """Write the file as JSON, if the content goes into one; whether it did."""
+        if self.file is None:
+            return False
+        with writing_to(self.file):
+            write_json(self.file, content)
+        return True
 
 
 BUNDLE = Target()

@@ -27,7 +27,7 @@ from export.latency.request import split_request
 from export.latency.server import Server, find_rate, serve
 from export.latency.statistics import PERCENTILES
 from toolkit.errors import ToolkitError
-from toolkit.files import sha256_of, write_json, writing_to
+from toolkit.files import sha256_of, write_json
 from toolkit.reporting.describe import MEASURED_PLOTS
 from toolkit.runtime.bundle import MANIFEST, Bundle
 from toolkit.runtime.machine import describe_machine, usable_cores
@@ -339,9 +339,7 @@ def _serving(
 
 
 def _write(bundle: Bundle, latency: dict[str, Any], to: Target) -> None:
-    if to.file:
-        with writing_to(to.file):
-            write_json(to.file, latency)
+    if to.wrote(latency):
         return
     with change(bundle, to.key) as (folder, _):
         write_json(folder / "latency.json", latency)

@@ -12,7 +12,7 @@ from export.latency.accuracy import accuracy_drops
 from export.latency.pool import find_pool
 from export.latency.tune import Effort, Search, tune
 from toolkit.errors import CheckFailed
-from toolkit.files import write_bytes, writing_to
+from toolkit.files import write_json
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import SERVING, Budget, Serving
 from toolkit.runtime.session import runnable
@@ -73,13 +73,10 @@ def tune_bundle(
     outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance, announce=announce), budget)
     serving = outcome.pop("serving")
     _require_golden(bundle, serving)
-    content = (serving.model_dump_json(indent=2) + "\n").encode()
-    if to.file:
-        with writing_to(to.file):
-            write_bytes(to.file, content)
-    else:
+    content = serving.model_dump(mode="json")
+    if not to.wrote(content):
         with change(bundle, to.key) as (folder, _):
-            write_bytes(folder / SERVING, content)
+            write_json(folder / SERVING, content)
     return outcome
 
 
