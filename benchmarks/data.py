@@ -31,13 +31,13 @@ from peak_memory import high_water
 from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
-from toolkit.config import DataConfig
 from toolkit.data.dataset import ImageDataset
 from toolkit.data.elpv import write_elpv
 from toolkit.data.sharding import write_shards
 from toolkit.data.source import DataSource, open_data
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
+from toolkit.recipe.schema import DataConfig
 from toolkit.runtime.decode import decode
 from toolkit.runtime.machine import describe_machine
 

@@ -30,20 +30,20 @@ import torch
 from scipy.stats import t
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-import export.trunk
-from export.candidates import Candidates
-from export.form import Form
-from export.graph import build_graph
-from export.run import Run
-from export.subgraph import open_model
-from export.trunk import measure_trunk
+import export.precision.trunk
+from export.graph.classifier_graph import build_graph
+from export.graph.config import Form
+from export.graph.subgraph import open_model
+from export.precision.trunk import measure_trunk
+from export.selection.search import Candidates
 from recipes.finetune import finetune
-from toolkit.config import Recipe, load_recipe
 from toolkit.data.digits import write_digits
 from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.models.selection import freeze_all_but
+from toolkit.recipe.schema import Recipe, load_recipe
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.machine import describe_machine
 
 ROOT = Path(__file__).parents[1]
@@ -104,9 +104,9 @@ def one(data: str, seed: int, work: Path) -> dict[str, Any]:
     figures["int8 deployment-aware, float behind the trunk"] = accuracy(run, float_behind)
     if data in SEARCHED:
         figures["int8 deployment-aware, as exported"] = accuracy(run, candidates.form("int8"))
-    export.trunk.measure_trunk = harsh  # what the recipe asks for the trunk's rounding
+    export.precision.trunk.measure_trunk = harsh  # what the recipe asks for the trunk's rounding
     finetune(aware, runs / "4bit")
-    export.trunk.measure_trunk = measure_trunk
+    export.precision.trunk.measure_trunk = measure_trunk
     run, _ = opened(runs / "4bit")
     assert run.trunk is not None
     figures["4-bit trunk deployment-aware"] = accuracy(run, Form.model_validate(run.trunk["form"]))

@@ -34,19 +34,19 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from export.bundle import bisect_bundle, export_bundle, prove_again
-from export.external_data import save_graph
-from export.graph import build_graph
-from export.graph_builder import IR_VERSION, OPSET, GraphBuilder, Scope
-from export.parity import prove
-from export.preprocessing import add_preprocessing
-from export.reference import Reference, samples_of
-from export.run import Run
+from export.graph.builder import IR_VERSION, OPSET, GraphBuilder, Scope
+from export.graph.classifier_graph import build_graph
+from export.graph.external_data import save_graph
+from export.graph.preprocessing import add_preprocessing
+from export.parity.prove import prove
+from export.parity.reference import Reference, samples_of
 from recipes.finetune import finetune
-from toolkit.config import Recipe
 from toolkit.data.digits import write_digits
 from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode
 from toolkit.runtime.machine import describe_machine
@@ -69,9 +69,9 @@ CLIPImageProcessor().save_pretrained(sys.argv[1])
 OUR_EXPORT = """
 import sys
 from pathlib import Path
-from export.external_data import save_graph
-from export.graph import build_graph
-from export.run import Run
+from export.graph.external_data import save_graph
+from export.graph.classifier_graph import build_graph
+from toolkit.runs.finished_run import Run
 from toolkit.models.processing import preprocess_from
 run = Run(Path(sys.argv[1]))
 save_graph(build_graph(run.classifier, preprocess_from(run.processor), run.provenance()), Path(sys.argv[2]))

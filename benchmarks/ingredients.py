@@ -26,10 +26,10 @@ from typing import Any
 from scipy.stats import t
 
 from recipes.finetune import finetune
-from toolkit.config import load_recipe
 from toolkit.data.digits import write_digits
 from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
+from toolkit.recipe.schema import load_recipe
 from toolkit.runtime.machine import describe_machine
 
 ROOT = Path(__file__).parents[1]

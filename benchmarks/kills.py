@@ -27,8 +27,8 @@ import yaml
 
 from toolkit.data.digits import write_digits
 from toolkit.files import sha256_of, write_json
+from toolkit.runs.run_folder import RunFolder
 from toolkit.runtime.machine import describe_machine
-from toolkit.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "kills.json"

@@ -28,17 +28,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fused_graph import make_run
+from export.benchmark import Compared, Measured, benchmark
 from export.bundle import Wanted, export_bundle
-from export.latency.benchmark import Compared, Measured, benchmark
-from export.latency.conditions import watched
-from export.latency.engine import Engine, onnxruntime_engine
 from export.latency.measure import Least, measure
 from export.latency.pool import golden_contents, pool_of
-from export.latency.regression import Gate, compare_engines
-from export.latency.tuning import tune_bundle
-from export.run import Run
+from export.latency.runner import Engine, onnxruntime_engine
+from export.latency.system_monitor import watched
+from export.latency.tuning.tune_bundle import tune_bundle
+from export.regression import Gate, compare_engines
 from toolkit.errors import CheckFailed
 from toolkit.files import write_json
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import describe_machine
 from toolkit.runtime.serving import Budget

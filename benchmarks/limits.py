@@ -22,13 +22,13 @@ import onnx
 import torch
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from export.graph import build_graph
-from export.latency.limits import measure_limits
+from export.graph.classifier_graph import build_graph
 from export.latency.measure import Least
-from toolkit.config import HeadConfig, ModelConfig
+from export.latency.roofline.limits import measure_limits
 from toolkit.files import write_json
 from toolkit.models.build import build_classifier
 from toolkit.models.processing import preprocess_from
+from toolkit.recipe.schema import HeadConfig, ModelConfig
 from toolkit.runtime.machine import describe_machine
 from toolkit.runtime.preprocess import Preprocess
 

@@ -34,16 +34,16 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from benchmarks.fused_graph import OPTIMUM_MODEL, alternate, jpegs, make_run, open_session
-from export.candidates import Candidates
-from export.decisions import agreement
-from export.external_data import save_graph
-from export.form import FUSED, Form
-from export.graph import build_graph
-from export.run import Run
-from export.trunk import measure_trunk, open_trunk
+from export.graph.classifier_graph import build_graph
+from export.graph.config import FUSED, Form
+from export.graph.external_data import save_graph
+from export.parity.agreement import agreement
+from export.precision.trunk import measure_trunk, open_trunk
+from export.selection.search import Candidates
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.models.selection import freeze_all_but
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.decode import decode
 from toolkit.runtime.machine import describe_machine
 from toolkit.runtime.session import Session

@@ -21,11 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from export.latency.engine import onnxruntime_engine
 from export.latency.measure import Least
-from export.latency.offline import offline
 from export.latency.pool import golden_contents, pool_of
-from export.latency.server import Server, find_rate, saturate, serve
+from export.latency.runner import onnxruntime_engine
+from export.latency.scenarios.offline import offline
+from export.latency.scenarios.server import Server, find_rate, saturate, serve
 from toolkit.files import write_json
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import describe_machine, usable_cores
@@ -43,7 +43,7 @@ def make_bundle(work: Path) -> Path:
     """A ViT-B/32 bundle of random weights."""
     from benchmarks.fused_graph import make_run
     from export.bundle import export_bundle
-    from export.run import Run
+    from toolkit.runs.finished_run import Run
 
     export_bundle(Run(make_run(work)), work / "bundle", threads=usable_cores())
     return work / "bundle"

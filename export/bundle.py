@@ -16,23 +16,23 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from export.bisect import bisect, first_fault
-from export.candidates import Candidates, validation_images_for
 from export.change import BUNDLE, Target, change
-from export.choice import fastest_within_budget
-from export.external_data import save_graph
-from export.form import form_of
-from export.gate import check_nodes
-from export.graph import GraphInput, build_graph
-from export.parity import BATCH_SIZES, prove
-from export.reference import Reference, Sample, samples_of, spread
-from export.run import Run
+from export.graph.classifier_graph import GraphInput, build_graph
+from export.graph.config import form_of
+from export.graph.external_data import save_graph
+from export.graph.fusion_check import check_nodes
+from export.parity.bisect import bisect, first_fault
+from export.parity.prove import BATCH_SIZES, prove
+from export.parity.reference import Reference, Sample, samples_of, spread
+from export.selection.fastest import fastest_within_budget
+from export.selection.search import Candidates, validation_images_for
 from toolkit import __version__
 from toolkit.data.source import Example
-from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.errors import CheckFailed
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.processing import preprocess_from
-from toolkit.reporting.describe import describe
+from toolkit.reporting.pages import describe
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
 from toolkit.runtime.decode import read_encoded, suffix_of
 from toolkit.runtime.predict import expand, graph_input
@@ -41,7 +41,6 @@ from toolkit.runtime.session import Session, require_precision, runnable
 from toolkit.runtime.signature import sign as sign_bundle
 from toolkit.runtime.staging import changing
 from toolkit.runtime.tensorrt import EngineBuild
-from toolkit.user_paths import require_run
 
 FEWEST_IMAGES = 256
 """Held-out images that parity uses where there are as many."""
@@ -280,7 +279,7 @@ def bisect_bundle(
     precision: str | None = None,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Find the first node of a bundle's graph that leaves the tolerance; see :func:`export.bisect.bisect`."""
+    """Find the first node of a bundle's graph that leaves the tolerance; see :func:`export.parity.bisect.bisect`."""
     session = bundle.session(provider=provider, threads=threads, precision=precision)
     model = onnx.load(bundle.path / bundle.graph_name(precision))
     samples, _ = samples_to_prove(run, None, folder)
@@ -293,26 +292,6 @@ def samples_to_prove(run: Run, count: int | None, folder: Path | None) -> tuple[
         samples = [Sample(str(path), partial(read_encoded, path), None, run.value_range) for path in expand([folder])]
         return samples, str(folder)
     return samples_of(run.held_out(count or FEWEST_IMAGES, exactly=count is not None)), HELD_OUT
-
-
-def run_of(bundle: Bundle, given: Path | None, data: Path | None = None) -> Run:
-    """The run a bundle was exported from, or the one given, if it holds the same checkpoint.
-
-    Args:
-        bundle: an opened bundle.
-        given: the run folder, if it is no longer where the export found it.
-        data: where the run's data is, if it is no longer where its recipe says.
-
-    Raises:
-        ToolkitError: it is gone, or another checkpoint than the bundle's.
-    """
-    path = given or bundle.run
-    require_run(path, of_bundle=given is None)
-    run = Run(path, data)
-    if run.provenance()["checkpoint_sha256"] != bundle.manifest.provenance.get("checkpoint_sha256"):
-        fix = "export the run again, or give the run the bundle was made from with --run"
-        raise ToolkitError("the run's best checkpoint is not the one in the bundle", where=path, fix=fix)
-    return run
 
 
 def require_passed(parity: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.errors import ToolkitError
 from toolkit.files import write_json, writing_to
-from toolkit.reporting.describe import describe, pages
+from toolkit.reporting.pages import describe, pages
 from toolkit.runtime.bundle import Bundle, Manifest, write_manifest
 from toolkit.runtime.manifest import read_manifest
 from toolkit.runtime.signature import sign

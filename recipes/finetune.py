@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toolkit.command import run
-from toolkit.config import Recipe, leaves, load_recipe
 from toolkit.errors import Stopped
-from toolkit.recipe_origins import naming_origins
+from toolkit.recipe.origins import naming_origins
+from toolkit.recipe.schema import Recipe, leaves, load_recipe
 from toolkit.user_paths import local_paths_only
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from toolkit.data.source import DataSource
     from toolkit.models.classifier import Classifier
+    from toolkit.runs.run_folder import RunFolder
     from toolkit.runtime.preprocess import Preprocess
-    from toolkit.training.run_folder import RunFolder
     from toolkit.training.trunk import Trunk
 
 
@@ -35,9 +35,9 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.files import room_for
     from toolkit.models.build import build_classifier
     from toolkit.models.processing import preprocess_from
+    from toolkit.runs.run_folder import RunFolder
     from toolkit.training.processes import on_main_process
     from toolkit.training.progress import counting
-    from toolkit.training.run_folder import RunFolder
     from toolkit.training.setup import announce, build_accelerator, check_batch
     from toolkit.training.trackers import start_trackers
     from toolkit.training.trainer import Trainer
@@ -135,7 +135,7 @@ def deployed_trunk(
     accelerator: Accelerator,
 ) -> Trunk:
     """The frozen trunk as production will run it, measured once on training images unless a run recorded it."""
-    from export.trunk import measure_trunk, open_trunk
+    from export.precision.trunk import measure_trunk, open_trunk
     from toolkit.data.dataset import cores_of_this_process
     from toolkit.training.processes import on_main_process
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit.config import Recipe
+from toolkit.recipe.schema import Recipe
 
 COLORS = {"blue": (30, 60, 220), "green": (30, 170, 60), "red": (220, 40, 40)}
 COUNTS = {"train": 12, "val": 5, "test": 7}
@@ -139,7 +139,7 @@ def pixel_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def _export(run: Path, graph_input: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.bundle import Wanted, export_bundle
-    from export.run import Run
+    from toolkit.runs.finished_run import Run
 
     out = tmp_path_factory.mktemp("bundles") / f"{run.name}-{graph_input}"
     export_bundle(Run(run), out, Wanted(graph_input))

@@ -11,10 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GROUND = {
-    *("toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.regular_files"),
-    *("toolkit.strict_json", "toolkit.strict_yaml", "toolkit.terminal", "toolkit.text"),
+    *("toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.lock"),
+    *("toolkit.regular_files", "toolkit.strict_json", "toolkit.strict_yaml", "toolkit.terminal", "toolkit.text"),
     *("toolkit.progress_lines", "toolkit.user_paths"),
 }
+MODELS_AND_DATA = GROUND | {"toolkit.runtime", "toolkit.recipe", "toolkit.data", "toolkit.models", "toolkit.metrics"}
 MAY_IMPORT = {
     "toolkit.text": set(),
     "toolkit.strict_json": {"toolkit.text"},
@@ -23,43 +24,24 @@ MAY_IMPORT = {
     "toolkit.regular_files": set(),
     "toolkit.errors": {"toolkit.text"},
     "toolkit.files": {"toolkit.errors", "toolkit.regular_files", "toolkit.strict_json", "toolkit.text"},
+    "toolkit.lock": {"toolkit.errors", "toolkit.files"},
     "toolkit.command": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
     "toolkit.labels": set(),
     "toolkit.user_paths": {"toolkit.errors"},
     "toolkit.progress_lines": set(),
-    "toolkit.key_hints": set(),
-    "toolkit.recipe_origins": {"toolkit.errors"},
     "toolkit.runtime": GROUND,
-    "toolkit.config": GROUND | {"toolkit.key_hints", "toolkit.recipe_origins"},
-    "toolkit.recipe_reference": {"toolkit.config"},
-    "toolkit.data": GROUND | {"toolkit.runtime", "toolkit.config"},
-    "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.config"},
+    "toolkit.recipe": GROUND,
+    "toolkit.data": GROUND | {"toolkit.runtime", "toolkit.recipe"},
+    "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.recipe"},
     "toolkit.metrics": set(),
     "toolkit.reporting": GROUND | {"toolkit.runtime"},
-    "toolkit.training": GROUND
-    | {"toolkit.runtime", "toolkit.config", "toolkit.data", "toolkit.models", "toolkit.metrics"},
-    "export": GROUND
-    | {
-        "toolkit.runtime",
-        "toolkit.config",
-        "toolkit.data",
-        "toolkit.models",
-        "toolkit.metrics",
-        "toolkit.reporting",
-    },
-    "recipes": GROUND
-    | {
-        "toolkit.runtime",
-        "toolkit.config",
-        "toolkit.data",
-        "toolkit.models",
-        "toolkit.metrics",
-        "toolkit.reporting",
-        "toolkit.training",
-        "toolkit.recipe_origins",
-        "export",
-    },
+    "toolkit.runs": MODELS_AND_DATA,
+    "toolkit.training": MODELS_AND_DATA | {"toolkit.runs"},
+    "export": MODELS_AND_DATA | {"toolkit.runs", "toolkit.reporting"},
+    "recipes": MODELS_AND_DATA | {"toolkit.runs", "toolkit.reporting", "toolkit.training", "export"},
 }
+ON_TOP = {"toolkit", "toolkit.__main__", "toolkit.cli"}
+"""What may import everything, lazily, and is imported by nothing below."""
 RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic", "filelock", "psutil"}
 OPTIONAL_LIBRARIES = {
     "toolkit.runtime.signature": {"model_signing", "cryptography"},
@@ -93,6 +75,10 @@ def package_of(module: str) -> str:
     return parts[0] if parts[0] != "toolkit" else ".".join(parts[:2])
 
 
+def test_every_module_has_a_rule() -> None:
+    assert {package_of(name) for name in MODULES} == set(MAY_IMPORT) | ON_TOP
+
+
 @pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) in MAY_IMPORT])
 def test_imports_run_one_way(module: str) -> None:
     own = package_of(module)
@@ -121,14 +107,33 @@ def test_the_command_line_imports_lazily(module: str) -> None:
     assert {package_of(name) for name in top if name.startswith("toolkit")} <= GROUND | {"toolkit.cli"}
 
 
-def test_there_are_no_circles() -> None:
-    graph = {name: imports_of(name, top_level_only=True) & set(MODULES) for name in MODULES}
-    while True:
-        leaves = {name for name, imported in graph.items() if not imported & set(graph)}
-        if not leaves:
-            break
+def without_leaves(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What is left of a graph of imports once everything that stands on no circle is taken off."""
+    while leaves := {name for name, imported in graph.items() if not imported & set(graph)}:
         graph = {name: imported for name, imported in graph.items() if name not in leaves}
-    assert graph == {}
+    return graph
+
+
+def test_there_are_no_circles_between_modules() -> None:
+    assert without_leaves({name: imports_of(name) & set(MODULES) for name in MODULES}) == {}
+
+
+def test_there_are_no_circles_between_folders() -> None:
+    graph: dict[str, set[str]] = {}
+    for name in set(MODULES) - {"toolkit", "toolkit.__main__"}:
+        folder, imported = folder_of(name), imports_of(name) & set(MODULES)
+        graph.setdefault(folder, set()).update({folder_of(other) for other in imported} - {folder})
+    assert without_leaves(graph) == {}
+
+
+def folder_of(module: str) -> str:
+    """The folder that a module lies in, as a package's name."""
+    return module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) not in ON_TOP])
+def test_nothing_below_imports_the_command_line(module: str) -> None:
+    assert not {name for name in imports_of(module) if package_of(name) == "toolkit.cli"}
 
 
 def imported_by(*command: str) -> set[str]:

@@ -13,7 +13,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from toolkit.config import ColumnsConfig, DataConfig, load_recipe
 from toolkit.data.check import check_data
 from toolkit.data.formats import list_data
 from toolkit.data.manifest import list_manifest
@@ -21,6 +20,7 @@ from toolkit.data.shard_index import FilePart, index_of, read_index
 from toolkit.data.shards import list_shards
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
+from toolkit.recipe.schema import ColumnsConfig, DataConfig, load_recipe
 from toolkit.regular_files import LONGEST_LINE, bounded_lines, open_regular, read_regular, read_settings
 from toolkit.runtime.decode import MAX_BYTES, UnreadableImageError, decode
 from toolkit.runtime.image_files import images_below, is_image

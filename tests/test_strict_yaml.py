@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from toolkit.config import load_recipe
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import load_recipe
 from toolkit.strict_yaml import read_yaml
 
 

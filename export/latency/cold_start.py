@@ -38,7 +38,7 @@ from toolkit.runtime.memory import peak_resident_mib, resident_mib
 def on_device():
     try:
         import os, pynvml
-        from export.latency.conditions import visible_gpu
+        from export.latency.system_monitor import visible_gpu
         pynvml.nvmlInit()
         handle = visible_gpu(pynvml)
         mine = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]

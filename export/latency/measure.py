@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from export.latency.engine import Engine, Inputs
 from export.latency.pool import Pool
+from export.latency.runner import Engine, Inputs
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
 from toolkit.runtime.memory import (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from export.latency.engine import Inputs
+from export.latency.runner import Inputs
 from toolkit.errors import ToolkitError
 from toolkit.runtime.batches import places_by_shape, stacked
 from toolkit.runtime.bundle import Bundle
@@ -20,7 +20,7 @@ from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:
-    from export.run import Run
+    from toolkit.runs.finished_run import Run
 
 POOL = 256
 """Images in the pool, at least."""

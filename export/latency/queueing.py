@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from export.latency.engine import Inputs
 from export.latency.pool import SEED, Pool
+from export.latency.runner import Inputs
 
 Seconds = npt.NDArray[np.float64]
 NAP = 0.1

@@ -16,8 +16,8 @@ from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from toolkit.cli.main import app
-from toolkit.config import Recipe, load_data_config
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import Recipe, load_data_config
 from toolkit.user_paths import remote
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit.config import DataConfig
 from toolkit.data.augment import OPERATIONS, Augment, rand_augment, resized_crop_box
+from toolkit.recipe.schema import DataConfig
 
 
 def augment(*names: str, size: tuple[int, int] = (16, 16), **options: Any) -> Augment:

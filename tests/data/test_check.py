@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.config import DataConfig
 from toolkit.data.check import check_data
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import DataConfig
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from toolkit.config import DataConfig
 from toolkit.data.digits import write_digits
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import DataConfig
 
 Written = tuple[Path, dict[str, Any]]
 

@@ -15,12 +15,12 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from toolkit.config import DataConfig
 from toolkit.data.formats import format_of, list_data
 from toolkit.data.listing import SPLITS, check_listing, split_named
 from toolkit.data.sharding import write_shards
 from toolkit.data.source import DataSource, open_data
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import DataConfig
 
 Rows = list[dict[str, str]]
 

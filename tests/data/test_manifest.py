@@ -8,12 +8,12 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from toolkit.config import ColumnsConfig, DataConfig
 from toolkit.data.check import check_data
 from toolkit.data.listing import UNSPLIT, WholeFile
 from toolkit.data.manifest import list_manifest
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import ColumnsConfig, DataConfig
 
 COLUMNS = ColumnsConfig()
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from toolkit.config import DataConfig
 from toolkit.data.check import check_data
 from toolkit.data.near_duplicates import FARTHEST, NEIGHBOURS, near_duplicates, perceptual_hasher
+from toolkit.recipe.schema import DataConfig
 
 IMAGES = NEIGHBOURS
 """So many that each is compared with all in its band."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.listing import UNSPLIT
 from toolkit.data.shard_index import Sample, index_of, read_index
@@ -21,6 +20,7 @@ from toolkit.data.shards import list_shards
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
+from toolkit.recipe.schema import DataConfig
 
 
 def png(color: int) -> bytes:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from toolkit.config import DataConfig
 from toolkit.data.source import DataSource, open_data
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import DataConfig
 
 CLASSES = ["blue", "green", "red"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.config import DataConfig
 from toolkit.data.listing import SPLITS, UNSPLIT
 from toolkit.data.splits import Entry, divide, draw, without_copies
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import DataConfig
 
 CONFIG = DataConfig(path=Path("/data"))
 NAMES = [f"class {number}" for number in range(1000)]

@@ -15,10 +15,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from toolkit.cli.main import app
-from toolkit.config import DataConfig, load_data_config
 from toolkit.data.check import check_data
 from toolkit.data.source import DataSource, open_data
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import DataConfig, load_data_config
 from toolkit.runtime.decode import decode
 from toolkit.runtime.value_range import Range
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit.config import DataConfig
 from toolkit.data.source import open_data
 from toolkit.data.writer import SHARES, EncodedImage, write_dataset
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import DataConfig
 
 ABOUT = {"name": "noise", "licence": "CC0"}
 PER_CLASS = 40

@@ -10,11 +10,11 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export.preprocessing import PIXEL_VALUES
-from toolkit.config import HeadConfig, ModelConfig
+from export.graph.preprocessing import PIXEL_VALUES
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
+from toolkit.recipe.schema import HeadConfig, ModelConfig
 from toolkit.runtime.preprocess import Preprocess
 
 LAYER = {

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.preprocessing import PIXEL_VALUES
+from export.graph.preprocessing import PIXEL_VALUES
 from toolkit.runtime.bundle import Bundle
 
 

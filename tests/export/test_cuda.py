@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.benchmark import Compared, benchmark
 from export.bundle import prove_again
-from export.latency.benchmark import Compared, benchmark
 from export.latency.measure import Least
-from export.run import Run
 from recipes.finetune import finetune
-from toolkit.config import Recipe
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import loadable_providers
 from toolkit.runtime.verify import verify

@@ -13,11 +13,11 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from export.bundle import Wanted, export_bundle, prove_again, require_passed, run_of
-from export.parity import BATCH_SIZES
-from export.run import Run
+from export.bundle import Wanted, export_bundle, prove_again, require_passed
+from export.parity.prove import BATCH_SIZES
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of
+from toolkit.runs.finished_run import Run, run_of
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.predict import Predictor
 from toolkit.runtime.preprocess import Preprocess

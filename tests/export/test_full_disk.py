@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from export.bundle import export_bundle
-from export.run import Run
 from toolkit.cli.main import app
 from toolkit.command import run
 from toolkit.errors import ToolkitError
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 
 KB = 1000

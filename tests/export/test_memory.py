@@ -28,9 +28,9 @@ entries = list(Predictor(bundle, bundle.session(threads=1))([Path(path) for path
 assert all("label" in entry for entry in entries), entries
 """
 PARITY = """
-from export.parity import compare
-from export.reference import Reference, Sample
-from export.run import Run
+from export.parity.prove import compare
+from export.parity.reference import Reference, Sample
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 bundle, reference = Bundle(Path(sys.argv[1])), Reference(Run(Path(sys.argv[2])))
 samples = [Sample(path, Path(path).read_bytes) for path in sys.argv[3:]]

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from recipes.finetune import finetune
 from toolkit.cli.main import app
-from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 
 from export.bundle import Wanted, bisect_bundle, export_bundle
-from export.form import Form
-from export.graph import build_graph
-from export.network import POOLED
-from export.run import Run
+from export.graph.classifier_graph import build_graph
+from export.graph.config import Form
+from export.graph.network import POOLED
 from recipes.finetune import finetune
-from toolkit.config import Recipe
 from toolkit.models.build import load_classifier
 from toolkit.models.processing import preprocess_from
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import Session
 

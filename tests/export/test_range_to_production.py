@@ -14,12 +14,12 @@ from deep_files import png, tiff
 
 from export.bundle import Wanted, export_bundle, prove_again
 from export.latency.pool import golden_contents, pool_of
-from export.reference import Reference, samples_of
-from export.run import Run
+from export.parity.reference import Reference, samples_of
 from recipes.finetune import finetune
-from toolkit.config import Recipe
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode
 from toolkit.runtime.predict import Predictor, graph_input

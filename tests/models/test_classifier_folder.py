@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from toolkit.config import HeadConfig, ModelConfig
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier, load_classifier, save_classifier
+from toolkit.recipe.schema import HeadConfig, ModelConfig
 
 LABELS = ["ant", "bee", "cat"]
 FC1 = "layers.1.mlp.fc1.weight"

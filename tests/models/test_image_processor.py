@@ -10,10 +10,10 @@ import kinds
 import pytest
 import transformers
 
-from toolkit.config import ModelConfig
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.families import EMBEDDED
+from toolkit.recipe.schema import ModelConfig
 
 FILE = "preprocessor_config.json"
 OPENAI = {  # as openai/clip-vit-base-patch32 has it: sizes as numbers, the class under its old name

@@ -14,7 +14,7 @@ from PIL import Image
 from toolkit.reporting import latency_plot, roofline_plot, server_plot
 from toolkit.reporting.latency_plot import plot_latency, plot_measured
 from toolkit.reporting.limits import ceilings, points
-from toolkit.reporting.look import apart, styles
+from toolkit.reporting.plot_style import apart, styles
 from toolkit.reporting.roofline_plot import plot_roofline
 from toolkit.reporting.server_plot import plot_server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import beta
 
-from export.decisions import agreement
+from export.parity.agreement import agreement
 from toolkit.cli.parity import print_parity
 from toolkit.reporting.model_card import parity_lines
 from toolkit.reporting.parity_verdict import parity_verdict

@@ -23,7 +23,7 @@ from toolkit.metrics.split import SplitScores, split_metrics
 from toolkit.reporting.calibration_plot import plot_reliability
 from toolkit.reporting.confusion_plot import plot_confusion
 from toolkit.reporting.contact_sheet import TILE, TILES, contact_sheet, letterboxed, worst
-from toolkit.reporting.look import LOOK
+from toolkit.reporting.plot_style import LOOK
 from toolkit.reporting.plots import plot_run
 from toolkit.reporting.predictions import FILE, Predictions, read_predictions
 from toolkit.reporting.ranking_plots import plot_precision_recall, plot_roc

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from measured import latency, serving
 
-from toolkit.reporting.describe import describe
 from toolkit.reporting.html import number, table
 from toolkit.reporting.latency_plot import plot_measured
+from toolkit.reporting.pages import describe
 from toolkit.runtime.bundle import Bundle
 
 HOSTILE = '<b>&"'
@@ -249,7 +249,7 @@ def test_a_host_without_matplotlib_writes_the_page(full: Path) -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "from pathlib import Path\n"
-        "from toolkit.reporting.describe import describe\n"
+        "from toolkit.reporting.pages import describe\n"
         "from toolkit.runtime.manifest import Manifest\n"
         "folder = Path(sys.argv[1])\n"
         "describe(folder, Manifest.model_validate_json((folder / 'manifest.json').read_text()))\n"

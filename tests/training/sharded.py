@@ -10,9 +10,9 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from toolkit.config import HeadConfig, ModelConfig, TrainingConfig
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
+from toolkit.recipe.schema import HeadConfig, ModelConfig, TrainingConfig
 from toolkit.training.checkpoints import OPTIMIZER, WEIGHTS, optimizer_state, restore, trainable_state
 from toolkit.training.optimizer import build_optimizer
 

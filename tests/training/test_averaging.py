@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import build_classifier
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
 from toolkit.training.averaging import ALPHAS, RunningAverage
-from toolkit.training.run_folder import RunFolder
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:

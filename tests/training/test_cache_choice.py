@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe, load_recipe
+from toolkit.recipe.schema import Recipe, load_recipe
 from toolkit.training.boundary_cache import FILL_BATCH
 from toolkit.training.cache_choice import batch_sizes_of, choose_cache, largest_rounding, reason_against
 from toolkit.training.explain import explain

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.processing import preprocess_from
+from toolkit.recipe.schema import Recipe
 from toolkit.training.boundary_cache import FILL_BATCH, map_rows
 from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
 

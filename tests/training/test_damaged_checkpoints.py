@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import Recipe
 from toolkit.training.checkpoints import (
     AVERAGE,
     EPOCH,

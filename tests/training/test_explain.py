@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe, leaves, load_recipe, trace_recipe
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
+from toolkit.recipe.schema import Recipe, leaves, load_recipe, trace_recipe
 from toolkit.training.explain import explain
 
 ROOT = Path(__file__).parents[2]

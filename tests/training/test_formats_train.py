@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from recipes.finetune import finetune
-from toolkit.config import DataConfig, Recipe
 from toolkit.data.sharding import write_shards
 from toolkit.files import sha256_of
-from toolkit.training.run_folder import RunFolder
+from toolkit.recipe.schema import DataConfig, Recipe
+from toolkit.runs.run_folder import RunFolder
 
 AUGMENTED = {"augment": ["random_resized_crop", "rand_augment", "flip_horizontal"]}
 

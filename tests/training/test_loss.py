@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from toolkit.config import TrainingConfig
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import TrainingConfig
 from toolkit.training.loss import Loss, class_weights
 from toolkit.training.mixing import Mix
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.config import TrainingConfig
+from toolkit.recipe.schema import TrainingConfig
+from toolkit.training.batch_schedule import MicroBatch, Plan
 from toolkit.training.mixing import Mix, Mixing
-from toolkit.training.plan import MicroBatch, Plan
 
 IMAGES = torch.randn(6, 3, 8, 12, generator=torch.Generator().manual_seed(0))
 

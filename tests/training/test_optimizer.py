@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.config import ModelConfig, Recipe, TrainingConfig
 from toolkit.models.build import build_classifier
+from toolkit.recipe.schema import ModelConfig, Recipe, TrainingConfig
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor
 
 

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe
+from toolkit.recipe.schema import Recipe
 from toolkit.training.processes import processes_asked_for
 
 ROOT = Path(__file__).parents[2]

@@ -18,12 +18,12 @@ import pytest
 from safetensors.torch import load_file
 
 from recipes.finetune import finetune
-from toolkit.config import BoundaryCacheConfig, Recipe
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
+from toolkit.lock import locked
+from toolkit.recipe.schema import BoundaryCacheConfig, Recipe
+from toolkit.runs.run_folder import RunFolder
 from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
-from toolkit.training.locks import locked
-from toolkit.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 EVERY_STEP = {"checkpoint_every": 1, "keep_last": 1000}
@@ -334,7 +334,7 @@ def test_data_that_changed_is_refused(make_recipe: Callable[..., Recipe], color_
 
 def test_two_runs_do_not_write_into_one_folder(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom toolkit.training.locks import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom toolkit.lock import locked\n"
         "with locked(Path(sys.argv[1]), what='x'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")], stdout=subprocess.PIPE) as holder:

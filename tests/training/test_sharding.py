@@ -8,8 +8,8 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
 
-from toolkit.config import ModelConfig
 from toolkit.models.build import build_classifier
+from toolkit.recipe.schema import ModelConfig
 
 ROOT = Path(__file__).parents[2]
 

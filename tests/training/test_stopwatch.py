@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from toolkit.config import BoundaryCacheConfig, TrainingConfig
+from toolkit.recipe.schema import BoundaryCacheConfig, TrainingConfig
 from toolkit.training.stopwatch import STAGES, Stopwatch, advice
 
 DEVICES = [

@@ -12,9 +12,9 @@ from accelerate import PartialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe, TrackingConfig
 from toolkit.errors import ToolkitError
-from toolkit.training.run_folder import RunFolder
+from toolkit.recipe.schema import Recipe, TrackingConfig
+from toolkit.runs.run_folder import RunFolder
 from toolkit.training.trackers import PACKAGES, CsvTracker, check_trackers
 
 TRACKED = ("loss", "accuracy", "learning_rate")

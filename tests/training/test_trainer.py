@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe
 from toolkit.errors import ToolkitError
 from toolkit.metrics.split import METRICS, SplitScores
 from toolkit.models.build import build_classifier, load_classifier
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
 from toolkit.training.optimizer import learning_rate_factor
-from toolkit.training.run_folder import RunFolder
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -160,7 +160,7 @@ def test_the_run_folder_holds_what_the_contract_says(finished_run: Path) -> None
 
 
 def test_the_summary_is_what_the_saved_classifier_gives(finished_run: Path, make_recipe: Callable[..., Recipe]) -> None:
-    from export.run import Run
+    from toolkit.runs.finished_run import Run
 
     run = Run(finished_run)
     examples = run.data.splits["test"]
@@ -219,9 +219,9 @@ def test_the_training_split_is_scored_from_the_cache_with_the_same_result(
 def test_a_large_table_holds_the_likeliest_classes(
     make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.training.outcome.DENSE_CELLS", 10)
-    monkeypatch.setattr("toolkit.training.outcome.DENSE_CLASSES", 2)
-    monkeypatch.setattr("toolkit.training.outcome.LIKELIEST", 2)
+    monkeypatch.setattr("toolkit.training.final_evaluation.DENSE_CELLS", 10)
+    monkeypatch.setattr("toolkit.training.final_evaluation.DENSE_CLASSES", 2)
+    monkeypatch.setattr("toolkit.training.final_evaluation.LIKELIEST", 2)
     summary = finetune(make_recipe(), tmp_path / "run")
     assert summary["confusion_matrix"] is None
     with (tmp_path / "run" / "test_predictions.csv").open(newline="") as file:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from recipes.finetune import finetune
-from toolkit.config import Recipe
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
@@ -23,7 +22,8 @@ from toolkit.metrics.split import split_metrics
 from toolkit.models.build import build_classifier, load_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.training.run_folder import RunFolder
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
 from toolkit.training.setup import announce, build_accelerator
 from toolkit.training.trainer import Trainer
 

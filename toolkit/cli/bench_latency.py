@@ -101,10 +101,10 @@ def bench_latency(
     elif run is not None or data is not None or set(names) - WITHOUT_RUN:
         require_run(run or opened.run, of_bundle=run is None)
         require_data(data)
+    from export.benchmark import SCENARIOS, Compared, Measured, benchmark
     from export.change import Target
-    from export.latency.benchmark import SCENARIOS, Compared, Measured, benchmark
     from export.latency.measure import Least
-    from export.latency.regression import Gate, against_baseline
+    from export.regression import Gate, against_baseline
 
     least = Least(runs, seconds)
     wanted = list(SCENARIOS) if scenarios == "all" else _names(scenarios)

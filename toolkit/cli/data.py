@@ -48,8 +48,8 @@ def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFla
 
     Example: toolkit data check images.csv columns.label=finding
     """
-    from toolkit.config import load_data_config
     from toolkit.data.check import check_data
+    from toolkit.recipe.schema import load_data_config
 
     config = load_data_config(path, settings or ())
     with counting("reading images") as progress:
@@ -74,8 +74,8 @@ def shard(
 
     Example: toolkit data shard datasets/digits shards/digits
     """
-    from toolkit.config import load_data_config
     from toolkit.data.sharding import write_shards
+    from toolkit.recipe.schema import load_data_config
 
     config = load_data_config(path, settings or ())
     with counting("packing images") as progress:

@@ -21,16 +21,16 @@ def demo(
 
     Example: toolkit demo
     """
+    from export.benchmark import Compared, Measured, benchmark
     from export.bundle import export_bundle
-    from export.latency.benchmark import Compared, Measured, benchmark
     from export.latency.measure import Least
-    from export.run import Run
     from recipes.finetune import finetune
     from toolkit.cli.bench_latency import print_latency
     from toolkit.cli.parity import print_parity
     from toolkit.cli.recipes import shipped
-    from toolkit.config import load_recipe
     from toolkit.data.digits import write_digits
+    from toolkit.recipe.schema import load_recipe
+    from toolkit.runs.finished_run import Run
     from toolkit.runtime.bundle import Bundle
     from toolkit.runtime.predict import Predictor
 
@@ -84,13 +84,13 @@ def _zero_shot_accuracy(data: Path) -> float:
     """Accuracy on the test split of the embedded model's text embeddings of ten sentences."""
     from transformers import CLIPModel, CLIPTokenizer
 
-    from toolkit.config import DataConfig
     from toolkit.data.dataset import ImageDataset, Loader
     from toolkit.data.source import open_data
     from toolkit.models.clip import Clip
     from toolkit.models.families import EMBEDDED, load_processor, quiet_transformers, resolve
     from toolkit.models.processing import preprocess_from
     from toolkit.models.zero_shot import text_embeddings, zero_shot_accuracy
+    from toolkit.recipe.schema import DataConfig
 
     folder = resolve(EMBEDDED)
     with quiet_transformers():

@@ -79,8 +79,8 @@ def export(
     require_run(onnx)
     require_data(data)
     from export.bundle import Wanted, export_bundle
-    from export.graph import check_input
-    from export.run import Run
+    from export.graph.classifier_graph import check_input
+    from toolkit.runs.finished_run import Run
 
     wanted = Wanted(check_input(input), precisions, budget, images, calibration_images)
     with counting("reading the run") as progress:
@@ -126,7 +126,7 @@ def _asked(precision: str | None, drop: float | None, provider: str) -> tuple[Se
 
 def _warn_of_too_few(tried: Sequence[dict[str, Any]], budget: float) -> None:
     """Say which forms the validation images can't decide on, and what that meant."""
-    from export.decisions import too_few
+    from export.parity.agreement import too_few
 
     undecided = [each for each in tried if each["verdict"] == "undecided"]
     if not undecided:

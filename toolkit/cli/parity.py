@@ -69,8 +69,9 @@ def parity(
     opened = Bundle(bundle)
     require_run(run or opened.run, of_bundle=run is None)
     require_data(data)
-    from export.bundle import bisect_bundle, prove_again, require_passed, run_of
+    from export.bundle import bisect_bundle, prove_again, require_passed
     from export.change import Target
+    from toolkit.runs.finished_run import run_of
 
     reference = run_of(opened, run, data)
     if find_fault:
@@ -112,7 +113,7 @@ def _proven(parity: dict[str, Any], provider: str, precision: str | None) -> dic
 
 def _print_fault(report: dict[str, Any], *, json: bool) -> None:
     """Say what ``--bisect`` found; a fault is a failed check."""
-    from export.bisect import first_fault
+    from export.parity.bisect import first_fault
 
     if json:
         print_json(report)

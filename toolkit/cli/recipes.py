@@ -73,8 +73,8 @@ def explain(
 
     Example: toolkit recipes explain digits training.epochs=5
     """
-    from toolkit.config import leaves, trace_recipe
-    from toolkit.recipe_origins import naming_origins
+    from toolkit.recipe.origins import naming_origins
+    from toolkit.recipe.schema import leaves, trace_recipe
 
     require_local(config)
     path = shipped().get(config, Path(config))
@@ -98,11 +98,11 @@ def reference(json: JsonFlag = False) -> None:
     Example: toolkit recipes reference > docs/recipe-reference.md
     """
     if json:
-        from toolkit.config import Recipe
+        from toolkit.recipe.schema import Recipe
 
         print_json(Recipe.model_json_schema())
     else:
-        from toolkit.recipe_reference import recipe_reference
+        from toolkit.recipe.reference import recipe_reference
 
         typer.echo(recipe_reference(), nl=False)
 

@@ -26,8 +26,8 @@ def train(
 
     Example: toolkit train digits --out runs/digits training.epochs=5
     """
-    from toolkit.config import leaves, load_recipe
-    from toolkit.recipe_origins import naming_origins
+    from toolkit.recipe.origins import naming_origins
+    from toolkit.recipe.schema import leaves, load_recipe
 
     require_local(config)
     path = shipped().get(config, Path(config))

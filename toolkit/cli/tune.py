@@ -72,8 +72,8 @@ def tune(
         require_run(run or opened.run, of_bundle=run is None)
         require_data(data)
     from export.change import Target
-    from export.decisions import too_few, verdict
-    from export.latency.tuning import Sources, tune_bundle
+    from export.latency.tuning.tune_bundle import Sources, tune_bundle
+    from export.parity.agreement import too_few, verdict
 
     budget = Budget(p99_ms=p99_ms, max_accuracy_drop=max_accuracy_drop, rate=rate)
     with counting("measuring accuracy") as progress:

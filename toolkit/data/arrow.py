@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import ColumnsConfig
 from toolkit.data.listing import UNSPLIT, Item, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
+from toolkit.recipe.schema import ColumnsConfig
 from toolkit.regular_files import read_regular
 from toolkit.runtime.decode import MAX_BYTES
 

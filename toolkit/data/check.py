@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
 from toolkit.data.listing import UNSPLIT, Item, Listing, leaking_groups
@@ -16,6 +15,7 @@ from toolkit.data.splits import Division, Entry, divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
+from toolkit.recipe.schema import DataConfig
 from toolkit.text import path_text
 
 A_FEW = 5

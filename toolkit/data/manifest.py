@@ -9,10 +9,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import ColumnsConfig
 from toolkit.data.listing import UNSPLIT, Item, WholeFile, named, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import cell_text, label_text
+from toolkit.recipe.schema import ColumnsConfig
 from toolkit.regular_files import bounded_lines, open_regular, require_regular
 
 EXTENSIONS = frozenset({".csv", ".tsv", ".parquet"})

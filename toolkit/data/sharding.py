@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, silent
 from toolkit.data.listing import ABOUT, UNSPLIT, Item
@@ -20,6 +19,7 @@ from toolkit.data.shard_scan import scan
 from toolkit.data.shards import shards_in
 from toolkit.errors import ToolkitError
 from toolkit.files import staged_folder, write_json, writing_to
+from toolkit.recipe.schema import DataConfig
 from toolkit.runtime.decode import suffix_of
 from toolkit.runtime.image_files import has_image_suffix, suffix_in
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from toolkit.config import DataConfig
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
 from toolkit.data.listing import Content, Item, Listing, check_listing, named
 from toolkit.data.splits import divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import DataConfig
 from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.value_range import Range
 from toolkit.text import path_text

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from toolkit.config import DataConfig
 from toolkit.data.listing import SPLITS, UNSPLIT, named
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import DataConfig
 
 FARTHEST = 2.0
 """A group split may hold out this many times the share asked for of each class, or one part in as many."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import DataConfig
 from toolkit.data.listing import named
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import staged_folder, write_json
+from toolkit.recipe.schema import DataConfig
 
 SHARES = {"test": 0.2, "val": 0.15}
 """Shares of all images by folder; the rest is for training."""

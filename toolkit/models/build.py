@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from toolkit.config import Embedding, HeadConfig, ModelConfig
 from toolkit.errors import ToolkitError
 from toolkit.files import write_json
 from toolkit.models.checkpoint import Source
@@ -21,6 +20,7 @@ from toolkit.models.head import build_head
 from toolkit.models.image_processor import check_output_size, open_processor
 from toolkit.models.selection import freeze_all_but, select_groups
 from toolkit.models.tensor_files import difference, listed, load_tensors, save_tensors
+from toolkit.recipe.schema import Embedding, HeadConfig, ModelConfig
 from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
 

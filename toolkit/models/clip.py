@@ -21,8 +21,8 @@ from transformers import (
     PretrainedConfig,
 )
 
-from toolkit.config import Embedding
 from toolkit.models.encoder import Group
+from toolkit.recipe.schema import Embedding
 
 
 class Clip:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 
-from toolkit.config import Embedding
+from toolkit.recipe.schema import Embedding
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from toolkit.config import Embedding
 from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import WHOLE_FOLDER, Source, refuse_adapter, tensors_in, weight_files
 from toolkit.models.clip import Clip
@@ -27,6 +26,7 @@ from toolkit.models.image_processor import open_processor
 from toolkit.models.siglip import Siglip
 from toolkit.models.tensor_files import listed, not_finite
 from toolkit.models.tower_check import TowerCheck, no_projection
+from toolkit.recipe.schema import Embedding
 from toolkit.user_paths import remote
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Clip(), Siglip())}

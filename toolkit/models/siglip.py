@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig, SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
-from toolkit.config import Embedding
 from toolkit.models.encoder import Group
+from toolkit.recipe.schema import Embedding
 
 
 class Siglip:

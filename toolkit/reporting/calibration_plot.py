@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from toolkit.reporting.look import BLUE, GREY, ORANGE, with_interval
+from toolkit.reporting.plot_style import BLUE, GREY, ORANGE, with_interval
 
 ERROR = "expected_calibration_error"
 

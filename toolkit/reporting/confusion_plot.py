@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from toolkit.reporting.look import BLUE, shortened
+from toolkit.reporting.plot_style import BLUE, shortened
 
 MATRIX_CLASSES = 30
 """A matrix of more classes can't be read."""

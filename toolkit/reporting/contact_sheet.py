@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from toolkit.reporting.look import GREY, shortened
+from toolkit.reporting.plot_style import GREY, shortened
 from toolkit.reporting.predictions import Predictions
 
 TILES = 24

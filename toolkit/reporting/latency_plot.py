@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.reporting.limits import points
-from toolkit.reporting.look import HALO, LOOK, apart, plain_log, save, styles
+from toolkit.reporting.plot_style import HALO, LOOK, apart, plain_log, save, styles
 from toolkit.reporting.roofline_plot import plot_roofline
 from toolkit.reporting.server_plot import plot_server
 

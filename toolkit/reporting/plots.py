@@ -15,7 +15,7 @@ from PIL import Image
 from toolkit.reporting.calibration_plot import plot_reliability
 from toolkit.reporting.confusion_plot import plot_confusion
 from toolkit.reporting.contact_sheet import contact_sheet
-from toolkit.reporting.look import BLUE, LOOK, ORANGE, save
+from toolkit.reporting.plot_style import BLUE, LOOK, ORANGE, save
 from toolkit.reporting.predictions import read_predictions
 from toolkit.reporting.ranking_plots import plot_precision_recall, plot_roc
 from toolkit.reporting.run_curves import read_curves

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from toolkit.reporting.look import BLUE, GREY, PALETTE, shortened, with_interval
+from toolkit.reporting.plot_style import BLUE, GREY, PALETTE, shortened, with_interval
 
 
 def plot_roc(curves: dict[str, Any], summary: dict[str, Any]) -> Figure:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.reporting.limits import Ceiling, Point, ceilings, points
-from toolkit.reporting.look import GREY, HALO, LOOK, apart, plain_log, save, styles
+from toolkit.reporting.plot_style import GREY, HALO, LOOK, apart, plain_log, save, styles
 
 LABEL = (0.07, 0.04)
 """Width and height of a point's label, as shares of the plot's."""

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from toolkit.reporting.look import BLUE, GREY, LOOK, ORANGE, plain_log, save
+from toolkit.reporting.plot_style import BLUE, GREY, LOOK, ORANGE, plain_log, save
 
 
 def plot_server(latency: dict[str, Any], path: Path) -> None:

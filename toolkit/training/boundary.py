@@ -18,22 +18,22 @@ import transformers
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from toolkit.config import Recipe
 from toolkit.data import augment
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
 from toolkit.runtime import decode, preprocess, range_statements, read_samples, samples, value_range
 from toolkit.runtime.preprocess import Preprocess
+from toolkit.training.activation_source import CacheFeed, Feed, PixelFeed
 from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
-from toolkit.training.feed import CacheFeed, Feed, PixelFeed
-from toolkit.training.filling import fill_cache
+from toolkit.training.cache_fill import fill_cache
 from toolkit.training.mixing import Mixing
 from toolkit.training.processes import Agreement
 from toolkit.training.progress import bar, console
-from toolkit.training.run_folder import RunFolder
 from toolkit.training.trunk import Trunk, check_trunk_precision
 
 CACHED_SPLITS = ("train", "validation")

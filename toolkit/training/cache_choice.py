@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolkit.config import BoundaryCacheConfig, Recipe
+from toolkit.recipe.schema import BoundaryCacheConfig, Recipe
 from toolkit.training.boundary_cache import DTYPES, FILL_BATCH
 
 Trunk = Callable[[Tensor], Tensor]

@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from toolkit.data.inspection import Report, silent
-from toolkit.training.feed import Feed
-from toolkit.training.plan import Plan
+from toolkit.training.activation_source import Feed
+from toolkit.training.batch_schedule import Plan
 from toolkit.training.stopwatch import Stopwatch
 
 

@@ -16,7 +16,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from toolkit.config import DataConfig, Recipe
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, default_workers
 from toolkit.data.formats import list_data
@@ -27,10 +26,11 @@ from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
+from toolkit.recipe.schema import DataConfig, Recipe
 from toolkit.runtime.machine import usable_cores
+from toolkit.training.batch_schedule import Plan
 from toolkit.training.cache_choice import reason_against
 from toolkit.training.optimizer import build_optimizer
-from toolkit.training.plan import Plan
 from toolkit.training.trunk import check_trunk_precision
 
 PROBES = 3

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.config import TrainingConfig
 from toolkit.errors import ToolkitError
+from toolkit.recipe.schema import TrainingConfig
 from toolkit.training.mixing import Mix
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.config import TrainingConfig
-from toolkit.training.plan import MicroBatch
+from toolkit.recipe.schema import TrainingConfig
+from toolkit.training.batch_schedule import MicroBatch
 
 MIXING = 1
 """Tells the random numbers of mixing from those of dropout."""

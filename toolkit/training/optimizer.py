@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from toolkit.config import TrainingConfig
 from toolkit.models.encoder import Group
+from toolkit.recipe.schema import TrainingConfig
 
 
 def build_optimizer(groups: list[Group], config: TrainingConfig) -> torch.optim.AdamW:

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import os
 
-import psutil
 import torch
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
+from toolkit.runs.launch import restarts, was_restarted
 from toolkit.training.processes import PATIENCE
-
-
-def launch_id() -> str:
-    """What the attempts of one launch share: torchrun's run id, else the launcher's process and its start."""
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    if run_id != "none":
-        return run_id
-    parent = psutil.Process().parent()
-    return f"process {parent.pid} of {parent.create_time()}" if parent else "none"
-
-
-def was_restarted() -> bool:
-    """Whether an elastic launcher started this process again after a worker had died."""
-    return _restarts() > 0
 
 
 def meet_again() -> None:
@@ -38,7 +24,7 @@ def meet_again() -> None:
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     torch.distributed.init_process_group(
         "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo",
-        store=PrefixStore(f"attempt-{_restarts()}", store),
+        store=PrefixStore(f"attempt-{restarts()}", store),
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=PATIENCE,
@@ -48,10 +34,6 @@ def meet_again() -> None:
 def restarts_would_fail() -> bool:
     """Whether torchrun runs on several machines in the way that :func:`meet_again` can't mend."""
     return _shares_a_store() and _machines() > 1
-
-
-def _restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _shares_a_store() -> bool:

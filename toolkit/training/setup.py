@@ -16,13 +16,13 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Ini
 from rich.markup import escape
 from rich.table import Table
 
-from toolkit.config import Recipe
 from toolkit.data.dataset import cores_of_this_process
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
+from toolkit.recipe.schema import Recipe
 from toolkit.runtime.image_files import in_words
-from toolkit.training.plan import Plan
+from toolkit.training.batch_schedule import Plan
 from toolkit.training.precision import check_precision, precision_handlers
 from toolkit.training.processes import PATIENCE, processes_asked_for
 from toolkit.training.progress import console

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from toolkit.data.source import Example
 from toolkit.errors import ToolkitError
+from toolkit.runs.run_folder import RunFolder
+from toolkit.training.batch_schedule import MicroBatch
 from toolkit.training.checkpoints import checkpoints_in
-from toolkit.training.plan import MicroBatch
 from toolkit.training.processes import Agreement
-from toolkit.training.run_folder import RunFolder
 
 MAX_SKIPPED = 20
 """Steps in a row that a gradient scaler may skip while it looks for a scale."""

@@ -10,14 +10,11 @@ from typing import Any
 
 import torch
 
-from toolkit.config import TrainingConfig
+from toolkit.recipe.schema import TrainingConfig
 
 STAGES = ("data_wait", "preprocessing", "trunk", "trainable", "optimizer")
 """Waiting for the loader or the cache; decoding and preprocessing in this very process; the frozen
 groups; forward and backward of what learns; clipping and the optimiser."""
-
-TIMES = frozenset({"epoch_seconds", "images_per_second", "data_wait_share", "time_shares", "worker_seconds"})
-"""Keys of what differs between two runs that compute the same."""
 
 
 class Stopwatch:
@@ -62,7 +59,7 @@ class Stopwatch:
             self._seconds[stage] += time.perf_counter() - started
 
     def figures(self) -> dict[str, Any]:
-        """What ``metrics.jsonl`` says of an epoch's time: the keys in ``TIMES``."""
+        """What ``metrics.jsonl`` says of an epoch's time: the keys in :data:`toolkit.runs.run_folder.TIMES`."""
         if self._events:
             torch.cuda.synchronize()
             for stage, start, end in self._events:

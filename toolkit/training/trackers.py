@@ -11,9 +11,9 @@ from typing import Any
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
 
-from toolkit.config import Recipe, TrackingConfig
 from toolkit.errors import ToolkitError
 from toolkit.files import write_bytes
+from toolkit.recipe.schema import Recipe, TrackingConfig
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
 """What a tracker needs, as pip calls it."""

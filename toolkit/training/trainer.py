@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from toolkit.config import Recipe
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, Loader, cores_of_this_process
 from toolkit.data.source import DataSource
@@ -25,24 +24,25 @@ from toolkit.models.build import load_classifier, save_classifier, trainable_gro
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.models.selection import freeze_all_but
+from toolkit.recipe.schema import Recipe
+from toolkit.runs.run_folder import RunFolder
 from toolkit.runtime.memory import MIB, peak_resident_mib
+from toolkit.training.activation_source import Feed
 from toolkit.training.averaging import RunningAverage, choose_alpha, encoder_weights
+from toolkit.training.batch_schedule import MicroBatch, Plan, seed_of
 from toolkit.training.boundary import Boundary
 from toolkit.training.checkpoints import whole
 from toolkit.training.evaluation import predict_split
-from toolkit.training.feed import Feed
+from toolkit.training.final_evaluation import Outcome, calibrate, predict_splits
 from toolkit.training.interruption import Interruption
 from toolkit.training.loss import Loss, class_weights
 from toolkit.training.mixing import Mixing
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
-from toolkit.training.outcome import Outcome, calibrate, predict_splits
-from toolkit.training.plan import MicroBatch, Plan, seed_of
 from toolkit.training.processes import Agreement, on_main_process
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
-from toolkit.training.run_folder import RunFolder
 from toolkit.training.stability import MAX_SKIPPED, FiniteWatch, unstable
-from toolkit.training.standing import EpochRecord, Keeper, Standing
 from toolkit.training.stopwatch import Stopwatch, advice
+from toolkit.training.train_state import EpochRecord, Keeper, Standing
 from toolkit.training.trunk import Trunk
 
 

@@ -1,0 +1,1 @@
+"""The fused graph: towers to nodes, preprocessing, precisions as transforms of the graph."""

@@ -1,0 +1,95 @@
+"""One ONNX graph of preprocessing, encoder, head and calibrated softmax."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, get_args
+
+import onnx
+from onnx import TensorProto, helper
+
+from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
+from export.graph.config import FUSED, METADATA, Form
+from export.graph.half import to_half
+from export.graph.network import LOGITS, PROBABILITIES, add_classifier
+from export.graph.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
+from export.graph.subgraph import read_by
+from toolkit.errors import ToolkitError
+from toolkit.models.classifier import Classifier
+from toolkit.runtime.preprocess import Preprocess
+
+GraphInput = Literal["image", "pixel_values"]
+
+
+def check_input(name: str) -> GraphInput:
+    """A name as one of the inputs that a graph may have.
+
+    Raises:
+        ToolkitError: it is none.
+    """
+    if name not in get_args(GraphInput):
+        fix = f"use {' or '.join(get_args(GraphInput))}"
+        raise ToolkitError(f"a graph can't take {name!r}", where="--input", fix=fix)
+    return name  # type: ignore[return-value]
+
+
+def build_graph(
+    classifier: Classifier,
+    preprocess: Preprocess,
+    provenance: dict[str, Any],
+    graph_input: GraphInput = "image",
+    form: Form = FUSED,
+) -> onnx.ModelProto:
+    """The whole classifier as one graph with a dynamic batch; the same arguments give the same bytes.
+
+    Args:
+        classifier: in evaluation form, float32, on the CPU.
+        preprocess: what stands between an image and ``pixel_values``.
+        provenance: kept in ``metadata_props``, like labels and preprocessing, so that the file alone can be served.
+        graph_input: ``image``, uint8 [batch, height, width, 3] of any size, or ``pixel_values``,
+            float32 [batch, 3, height, width].
+        form: in which operators, and which products in integers.
+
+    Returns:
+        A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes].
+
+    Raises:
+        ToolkitError: preprocessing that a graph can't express.
+    """
+    assert preprocess.output_size is not None  # checked when it was built
+    builder = GraphBuilder()
+    if graph_input == "image":
+        entry = helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["batch", "height", "width", 3])
+        pixel_values = add_preprocessing(builder, preprocess)
+    else:
+        entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, *preprocess.output_size])
+        pixel_values = PIXEL_VALUES
+    add_classifier(builder, classifier, pixel_values, form, preprocess)
+    shape: list[str | int | None] = ["batch", len(classifier.labels)]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in (LOGITS, PROBABILITIES)]
+    nodes, constants = needed(builder)
+    graph = helper.make_graph(nodes, "classifier", [entry], outputs, constants)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="clip-toolkit")
+    metadata = {
+        "labels": json.dumps(classifier.labels, ensure_ascii=False),
+        "preprocess": preprocess.model_dump_json(),
+        METADATA: form.model_dump_json(),
+        "provenance": json.dumps(provenance, ensure_ascii=False, sort_keys=True),
+    }
+    helper.set_model_props(model, metadata)
+    match form.precision:
+        case "fp16" | "bf16":
+            return to_half(model, form.precision, form.islands)
+        case _:
+            return model
+
+
+def needed(builder: GraphBuilder) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Nodes and constants that the outputs depend on; ONNX Runtime would run the others too."""
+    wanted, nodes = {LOGITS, PROBABILITIES}, []
+    for node in reversed(builder.nodes):
+        if wanted & set(node.output):
+            wanted |= set(read_by(node))
+            nodes.append(node)
+    return nodes[::-1], [tensor for name, tensor in builder.initializers.items() if name in wanted]

@@ -1,0 +1,61 @@
+"""What every module of a classifier takes and gives, under the names that the graph gives the same tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.graph.network import LOGITS
+from toolkit.models.classifier import Classifier
+
+
+@torch.inference_mode()
+def captured(classifier: Classifier, pixel_values: Tensor, *, own: bool = False) -> dict[str, Tensor]:
+    """Run the reference forward pass and keep all tensors between its modules.
+
+    Args:
+        classifier: in evaluation form, in whatever precision.
+        pixel_values: [batch, 3, height, width] in the same precision.
+        own: run the classifier's own pass, which leaves out tokens that nothing reads, in place of transformers'.
+
+    Returns:
+        ``NAME`` for a module's output, ``NAME/input`` for what it takes, ``NAME/MatMul`` for a
+        linear layer's product without its bias, and ``logits``.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            given = output[0] if isinstance(output, tuple) else output
+            if isinstance(given, Tensor):
+                tensors[name] = given
+            if inputs and isinstance(inputs[0], Tensor):
+                tensors[f"{name}/input"] = inputs[0]
+                if isinstance(module, nn.Linear):
+                    tensors[f"{name}/MatMul"] = nn.functional.linear(inputs[0], module.weight)
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in classifier.named_modules() if name]
+    try:
+        tensors[LOGITS] = classifier(pixel_values) if own else classifier.reference_logits(pixel_values)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tensors
+
+
+def aligned(reference: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """A captured tensor in the shape that the graph has it in, None if it is another.
+
+    The graph leaves tokens out that nothing reads, drops axes of length one, and may have patches as rows.
+    """
+    if reference.dim() == 4 and len(shape) == 3:
+        reference = reference.flatten(2).transpose(1, 2)
+    if tuple(reference.shape) == shape:
+        return reference
+    if reference.dim() == len(shape) == 3 and reference.shape[::2] == (shape[0], shape[2]):
+        return reference[:, : shape[1]]
+    return reference.reshape(shape) if reference.numel() == torch.Size(shape).numel() else None

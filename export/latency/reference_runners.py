@@ -1,0 +1,193 @@
+"""What a user would otherwise run, as engines beside the bundle's graph: torch, the plain export, the pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from PIL import Image
+
+from export.latency.runner import BOUND, Engine, Inputs
+from toolkit.errors import ToolkitError
+from toolkit.models.classifier import Classifier
+from toolkit.runs.finished_run import Run
+from toolkit.runtime.session import PROVIDER_OPTIONS, PROVIDERS
+
+REDUCED = {"torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
+RIVALS = ("torch-eager", "torch-compile", *REDUCED, "onnxruntime-plain", "hf-pipeline")
+
+
+def rival(name: str, run: Run, beside: Engine) -> Engine:
+    """Another engine with the device, the threads and the inputs of the one that it stands beside.
+
+    - ``torch-eager``, ``torch-compile``: transformers' forward pass in fp32.
+    - ``torch-bf16``, ``torch-fp16``: the same under autocast.
+    - ``onnxruntime-plain``: what ``torch.onnx.export`` gives, in ONNX Runtime's default session.
+    - ``hf-pipeline``: transformers' image classification pipeline, from decoded images on.
+
+    Where the other one takes decoded images, so do they, through the training-time image processor.
+
+    Raises:
+        ToolkitError: no such engine or device, or one that can't take these inputs.
+    """
+    if name not in RIVALS:
+        fix = f"choose from {', '.join((*RIVALS, *BOUND))}"
+        raise ToolkitError(f"no engine {name!r} to compare with", where="--compare", fix=fix)
+    device = "cpu" if beside.provider == "cpu" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ToolkitError("torch has no CUDA device", where="--compare", fix="drop --compare, or pass --provider cpu")
+    if name == "torch-fp16" and device == "cpu":
+        raise ToolkitError("torch computes fp16 slowly on CPUs", where="--compare", fix="compare with torch-bf16")
+    torch.set_num_threads(beside.threads)
+    if name == "hf-pipeline":
+        return _pipeline(run, beside, device)
+    if name == "onnxruntime-plain":
+        return _plain(run, beside)
+    model = run.classifier.to(device).eval()
+    reduced = REDUCED.get(name)
+    forward: Callable[[Any], Any] = model.reference_logits
+    if name == "torch-compile":
+        forward = torch.compile(forward)
+    events = _Events() if device == "cuda" else None
+
+    @torch.inference_mode()
+    def compute(inputs: Inputs) -> Any:
+        pixel_values = torch.from_numpy(_pixel_values(run, inputs, beside.input)).to(device)
+        with events or contextlib.nullcontext(), torch.autocast(device, reduced, enabled=reduced is not None):
+            logits = forward(pixel_values)
+        return model.probabilities(logits.float()).cpu().numpy()  # the copy to the host waits for the device
+
+    precision = name.removeprefix("torch-") if reduced is not None else "fp32"
+    engine = Engine(
+        "torch-eager" if reduced is not None else name,
+        precision,
+        beside.provider,
+        beside.threads,
+        compute,
+        beside.input,
+    )
+    engine.device_seconds = events.seconds if events else None
+    return engine
+
+
+class _Events:
+    """A stopwatch on the device: the time between two events of its own."""
+
+    def __enter__(self) -> None:
+        self._ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        self._ends[0].record()
+
+    def __exit__(self, *_: object) -> None:
+        self._ends[1].record()
+
+    def seconds(self) -> float:
+        """Of the last run."""
+        self._ends[1].synchronize()
+        return float(self._ends[0].elapsed_time(self._ends[1])) / 1000
+
+
+def _pixel_values(run: Run, inputs: Inputs, kind: str) -> Any:
+    """``pixel_values`` [batch, 3, height, width] by the training-time image processor, where they aren't given."""
+    if kind == "pixel_values":
+        return inputs
+    images = [Image.fromarray(image) for image in inputs]
+    return run.processor(images=images, return_tensors="np")["pixel_values"]
+
+
+class _Probabilities(torch.nn.Module):
+    """Forward pass whose results are the graph's."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Probabilities [batch, classes]."""
+        return self.classifier.probabilities(self.classifier.reference_logits(pixel_values))
+
+
+def _plain(run: Run, beside: Engine) -> Engine:
+    """The graph that ``torch.onnx.export`` writes, opened as its documentation shows."""
+    size = run.processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
+    example = size.repeat(2, 1, 1, 1)
+    with TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "plain.onnx"
+        torch.onnx.export(
+            _Probabilities(copy.deepcopy(run.classifier).cpu().eval()),
+            (example,),
+            path,
+            input_names=["pixel_values"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+        )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = beside.threads
+        options.log_severity_level = 4
+        providers = [(PROVIDERS[beside.provider], PROVIDER_OPTIONS.get(beside.provider, {}))]
+        session = ort.InferenceSession(str(path), options, providers=providers)
+
+    def compute(inputs: Inputs) -> Any:
+        return session.run(None, {"pixel_values": _pixel_values(run, inputs, beside.input)})[0]
+
+    return Engine("onnxruntime-plain", "fp32", beside.provider, beside.threads, compute, beside.input)
+
+
+def _pipeline(run: Run, beside: Engine, device: str) -> Engine:
+    """The pipeline of transformers around the same classifier."""
+    if beside.input != "image":
+        fix = "export the bundle with --input image, or drop hf-pipeline"
+        raise ToolkitError("the pipeline takes images, the graph pixel_values", where="--compare", fix=fix)
+    from transformers import ImageClassificationPipeline, PretrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import ImageClassifierOutput
+
+    class Wrapped(PreTrainedModel):
+        """The run's classifier with the interface that the pipeline asks for."""
+
+        config_class = PretrainedConfig
+
+        def __init__(self, config: PretrainedConfig) -> None:
+            super().__init__(config)
+            self.classifier = run.classifier
+
+        def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
+            return ImageClassifierOutput(logits=self.classifier.reference_logits(pixel_values))
+
+    labels = dict(enumerate(run.classifier.labels))
+    with _quiet():
+        model = Wrapped(PretrainedConfig(id2label=labels, label2id={name: at for at, name in labels.items()}))
+        pipeline = ImageClassificationPipeline(model=model.eval(), image_processor=run.processor, device=device)
+
+    def compute(inputs: Inputs) -> Any:
+        images = [Image.fromarray(np.asarray(image)) for image in inputs]
+        return pipeline(images, batch_size=len(images), top_k=None)
+
+    return Engine("hf-pipeline", "fp32", beside.provider, beside.threads, compute, beside.input)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what libraries print on a good run from the user."""
+    from transformers.utils import logging as of_transformers
+
+    before = of_transformers.get_verbosity()
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    of_transformers.set_verbosity(logging.CRITICAL)
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        of_transformers.set_verbosity(before)
+        exporter.setLevel(level)

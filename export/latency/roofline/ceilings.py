@@ -1,0 +1,241 @@
+"""The machine's own ceilings, measured: a network's matrix products with nothing around them, and copying memory.
+
+All products of a graph stand side by side in one graph without anything between them, in the network's order
+and each with a weight matrix of its own, so that weights come from the caches or the memory as they do in the
+network. One such graph and not one a shape: the idle threads of a session go on spinning for a while and would
+take the cores from the next.
+"""
+
+# m, k, n: of a product [m, k] x [k, n]
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
+from export.graph.matmul import integer_product
+from export.graph.subgraph import open_model
+from export.latency.measure import Least, alternate
+from export.latency.roofline.work import Product, Work
+from export.latency.runner import Engine
+from toolkit.errors import ToolkitError
+
+RUNTIME, TORCH = "onnxruntime", "torch"
+ELEMENTS: dict[str, tuple[int, type[np.generic]]] = {
+    "fp32": (TensorProto.FLOAT, np.float32),
+    "int8": (TensorProto.UINT8, np.uint8),
+}
+"""Element type of the activations of a product, by what the CPU computes it in."""
+COPY_BYTES = 256 << 20
+"""Of the array that is copied: far larger than the caches."""
+COPIES = 12
+CHOOSING_RUNS = 5
+Array = npt.NDArray[Any]
+
+
+def computed(product: Product) -> str:
+    """What a CPU computes a product in: ONNX Runtime widens fp16 to float32, and so its ceiling is that of fp32."""
+    return "int8" if product.precision == "int8" else "fp32"
+
+
+def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str = "cpu") -> list[Engine]:
+    """The products of a graph as engines to measure beside it: ONNX Runtime's, and torch's where it is installed.
+
+    Torch has no products that round as int8 graphs do, so it stands beside graphs without integers only.
+    What a batch holds is of no matter to these engines; the shapes are those that were counted.
+
+    Raises:
+        ToolkitError: another provider than ``cpu``.
+    """
+    if provider != "cpu":
+        raise ToolkitError(f"no ceilings are measured on {provider}", where="--provider", fix="use --provider cpu")
+    engines = [Engine(RUNTIME, precision, provider, threads, runtime_products(work.products, threads))]
+    if find_spec("torch") and all(computed(product) == "fp32" for product in work.products):
+        engines.append(Engine(TORCH, precision, provider, threads, torch_products(work.products, threads)))
+    return engines
+
+
+def best_seconds(engine: Engine) -> float:
+    """Median seconds of a run in an engine's best block: a ceiling is the best that a machine does."""
+    return min(block_medians(engine))
+
+
+def block_medians(engine: Engine) -> list[float]:
+    """Median seconds of a run, of each block."""
+    ends = np.cumsum(engine.blocks)
+    return [float(np.median(engine.times[end - count : end])) for end, count in zip(ends, engine.blocks, strict=True)]
+
+
+def measure_ceilings(
+    work: Work, *, precision: str, threads: int, provider: str = "cpu", least: Least | None = None
+) -> dict[str, float]:
+    """GFLOP/s of all products together by library, in alternating blocks.
+
+    Returns:
+        ``onnxruntime``, and ``torch`` where it is installed and the graph has no integers.
+    """
+    engines = ceiling_engines(work, precision=precision, threads=threads, provider=provider)
+    alternate(engines, [np.zeros(0, np.float32)], least or Least())
+    return {engine.name: work.gflop / best_seconds(engine) for engine in engines}
+
+
+def products_model(products: Sequence[Product]) -> onnx.ModelProto:
+    """A graph of nothing but products: ``x.NUMBER`` [m, k] times a constant, or times ``w.NUMBER``, is ``y.NUMBER``.
+
+    Products of equal shapes have equal inputs, and constants of their own.
+    """
+    builder, rng = GraphBuilder(), np.random.default_rng(0)
+    inputs: dict[str, onnx.ValueInfoProto] = {}
+    results = []
+
+    def entry(prefix: str, kind: str, shape: Sequence[int]) -> str:
+        name = f"{prefix}.{kind}.{'x'.join(map(str, shape))}"
+        inputs[name] = helper.make_tensor_value_info(name, ELEMENTS[kind][0], shape)
+        return name
+
+    for number, product in enumerate(products):
+        kind, to = computed(product), f"y.{number}"
+        lead = _lead(product)
+        x = entry("x", kind, [*lead, product.m, product.k])
+        matrix = [*lead, product.k, product.n]
+        if kind == "int8":
+            weights = [
+                builder.constant(rng.integers(-64, 65, matrix, dtype=np.int8), name=f"w.{number}"),
+                builder.constant(np.ones(product.n, np.float32), name=f"scale.{number}"),
+            ]
+            affine = builder.constant(np.float32(1)), builder.constant(np.uint8(128))
+            integer_product(builder, x, affine, weights, "", to)
+        else:
+            constant = product.constant
+            w = builder.constant(_normal(rng, matrix), name=f"w.{number}") if constant else entry("w", kind, matrix)
+            builder.node("MatMul", [x, w], name=to)
+        results.append(helper.make_tensor_value_info(to, TensorProto.FLOAT, [*lead, product.m, product.n]))
+    graph = helper.make_graph(
+        builder.nodes, "products", list(inputs.values()), results, list(builder.initializers.values())
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def runtime_products(products: Sequence[Product], threads: int) -> Callable[[Any], None]:
+    """All products in one session with production's options; results of one shape are written to one place.
+
+    Inputs and results stay where they are from run to run, so no time goes into allocating or copying them.
+    """
+    session = open_model(products_model(products), provider="cpu", threads=threads)._session
+    binding, rng = session.io_binding(), np.random.default_rng(1)
+    kept, results = [], {}
+    for entry in session.get_inputs():
+        value = ort.OrtValue.ortvalue_from_numpy(_activations(rng, entry.shape, entry.type))
+        binding.bind_ortvalue_input(entry.name, value)
+        kept.append(value)
+    for result in session.get_outputs():
+        shape = tuple(result.shape)
+        if shape not in results:
+            results[shape] = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32)
+        binding.bind_ortvalue_output(result.name, results[shape])
+    places = (kept, results)  # the binding does not keep them
+
+    def run(_: Any, places: Any = places) -> None:
+        session.run_with_iobinding(binding)
+
+    return run
+
+
+def torch_products(products: Sequence[Product], threads: int) -> Callable[[Any], None]:
+    """The same products by torch, each shape in the form that is quickest here."""
+    import torch
+
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    inputs: dict[tuple[int, ...], torch.Tensor] = {}
+    results: dict[tuple[int, ...], torch.Tensor] = {}
+    forms: dict[tuple[int, int, int], Callable[..., Any]] = {}
+    calls: list[Callable[[], Any]] = []
+    for product in products:
+        shape = (product.m, product.k, product.n)
+        lead = _lead(product)
+        x, w, y = ((*lead, *shape[:2]), (*lead, *shape[1:]), (*lead, product.m, product.n))
+        inputs.setdefault(x, normal(*x))
+        matrix = normal(*w) if product.constant else inputs.setdefault(w, normal(*w))
+        results.setdefault(y, torch.empty(y))
+        if lead:
+            calls.append(partial(torch.bmm, inputs[x], matrix, out=results[y]))
+            continue
+        if shape not in forms:
+            forms[shape] = _quickest(torch, inputs[x], matrix, results[y])
+        calls.append(forms[shape](inputs[x], matrix, results[y]))
+
+    @torch.inference_mode()
+    def run(_: Any) -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def _quickest(torch: Any, x: Any, matrix: Any, y: Any) -> Callable[[Any, Any, Any], Callable[[], Any]]:
+    """Of a product with rows or columns of the matrix in a row in memory, written to a place or not, the quickest."""
+
+    def rows(x: Any, matrix: Any, y: Any) -> Callable[[], Any]:
+        return partial(torch.mm, x, matrix, out=y)
+
+    def columns(x: Any, matrix: Any, y: Any) -> Callable[[], Any]:
+        return partial(torch.mm, x, matrix.t().contiguous().t(), out=y)
+
+    def linear(x: Any, matrix: Any, y: Any) -> Callable[[], Any]:
+        return partial(torch.nn.functional.linear, x, matrix.t().contiguous())
+
+    def seconds(form: Callable[[Any, Any, Any], Callable[[], Any]]) -> float:
+        call, times = form(x, matrix, y), []
+        for _ in range(CHOOSING_RUNS):
+            started = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    return min((rows, columns, linear), key=seconds)
+
+
+def measure_copy(threads: int, *, nbytes: int = COPY_BYTES, copies: int = COPIES) -> float:
+    """GiB/s of copying memory with numpy, a part of the array a thread, at its best.
+
+    Bytes read and bytes written are both counted, as the STREAM benchmark does (McCalpin, 1995).
+    """
+    source, target = np.ones(nbytes // 8), np.zeros(nbytes // 8)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    times = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(copies + 1):
+            started = time.perf_counter()
+            list(pool.map(lambda pair: np.copyto(*pair), parts))
+            times.append(time.perf_counter() - started)
+    return 2 * source.nbytes / min(times[1:]) / 2**30
+
+
+def _lead(product: Product) -> list[int]:
+    """Axes before the matrices of a product."""
+    return [product.together] if product.together > 1 or not product.constant else []
+
+
+def _normal(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+    return rng.standard_normal(shape, np.float32)
+
+
+def _activations(rng: np.random.Generator, shape: Sequence[int], element: str) -> Array:
+    return rng.integers(0, 256, shape, dtype=np.uint8) if element == "tensor(uint8)" else _normal(rng, shape)

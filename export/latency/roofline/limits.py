@@ -1,0 +1,218 @@
+"""How far from the machine's limit: operations and bytes of a graph beside what the machine's ceilings allow.
+
+The attained share is the rate of the network's own operations over the rate of its matrix products alone. What
+is missing to 1 is everything that is no product: norms, activations, softmax, sums, moving, starting operators.
+Needs onnx to read the graph, and no torch; where torch is installed, its products stand beside the runtime's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from export.latency.measure import Least, alternate
+from export.latency.pool import MOST_BYTES
+from export.latency.runner import Engine
+from toolkit.errors import ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.memory import is_allocation_failure
+from toolkit.runtime.preprocess import Float32, Preprocess
+
+if TYPE_CHECKING:
+    import onnx
+
+    from export.latency.roofline.work import Work
+
+NETWORK = "network"
+LEAST = Least(20, 1.0)
+DISTINCT_BATCHES = 8
+WHAT = (
+    "operations of the graph's matrix products (a multiply-add is two) a second, over those of the products alone "
+    "at the same shapes, in the same run"
+)
+WITH_PREPROCESSING = "rows include the preprocessing, whose operations are not counted; 'network' leaves it out"
+WITHOUT_PREPROCESSING = "rows are the network alone"
+HALF_ON_CPU = "fp16 products are computed in float32 on CPUs, so their ceiling is that of float32"
+NO_INTEGERS = "torch has no products like those of int8 graphs; their best ceiling is the runtime's"
+
+
+def limits(
+    bundle: Bundle,
+    batch_sizes: Mapping[str, Sequence[int]],
+    *,
+    provider: str,
+    threads: int,
+    least: Least = LEAST,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """What :func:`measure_limits` gives for a bundle's graphs of these precisions, or ``{"left_out": reason}``."""
+    if not find_spec("onnx"):
+        return {"left_out": 'onnx is not installed, which counting needs: pip install "clip-toolkit[train]"'}
+    if provider != "cpu":
+        return {"left_out": f"ceilings are measured on cpu alone, not on {provider}"}
+    import onnx
+
+    graphs = {each: lambda each=each: onnx.load(bundle.path / bundle.graph_name(each)) for each in batch_sizes}
+    try:
+        return measure_limits(graphs, bundle.preprocess, batch_sizes, threads=threads, least=least, advance=advance)
+    except ToolkitError as error:
+        return {"left_out": error.what}
+    except Exception as error:
+        if not is_allocation_failure(error):
+            raise
+        return {"left_out": "the products alone do not fit in memory beside the graphs"}
+
+
+def measure_limits(
+    graphs: Mapping[str, Callable[[], onnx.ModelProto]],
+    preprocess: Preprocess,
+    batch_sizes: Mapping[str, Sequence[int]],
+    *,
+    threads: int,
+    least: Least = LEAST,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Count each graph's work, and measure the CPU's ceilings in blocks that alternate with the network itself.
+
+    Args:
+        graphs: what loads each precision's graph; one is held in memory at a time, with its products' weights
+            once more for each library.
+        preprocess: of these graphs.
+        batch_sizes: images a run, of each precision.
+        threads: of one operator, and of copying.
+        least: how much to count of each engine and batch size.
+        advance: called after each block.
+
+    Returns:
+        ``ceilings`` (GFLOP/s by precision and batch size, and GiB/s), ``work`` (a row a precision and batch
+        size), ``network`` (the same rows with what the network alone attained) and ``what``, in words.
+
+    Raises:
+        ToolkitError: a graph whose work can't be counted.
+    """
+    from export.latency.roofline.ceilings import TORCH, best_seconds, ceiling_engines, measure_copy
+    from export.latency.roofline.work import count_work
+
+    assert preprocess.output_size is not None  # checked when it was built
+    by_library: dict[str, dict[str, dict[str, float]]] = {}
+    work: list[dict[str, Any]] = []
+    network: list[dict[str, Any]] = []
+    takes_images = False
+    for precision, load in graphs.items():
+        model = load()
+        takes_images = takes_images or model.graph.input[0].name == "image"
+        entry, run = network_run(model, threads=threads)
+        for batch_size in batch_sizes[precision]:
+            counted = count_work(model, [batch_size, 3, *preprocess.output_size])
+            engines = ceiling_engines(counted, precision=precision, threads=threads)
+            itself = Engine(NETWORK, precision, "cpu", threads, run)
+            alternate([itself, *engines], batches_of(preprocess, batch_size, entry), least, advance=advance)
+            for engine in engines:
+                rates = by_library.setdefault(engine.name, {}).setdefault(precision, {})
+                rates[str(batch_size)] = counted.gflop / best_seconds(engine)
+            work.append({"precision": precision} | counted.describe())
+            network.append({"precision": precision, "batch_size": batch_size} | attained(counted, itself, engines))
+    runtime, torch = by_library.get("onnxruntime", {}), by_library.get(TORCH, {})
+    notes = [WITH_PREPROCESSING if takes_images else WITHOUT_PREPROCESSING]
+    notes += [HALF_ON_CPU] * ("fp16" in graphs) + [NO_INTEGERS] * bool(torch and set(runtime) - set(torch))
+    return {
+        "ceilings": {"threads": threads, **best_of(runtime, torch), "copy_gib_s": measure_copy(threads)},
+        "work": work,
+        "network": network,
+        "what": WHAT,
+        "notes": notes,
+    }
+
+
+def network_run(model: onnx.ModelProto, *, threads: int) -> tuple[str, Callable[[Float32], Any]]:
+    """The network of a graph without its preprocessing: the name of what it takes, and what runs it.
+
+    It takes ``pixel_values``, or the grey levels that a graph with rounded patches takes in their place, which are
+    made outside the clock: see :func:`batches_of`.
+    """
+    from export.graph.subgraph import network_part, open_model
+
+    part = network_part(model, ["logits", "probabilities"])
+    (entry,) = part.graph.input
+    session = open_model(part, provider="cpu", threads=threads)
+    return entry.name, lambda batch: session.compute(["logits", "probabilities"], {entry.name: batch})
+
+
+def batches_of(preprocess: Preprocess, batch_size: int, entry: str) -> list[Any]:
+    """Random images as a network takes them: ``pixel_values``, or grey levels after the resize."""
+    from export.graph.preprocessing import PIXEL_VALUES
+
+    assert preprocess.output_size is not None
+    rng = np.random.default_rng(0)
+    size = (batch_size, *preprocess.output_size, 3)
+    count = max(1, min(DISTINCT_BATCHES, MOST_BYTES // (4 * int(np.prod(size)))))
+    batches = []
+    for _ in range(count):
+        levels = rng.integers(0, 256, size, dtype=np.uint8)
+        normalized = entry == PIXEL_VALUES
+        batches.append(
+            np.stack([preprocess.normalized(each) for each in levels]) if normalized else levels.astype(np.float32)
+        )
+    return batches
+
+
+def attained(work: Work, network: Engine, ceilings: Sequence[Engine]) -> dict[str, Any]:
+    """What a network attained beside the products that were measured in turns with it.
+
+    ``share_of_ceiling`` sets the median of all its runs beside the products' best block; ``share_by_block`` is the
+    median over the blocks, with the least and the largest, of the products' time over the network's in the same
+    block, which the machine's drift hits alike.
+    """
+    from export.latency.roofline.ceilings import RUNTIME, best_seconds, block_medians
+
+    seconds = float(np.median(network.times))
+    best = {engine.name: best_seconds(engine) for engine in ceilings}
+    (runtime,) = (engine for engine in ceilings if engine.name == RUNTIME)
+    shares = np.divide(block_medians(runtime), block_medians(network))
+    return {
+        "p50_ms": seconds * 1000,
+        "gflops_per_s": work.gflop / seconds,
+        "share_of_ceiling": best[RUNTIME] / seconds,
+        "share_of_best_ceiling": min(best.values()) / seconds,
+        "share_by_block": {"p50": float(np.median(shares)), "min": float(shares.min()), "max": float(shares.max())},
+    }
+
+
+def best_of(runtime: dict[str, dict[str, float]], torch: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Ceilings in GFLOP/s by precision and batch size: the runtime's, torch's (None without torch) and the better."""
+    best: dict[str, dict[str, float]] = {}
+    libraries = set()
+    for precision, rates in runtime.items():
+        best[precision] = {}
+        for batch_size, rate in rates.items():
+            other = torch.get(precision, {}).get(batch_size, 0.0)
+            best[precision][batch_size] = max(rate, other)
+            libraries.add("torch" if other > rate else "onnxruntime")
+    return {
+        "runtime_gflops": runtime,
+        "torch_gflops": torch or None,
+        "best_gflops": best,
+        "best_library": " or ".join(sorted(libraries)),
+    }
+
+
+def add_shares(rows: Sequence[dict[str, Any]], found: dict[str, Any]) -> None:
+    """Add ``gflops_per_s``, ``share_of_ceiling`` and ``share_of_best_ceiling`` to the rows of ``latency.json``.
+
+    All engines are credited with the graph's operations, so a torch that computes tokens that nothing reads gains
+    nothing by it. Rows of a precision or batch size that was not counted stay as they are.
+    """
+    counted = {(entry["precision"], entry["batch_size"]): entry["gflop"] for entry in found.get("work", [])}
+    for row in rows:
+        gflop = counted.get((row["precision"], row["batch_size"]))
+        if gflop is None:
+            continue
+        rate = gflop / (row["p50_ms"] / 1000)
+        places = {"share_of_ceiling": "runtime_gflops", "share_of_best_ceiling": "best_gflops"}
+        ceilings = {
+            share: found["ceilings"][name][row["precision"]][str(row["batch_size"])] for share, name in places.items()
+        }
+        row.update({"gflops_per_s": rate} | {share: rate / ceiling for share, ceiling in ceilings.items()})

@@ -1,0 +1,1 @@
+"""Load that a service sees: closed loop, Poisson arrivals, streams, offline."""

@@ -1,0 +1,219 @@
+"""Sessions side by side, with threads on a CPU or streams on a GPU: how many give the most, or the least latency."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from export.latency.measure import REWARM_RUNS, Least
+from export.latency.pool import Pool
+from export.latency.runner import SPINNING, Engine, Inputs
+from export.latency.statistics import percentiles
+from toolkit.errors import ToolkitError
+from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.memory import available_mib, is_allocation_failure, resident_mib
+
+BLOCKS = 4
+"""Turns of each combination."""
+SHARE = 0.9
+"""Of the memory that is available, what sessions may be expected to take."""
+LEAST = Least(runs=50, seconds=8.0)
+
+
+@dataclass
+class Combination:
+    """Sessions that run at once, the threads of each, and what was counted."""
+
+    sessions: int
+    threads: int
+    allow_spinning: bool = True
+    provider_options: dict[Any, str] = field(default_factory=dict)
+    times: list[float] = field(default_factory=list)
+    """Seconds of all runs."""
+    rates: list[float] = field(default_factory=list)
+    """Images a second of each block."""
+    note: str | None = None
+    """Why it was not measured to the end."""
+
+    def row(self, batch_size: int) -> dict[str, Any]:
+        """What was counted, as a row of ``latency.json``."""
+        row = {
+            "sessions": self.sessions,
+            "threads": self.threads,
+            "allow_spinning": self.allow_spinning,
+            "provider_options": self.provider_options,
+            "batch_size": batch_size,
+            "throughput_ips": None,
+            "p50_ms": None,
+            "p99_ms": None,
+            "runs": len(self.times),
+        }
+        if self.note is not None:
+            return row | {"note": self.note}
+        return row | percentiles(self.times) | {"throughput_ips": float(np.mean(self.rates)), "block_ips": self.rates}
+
+
+Opener = Callable[[Combination], Engine]
+"""Opens one of a combination's sessions."""
+
+
+def combinations(cores: int) -> list[Combination]:
+    """Powers of two, and all cores, as sessions and threads that together take no more than the cores.
+
+    With several sessions, those whose threads are several come twice: with pools that spin and that don't. A
+    session of one thread has no pool.
+    """
+    counts = sorted({1 << power for power in range(cores.bit_length())} | {cores})
+    return [
+        Combination(sessions, threads, allow_spinning)
+        for sessions in counts
+        for threads in counts
+        if sessions * threads <= cores
+        for allow_spinning in ((True, False) if sessions > 1 and threads > 1 else (True,))
+    ]
+
+
+PROVIDER_CHOICES: dict[str, tuple[dict[str, str], ...]] = {
+    "cuda": ({}, {"cudnn_conv_algo_search": "HEURISTIC"}),
+    "tensorrt": ({}, {"trt_builder_optimization_level": "5"}),
+}
+"""How kernels may be chosen, beside the provider's own way; sums may come in another order, which tune proves again."""
+STREAMS = (1, 2, 4)
+"""Sessions that share a GPU, each with a stream."""
+
+
+def combinations_on(provider: str, cores: int) -> list[Combination]:
+    """What may run side by side on a provider, with each choice of its options."""
+    if provider == "cpu":
+        return combinations(cores)
+    choices = PROVIDER_CHOICES[provider]
+    return [Combination(sessions, 1, provider_options=choice) for choice in choices for sessions in STREAMS]
+
+
+def session_options(combination: Combination) -> dict[Any, str]:
+    """Entries of ONNX Runtime's configuration for sessions that stand side by side."""
+    return {SPINNING: "1" if combination.allow_spinning else "0"}
+
+
+def concurrency(
+    opener: Opener,
+    pool: Pool,
+    swept: Sequence[Combination] | None = None,
+    least: Least = LEAST,
+    *,
+    batch_size: int = 1,
+    blocks: int = BLOCKS,
+    advance: Callable[[], object] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Measure combinations of sessions and threads in alternating blocks.
+
+    Each session has a thread that runs it again as soon as it is done (ONNX Runtime lets go of Python's lock
+    meanwhile). Sessions are opened for a block and closed after it, so that those of one combination alone take
+    memory and cores.
+
+    Args:
+        opener: opens a session of a combination, with its threads, with or without spinning.
+        pool: what the batches are drawn from.
+        swept: what to measure; all combinations of this machine's cores unless given.
+        least: runs of each session, and seconds, over all blocks.
+        batch_size: images a run.
+        blocks: turns of each combination.
+        advance: called after each block.
+
+    Returns:
+        A row for each combination: ``sessions``, ``threads`` of each, ``allow_spinning``, ``throughput_ips`` of
+        all its sessions, the percentiles of one run. A combination that does not fit in memory has None for
+        figures, and a ``note``.
+
+    Raises:
+        ToolkitError: no runs, or nothing to sweep.
+    """
+    least.check()
+    swept = combinations(usable_cores()) if swept is None else swept
+    if not swept or any(min(each.sessions, each.threads) < 1 for each in swept):
+        raise ToolkitError("a combination has 1 session and 1 thread or more", where="--sessions", fix="give 1 or more")
+    batches = pool.batches(batch_size)
+    a_block = Least(-(-least.runs // blocks), least.seconds / blocks)
+    session_mib = 0.0
+    for block in range(blocks):
+        for combination in swept if block % 2 == 0 else reversed(swept):
+            if combination.note is None:
+                session_mib = _block(opener, combination, batches, a_block, session_mib)
+            advance()
+    return [each.row(batch_size) for each in swept]
+
+
+def _block(
+    opener: Opener, combination: Combination, batches: Sequence[Inputs], least: Least, session_mib: float
+) -> float:
+    """Count a block, or note that it does not fit in memory.
+
+    Returns:
+        The most MiB that a session was seen to take.
+    """
+    engines: list[Engine] = []
+    try:
+        while len(engines) < combination.sessions:
+            held, there = resident_mib(), available_mib()
+            if session_mib > SHARE * there:
+                combination.note = f"{combination.sessions} sessions do not fit in memory: {len(engines)} leave "
+                combination.note += f"{there:,.0f} MiB, and a session takes about {session_mib:,.0f} MiB"
+                return session_mib
+            engines.append(opener(combination))
+            engines[-1].warm_up(batches, REWARM_RUNS)
+            session_mib = max(session_mib, resident_mib() - held)
+        times, rate = closed_loop(engines, batches, least)
+    except Exception as error:
+        if not is_allocation_failure(error):
+            raise
+        combination.note = f"{combination.sessions} sessions do not fit in memory"
+        return session_mib
+    combination.times += times
+    combination.rates.append(rate)
+    return session_mib
+
+
+def closed_loop(engines: Sequence[Engine], batches: Sequence[Inputs], least: Least) -> tuple[list[float], float]:
+    """Run all engines at once, each again as soon as it is done.
+
+    Args:
+        engines: one a thread.
+        batches: each engine begins at another one.
+        least: runs of each engine, and seconds, at least.
+
+    Returns:
+        Seconds of all runs, and images a second of all engines together: the sum over the engines of their
+        images over their own time, since the last runs don't end together.
+    """
+    together = threading.Barrier(len(engines))
+
+    def work(place: int) -> tuple[list[float], float]:
+        engine, offset = engines[place], place * len(batches) // len(engines)
+        try:
+            engine.warm_up(batches, REWARM_RUNS)
+        except BaseException:
+            together.abort()
+            raise
+        together.wait()
+        times: list[float] = []
+        images, started = 0, time.perf_counter()
+        while len(times) < least.runs or time.perf_counter() - started < least.seconds:
+            batch = batches[(offset + len(times)) % len(batches)]
+            times.append(engine.timed(batch))
+            images += len(batch)
+        return times, images / (time.perf_counter() - started)
+
+    with ThreadPoolExecutor(len(engines)) as workers:
+        futures = [workers.submit(work, place) for place in range(len(engines))]
+    failures = [future.exception() for future in futures]
+    for failure in failures:
+        if failure is not None and not isinstance(failure, threading.BrokenBarrierError):
+            raise failure
+    counted = [future.result() for future in futures]
+    return [seconds for times, _ in counted for seconds in times], sum(rate for _, rate in counted)

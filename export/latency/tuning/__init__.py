@@ -1,0 +1,1 @@
+"""Settings for production within a limit on p99, measured."""

@@ -1,0 +1,92 @@
+"""What each graph of a bundle loses in accuracy, on the validation split: the test split chooses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.errors import ToolkitError
+from toolkit.metrics.intervals import paired_drop
+from toolkit.runtime.batches import places_by_shape, stacked, windows
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.predict import graph_input
+
+if TYPE_CHECKING:
+    from toolkit.data.source import Example
+    from toolkit.runs.finished_run import Run
+
+IMAGES = 1500
+"""Validation images, at most: so many without a discordant one show a loss below 0.2 percentage points."""
+BATCH_SIZE = 16
+CHUNK = 64
+"""Images that are held at once, at most."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Percentage points of accuracy that a graph loses against the reference, and the 95 % interval."""
+
+    points: float
+    interval: tuple[float, float]
+    at_most: float
+    """What is lost at most, with 95 % confidence (one-sided)."""
+    images: int
+    source: str
+    """Where the figure comes from, in words."""
+
+
+def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], provider: str) -> dict[str, Drop]:
+    """Measure on the run's validation split; without the run, take what parity.json holds.
+
+    The reference is PyTorch in fp32, in the shape of the bundle's fp32 graph where it has one, whose equality is
+    proven. Both are run on the same images; see :func:`toolkit.metrics.intervals.paired_drop`.
+    """
+    if run is None:
+        return {precision: _recorded(bundle, precision) for precision in precisions}
+    from export.parity.reference import Reference, groups_of
+
+    members = run.data.splits["validation"]
+    chosen = [members[place * len(members) // IMAGES] for place in range(IMAGES)] if len(members) > IMAGES else members
+    answers = np.array([example.label for example in chosen])
+    if "fp32" in bundle.precisions and "fp32" in precisions:
+        reference, of = _labels(bundle, "fp32", provider, chosen), "the fp32 graph"
+    else:
+        pytorch = Reference(run)
+        values = pytorch.pixel_values(example.decode() for example in chosen)
+        reference, of = pytorch.without_trunk(values).argmax(-1), "PyTorch in fp32"
+    drops = {}
+    for precision in precisions:
+        labels = _labels(bundle, precision, provider, chosen)
+        lost = paired_drop(reference == answers, labels == answers, groups_of(chosen))
+        low, high = lost.interval
+        source = f"{len(chosen)} validation images, against {of}"
+        drops[precision] = Drop(100 * lost.value, (100 * low, 100 * high), 100 * lost.at_most, len(chosen), source)
+    return drops
+
+
+def _labels(bundle: Bundle, precision: str, provider: str, examples: Sequence[Example]) -> Any:
+    """Class of each image; they are read as they are needed."""
+    session = bundle.session(provider=provider, precision=precision, batch_size=BATCH_SIZE)
+    labels, first = np.zeros(len(examples), np.int64), 0
+    inputs = (graph_input(session.input, bundle.preprocess, example.read()) for example in examples)
+    for window in windows(inputs, CHUNK):
+        for places in places_by_shape(dict(enumerate(window))):
+            logits, _ = session.run_batches(stacked(window[place] for place in places), BATCH_SIZE)
+            labels[[first + place for place in places]] = logits.argmax(-1)
+        first += len(window)
+    return labels
+
+
+def _recorded(bundle: Bundle, precision: str) -> Drop:
+    """What the export proved; no more images can be wrong than got another label."""
+    entries = bundle.parity_results.get(precision, {})
+    for entry in entries.values():
+        if "figures" in entry:
+            points = -100 * float(entry["figures"]["accuracy"]["change"])
+            most = 100 * (1 - float(entry["top1_agreement_at_least"]))
+            return Drop(points, (-most, most), most, int(entry["images"]), "parity.json, since the run is not here")
+    what = f"neither the run nor a figure in parity.json tells what {precision} loses"
+    raise ToolkitError(what, where=bundle.path, fix="give the run with --run RUN")

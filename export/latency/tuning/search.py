@@ -1,0 +1,383 @@
+"""The configuration to ship under a budget: searched, measured again, written into the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from export.duration import tune_seconds
+from export.latency.measure import Least
+from export.latency.pool import SEED, Pool
+from export.latency.runner import Engine, onnxruntime_engine
+from export.latency.scenarios.concurrency import Combination, combinations_on, concurrency, session_options
+from export.latency.scenarios.server import Server, serve
+from export.latency.system_monitor import watched
+from export.latency.tuning.accuracy import Drop
+from export.parity.agreement import Verdict, verdict
+from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.machine import describe_machine, usable_cores
+from toolkit.runtime.serving import Budget, Expected, Serving
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+ROUGH, FINAL, SERVED, CONFIRM = Least(20, 0.6), Least(200, 8.0), Least(200, 5.0), Least(300, 15.0)
+FINALISTS = 4
+GROWTH = 1.03
+"""What a batch twice as large must gain in throughput for the next to be tried."""
+HEADROOM = 0.9
+"""Share of the latency budget that the upper end of p99's interval may use: the machine is not always as quiet."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is counted."""
+
+    rough: Least = ROUGH
+    """Of each configuration in the search."""
+    final: Least = FINAL
+    """Of each finalist, over all rounds."""
+    rounds: int = 5
+    """Turns of the finalists, so that what disturbs the machine hits all of them."""
+    served: Least = SERVED
+    """Of each finalist at the rate asked for."""
+    confirm: Least = CONFIRM
+    """Of the choice, once more and apart."""
+
+
+@dataclass
+class Configuration:
+    """A precision, a batch size, sessions and threads; and what was measured of them."""
+
+    precision: str
+    batch_size: int
+    combination: Combination
+    drop: Drop
+    figures: dict[str, Any] = field(default_factory=dict)
+    served: dict[str, Any] | None = None
+    """At the rate asked for, if one was."""
+    confirmed: bool | None = None
+    """Whether it kept the budget when it was measured once more; None if it was not."""
+
+    @property
+    def p99_ms(self) -> float:
+        """Of a request, milliseconds."""
+        measured = (self.served or {}).get("p99_ms", self.figures.get("p99_ms"))
+        return float("inf") if measured is None else float(measured)
+
+    @property
+    def p99_ms_at_most(self) -> float:
+        """Upper end of p99's 95 % interval."""
+        of = self.served if self.served is not None else self.figures
+        interval = (of.get("intervals") or {}).get("p99_ms")
+        return float(interval[1]) if interval else self.p99_ms
+
+    @property
+    def throughput_ips(self) -> float:
+        """Of all sessions, images a second."""
+        return float(self.figures.get("throughput_ips") or 0.0)
+
+    def keeps_latency(self, budget: Budget) -> bool:
+        """Whether p99 stays within the budget with some headroom, and the rate is kept up with."""
+        saturated = self.served is not None and (self.served["saturated"] or self.served["dropped"] > 0)
+        return not saturated and self.p99_ms_at_most <= HEADROOM * budget.p99_ms
+
+    def judged(self, budget: Budget) -> Verdict:
+        """Whether its precision keeps the accuracy budget."""
+        return verdict(self.precision, self.drop.points, self.drop.at_most, budget.max_accuracy_drop)
+
+    def describe(self) -> str:
+        """In words."""
+        sessions, threads = self.combination.sessions, self.combination.threads
+        spinning = "" if self.combination.allow_spinning else ", pools that sleep"
+        options = "".join(f", {name}={value}" for name, value in self.combination.provider_options.items())
+        return f"{self.precision}, batch {self.batch_size}, {sessions} x {threads} threads{spinning}{options}"
+
+    def row(self, budget: Budget, *, final: bool) -> dict[str, Any]:
+        """For the table and the JSON."""
+        return {
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "sessions": self.combination.sessions,
+            "threads": self.combination.threads,
+            "allow_spinning": self.combination.allow_spinning,
+            "provider_options": self.combination.provider_options,
+            "p50_ms": self.figures.get("p50_ms"),
+            "p99_ms": None if self.p99_ms == float("inf") else self.p99_ms,
+            "p99_ms_at_most": None if self.p99_ms_at_most == float("inf") else self.p99_ms_at_most,
+            "throughput_ips": self.throughput_ips,
+            "accuracy_drop": self.drop.points,
+            "accuracy_drop_interval": list(self.drop.interval),
+            "accuracy_drop_at_most": self.drop.at_most,
+            "accuracy_verdict": self.judged(budget),
+            "finalist": final,
+            "within_budget": final
+            and self.judged(budget) != "over"
+            and self.keeps_latency(budget)
+            and self.confirmed is not False,
+            "confirmed": self.confirmed,
+            "served": self.served,
+            "note": self.combination.note,
+        }
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where configurations are looked for."""
+
+    bundle: Bundle
+    pool: Pool
+    drops: dict[str, Drop]
+    """What each precision that may be shipped loses."""
+    provider: str
+    effort: Effort = Effort()
+    cores: int = field(default_factory=usable_cores)
+    advance: Callable[[str], object] = lambda what: None
+    announce: Callable[[float], object] = lambda seconds: None
+
+    def expected_seconds(self, budget: Budget) -> float:
+        """Seconds that the search and what follows it take at most, about, from the second run of each precision."""
+        eligible = _eligible(self.drops, budget.max_accuracy_drop)
+        batches = self.pool.batches(1)
+        runs = [
+            onnxruntime_engine(self.bundle, provider=self.provider, threads=self.cores, precision=precision).warm_up(
+                batches, 2
+            )[1]
+            for precision in eligible
+        ]
+        finals = [self.effort.final, *([self.effort.served] if budget.rate is not None else [])]
+        return tune_seconds(
+            runs,
+            len(combinations_on(self.provider, self.cores)),
+            BATCH_SIZES,
+            budget.p99_ms / 1000,
+            rough=self.effort.rough,
+            apart=[*finals * FINALISTS, self.effort.confirm],
+        )
+
+    def opener(self, configuration: Configuration, kept: list[Engine] | None = None) -> Callable[[object], Engine]:
+        """Opens a configuration's sessions one after the other, those that are kept first; keeps what it opens."""
+        kept = [] if kept is None else kept
+        opened = count()
+
+        def open_session(_: object) -> Engine:
+            place = next(opened)
+            if place == len(kept):
+                kept.append(
+                    onnxruntime_engine(
+                        self.bundle,
+                        provider=self.provider,
+                        threads=configuration.combination.threads,
+                        precision=configuration.precision,
+                        session_options=session_options(configuration.combination),
+                        provider_options=configuration.combination.provider_options,
+                        batch_size=configuration.batch_size,
+                    )
+                )
+            return kept[place]
+
+        return open_session
+
+    def measure(self, configuration: Configuration, least: Least, kept: list[Engine] | None = None) -> None:
+        """Count more of a configuration, over sessions that are kept if there are; its figures cover all of it."""
+        self.advance(configuration.describe())
+        configuration.figures = concurrency(
+            self.opener(configuration, kept),
+            self.pool,
+            [configuration.combination],
+            least,
+            batch_size=configuration.batch_size,
+            blocks=1,
+        )[0]
+
+    def candidates(self, budget: Budget) -> list[Configuration]:
+        """Every precision, sessions and threads, at batch sizes that grow until they are too slow or gain nothing."""
+        found = []
+        for precision, drop in _eligible(self.drops, budget.max_accuracy_drop).items():
+            for combination in combinations_on(self.provider, self.cores):
+                best = 0.0
+                kept: list[Engine] = []
+                for batch_size in BATCH_SIZES:
+                    if self.provider == "tensorrt":
+                        kept = []  # its engine is built for the batch
+                    found.append(Configuration(precision, batch_size, replace(combination, times=[], rates=[]), drop))
+                    self.measure(found[-1], self.effort.rough, kept)
+                    slow = not found[-1].figures["p50_ms"] or found[-1].figures["p50_ms"] > budget.p99_ms
+                    if slow or found[-1].throughput_ips < GROWTH * best:
+                        break
+                    best = found[-1].throughput_ips
+        return found
+
+    def finals(self, finalists: Sequence[Configuration], budget: Budget) -> None:
+        """Measure the finalists again, in turns, and at the rate asked for."""
+        for each in finalists:
+            each.combination.times, each.combination.rates = [], []
+        rounds, final = self.effort.rounds, self.effort.final
+        for turn in range(rounds):
+            for each in finalists if turn % 2 == 0 else reversed(finalists):
+                self.measure(each, Least(-(-final.runs // rounds), final.seconds / rounds))
+        if budget.rate is not None:
+            for each in finalists:
+                each.served = self.served(each, budget.rate, self.effort.served, seed=SEED)
+
+    def served(self, configuration: Configuration, rate: float, least: Least, *, seed: int) -> dict[str, Any]:
+        """Offer a configuration so many requests a second."""
+        self.advance(f"{configuration.describe()}, {rate:g} requests a second")
+        opener = self.opener(configuration)
+        engines = [opener(configuration) for _ in range(configuration.combination.sessions)]
+        return serve(Server(engines, self.pool, configuration.batch_size), rate, least, seed=seed)
+
+    def confirmed(self, best: Configuration, budget: Budget) -> bool:
+        """Measure the best once more, later: what came out best of several looks better than it is.
+
+        Returns:
+            Whether it keeps the budget in this measurement alone and in all together, which its figures then cover;
+            at a rate, in this one, whose requests arrive at other times.
+        """
+        if budget.rate is not None:
+            best.served = self.served(best, budget.rate, self.effort.confirm, seed=SEED + 1)
+            best.confirmed = best.keeps_latency(budget)
+            return best.confirmed
+        combination = best.combination
+        times, rates = combination.times, combination.rates
+        combination.times, combination.rates = [], []
+        self.measure(best, self.effort.confirm)
+        alone = best.keeps_latency(budget)
+        combination.times, combination.rates = times + combination.times, rates + combination.rates
+        best.figures = combination.row(best.batch_size)
+        best.confirmed = alone and best.keeps_latency(budget)
+        return best.confirmed
+
+
+def tune(search: Search, budget: Budget) -> dict[str, Any]:
+    """Search, measure the best again, and write the choice into the bundle.
+
+    The choice is the highest throughput among the configurations whose p99, to the upper end of its interval, uses
+    at most 90 % of the budget, once more in a measurement of its own, and whose precision loses no more accuracy than
+    allowed, by the upper bound of its loss. With a rate, p99 is that of requests that arrive at random at that rate;
+    without one, that of runs that follow each other.
+
+    Returns:
+        ``tried``: a row a configuration, Pareto-optimal ones marked; ``chosen``: content of ``serving.json``;
+        ``budget``; ``accuracy``; ``disturbances``, sentences about what slowed the machine down meanwhile.
+
+    Raises:
+        CheckFailed: nothing fits, with what comes nearest; the bundle is left as it was.
+    """
+    _require_accuracy(search, budget)
+    with search.bundle.holding(), watched(search.provider) as conditions:
+        search.announce(search.expected_seconds(budget))
+        found = search.candidates(budget)
+        finalists: list[Configuration] = []
+        ranked, best = _ranked(found, budget), None
+        while ranked and best is None:
+            search.finals(ranked[:FINALISTS], budget)
+            fitting = [each for each in ranked[:FINALISTS] if each.keeps_latency(budget)]
+            fitting.sort(key=lambda each: -each.throughput_ips)
+            best = next((each for each in fitting if search.confirmed(each, budget)), None)
+            finalists, ranked = finalists + ranked[:FINALISTS], ranked[FINALISTS:]
+    disturbances = conditions.facts["throttled"]
+    if best is None:
+        raise nothing_keeps(budget, finalists, disturbances)
+    serving = _serving(search, best, budget)
+    rows = [each.row(budget, final=each in finalists) for each in found]
+    # with a rate, only what was served at that rate has a p99 that may be compared
+    optimal = pareto(
+        [(row["p99_ms"] if row["finalist"] or budget.rate is None else None, row["throughput_ips"]) for row in rows]
+    )
+    for row, is_optimal, each in zip(rows, optimal, found, strict=True):
+        row |= {"pareto": is_optimal, "chosen": each is best}
+    return {
+        "bundle": str(search.bundle.path),
+        "tried": rows,
+        "chosen": serving.model_dump(mode="json"),
+        "serving": serving,
+        "budget": budget.model_dump(mode="json"),
+        "accuracy": {precision: asdict(drop) for precision, drop in search.drops.items()},
+        "disturbances": disturbances,
+    }
+
+
+def nothing_keeps(budget: Budget, finalists: Sequence[Configuration], disturbances: Sequence[str]) -> CheckFailed:
+    """That nothing keeps the latency budget: what comes nearest, and what disturbed the machine meanwhile.
+
+    Args:
+        budget: that is not kept.
+        finalists: what was measured to the end.
+        disturbances: sentences of :func:`export.latency.system_monitor.watched`.
+    """
+    nearest = min(finalists, key=lambda each: each.p99_ms_at_most)
+    rate = f" at {budget.rate:g} requests a second" if budget.rate else ""
+    said = (
+        f"nothing keeps p99 within {budget.p99_ms:g} ms{rate}; nearest: {nearest.describe()}, p99 "
+        f"{nearest.p99_ms:.1f} ms (to {nearest.p99_ms_at_most:.1f}, of which {HEADROOM:.0%} of the budget may be "
+        f"used), {nearest.throughput_ips:.0f} images/s, accuracy {-nearest.drop.points:+.2f} points"
+    )
+    if disturbances:
+        said += f"; meanwhile {', and '.join(disturbances)}: measure again without that before you give up the budget"
+    return CheckFailed(said)
+
+
+def _require_accuracy(search: Search, budget: Budget) -> None:
+    """Raise :class:`CheckFailed` if no precision keeps the accuracy budget."""
+    if not _eligible(search.drops, budget.max_accuracy_drop):
+        precision, drop = min(search.drops.items(), key=lambda item: item[1].points)
+        raise CheckFailed(
+            f"no precision of the bundle loses at most {budget.max_accuracy_drop:g} percentage points; nearest: "
+            f"{precision}, which loses {drop.points:.2f} ({drop.source})"
+        )
+
+
+def _eligible(drops: Mapping[str, Drop], budget: float) -> dict[str, Drop]:
+    """Precisions that keep the accuracy budget; where images are too few to tell of any, those that may keep it."""
+    judged = {name: verdict(name, drop.points, drop.at_most, budget) for name, drop in drops.items()}
+    wanted = "kept" if "kept" in judged.values() else "undecided"
+    return {name: drops[name] for name, found in judged.items() if found == wanted}
+
+
+def _ranked(found: Sequence[Configuration], budget: Budget) -> list[Configuration]:
+    """What seems to fit, the highest throughput first, and then the quickest of all, measured again anyway."""
+    usable = [each for each in found if each.figures.get("p99_ms") is not None]
+    if not usable:
+        raise ToolkitError("no configuration fits in memory", where="toolkit tune", fix="free memory, or use int8")
+    seem = [each for each in usable if each.figures["p50_ms"] <= HEADROOM * budget.p99_ms]
+    best = sorted(seem, key=lambda each: -each.throughput_ips)
+    quickest = min(usable, key=lambda each: float(each.figures["p50_ms"]))
+    return best if quickest in best else [*best, quickest]
+
+
+def _serving(search: Search, best: Configuration, budget: Budget) -> Serving:
+    """The choice, as production reads it."""
+    return Serving(
+        provider=search.provider,  # type: ignore[arg-type]
+        precision=best.precision,  # type: ignore[arg-type]
+        threads=best.combination.threads,
+        sessions=best.combination.sessions,
+        batch_size=best.batch_size,
+        session_options=session_options(best.combination),
+        provider_options=best.combination.provider_options,  # type: ignore[arg-type]
+        expected=Expected(
+            p50_ms=(best.served or best.figures)["p50_ms"],
+            p99_ms=best.p99_ms,
+            p99_ms_at_most=best.p99_ms_at_most,
+            throughput_ips=best.throughput_ips,
+            accuracy_drop=best.drop.points,
+            accuracy_drop_interval=best.drop.interval,
+            accuracy_drop_at_most=best.drop.at_most,
+        ),
+        budget=budget,
+        machine=describe_machine(),
+    )
+
+
+def pareto(points: Sequence[tuple[float | None, float]]) -> list[bool]:
+    """Which points (latency, throughput) no other beats in both."""
+    values = np.array([(np.inf if latency is None else latency, rate) for latency, rate in points])
+    return [
+        bool(np.isfinite(latency))
+        and not ((values[:, 0] <= latency) & (values[:, 1] >= rate) & ((values != (latency, rate)).any(1))).any()
+        for latency, rate in values
+    ]

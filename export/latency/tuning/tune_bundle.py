@@ -1,0 +1,104 @@
+"""What :mod:`export.latency.tuning.search` finds, from an opened bundle to the bundle with ``serving.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.change import BUNDLE, Target, change
+from export.latency.pool import find_pool
+from export.latency.tuning.accuracy import accuracy_drops
+from export.latency.tuning.search import Effort, Search, tune
+from toolkit.errors import CheckFailed
+from toolkit.files import write_json
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.serving import SERVING, Budget, Serving
+from toolkit.runtime.session import runnable
+from toolkit.runtime.verify import golden_figures, golden_problems, require_sound
+
+if TYPE_CHECKING:
+    from toolkit.runs.finished_run import Run
+
+EFFORT = Effort()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is no longer where the export found it."""
+
+    run: Path | None = None
+    """Run folder."""
+    data: Path | None = None
+    """The run's data."""
+    images: Path | None = None
+    """Folder of images to measure latency on, in place of the run's held-out ones."""
+
+
+AS_EXPORTED = Sources()
+
+
+def tune_bundle(
+    bundle: Bundle,
+    budget: Budget,
+    *,
+    provider: str,
+    sources: Sources = AS_EXPORTED,
+    effort: Effort = EFFORT,
+    to: Target = BUNDLE,
+    advance: Callable[[str], object] = lambda what: None,
+    announce: Callable[[float], object] = lambda seconds: None,
+) -> dict[str, Any]:
+    """Tune a bundle; see :func:`export.latency.tuning.search.tune`.
+
+    Args:
+        bundle: an opened bundle; every file is compared with the manifest first.
+        budget: of latency and accuracy.
+        provider: to run on.
+        sources: where the run and images are. Without a run, accuracy is what parity.json holds.
+        effort: how much to count.
+        to: where the choice is written.
+        advance: told what is measured.
+        announce: told before the search starts how many seconds it will take at most, about.
+    """
+    require_sound(bundle)
+    to.check(bundle)
+    precisions = runnable(bundle.precisions, provider)
+    of = _run(bundle, sources.run, sources.data)
+    advance("measuring accuracy")
+    drops = accuracy_drops(bundle, of, precisions, provider)
+    kind = bundle.session(provider=provider, precision=precisions[0]).input
+    pool = find_pool(bundle, kind, of, sources.images)
+    outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance, announce=announce), budget)
+    serving = outcome.pop("serving")
+    _require_golden(bundle, serving)
+    content = serving.model_dump(mode="json")
+    if not to.wrote(content):
+        with change(bundle, to.key) as (folder, _):
+            write_json(folder / SERVING, content)
+    return outcome
+
+
+def _require_golden(bundle: Bundle, chosen: Serving) -> None:
+    """Raise :class:`CheckFailed` unless the choice, as it will run, gives what was exported."""
+    session = bundle.session(
+        provider=chosen.provider,
+        precision=chosen.precision,
+        threads=chosen.threads,
+        session_options=chosen.session_options,  # type: ignore[arg-type]
+        provider_options=chosen.provider_options,  # type: ignore[arg-type]
+        batch_size=chosen.batch_size,
+    )
+    problems = golden_problems(chosen.precision, golden_figures(bundle, chosen.precision, session))
+    if problems:
+        raise CheckFailed(f"nothing was written: as it was chosen, {'; '.join(problems)}")
+
+
+def _run(bundle: Bundle, given: Path | None, data: Path | None) -> Run | None:
+    """The bundle's run, where it is and what it takes to read it is installed."""
+    if given is None and data is None and not bundle.run.is_dir():
+        return None
+    from toolkit.runs.finished_run import run_of
+
+    return run_of(bundle, given, data)

@@ -1,0 +1,263 @@
+"""The proof that the shipped graph gives what PyTorch gives, on real images, from the encoded file on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import onnx
+
+from export.graph.config import Form, form_of
+from export.graph.network import LOGITS
+from export.graph.subgraph import network_input, network_part, open_part
+from export.parity.agreement import agreement, changes
+from export.parity.error_by_stage import STAGE_IMAGES, largest_difference, stages
+from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, groups_of, noise_floor, spread
+from export.precision.precision_reference import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, InPyTorch
+from toolkit.runtime.batches import images_a_batch, places_by_shape, stacked, windows
+from toolkit.runtime.predict import graph_input
+from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
+from toolkit.runtime.session import Session
+
+BATCH_SIZES = (1, 2, 7, 32)
+"""Batches take turns; a chunk of images goes through each size once, so every image is run once. Photographs whose
+larger batches would pass :data:`toolkit.runtime.batches.BATCH_BYTES`, which production never runs, go without these."""
+NOISE_MULTIPLE = 32
+"""The tolerance of fp32 in noise floors.
+
+Both engines round, and the floor is the maximum over a few images where parity takes that over
+all: sound graphs came to 3 to 6 floors on 256 and on 2,100 images, faults to thousands.
+"""
+LARGEST = float(np.finfo(np.float32).max)
+"""Stands for a difference to something that is no number."""
+Advance = Callable[[int], object]
+
+
+@dataclass
+class Comparison:
+    """What both engines gave for the same files."""
+
+    names: list[str] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    expected: list[Float32] = field(default_factory=list)
+    logits: list[Float32] = field(default_factory=list)
+    finite: bool = True
+    worst_by_batch_size: dict[int, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("preparation", "reference", "graph"), 0.0))
+    kept: dict[int, tuple[Sample, Float32]] = field(default_factory=dict)
+    """Samples that were asked for, with their reference ``pixel_values``."""
+
+
+def compare(
+    session: Session,
+    preprocess: Preprocess,
+    reference: Reference,
+    samples: Sequence[Sample],
+    *,
+    keep: Sequence[int] = (),
+    advance: Advance = lambda done: None,
+) -> Comparison:
+    """Run both engines over all samples, a chunk at a time, which is bounded in bytes as production's batches are.
+
+    Args:
+        session: the shipped graph, opened as production opens it.
+        preprocess: the bundle's, for a graph that takes ``pixel_values``.
+        reference: the PyTorch side.
+        samples: at least one image.
+        keep: places of samples to hand back with their ``pixel_values``.
+        advance: told how many images are done.
+    """
+    outcome, first = Comparison(), 0
+    images = (graph_input(session.input, preprocess, sample.read()) for sample in samples)
+    started = time.perf_counter()
+    for inputs in windows(images, sum(BATCH_SIZES)):
+        chunk = samples[first : first + len(inputs)]
+        pixel_values = reference.pixel_values(sample.decode() for sample in chunk)
+        prepared = time.perf_counter()
+        expected = reference.known_logits(pixel_values)
+        computed = time.perf_counter()
+        logits = _run(session, dict(enumerate(inputs)), expected, outcome)
+        done = time.perf_counter()
+        outcome.seconds["preparation"] += prepared - started
+        outcome.seconds["reference"] += computed - prepared
+        outcome.seconds["graph"] += done - computed
+        outcome.names += [sample.name for sample in chunk]
+        outcome.labels += [sample.label for sample in chunk]
+        outcome.expected.append(expected)
+        outcome.logits.append(logits)
+        outcome.kept |= {
+            first + i: (sample, pixel_values[i]) for i, sample in enumerate(chunk) if first + i in set(keep)
+        }
+        first += len(chunk)
+        advance(first)
+        started = time.perf_counter()
+    return outcome
+
+
+def _run(session: Session, inputs: dict[int, Float32 | UInt8], expected: Float32, outcome: Comparison) -> Float32:
+    """The graph's logits of a chunk, noting the largest difference at each batch size."""
+    logits = np.zeros_like(expected)
+    groups = places_by_shape(inputs)
+    most = [images_a_batch(inputs[places[0]].nbytes, max(BATCH_SIZES)) for places in groups]
+    for places in _batches(groups, most, set(outcome.worst_by_batch_size)):
+        batch = stacked(inputs[place] for place in places)
+        got, probabilities = session.run_batches(batch, session.largest_batch or len(places))
+        logits[places] = got
+        finite = bool(np.isfinite(got).all() and np.isfinite(probabilities).all())
+        worst = largest_difference(got, expected[places]) if finite else LARGEST
+        outcome.finite &= finite
+        size = len(places)
+        outcome.worst_by_batch_size[size] = max(worst, outcome.worst_by_batch_size.get(size, 0.0))
+    return logits
+
+
+def _batches(groups: Sequence[Sequence[int]], most: Sequence[int], covered: set[int]) -> Iterator[list[int]]:
+    """Cut groups of equally large images into batches whose sizes take turns.
+
+    The group that takes the largest batches is gone through again until every size that it takes has had its turn,
+    unless all of these are ``covered`` already.
+
+    Args:
+        groups: places of images of one size.
+        most: images of each group that fit into a batch.
+        covered: sizes of batches that ran before.
+    """
+    first = max(range(len(groups)), key=lambda at: (most[at], len(groups[at])))
+    for at, group in enumerate(groups):
+        fitting = [size for size in BATCH_SIZES if size <= most[at]]
+        turns_left = len(fitting) if at == first and not covered >= set(fitting) else 0
+        sizes, done = cycle(fitting), 0
+        while done < len(group) or turns_left > 0:
+            size = next(sizes)
+            end = done + size if turns_left > 0 else min(done + size, len(group))
+            yield [group[place % len(group)] for place in range(done, end)]
+            done, turns_left = end, turns_left - 1
+
+
+def prove(
+    session: Session,
+    model: onnx.ModelProto,
+    preprocess: Preprocess,
+    reference: Reference,
+    samples: Sequence[Sample],
+    advance: Advance = lambda done: None,
+) -> dict[str, Any]:
+    """The entry of ``parity.json`` for a precision and provider, passed or not.
+
+    Args:
+        session: the shipped graph, opened as production opens it.
+        model: the same graph, to look inside it.
+        preprocess: the bundle's.
+        reference: the PyTorch side.
+        samples: real images.
+        advance: told how many images are done.
+    """
+    form = form_of(model)
+    keep = spread(len(samples), max(NOISE_IMAGES, STAGE_IMAGES))
+    outcome = compare(session, preprocess, reference, samples, keep=keep, advance=advance)
+    expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
+    kept = [outcome.kept[place] for place in keep]
+    some = spread(len(kept), NOISE_IMAGES)
+    pixel_values = np.stack([kept[place][1] for place in some])
+    floor = noise_floor(reference, pixel_values, expected[keep][some])
+    difference = np.abs(logits - expected) if outcome.finite else np.full(expected.shape, LARGEST)
+    by_size = outcome.worst_by_batch_size
+    worst = max(by_size.values())
+    decisions = agreement(expected, np.nan_to_num(logits), outcome.names, groups_of(samples))
+    bounds: dict[str, Any] = {"noise_floor": floor.largest, "noise_multiple": NOISE_MULTIPLE}
+    if form.precision != "fp32":
+        part = open_part(network_part(model, [LOGITS]), session)
+        (given,) = part.compute([LOGITS], network_input(model, preprocess, pixel_values))
+        bounds = reduced(reference, preprocess, form, floor.largest, pixel_values, given)
+    tolerance = bounds["noise_multiple"] * bounds["noise_floor"]
+    flip_margin = decisions["largest_flip_margin"] or 0.0
+    error_by_stage = stages(session, model, preprocess, reference, kept, expected[keep])
+    sound = bounds.get("same_rounding", {}).get("passed", True) and bounds.get("against_fp32", {}).get("passed", True)
+    if form.precision != "fp32":  # what would hide below the cost of the precision
+        sound &= error_by_stage["decode"]["max_grey_levels"] == 0
+        sound &= error_by_stage["preprocess"]["max_pixel_value"] == 0
+    sure = decisions["top1_agreement_at_most"] >= LEAST_AGREEMENT.get(form.precision, 0.0)
+    entry: dict[str, Any] = {
+        "max_abs_logit": worst,
+        "mean_abs_logit": float(difference.mean()) if outcome.finite else LARGEST,
+        "max_abs_logit_by_batch_size": {
+            str(size): worst for size, worst in sorted(outcome.worst_by_batch_size.items())
+        },
+        "worst_image": outcome.names[int(difference.max(-1).argmax())],
+        **decisions,
+        "images": len(samples),
+        "batch_sizes": sorted(by_size),
+        "threads": session.threads,
+        "tolerance": tolerance,
+        **bounds,
+        "noise": _noise(floor, logits[keep][some]),
+        "stages": error_by_stage,
+        "finite": outcome.finite,
+        "seconds": outcome.seconds,
+        "form": form.model_dump(mode="json"),
+        "passed": outcome.finite and sound and sure and worst <= tolerance and flip_margin <= 2 * tolerance,
+    }
+    known = [label for label in outcome.labels if label is not None]
+    if len(known) == len(samples) and outcome.finite:
+        temperatures = float(reference.classifier.temperature), form.temperature
+        entry["figures"] = changes(expected, logits, known, *temperatures)
+        entry["reference_accuracy"] = entry["figures"]["accuracy"]["reference"]
+    return entry
+
+
+def reduced(
+    reference: Reference,
+    preprocess: Preprocess,
+    form: Form,
+    single: float,
+    pixel_values: Float32,
+    given: Float32,
+) -> dict[str, Any]:
+    """The bounds of a reduced precision, from PyTorch in that precision.
+
+    Args:
+        reference: the PyTorch side.
+        preprocess: between images and ``pixel_values``.
+        form: of the graph.
+        single: the noise floor of fp32.
+        pixel_values: a few images [images, 3, height, width].
+        given: what the graph's network gives for them in one batch.
+
+    Returns:
+        ``noise_floor``, what the precision alone changes in PyTorch; ``noise_multiple``;
+        ``against_fp32``, the graph beside PyTorch in fp32 throughout, whatever trunk the reference
+        has; for int8 ``same_rounding``, the graph beside PyTorch with the very same rounding.
+    """
+    own = InPyTorch.of(reference.classifier, preprocess, form)
+    logits, exact = own.logits(pixel_values), reference.without_trunk(pixel_values)
+    cost = max(largest_difference(logits, exact), single)
+    off = largest_difference(given, exact)
+    bounds: dict[str, Any] = {
+        "noise_floor": cost,
+        "noise_multiple": MULTIPLE,
+        "against_fp32": {"max_abs_logit": off, "tolerance": MULTIPLE * cost, "passed": off <= MULTIPLE * cost},
+        "least_agreement": LEAST_AGREEMENT[form.precision],
+    }
+    if form.precision == "int8":
+        difference, floor = largest_difference(given, logits), max(own.steps(pixel_values), single)
+        bounds["same_rounding"] = {
+            "max_abs_logit": difference,
+            "noise_floor": floor,
+            "tolerance": STEPS_MULTIPLE * floor,
+            "images": len(pixel_values),
+            "passed": difference <= STEPS_MULTIPLE * floor,
+        }
+    return bounds
+
+
+def _noise(floor: NoiseFloor, logits: Float32) -> dict[str, Any]:
+    return {
+        "images": len(floor.truth),
+        "pytorch_one_thread_other_batches": floor.reordered,
+        "pytorch_to_float64": floor.rounding,
+        "graph_to_float64": largest_difference(logits, floor.truth),
+    }

@@ -1,0 +1,167 @@
+"""What parity compares with: the unpatched PyTorch model and the training-time image processor."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from export.precision.trunk import boundary_of, open_trunk
+from toolkit.data.source import Example
+from toolkit.models.classifier import Classifier
+from toolkit.models.processing import preprocess_from
+from toolkit.runs.finished_run import Run
+from toolkit.runtime.decode import decode
+from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.value_range import Range
+
+BATCH_SIZE = 32
+OTHER_BATCH_SIZE = 7
+NOISE_IMAGES = 8
+"""Images on which PyTorch is compared with itself."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of the proof: its name, its encoded content, and its class where that is known."""
+
+    name: str
+    read: Callable[[], bytes]
+    label: int | None = None
+    value_range: Range | None = None
+    """What training read as black and white in files of more than 8 bits."""
+    group: str = ""
+    """What it shares with other images, such as a patient."""
+
+    def decode(self) -> Image.Image:
+        """Upright RGB pixels."""
+        return decode(self.read(), where=Path(self.name), value_range=self.value_range)
+
+
+def samples_of(examples: Sequence[Example]) -> list[Sample]:
+    """A data set's images as samples."""
+    return [
+        Sample(str(example.path), example.read, example.label, example.value_range, example.group)
+        for example in examples
+    ]
+
+
+def groups_of(images: Sequence[Sample | Example]) -> list[str] | None:
+    """Each image's group; None where they have none."""
+    groups = [image.group for image in images]
+    return groups if any(groups) else None
+
+
+class Reference:
+    """transformers' own forward pass in fp32, the head, and the image processor that training used.
+
+    Where the run learned on a trunk in a reduced precision, that trunk stands before the layers that learned.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.classifier, self.processor = run.classifier, run.processor
+        self.trunk = open_trunk(run.classifier, preprocess_from(run.processor), run.trunk) if run.trunk else None
+        self.boundary = boundary_of(run.classifier, run.trunk) if run.trunk else 0
+        self._known: dict[bytes, Float32] = {}
+
+    def pixel_values(self, images: Iterable[Image.Image]) -> Float32:
+        """``pixel_values`` [images, 3, height, width] by the training-time processor, one by one."""
+        return np.concatenate([self.processor(images=[image], return_tensors="np")["pixel_values"] for image in images])
+
+    def logits(self, pixel_values: Float32, batch_size: int = BATCH_SIZE) -> Float32:
+        """Logits [images, classes] in fp32."""
+        logits: Float32 = self._logits(self.classifier, torch.from_numpy(pixel_values), batch_size).numpy()
+        return logits
+
+    def known_logits(self, pixel_values: Float32) -> Float32:
+        """:meth:`logits`, computed once for the same images: each precision is held against them."""
+        key = hashlib.sha256(np.ascontiguousarray(pixel_values).data).digest()
+        if key not in self._known:
+            self._known[key] = self.logits(pixel_values)
+        return self._known[key]
+
+    @torch.inference_mode()
+    def without_trunk(self, pixel_values: Float32) -> Float32:
+        """Logits [images, classes] of transformers' forward pass in fp32 from the pixels on."""
+        parts = torch.from_numpy(pixel_values).split(BATCH_SIZE)
+        logits: Float32 = torch.cat([self.classifier.reference_logits(part) for part in parts]).numpy()
+        return logits
+
+    @torch.inference_mode()
+    def _logits(self, classifier: Classifier, pixel_values: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Logits in the classifier's own precision."""
+        if self.trunk is None:
+            run: Callable[[torch.Tensor], torch.Tensor] = classifier.reference_logits
+        else:
+            trunk, dtype = self.trunk, pixel_values.dtype
+
+            def run(part: torch.Tensor) -> torch.Tensor:
+                return classifier(trunk(part).to(dtype), start=self.boundary)
+
+        return torch.cat([run(part) for part in pixel_values.split(batch_size)])
+
+    def embeddings(self, pixel_values: Float32) -> Float32:
+        """Embeddings [images, P] in fp32, by transformers' own forward pass."""
+        encoder = self.classifier.encoder
+        with torch.inference_mode():
+            if self.trunk is not None:
+                hidden = self.trunk(torch.from_numpy(pixel_values))
+                return (encoder(hidden, self.boundary) if self.boundary < len(encoder.groups) else hidden).numpy()
+            return encoder.family.embed(encoder.model, torch.from_numpy(pixel_values)).numpy()
+
+    def truth(self, pixel_values: Float32) -> npt.NDArray[np.float64]:
+        """Logits [images, classes] in float64: what all roundings are measured against."""
+        exact = copy.deepcopy(self.classifier).double()
+        return self._logits(exact, torch.from_numpy(pixel_values).double(), BATCH_SIZE).numpy()
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """What fp32 leaves open: the largest logit differences of PyTorch to itself and to float64."""
+
+    reordered: float
+    """One thread and other batches, against all threads."""
+    rounding: float
+    """fp32 against float64."""
+    truth: npt.NDArray[np.float64]
+    """float64's logits of the images it was measured on."""
+
+    @property
+    def largest(self) -> float:
+        """The noise floor; never less than fp32 resolves."""
+        resolution = float(np.finfo(np.float32).eps * np.abs(self.truth).max())
+        return max(self.reordered, self.rounding, resolution)
+
+
+def noise_floor(reference: Reference, pixel_values: Float32, expected: Float32) -> NoiseFloor:
+    """Measure the noise floor on a few images [images, 3, height, width], whose fp32 logits are ``expected``."""
+    truth = reference.truth(pixel_values)
+    with one_thread():
+        reordered = reference.logits(pixel_values, OTHER_BATCH_SIZE)
+    return NoiseFloor(float(np.abs(reordered - expected).max()), float(np.abs(expected - truth).max()), truth)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on a single thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to ``wanted`` indices of ``count`` things, evenly spread."""
+    chosen: list[Any] = np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()
+    return chosen

@@ -1,0 +1,120 @@
+"""PyTorch's form of a quantised classifier: the same integers, computed by PyTorch, to hold a graph against."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.graph.grey_levels import affine_of, patches_of_levels
+from export.graph.quantization import TINY, Quantization
+from toolkit.models.classifier import Classifier
+from toolkit.runtime.preprocess import Preprocess
+
+JOINED = {"qkv": ("q_proj", "k_proj", "v_proj"), "kv": ("k_proj", "v_proj")}
+"""Products that several linear layers share, by the last part of their name."""
+
+
+class RoundedLinear(nn.Linear):
+    """A linear layer whose weight and input are rounded; it is differentiable nowhere and needn't be."""
+
+    def __init__(self, origin: nn.Linear, weight: Tensor, quantization: Quantization, product: str) -> None:
+        super().__init__(origin.in_features, origin.out_features, bias=origin.bias is not None, device="meta")
+        self.weight, self.bias = nn.Parameter(weight), origin.bias
+        self.quantization, self.product = quantization, product
+        self.step = 0.0
+        """Of the newest input's rounding."""
+        self.dither = 0.0
+        """Largest share of a step that is added at random before rounding, to see what values at its border do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        rounded, self.step = _rounded(input, self.quantization, self.product, self.dither)
+        return nn.functional.linear(rounded, self.weight, self.bias)
+
+
+class LevelPatches(nn.Conv2d):
+    """A patch embedding that takes grey levels of ``pixel_values``, with rounded weights."""
+
+    def __init__(self, origin: nn.Conv2d, weight: Tensor, shift: Tensor, preprocess: Preprocess) -> None:
+        side = int(origin.kernel_size[0])
+        super().__init__(3, origin.out_channels, side, side, device="meta")
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(shift)
+        self.scale, self.offset = (torch.from_numpy(value) for value in affine_of(preprocess))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``pixel_values`` [B, 3, height, width] -> [B, D, rows, columns]."""
+        levels = ((input.double() - self.offset) / self.scale).round().clamp(0, 255)
+        return super().forward(levels.to(input.dtype))
+
+
+def quantised(classifier: Classifier, preprocess: Preprocess, quantization: Quantization) -> Classifier:
+    """A copy whose products are rounded as the graph's are.
+
+    Run it by its own forward pass, which leaves out the tokens that the graph leaves out.
+    """
+    rounded = copy.deepcopy(classifier)
+    for product in quantization.products:
+        parent, _, last = product.rpartition(".")
+        owner: Any = rounded.get_submodule(parent)
+        names = JOINED.get(last, (last,))
+        modules = [getattr(owner, name) for name in names]
+        if isinstance(modules[0], nn.Conv2d):
+            setattr(owner, last, _patches(modules[0], preprocess, quantization))
+            continue
+        weights = _dequantised(torch.cat([module.weight.T for module in modules], dim=1), quantization)
+        for name, module, weight in zip(names, modules, weights.chunk(len(modules), dim=1), strict=True):
+            setattr(owner, name, RoundedLinear(module, weight.T.contiguous(), quantization, product))
+    return rounded
+
+
+def _patches(module: nn.Conv2d, preprocess: Preprocess, quantization: Quantization) -> LevelPatches:
+    matrix, shift = patches_of_levels(module, preprocess)
+    side = int(module.kernel_size[0])
+    weight = _dequantised(matrix, quantization).reshape(side, side, 3, -1).permute(3, 2, 0, 1)
+    return LevelPatches(module, weight.contiguous(), shift, preprocess)
+
+
+def _dequantised(matrix: Tensor, quantization: Quantization) -> Tensor:
+    rounded, scale = quantization.weight(matrix.detach().numpy())
+    return torch.from_numpy(rounded * scale)
+
+
+def largest_step(rounded: Classifier) -> float:
+    """What one activation that is rounded to the neighbouring step changes at most in a product, in the newest pass."""
+    linear = [module for module in rounded.modules() if isinstance(module, RoundedLinear)]
+    return max((module.step * float(module.weight.detach().abs().max()) for module in linear), default=0.0)
+
+
+@contextmanager
+def dithered(rounded: Classifier, share: float) -> Iterator[None]:
+    """While this is open, values near the border of two steps are rounded to either."""
+    linear = [module for module in rounded.modules() if isinstance(module, RoundedLinear)]
+    for module in linear:
+        module.dither = share
+    try:
+        yield
+    finally:
+        for module in linear:
+            module.dither = 0.0
+
+
+def _rounded(x: Tensor, quantization: Quantization, product: str, dither: float) -> tuple[Tensor, float]:
+    """Activations in 256 steps, as floating-point numbers again, and the step."""
+    if quantization.activations == "static":
+        step, zero = quantization.activation(product)
+        scale, offset = float(step), int(zero)
+    else:
+        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+        scale = max(high - low, TINY) / 255
+        offset = round(-low / scale)
+    smallest, largest = (-128, 127) if quantization.symmetric else (0, 255)
+    levels = x / scale
+    if dither:
+        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+        levels = levels + dither * (2 * noise - 1)
+    return (levels.round().add(offset).clamp(smallest, largest) - offset) * scale, scale

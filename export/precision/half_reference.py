@@ -1,0 +1,62 @@
+"""PyTorch's own form of a half-precision graph: what such a graph may differ by at best."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.graph.half import TORCH_TYPES, HalfPrecision, network_graph, plan
+from export.graph.subgraph import producers
+from toolkit.models.classifier import Classifier
+
+
+def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collection[str] = ()) -> Classifier:
+    """A copy that computes in fp32, with weights and activations of the encoder rounded to half.
+
+    What is rounded is what :func:`export.graph.half.to_half` with the same arguments has in half. The sums
+    inside the layers are an exception: the next norm takes them rounded, the stream itself is
+    rounded at the end of a layer.
+
+    Args:
+        classifier: in evaluation form, float32; it stays as it is.
+        precision: ``fp16`` or ``bf16``.
+        islands: tensors that stay fp32.
+
+    Returns:
+        A classifier for :meth:`~toolkit.models.classifier.Classifier.reference_logits`.
+    """
+    network = network_graph(classifier)
+    known, half = set(producers(network)), plan(network, precision, islands).tensors
+    result = copy.deepcopy(classifier)
+    dtype = TORCH_TYPES[precision]
+
+    def round_output(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return _round(output, dtype) if isinstance(output, Tensor) else output
+
+    def round_input(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        return (_round(inputs[0], dtype), *inputs[1:]) if inputs else inputs
+
+    for name, module in result.named_modules():
+        if not name.startswith("encoder."):
+            continue
+        parent = name.rpartition(".")[0]
+        product, fused = f"{name}/MatMul", f"{parent}.out_proj/input"
+        # what a module gives has its name; else it adds its bias later, or is part of an attention operator
+        given = [tensor for tensor in (name, product, fused) if tensor in known]
+        if given and given[0] in half:
+            module.register_forward_hook(round_output)
+        if f"{name}/input" in half:
+            module.register_forward_pre_hook(round_input)
+        reading = [tensor for tensor in (product, f"{name}.kv/MatMul", name, fused, parent) if tensor in known]
+        if reading and reading[0] in half:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = _round(parameter.data, dtype)
+    return result
+
+
+def _round(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(dtype).to(values.dtype)

@@ -1,0 +1,61 @@
+"""PyTorch in a graph's precision: what that precision alone costs, and what the graph is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.graph.config import Form
+from export.precision.fake_quant import dithered, quantised
+from export.precision.half_reference import rounded
+from toolkit.models.classifier import Classifier
+from toolkit.runtime.preprocess import Float32, Preprocess
+
+MULTIPLE = 8
+"""Tolerances of reduced precisions in floors: a maximum over a few images stands for one over all."""
+STEPS_MULTIPLE = 4
+"""The same for a graph beside PyTorch with the very same rounding."""
+BORDER = 1e-3
+LEAST_AGREEMENT = {"fp16": 0.995, "bf16": 0.98, "int8": 0.98}
+"""Top-1 agreement with fp32 that parity asks for: it fails where a lower one is certain (95 %)."""
+
+
+@dataclass(frozen=True)
+class InPyTorch:
+    """A classifier rounded as a graph's form says."""
+
+    form: Form
+    classifier: Classifier
+
+    @classmethod
+    def of(cls, classifier: Classifier, preprocess: Preprocess, form: Form) -> InPyTorch:
+        """Round a classifier; it stays as it is."""
+        if form.precision == "int8":
+            return cls(form, quantised(classifier, preprocess, form.quantization))
+        assert form.precision in ("fp16", "bf16")
+        return cls(form, rounded(classifier, form.precision, form.islands))
+
+    @property
+    def own(self) -> bool:
+        """Whether the classifier's own forward pass is to be run, which leaves out what the graph leaves out."""
+        return self.form.precision == "int8"
+
+    @torch.inference_mode()
+    def logits(self, pixel_values: Float32) -> Float32:
+        """Logits [images, classes], all images in one batch."""
+        run: Any = self.classifier if self.own else self.classifier.reference_logits
+        logits: Float32 = run(torch.from_numpy(pixel_values)).numpy()
+        return logits
+
+    @torch.inference_mode()
+    def steps(self, pixel_values: Float32) -> float:
+        """How far logits move where values at the border of two steps fall on the other side, as in another engine.
+
+        Engines differ by far less than ``BORDER`` of a step, and faults by more than that makes.
+        """
+        with dithered(self.classifier, BORDER):
+            moved = self.logits(pixel_values)
+        return float(np.abs(moved - self.logits(pixel_values)).max())

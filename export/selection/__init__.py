@@ -1,0 +1,1 @@
+"""Which precision is the fastest within the budget of accuracy."""

@@ -1,0 +1,162 @@
+"""Ceilings are measured on the products that were counted, and compute what they should; no test says how fast."""
+
+from __future__ import annotations
+
+import shutil
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from export.latency.measure import Least
+from export.latency.roofline import ceilings
+from export.latency.roofline.ceilings import (
+    best_seconds,
+    block_medians,
+    ceiling_engines,
+    measure_ceilings,
+    measure_copy,
+    products_model,
+)
+from export.latency.roofline.limits import add_shares, best_of, limits
+from export.latency.roofline.work import Product, Work, count_work
+from export.latency.runner import Engine
+from toolkit.errors import ToolkitError
+from toolkit.reporting.limits_section import limits_section
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.session import Session
+
+LEAST = Least(1, 0)
+FLOAT = (Product(3, 5, 7, "fp32"), Product(3, 5, 7, "fp32"), Product(3, 5, 3, "fp32", together=4, constant=False))
+INTEGER = (*FLOAT, Product(2, 8, 4, "int8"))
+
+
+def work(products: tuple[Product, ...]) -> Work:
+    return Work(1, products, weight_bytes=0, input_bytes=0, output_bytes=0, activation_bytes=0)
+
+
+def test_products_stand_side_by_side_with_a_matrix_of_their_own_each() -> None:
+    model = products_model(INTEGER)
+    assert [node.op_type for node in model.graph.node] == ["MatMul", "MatMul", "MatMul", "MatMulIntegerToFloat"]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert not np.array_equal(constants["w.0"], constants["w.1"])
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Any] = {}
+    for entry in model.graph.input:
+        shape = [side.dim_value for side in entry.type.tensor_type.shape.dim]
+        integer = entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        inputs[entry.name] = rng.integers(0, 256, shape, np.uint8) if integer else rng.normal(size=shape)
+        inputs[entry.name] = inputs[entry.name].astype(np.uint8 if integer else np.float32)
+    session = Session(model.SerializeToString(), threads=1)
+    given = session.compute([f"y.{number}" for number in range(4)], inputs)
+    x = inputs["x.fp32.3x5"]
+    expected = [x @ constants["w.0"], x @ constants["w.1"], inputs["x.fp32.4x3x5"] @ inputs["w.fp32.4x5x3"]]
+    expected.append((inputs["x.int8.2x8"].astype(np.float32) - 128) @ constants["w.3"])
+    for ours, theirs in zip(given, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_as_many_matrices_as_the_network_has(finished_bundle: Path) -> None:
+    bundle = Bundle(finished_bundle)
+    counted = count_work(onnx.load(finished_bundle / bundle.graph_name()), [2, 3, 32, 32])
+    model = products_model(counted.products)
+    sizes = sum(np.prod(tensor.dims) for tensor in model.graph.initializer)
+    assert sizes == sum(product.k * product.n for product in counted.products if product.constant)
+    assert len(model.graph.output) == len(counted.products)
+
+
+def test_torch_stands_beside_graphs_without_integers() -> None:
+    found = measure_ceilings(work(FLOAT), precision="fp32", threads=1, least=LEAST)
+    assert set(found) == {"onnxruntime", "torch"}
+    assert all(0 < rate < 1e5 for rate in found.values())
+    assert set(measure_ceilings(work(INTEGER), precision="int8", threads=1, least=LEAST)) == {"onnxruntime"}
+
+
+def test_without_torch_the_runtime_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "find_spec", lambda name: None)
+    assert set(measure_ceilings(work(FLOAT), precision="fp32", threads=1, least=LEAST)) == {"onnxruntime"}
+
+
+def test_torch_multiplies_each_product_once_a_run() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counted = work((*FLOAT, Product(4, 4, 4, "fp32"), Product(2, 3, 2, "fp16", together=2, constant=False)))
+    run = ceilings.torch_products(counted.products, threads=torch.get_num_threads())
+    with FlopCounterMode(display=False) as counter:
+        run(None)
+    assert counter.get_total_flops() == counted.operations
+
+
+def test_ceilings_are_measured_on_cpus_alone() -> None:
+    with pytest.raises(ToolkitError, match="cuda"):
+        ceiling_engines(work(FLOAT), precision="fp32", threads=1, provider="cuda")
+
+
+def test_a_ceiling_is_the_median_of_the_best_block() -> None:
+    engine = Engine("products", "fp32", "cpu", 1, lambda _: None, times=[5, 1, 9, 3, 4, 2], blocks=[3, 2, 1])
+    assert block_medians(engine) == [5, 3.5, 2]
+    assert best_seconds(engine) == 2
+
+
+def test_copying_gives_a_rate() -> None:
+    assert 0 < measure_copy(2, nbytes=1 << 20, copies=2) < 1e5
+
+
+def test_the_better_library_makes_the_best_ceiling() -> None:
+    runtime, torch_rates = {"fp32": {"1": 10.0, "8": 30.0}, "int8": {"1": 50.0}}, {"fp32": {"1": 20.0, "8": 15.0}}
+    found = best_of(runtime, torch_rates)
+    assert found["best_gflops"] == {"fp32": {"1": 20.0, "8": 30.0}, "int8": {"1": 50.0}}
+    assert found["best_library"] == "onnxruntime or torch"
+    assert best_of(runtime, {})["torch_gflops"] is None
+
+
+def test_rows_get_the_share_that_they_attained() -> None:
+    found = {
+        "work": [{"precision": "fp32", "batch_size": 8, "gflop": 2.0}],
+        "ceilings": {"runtime_gflops": {"fp32": {"8": 50.0}}, "best_gflops": {"fp32": {"8": 80.0}}},
+    }
+    rows = [
+        {"precision": "fp32", "batch_size": 8, "engine": "onnxruntime", "p50_ms": 50.0},
+        {"precision": "fp32", "batch_size": 8, "engine": "torch-eager", "p50_ms": 100.0},
+        {"precision": "fp32", "batch_size": 1, "engine": "onnxruntime", "p50_ms": 50.0},
+    ]
+    add_shares(rows, found)
+    shares = {"gflops_per_s": 40.0, "share_of_ceiling": 0.8, "share_of_best_ceiling": 0.5}
+    assert {key: rows[0][key] for key in shares} == shares
+    assert rows[1]["share_of_ceiling"] == pytest.approx(0.4)
+    assert "gflops_per_s" not in rows[2]
+    add_shares(rows[2:], {"left_out": "onnx is not installed"})
+    assert "gflops_per_s" not in rows[2]
+
+
+def test_limits_of_a_bundle(finished_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle(Path(shutil.copytree(finished_bundle, tmp_path / "bundle")))
+    turns: list[None] = []
+    found = limits(bundle, {"fp32": [1, 2]}, provider="cpu", threads=1, least=LEAST, advance=lambda: turns.append(None))
+    assert turns
+    assert set(found["ceilings"]["runtime_gflops"]["fp32"]) == {"1", "2"}
+    assert found["ceilings"]["copy_gib_s"] > 0
+    assert [entry["batch_size"] for entry in found["work"]] == [1, 2]
+    assert found["work"][1]["gflop"] == 2 * found["work"][0]["gflop"]
+    for entry in found["network"]:
+        share = entry["share_by_block"]
+        assert 0 < share["min"] <= share["p50"] <= share["max"]
+        ceiling = found["ceilings"]["runtime_gflops"]["fp32"][str(entry["batch_size"])]
+        assert entry["share_of_ceiling"] == pytest.approx(entry["gflops_per_s"] / ceiling)
+        assert entry["share_of_best_ceiling"] <= entry["share_of_ceiling"]
+    assert "preprocessing" in found["notes"][0]
+    row = {"engine": "onnxruntime", "precision": "fp32", "provider": "cpu", "batch_size": 2, "p50_ms": 1.0}
+    shown = limits_section({"rows": [row], "limits": found}, tmp_path)
+    assert all(f"<td>{library} fp32</td>" in shown for library in ("onnxruntime", "torch"))
+    assert "The network alone, in turns with the products" in shown
+    assert escape(found["notes"][0][1:]) in shown
+    left_out = limits(bundle, {"fp32": [1]}, provider="cuda", threads=1)
+    assert left_out["left_out"] in limits_section({"rows": [row], "limits": left_out}, tmp_path)
+    assert "cuda" in limits(bundle, {"fp32": [1]}, provider="cuda", threads=1)["left_out"]
+    monkeypatch.setattr("export.latency.roofline.limits.find_spec", lambda name: None)
+    assert "onnx" in limits(bundle, {"fp32": [1]}, provider="cpu", threads=1)["left_out"]

@@ -1,0 +1,86 @@
+"""The measurement of what comes near fp16's largest number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from half_cases import LAYER, made, pixels, scale_hidden_layer, scale_scores
+
+from export.graph.half import HALF_MAX, MOVING, in_head, network_graph
+from export.graph.module_outputs import captured
+from export.graph.subgraph import producers
+from export.precision.overflow import overflowing
+from toolkit.errors import ToolkitError
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_a_sound_classifier_has_none(family: str, encoders: dict[str, Path]) -> None:
+    assert overflowing(made(encoders[family])[0], [pixels().numpy()]) == {}
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_every_tensor_of_the_encoder_is_measured(family: str, encoders: dict[str, Path]) -> None:
+    """But those that hold another's values, and what is measured for the attention operator that it feeds."""
+    classifier, _ = made(encoders[family])
+    measured = overflowing(classifier, [pixels().numpy()], limit=0)
+    by_tensor = producers(network_graph(classifier))
+    attention = (".kv/MatMul", ".kv/Add", "head/Shape", "head/Concat")
+    left = {name for name, node in by_tensor.items() if name not in measured and not in_head(name)}
+    assert {name for name in left if by_tensor[name].op_type not in MOVING and not name.endswith(attention)} <= {
+        "encoder.model.head/Add"
+    }
+    assert list(measured) == [name for name in by_tensor if name in measured]
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_the_largest_of_all_batches_counts(family: str, encoders: dict[str, Path]) -> None:
+    classifier, _ = made(encoders[family])
+    scale_hidden_layer(classifier, family)
+    first, second = pixels(1).numpy(), pixels(2).numpy()
+    both = overflowing(classifier, [first, second])
+    parts = [overflowing(classifier, [part]) for part in (first, second)]
+    assert both == {name: max(part.get(name, 0.0) for part in parts) for name in both}
+    activation = f"{LAYER[family]}.mlp.activation_fn"
+    assert both[activation] == captured(classifier, torch.cat([pixels(1), pixels(2)]))[activation].abs().max()
+    assert both[activation] > HALF_MAX
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_scores_count_for_what_attention_gives(family: str, encoders: dict[str, Path]) -> None:
+    classifier, _ = made(encoders[family])
+    scale_scores(classifier, family)
+    found = overflowing(classifier, [pixels().numpy()])
+    assert list(found) == [f"{LAYER[family]}.self_attn.out_proj/input"]
+    tensors = captured(classifier, pixels())
+    query, key = (tensors[f"{LAYER[family]}.self_attn.{part}_proj"] for part in "qk")
+    assert max(float(query.max()), float(key.max())) < HALF_MAX / 2
+    scores = torch.einsum("bqhd,bkhd->bhqk", query.unflatten(-1, (2, 16)), key.unflatten(-1, (2, 16))) / 4
+    np.testing.assert_allclose(next(iter(found.values())), float(scores.abs().max()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_in_fp32_is_named(value: float, encoders: dict[str, Path]) -> None:
+    classifier, _ = made(encoders["clip"])
+    norm = f"{LAYER['clip']}.layer_norm1"
+    classifier.get_submodule(norm).bias.data[3] = value  # type: ignore[index, union-attr, operator]
+    with pytest.raises(ToolkitError, match="no numbers") as caught:
+        overflowing(classifier, [pixels().numpy()])
+    assert caught.value.where == norm
+
+
+@pytest.mark.parametrize("part", ["q_proj", "k_proj", "v_proj"])
+def test_what_attention_hides_is_no_number_either(part: str, encoders: dict[str, Path]) -> None:
+    classifier, _ = made(encoders["siglip"])
+    attention = f"{LAYER['siglip']}.self_attn"
+    classifier.get_submodule(f"{attention}.{part}").bias.data[3] = float("nan")  # type: ignore[index, union-attr, operator]
+    with pytest.raises(ToolkitError, match="no numbers") as caught:
+        overflowing(classifier, [pixels().numpy()])
+    assert caught.value.where == f"{attention}.out_proj/input"
+
+
+def test_no_images_are_refused(encoders: dict[str, Path]) -> None:
+    with pytest.raises(ToolkitError, match="no calibration images"):
+        overflowing(made(encoders["clip"])[0], [])

@@ -1,0 +1,94 @@
+"""How long a measurement will take is told beforehand, and load from outside where a budget fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export.benchmark import Compared, Measured, benchmark
+from export.duration import baseline_seconds, benchmark_seconds, tune_seconds
+from export.latency.measure import Least
+from export.latency.scenarios.concurrency import Combination
+from export.latency.tuning.accuracy import Drop
+from export.latency.tuning.search import Configuration, Effort, nothing_keeps
+from export.latency.tuning.tune_bundle import tune_bundle
+from export.regression import Gate, against_baseline
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.serving import Budget
+
+LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1), Least(10, 0))
+PLAIN = {"details": False, "scenarios": (), "combinations": 3}
+
+
+def test_what_is_counted_is_what_it_takes() -> None:
+    # 50 runs of 0.1 s, 16 to warm up, and 2 again before each of 10 blocks, at batch 1 and at 10
+    assert benchmark_seconds([0.1], [], [1], Least(50, 2.0), **PLAIN) == pytest.approx(1.6 + 5.0 + 2.0)  # type: ignore[arg-type]
+    assert benchmark_seconds([0.1], [], [10], Least(50, 2.0), **PLAIN) == pytest.approx(5.0 + 50 + 20)  # type: ignore[arg-type]
+    assert benchmark_seconds([1e-6], [], [1], Least(50, 2.0), **PLAIN) == pytest.approx(2, abs=0.01)  # type: ignore[arg-type]
+
+
+def test_more_to_measure_takes_longer() -> None:
+    least, sizes = Least(50, 2.0), [1, 8]
+    plain = benchmark_seconds([0.01], [], sizes, least, **PLAIN)  # type: ignore[arg-type]
+    assert plain < benchmark_seconds([0.01], [0.02], sizes, least, **PLAIN)  # type: ignore[arg-type]
+    assert plain < benchmark_seconds([0.01, 0.01], [], sizes, least, **PLAIN)  # type: ignore[arg-type]
+    assert plain < benchmark_seconds([0.01], [], sizes, least, details=True, scenarios=(), combinations=3)
+    for scenario in ("offline", "server", "multi-stream", "concurrency"):
+        longer = benchmark_seconds([0.01], [], sizes, least, details=False, scenarios=[scenario], combinations=3)
+        assert longer > plain + 5
+    assert baseline_seconds(2, 0.01, sizes, least, 10) > baseline_seconds(1, 0.01, sizes, least, 10)
+
+
+def test_a_search_goes_as_far_as_the_budget() -> None:
+    rough, apart = Least(20, 0.6), [Least(200, 8.0)] * 4 + [Least(300, 15.0)]
+
+    def at_most(budget: float, combinations: int = 2) -> float:
+        return tune_seconds([0.01], combinations, (1, 2, 4, 8), budget, rough=rough, apart=apart)
+
+    assert at_most(0.001) == pytest.approx(2 * (0.5 + 0.6) + 4 * 8 + 15)  # one batch size, and it is too slow
+    assert at_most(0.001) < at_most(0.02) < at_most(0.04) < at_most(1.0) < at_most(1.0, 4)
+
+
+@pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
+def test_each_measurement_says_it_once_before_it_starts(finished_bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    bundle = Bundle(Path(shutil.copytree(finished_bundle, tmp_path / "bundle")))
+    said: list[object] = []
+    benchmark(
+        bundle,
+        provider="cpu",
+        batch_sizes=[1],
+        compare=Compared(),
+        least=Least(1, 0),
+        measured=Measured(details=False),
+        advance=said.append,
+        announce=said.append,
+    )
+    assert isinstance(said[0], float)
+    assert said[0] > 0
+    assert [type(each) for each in said].count(float) == 1
+    said.clear()
+    against_baseline(bundle, bundle, Gate("cpu", [1], Least(1, 0), 300.0), announce=said.append)
+    assert len(said) == 1
+    said.clear()
+    budget = Budget(p99_ms=5000, max_accuracy_drop=100)
+    outcome = tune_bundle(
+        Bundle(bundle.path), budget, provider="cpu", effort=LITTLE, advance=said.append, announce=said.append
+    )
+    assert [type(each) for each in said].count(float) == 1
+    assert type(said[1]) is float  # after the accuracy, before the search
+    assert isinstance(outcome["disturbances"], list)
+
+
+def test_load_from_outside_is_said_where_nothing_keeps_the_budget() -> None:
+    figures = {"p50_ms": 9.0, "p99_ms": 12.0, "throughput_ips": 100.0, "intervals": {"p99_ms": [11.0, 14.0]}}
+    nearest = Configuration("fp32", 1, Combination(1, 1), Drop(0.0, (0.0, 0.0), 0.0, 100, ""), figures)
+    quiet = str(nothing_keeps(Budget(p99_ms=10, max_accuracy_drop=1), [nearest], []))
+    assert quiet.startswith("nothing keeps p99 within 10 ms; nearest: fp32, batch 1")
+    assert "meanwhile" not in quiet
+    sentences = ["other processes took 40% of the cores' time", "the cores throttled 3 times because of heat"]
+    loud = str(nothing_keeps(Budget(p99_ms=10, max_accuracy_drop=1), [nearest], sentences))
+    assert loud.startswith(quiet)
+    assert f"; meanwhile {sentences[0]}, and {sentences[1]}: measure again" in loud

@@ -1,0 +1,1 @@
+"""The run folder: training writes it, exports and reports read it."""

@@ -1,0 +1,220 @@
+"""A finished run, read: its recipe, its best classifier, its data, its metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.source import DataSource, Example, open_data
+from toolkit.errors import ToolkitError
+from toolkit.files import sha256_of
+from toolkit.models.build import WEIGHTS, load_classifier
+from toolkit.models.classifier import Classifier
+from toolkit.recipe.schema import Recipe, load_recipe
+from toolkit.regular_files import read_settings
+from toolkit.runs.run_folder import RunFolder
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.value_range import Range
+from toolkit.strict_json import read_json, reason_in
+from toolkit.user_paths import require_run
+
+LISTED_CLASSES = 100
+"""Classes whose metrics a bundle carries."""
+NEEDED_OF_TRUNK = {"precision", "boundary", "form", "calibration_images", "graph_sha256"}
+NEEDED_OF_SUMMARY = {"data_fingerprint", "data", "temperature", "train", "validation", "test"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read: its recipe, its best classifier, its data."""
+
+    path: Path
+    data_path: Path | None = None
+    """Where its data is now, if it is no longer where the recipe says."""
+
+    def __post_init__(self) -> None:
+        require_run(self.path)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return load_recipe(self.path / "recipe.yaml")
+
+    @cached_property
+    def _loaded(self) -> tuple[Classifier, Any]:
+        return load_classifier(self.path / "best")
+
+    @property
+    def classifier(self) -> Classifier:
+        """The best classifier, in evaluation form."""
+        return self._loaded[0]
+
+    @property
+    def processor(self) -> Any:
+        """The training-time image processor."""
+        return self._loaded[1]
+
+    @cached_property
+    def value_range(self) -> Range | None:
+        """What training read as black and white in images of more than 8 bits; see :mod:`toolkit.models.build`.
+
+        Raises:
+            ToolkitError: what is written there is no range.
+        """
+        name = "best/preprocessor_config.json"
+        found = self._json(name).get("value_range")
+        try:
+            return None if found is None else (float(found[0]), float(found[1]))
+        except (TypeError, ValueError, LookupError) as error:
+            what = f"value_range is {found!r}, not [low, high]"
+            raise ToolkitError(what, where=self.path / name, fix="copy the run again, or train again") from error
+
+    @cached_property
+    def trunk(self) -> dict[str, Any] | None:
+        """The trunk in a reduced precision that the run's layers learned on; None if it was PyTorch's in fp32."""
+        if self.recipe.training.trunk_precision == "fp32":
+            return None
+        found = RunFolder(self.path).trunk()
+        missing = sorted(NEEDED_OF_TRUNK - set(found or {}))
+        if found is None or missing:
+            what = f"the trunk's description is damaged: {', '.join(missing)} missing"
+            raise ToolkitError(what, where=self.path / "trunk.json", fix="copy the run again, or train again")
+        return found
+
+    @property
+    def precision(self) -> str:
+        """What the run is exported in unless another precision is asked for."""
+        return str(self.trunk["precision"]) if self.trunk else "fp32"
+
+    def require_trunk(self, precision: str) -> None:
+        """Refuse a precision that puts another trunk in front of the layers than they learned on.
+
+        Raises:
+            ToolkitError: it does.
+        """
+        if self.trunk is not None and precision != self.trunk["precision"]:
+            own = self.trunk["precision"]
+            raise ToolkitError(
+                f"the run's layers learned on a trunk in {own}, and {precision} would put another in front of them",
+                where=self.path / "trunk.json",
+                fix=f"export with --precision {own}, or train with training.trunk_precision={precision}",
+            )
+
+    @cached_property
+    def data(self) -> DataSource:
+        """The data set the run was trained on, opened again.
+
+        Raises:
+            ToolkitError: it is gone, or no longer what it was.
+        """
+        config, place = self.recipe.data, self.data_place
+        if not place.exists():
+            fix = "give where it is now with --data PATH"
+            raise ToolkitError("the data of the run is not here any more", where=place, fix=fix)
+        data = open_data(config.model_copy(update={"path": place})).read_as(self.value_range)
+        trained_on = self.summary.get("data_fingerprint")
+        if trained_on and data.fingerprint != trained_on:
+            what, fix = "the data changed since the run was trained", "restore the data, or train again"
+            if self.data_path is not None:
+                what, fix = "this is not the data that the run was trained on", "give that with --data, or train again"
+            raise ToolkitError(what, where=place, fix=fix)
+        return data
+
+    @property
+    def data_place(self) -> Path:
+        """Where the data is: as it was given, else as the recipe says."""
+        return self.recipe.data.path if self.data_path is None else self.data_path.absolute()
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Final figures of the run.
+
+        Raises:
+            ToolkitError: the run did not finish.
+        """
+        path = self.path / "summary.json"
+        if not path.is_file():
+            raise ToolkitError(
+                "the run did not finish: summary.json is missing", where=self.path, fix="resume it with --resume"
+            )
+        content = self._json("summary.json")
+        missing = sorted(NEEDED_OF_SUMMARY - set(content))
+        if missing:
+            raise ToolkitError(f"the summary lacks {', '.join(missing)}", where=path, fix="train again")
+        return content
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            content = read_json(read_settings(path))
+        except (OSError, ValueError) as error:
+            raise ToolkitError(
+                f"can't read it: {reason_in(error)}", where=path, fix="copy the run again, or train again"
+            ) from error
+        return content if isinstance(content, dict) else {}
+
+    def held_out(self, count: int, *, exactly: bool = False) -> list[Example]:
+        """Images that were not trained on: the test split's, then validation's; spread over classes.
+
+        Args:
+            count: how many, where there are as many.
+            exactly: whether fewer are an error.
+
+        Raises:
+            ToolkitError: there are fewer, and ``exactly``.
+        """
+        held_out = ("test", "validation")
+        available = sum(len(self.data.splits[split]) for split in held_out)
+        if exactly and available < count:
+            what = f"{count} held-out images were asked for, but there are {available}"
+            raise ToolkitError(what, where=self.data_place, fix=f"leave the option out to use all {available}")
+        examples: list[Example] = []
+        for split in held_out:
+            members = self.data.splits[split]
+            wanted = min(len(members), count - len(examples))
+            examples += [members[index * len(members) // wanted] for index in range(wanted)]
+        return examples
+
+    def provenance(self) -> dict[str, Any]:
+        """Where a bundle of this run comes from."""
+        return {
+            "run": str(self.path.absolute()),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "checkpoint_sha256": sha256_of(self.path / "best" / WEIGHTS),
+            "data_fingerprint": self.summary["data_fingerprint"],
+            "data": self.summary["data"],
+            "figures": {split: _without_long_tail(self.summary[split]) for split in ("test", "validation", "train")},
+            "temperature": self.summary["temperature"],
+            "training_libraries": self._json("environment.json").get("libraries", {}),
+        }
+
+
+def _without_long_tail(metrics: dict[str, Any]) -> dict[str, Any]:
+    """A split's metrics, of more than a hundred classes with those of the lowest F1 alone."""
+    by_class = metrics.get("per_class", {})
+    if len(by_class) <= LISTED_CLASSES:
+        return metrics
+    lowest = sorted(by_class, key=lambda name: float(by_class[name]["f1"]))[:LISTED_CLASSES]
+    return metrics | {"per_class": {name: by_class[name] for name in lowest}}
+
+
+def run_of(bundle: Bundle, given: Path | None, data: Path | None = None) -> Run:
+    """The run a bundle was exported from, or the one given, if it holds the same checkpoint.
+
+    Args:
+        bundle: an opened bundle.
+        given: the run folder, if it is no longer where the export found it.
+        data: where the run's data is, if it is no longer where its recipe says.
+
+    Raises:
+        ToolkitError: it is gone, or another checkpoint than the bundle's.
+    """
+    path = given or bundle.run
+    require_run(path, of_bundle=given is None)
+    run = Run(path, data)
+    if run.provenance()["checkpoint_sha256"] != bundle.manifest.provenance.get("checkpoint_sha256"):
+        fix = "export the run again, or give the run the bundle was made from with --run"
+        raise ToolkitError("the run's best checkpoint is not the one in the bundle", where=path, fix=fix)
+    return run

@@ -1,0 +1,90 @@
+"""Where the activations at the boundary come from: the image files through the trunk, or the cache."""
+
+# B batch
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from toolkit.data.dataset import Key, Loader
+from toolkit.training.batch_schedule import MicroBatch
+from toolkit.training.boundary_cache import CachedSplit
+from toolkit.training.mixing import Mixing
+from toolkit.training.stopwatch import Stopwatch
+
+
+class Feed(Protocol):
+    """Gives each micro-batch its activations [B, ...] and labels [B], on the device."""
+
+    def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Feed micro-batches in order, and count the time that it takes."""
+
+
+class PixelFeed:
+    """Reads, preprocesses and mixes images, and runs them through ``trunk`` if there is one."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        trunk: Callable[[Tensor], Tensor] | None,
+        device: torch.device,
+        mixing: Mixing | None = None,
+    ) -> None:
+        self.loader, self.trunk, self.device, self.mixing = loader, trunk, device, mixing
+
+    def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Feed micro-batches from their files."""
+        read: deque[MicroBatch] = deque()  # the loader's workers are some batches ahead
+
+        def keys() -> Iterator[list[Key]]:
+            for batch in batches:
+                read.append(batch)
+                yield [(batch.epoch, index) for index in batch.indices]
+
+        loaded = self.loader.read(keys())
+        while True:
+            asked = time.perf_counter()
+            batch = next(loaded, None)
+            waited = time.perf_counter() - asked
+            if batch is None:
+                return
+            if self.loader.workers:
+                watch.worker_seconds += batch["seconds"]
+                watch.add("data_wait", waited)
+            else:
+                watch.add("preprocessing", batch["seconds"])
+                watch.add("data_wait", waited - batch["seconds"])
+            hidden = batch["pixel_values"].to(self.device, non_blocking=True)
+            labels = batch["labels"].to(self.device, non_blocking=True)
+            micro_batch = read.popleft()
+            mix = self.mixing(micro_batch) if self.mixing else None
+            if mix is not None:
+                hidden = mix(hidden)
+            if self.trunk is not None:
+                with torch.no_grad(), watch.on_device("trunk"):
+                    hidden = self.trunk(hidden)
+            yield hidden, labels
+
+
+class CacheFeed:
+    """Reads what the trunk gave when the cache was filled."""
+
+    def __init__(self, split: CachedSplit, labels: list[int], device: torch.device) -> None:
+        self.split, self.device = split, device
+        self.labels = torch.tensor(labels)
+
+    def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Feed micro-batches from the cache, always as float32."""
+        for batch in batches:
+            asked = time.perf_counter()
+            hidden, labels = self.split.rows(batch.epoch, batch.indices), self.labels[batch.indices]
+            if self.device.type == "cuda":
+                hidden, labels = hidden.pin_memory(), labels.pin_memory()
+            watch.add("data_wait", time.perf_counter() - asked)
+            yield hidden.to(self.device, non_blocking=True).float(), labels.to(self.device, non_blocking=True)

@@ -1,0 +1,160 @@
+"""Fill a boundary cache: look what is there, compute what is missing, all processes in step."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from toolkit.errors import ToolkitError
+from toolkit.files import heal
+from toolkit.lock import TakenError, locked
+from toolkit.training.activation_source import Feed
+from toolkit.training.batch_schedule import MicroBatch
+from toolkit.training.boundary_cache import DTYPES, FILL_BATCH, BoundaryCache, Shard
+from toolkit.training.processes import Agreement, on_main_process, raise_together
+from toolkit.training.progress import console
+from toolkit.training.stopwatch import Stopwatch
+
+LOOK_SECONDS = 0.5
+"""Between two looks at whether another run still fills the cache."""
+
+
+def fill_cache(
+    cache: BoundaryCache,
+    feeds: Mapping[str, Feed],
+    accelerator: Accelerator,
+    agreement: Agreement,
+    stop_if_asked: Callable[[], None],
+    advance: Callable[[int, int], None],
+) -> dict[str, int]:
+    """Compute the shards that are missing or damaged.
+
+    Args:
+        cache: what is to be filled.
+        feeds: for each split, where its activations come from.
+        accelerator: its processes share the work.
+        agreement: how they tell each other of failures.
+        stop_if_asked: called after each batch; may raise in all processes.
+        advance: called with (images done, images to do) of this process.
+
+    Returns:
+        ``shards``, ``computed`` and ``damaged``, over all processes.
+    """
+    process, processes = accelerator.process_index, accelerator.num_processes
+    with ExitStack() as held:
+        _wait_for_turn(held, cache.folder, accelerator, stop_if_asked)
+        shards = cache.layout.shards()
+        if accelerator.is_main_process:
+            for folder in sorted(cache.folder.glob("rank-*")):
+                heal(folder)
+        accelerator.wait_for_everyone()
+        found = agreement.gathered(cache.missing(shards[process::processes]))
+        missing = sorted((shard for theirs, _ in found for shard in theirs), key=lambda shard: shard.name)
+        on_main_process(accelerator, lambda: _prepare(cache, missing))
+        rounds = max(_batches(missing[rank::processes]) for rank in range(processes))
+        _fill(cache, missing[process::processes], rounds, feeds, accelerator, agreement, stop_if_asked, advance)
+    return {"shards": len(shards), "computed": len(missing), "damaged": sum(damaged for _, damaged in found)}
+
+
+def _wait_for_turn(held: ExitStack, folder: Path, accelerator: Accelerator, stop_if_asked: Callable[[], None]) -> None:
+    """Lock the cache in the main process; while another run fills it, all processes wait together."""
+    what, said = "another run fills this cache", False
+
+    def take() -> bool:
+        try:
+            held.enter_context(locked(folder, what=what))
+        except TakenError:
+            return False
+        return True
+
+    while not on_main_process(accelerator, take):
+        if accelerator.is_main_process and not said:
+            console.print(f"{what}: waiting for it")
+            said = True
+        stop_if_asked()
+        time.sleep(LOOK_SECONDS)
+
+
+def _prepare(cache: BoundaryCache, missing: list[Shard]) -> None:
+    cache.check_space(missing)
+    cache.write_key()
+
+
+def _batches(shards: list[Shard]) -> int:
+    return sum(len(range(shard.start, shard.stop, FILL_BATCH)) for shard in shards)
+
+
+def _fill(
+    cache: BoundaryCache,
+    mine: list[Shard],
+    rounds: int,
+    feeds: Mapping[str, Feed],
+    accelerator: Accelerator,
+    agreement: Agreement,
+    stop_if_asked: Callable[[], None],
+    advance: Callable[[int, int], None],
+) -> None:
+    """Run ``rounds`` batches in every process, since a sharded model's processes must call it together."""
+    watch = Stopwatch(accelerator.device)
+    done, total = 0, sum(shard.stop - shard.start for shard in mine)
+    collector = _Collector(cache, accelerator.process_index)
+    for shard, batch, hidden in _computed(mine, rounds, cache, feeds, watch):
+        error = None
+        if shard is not None:
+            try:
+                collector.add(shard, batch, hidden)
+            except ToolkitError as failure:
+                error = failure
+            done += len(batch.indices)
+            advance(done, total)
+        raise_together(agreement, error)
+        stop_if_asked()
+
+
+def _computed(
+    mine: list[Shard], rounds: int, cache: BoundaryCache, feeds: Mapping[str, Feed], watch: Stopwatch
+) -> Iterator[tuple[Shard | None, MicroBatch, Tensor]]:
+    """The activations of this process's shards, and then of repeated images (shard None) until all rounds are done."""
+    work = [(shard.split, shard, batch) for shard in mine for batch in _cut(shard)]
+    anywhere = cache.layout.shards()[0]
+    filler: list[tuple[str, Shard | None, MicroBatch]] = [
+        (anywhere.split, None, MicroBatch(anywhere.view + 1, 0, [anywhere.start], first=0, step_images=1))
+    ]
+    work_and_filler = [*work, *filler * (rounds - len(work))]
+    for split, part in itertools.groupby(work_and_filler, key=lambda item: item[0]):
+        items = list(part)
+        activations = feeds[split]((batch for _, _, batch in items), watch)
+        for (_, shard, batch), (hidden, _) in zip(items, activations, strict=True):
+            yield shard, batch, hidden
+
+
+def _cut(shard: Shard) -> Iterator[MicroBatch]:
+    """A shard's images as batches; view v is what epoch v + 1 sees."""
+    for number, start in enumerate(range(shard.start, shard.stop, FILL_BATCH)):
+        indices = list(range(start, min(start + FILL_BATCH, shard.stop)))
+        yield MicroBatch(shard.view + 1, number, indices, first=start, step_images=len(indices))
+
+
+class _Collector:
+    """Gathers the batches of one shard after the other, and writes each when it is whole."""
+
+    def __init__(self, cache: BoundaryCache, process: int) -> None:
+        self.cache, self.process = cache, process
+        self.rows: Tensor | None = None
+
+    def add(self, shard: Shard, batch: MicroBatch, hidden: Tensor) -> None:
+        dtype = DTYPES[self.cache.layout.dtype][0]
+        if self.rows is None:
+            self.rows = torch.empty(shard.stop - shard.start, *self.cache.layout.row, dtype=dtype)
+        first = batch.indices[0] - shard.start
+        self.rows[first : first + len(hidden)] = hidden.to("cpu", dtype)
+        if batch.indices[-1] + 1 == shard.stop:
+            rows, self.rows = self.rows, None
+            self.cache.write(shard, rows, self.process)

@@ -1,0 +1,183 @@
+"""The end of a run: what the saved classifier gives on every split, calibrated."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from toolkit.data.dataset import Loader
+from toolkit.data.source import DataSource
+from toolkit.metrics.curves import curves_of
+from toolkit.metrics.split import METRICS, SplitScores
+from toolkit.models.classifier import Classifier
+from toolkit.models.temperature import fit_temperature, temperature_interval, temperature_note
+from toolkit.text import is_utf8, path_text
+from toolkit.training.activation_source import Feed, PixelFeed
+from toolkit.training.batch_schedule import Plan
+from toolkit.training.boundary import Boundary
+from toolkit.training.evaluation import predict_split
+from toolkit.training.progress import console, counting
+from toolkit.training.stopwatch import Stopwatch
+
+CALIBRATED = ("loss", "nll", "expected_calibration_error")
+"""Metrics that the temperature changes."""
+DENSE_CLASSES = 100
+"""More classes than this have no matrix of confusions in the summary, only the most frequent ones."""
+CONFUSIONS = 50
+"""Confusions that are listed."""
+DENSE_CELLS = 500_000
+"""Images times classes up to which the table of predictions holds every logit."""
+LIKELIEST = 5
+"""Classes of an image that a larger table holds."""
+LISTED_SKIPPED = 100
+
+
+def predict_splits(
+    classifier: Classifier,
+    boundary: Boundary,
+    loaders: Mapping[str, Loader],
+    plan: Callable[[str], Plan],
+    accelerator: Accelerator,
+) -> dict[str, Tensor]:
+    """Logits [images, classes] of splits, from the image files through all that production will run.
+
+    That is the whole classifier, or the run's own trunk and the classifier's groups behind it. The training split
+    comes from the boundary cache where that holds its plain images.
+    """
+    watch, logits = Stopwatch(accelerator.device), {}
+    for split, loader in loaders.items():
+        cached = boundary.plain_feed(split)
+        feed: Feed = cached or PixelFeed(loader, boundary.trunk, accelerator.device)
+        start = 0 if cached is None and boundary.trunk is None else boundary.start
+        if accelerator.is_main_process and not console.is_terminal:
+            console.print(f"evaluating {split}: {plan(split).images:,} images")
+        with counting(f"evaluating {split}", accelerator.is_main_process) as report:
+            logits[split] = predict_split(
+                classifier, start, feed, plan(split), len(classifier.labels), accelerator, watch, report
+            )
+        loader.close()
+    return logits
+
+
+class Outcome:
+    """Everything that a finished run says of its classifier; made in one process.
+
+    Args:
+        data: with the labels and groups.
+        logits: of every split, [images, classes].
+        temperature: of the probabilities.
+    """
+
+    def __init__(self, data: DataSource, logits: Mapping[str, Tensor], temperature: float) -> None:
+        self.data, self.temperature = data, temperature
+
+        def scores(split: str, temperature: float) -> SplitScores:
+            return SplitScores(logits[split], data.labels(split), temperature, data.groups(split))
+
+        self.scores = {split: scores(split, temperature) for split in data.splits}
+        self.as_trained = {split: scores(split, 1.0) for split in ("validation", "test")}
+
+    def summary(self) -> dict[str, Any]:
+        """What ``summary.json`` says of the splits and of the data set."""
+        data, test = self.data, self.scores["test"]
+        metrics: dict[str, Any] = {split: scores.metrics(METRICS) for split, scores in self.scores.items()}
+        metrics["test"] |= {"intervals": test.intervals(), "per_class": test.class_metrics(data.classes)}
+        uncalibrated: dict[str, Any] = {split: scores.metrics(CALIBRATED) for split, scores in self.as_trained.items()}
+        uncalibrated["test"] |= {"intervals": self.as_trained["test"].intervals(CALIBRATED)}
+        return metrics | {
+            "uncalibrated": uncalibrated,
+            **self.calibration(),
+            "classes": data.classes,
+            "images": {split: len(examples) for split, examples in data.splits.items()},
+            "skipped": len(data.skipped),
+            "skipped_images": data.skipped[:LISTED_SKIPPED],
+            "data_fingerprint": data.fingerprint,
+            "data": {key: data.about[key] for key in ("name", "source", "licence") if key in data.about},
+            **self.confusion(),
+        }
+
+    def calibration(self) -> dict[str, Any]:
+        """The temperature, the interval that it may lie in, and a sentence where validation says little about it."""
+        validation = self.as_trained["validation"]
+        interval = temperature_interval(validation.logits, torch.from_numpy(validation.labels))
+        errors, images = int((~validation.right).sum()), len(validation.labels)
+        return {
+            "temperature": self.temperature,
+            "temperature_interval": list(interval),
+            "temperature_note": temperature_note(self.temperature, interval, errors, images),
+        }
+
+    def confusion(self) -> dict[str, Any]:
+        """``confusion_matrix`` [true][predicted], None of many classes, and ``confusions``, the most frequent ones."""
+        test, classes = self.scores["test"], self.data.classes
+        pairs, counts = np.unique(np.stack([test.labels, test.predicted]), axis=1, return_counts=True)
+        wrong = [
+            {"label": classes[label], "predicted": classes[predicted], "images": int(count)}
+            for label, predicted, count in zip(*pairs, counts, strict=True)
+            if label != predicted
+        ]
+        wrong.sort(key=lambda each: -each["images"])
+        matrix = None
+        if len(classes) <= DENSE_CLASSES:
+            matrix = np.zeros((len(classes), len(classes)), np.int64)
+            matrix[tuple(pairs)] = counts
+        return {
+            "confusion_matrix": None if matrix is None else matrix.tolist(),
+            "confusions": wrong[:CONFUSIONS],
+        }
+
+    def curves(self) -> dict[str, Any]:
+        """What the plots of the test split draw."""
+        return curves_of(self.scores["test"], self.as_trained["test"], self.data.classes)
+
+    def predictions_csv(self) -> bytes:
+        """The test split in its order as a table.
+
+        ``path``, ``label``, ``predicted``, ``probability`` of the predicted class and ``label_probability``, both
+        calibrated, and the logits as the network gave them; of many images and classes the likeliest classes with
+        their probabilities in place of the logits.
+        """
+        data, test = self.data, self.scores["test"]
+        dense = test.logits.numel() <= DENSE_CELLS
+        likeliest = min(LIKELIEST, test.classes)
+        head = [f"logit:{name}" for name in data.classes] if dense else _likeliest_columns(likeliest)
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["path", "label", "predicted", "probability", "label_probability", *head])
+        probabilities = zip(test.confidence, np.exp(-test.losses), strict=True)
+        ranked = None if dense else test.likeliest(likeliest)
+        for place, (example, (probability, of_label)) in enumerate(
+            zip(data.splits["test"], probabilities, strict=True)
+        ):
+            path = example.path
+            if is_utf8(str(path)) and path.is_relative_to(data.root):
+                path = path.relative_to(data.root)
+            names = data.classes[example.label], data.classes[test.predicted[place]]
+            if ranked is None:
+                rest = test.logits[place].tolist()
+            else:
+                rest = [
+                    cell
+                    for index, share in zip(*(part[place] for part in ranked), strict=True)
+                    for cell in (data.classes[index], f"{share:.6g}")
+                ]
+            table.writerow([path_text(path), *names, float(probability), float(of_label), *rest])
+        return text.getvalue().encode()
+
+
+def _likeliest_columns(count: int) -> list[str]:
+    return [column for rank in range(1, count + 1) for column in (f"class {rank}", f"probability {rank}")]
+
+
+def calibrate(classifier: Classifier, logits: Tensor, labels: Tensor) -> float:
+    """Give a classifier the temperature that fits a validation split; returned too."""
+    temperature = fit_temperature(logits, labels)
+    classifier.temperature.fill_(temperature)
+    return temperature
