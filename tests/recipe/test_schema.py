@@ -11,7 +11,7 @@ from toolkit.errors import ToolkitError
 from toolkit.recipe.schema import Recipe, Section, load_recipe
 
 SMALLEST: dict[str, Any] = {"data": {"path": "images"}, "model": {"unfreeze_last": 1}, "training": {"epochs": 2}}
-SHIPPED = sorted((Path(__file__).parent.parent / "recipes" / "configs").rglob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "recipes" / "configs").rglob("*.yaml"))
 
 
 @pytest.fixture
