@@ -1,4 +1,4 @@
-"""Small real things that the tests share: a data set of drawings, tiny encoders of both families, a finished run."""
+"""Small real things that the tests share: a data set of drawings, tiny encoders of every family, a finished run."""
 
 from __future__ import annotations
 
@@ -90,11 +90,41 @@ def _save_tiny_siglip(folder: Path) -> Path:
     return folder
 
 
+def _save_tiny_dinov2(folder: Path, *, registers: int = 0) -> Path:
+    import torch
+    from transformers import (
+        BitImageProcessorPil,
+        Dinov2Config,
+        Dinov2Model,
+        Dinov2WithRegistersConfig,
+        Dinov2WithRegistersModel,
+    )
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32}
+    sizes |= {"patch_size": 8, "layerscale_value": 0.5}
+    if registers:
+        model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**sizes, num_register_tokens=registers))
+    else:
+        model = Dinov2Model(Dinov2Config(**sizes))
+    for name, parameter in model.named_parameters():
+        if "lambda" in name or "token" in name:  # as trained ones, no two alike
+            parameter.data = 0.5 + torch.rand_like(parameter)
+    model.save_pretrained(folder)
+    BitImageProcessorPil(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Encoder folders of both families: real classes, three layers, random weights."""
+    """Encoder folders of every family: real classes, three layers, random weights."""
     root = tmp_path_factory.mktemp("encoders")
-    return {"clip": _save_tiny_clip(root / "clip"), "siglip": _save_tiny_siglip(root / "siglip")}
+    return {
+        "clip": _save_tiny_clip(root / "clip"),
+        "siglip": _save_tiny_siglip(root / "siglip"),
+        "dinov2": _save_tiny_dinov2(root / "dinov2"),
+        "dinov2_with_registers": _save_tiny_dinov2(root / "dinov2_with_registers", registers=2),
+    }
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ from onnx import TensorProto, helper
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
 from export.graph.config import FUSED, METADATA, Form
 from export.graph.half import to_half
-from export.graph.network import LOGITS, PROBABILITIES, add_classifier
+from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
 from export.graph.subgraph import read_by
+from export.graph.tensor_names import LOGITS, PROBABILITIES
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.preprocess import Preprocess

@@ -17,9 +17,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
-from export.graph.network import LOGITS, PROBABILITIES, add_classifier
+from export.graph.config import FUSED, Form
+from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
 from export.graph.subgraph import preprocessing_part
+from export.graph.tensor_names import LOGITS, PROBABILITIES
 from toolkit.models.classifier import Classifier
 
 HalfPrecision = Literal["fp16", "bf16"]
@@ -130,10 +132,16 @@ def in_head(tensor: str) -> bool:
     return tensor.replace("/", ".").split(".")[0] in ("head", LOGITS, PROBABILITIES)
 
 
-def network_graph(classifier: Classifier) -> onnx.ModelProto:
-    """The classifier without preprocessing and metadata, to look up names and to plan."""
+def network_graph(classifier: Classifier, form: Form = FUSED, size: tuple[int, int] | None = None) -> onnx.ModelProto:
+    """The classifier in float32 without preprocessing and metadata.
+
+    Args:
+        classifier: in evaluation form, on the CPU.
+        form: in which operators.
+        size: height and width of ``pixel_values``; without it the graph serves to look up names and to plan.
+    """
     builder = GraphBuilder()
-    add_classifier(builder, classifier, PIXEL_VALUES)
+    add_classifier(builder, classifier, PIXEL_VALUES, form, size=size)
     entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (LOGITS, PROBABILITIES)]
     graph = helper.make_graph(builder.nodes, "network", [entry], outputs, list(builder.initializers.values()))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from export.graph.network import LOGITS
+from export.graph.tensor_names import LOGITS
 from toolkit.models.classifier import Classifier
+from toolkit.models.families.tower import fold_layer_scales
 
 
 @torch.inference_mode()
@@ -45,6 +47,15 @@ def captured(classifier: Classifier, pixel_values: Tensor, *, own: bool = False)
         for hook in hooks:
             hook.remove()
     return tensors
+
+
+def with_folded_scales(classifier: Classifier) -> Classifier:
+    """The classifier, or a copy whose layer scales are folded into the matmuls before them, as the graph has them."""
+    if all(block.attention_scale is None and block.mlp_scale is None for block in classifier.encoder.tower.blocks):
+        return classifier
+    folded = copy.deepcopy(classifier)
+    fold_layer_scales(folded.encoder.tower)
+    return folded
 
 
 def aligned(reference: Tensor, shape: tuple[int, ...]) -> Tensor | None:

@@ -1,11 +1,10 @@
 """The classifier as ONNX nodes, in the form that ONNX Runtime runs fast.
 
 torch.onnx's graphs of these encoders are not fused by ONNX Runtime's optimiser (no attention at
-all), so the blocks that the families share are said here once: one product for query, key and
-value, the fused attention and activation operators, and residual sums in the place where the
-runtime joins them with the layer norm behind them. A tensor bears the name of the module of the
-classifier that gives it, with ``/input`` behind it where it is what that module takes; everything
-else has an operator's name at its end.
+all), so the parts of a tower are written here: one matmul for query, key and value, the fused attention
+and activation operators, and residual sums in the place where the runtime joins them with the layer
+norm behind them. What there is to write comes from the description of the tower
+(:mod:`toolkit.models.families.tower`), the names from :mod:`export.graph.tensor_names`.
 """
 
 # B batch, T tokens, D width, P width of the embedding
@@ -13,7 +12,6 @@ else has an operator's name at its end.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +23,12 @@ from export.graph.config import FUSED, Form
 from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.matmul import integer_product, product, rounded_matrix
 from export.graph.preprocessing import RESIZED
+from export.graph.tensor_names import LOGITS, POOLED, PROBABILITIES, TensorNames
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
-from toolkit.models.encoder import Group
+from toolkit.models.families.tower import Attention, AttentionPooling, Block, Mlp, Projection, Tower
 from toolkit.runtime.preprocess import Preprocess
 
-LOGITS, PROBABILITIES = "logits", "probabilities"
-POOLED = "head/input"
-"""The embedding of an encoder without a projection: no module of PyTorch's gives it."""
 GELU = {
     "GELU": "none",
     "GELUActivation": "none",
@@ -41,37 +37,40 @@ GELU = {
     "NewGELUActivation": "tanh",
 }
 """Activation classes that are GELU, with their approximation."""
+SILU = frozenset({"SiLU", "SiLUActivation"})
 QUICK_GELU_ALPHA = 1.702
 
 
 @dataclass(frozen=True)
 class Residual:
-    """A sum that the next layer norm forms: the stream, a product, and the bias of that product."""
+    """A sum that the next layer norm forms: the stream, a matmul, and the bias of that matmul."""
 
     stream: str
     product: str
     bias: str
-    """Empty where the product has it already."""
+    """Empty where the matmul has it already."""
     name: str
     """Of the sum."""
 
 
 class NetworkBuilder:
-    """Turns modules of a classifier into nodes; each method takes tensors' names and gives one."""
+    """Turns the parts of a classifier into nodes; each method takes tensors' names and gives one."""
 
     def __init__(
-        self, builder: GraphBuilder, classifier: Classifier, form: Form, preprocess: Preprocess | None
+        self,
+        builder: GraphBuilder,
+        classifier: Classifier,
+        form: Form,
+        preprocess: Preprocess | None,
+        size: tuple[int, int] | None,
     ) -> None:
         self.builder, self.classifier, self.form, self.preprocess = builder, classifier, form, preprocess
-        self._names = {module: name for name, module in classifier.named_modules()}
-
-    def name_of(self, module: nn.Module) -> str:
-        """A module's dotted name in the classifier."""
-        return self._names[module]
+        self.size = preprocess.output_size if preprocess and size is None else size
+        self.names = TensorNames(classifier)
 
     def scope(self, module: nn.Module) -> Scope:
         """Nodes of a module that are no module's output."""
-        return Scope(self.builder, self.name_of(module))
+        return Scope(self.builder, self.names.of(module))
 
     def weight(self, name: str, value: Tensor) -> str:
         """A parameter as a constant of the graph."""
@@ -81,17 +80,17 @@ class NetworkBuilder:
         """See :func:`export.graph.matmul.product`."""
         return product(self.builder, self.form, x, name, matrix, bias, to=to)
 
-    def linear(self, x: str, module: nn.Linear, *, to: str = "") -> str:
+    def linear(self, x: str, module: nn.Module, *, to: str = "") -> str:
         """[..., in] -> [..., out]."""
-        name = self.name_of(module)
-        return self.product(x, name, module.weight.T, module.bias, to=to or name)
+        name, layer = self.names.of(module), Projection(module)
+        return self.product(x, name, layer.weight.T, layer.bias, to=to or name)
 
     def layer_norm(self, x: str | Residual, module: nn.LayerNorm) -> tuple[str, str]:
         """Normalise the last axis; the result, and what was normalised.
 
         A residual sum is formed by the same operator that normalises it.
         """
-        name = self.name_of(module)
+        name = self.names.of(module)
         affine = [self.weight(f"{name}.weight", module.weight), self.weight(f"{name}.bias", module.bias)]
         epsilon = float(module.eps)
         if isinstance(x, Residual) and not self.form.joined_norms:
@@ -115,60 +114,71 @@ class NetworkBuilder:
         Raises:
             ToolkitError: another activation, named.
         """
-        name, kind = self.name_of(module), type(module).__name__
+        name, kind = self.names.of(module), type(module).__name__
         if kind == "QuickGELUActivation" and self.form.standard:
             add = self.scope(module)
             gate = add("Sigmoid", add("Mul", x, add.single(QUICK_GELU_ALPHA)))
             return str(add("Mul", x, gate, name=name))
         if kind == "QuickGELUActivation":
             return str(self.builder.node("QuickGelu", [x], name=name, domain=MICROSOFT, alpha=QUICK_GELU_ALPHA))
+        if kind in SILU:
+            return str(self.builder.node("Mul", [x, self.scope(module)("Sigmoid", x)], name=name))
         if kind in GELU:
             return str(self.builder.node("Gelu", [x], name=name, approximate=GELU[kind]))
         what = f"the graph can't express the activation {kind}"
-        raise ToolkitError(what, where=name, fix="use an encoder with a GELU, such as those of CLIP and SigLIP")
+        raise ToolkitError(what, where=name, fix="use an encoder with a GELU or a SiLU")
 
-    def hidden(self, x: str, module: Any) -> str:
+    def hidden(self, x: str, mlp: Mlp) -> str:
         """The hidden layer of an MLP block."""
-        return self.activation(self.linear(x, module.fc1), module.activation_fn)
+        if mlp.gate is None:
+            return self.activation(self.linear(x, mlp.up.module), mlp.activation)
+        gate = self.activation(self.linear(x, mlp.gate.module), mlp.activation)
+        return str(
+            self.scope(mlp.module)(
+                "Mul", gate, self.linear(x, mlp.up.module), name=self.names.taken_by(mlp.down.module)
+            )
+        )
 
-    def self_attention(self, x: str, module: Any) -> str:
-        """Attention of all tokens to all tokens, before its last product: [B, T, D] -> [B, T, D]."""
-        name, parts = f"{self.name_of(module)}.qkv", (module.q_proj, module.k_proj, module.v_proj)
-        to, scale = f"{self.name_of(module.out_proj)}/input", float(module.scale)
-        matrix = torch.cat([part.weight.T for part in parts], dim=1)
-        shift = torch.cat([part.bias for part in parts])
+    def self_attention(self, x: str, attention: Attention) -> str:
+        """Attention of all tokens to all tokens, before its output projection: [B, T, D] -> [B, T, D]."""
+        name, to = self.names.joint_matmul(attention, "qkv"), self.names.mixed_values(attention)
+        matrix, shift = joined(attention.query, attention.key, attention.value)
         if self.form.standard or self.form.quantization.rounds(name):
-            add = self.scope(module)
+            add = self.scope(attention.module)
             three = self.product(x, name, matrix, shift, to=f"{name}/Add")
             query, key, value = add("Split", three, outputs=3, axis=2, num_outputs=3)
-            return self.attention(query, key, value, module, to=to, scale=scale)
+            return self.attention(query, key, value, attention)
         weight, bias = self.weight(f"{name}.weight^T", matrix), self.weight(f"{name}.bias", shift)
-        attributes = {"domain": MICROSOFT, "num_heads": module.num_heads, "scale": scale}
-        return str(self.builder.node("Attention", [x, weight, bias], name=to, **attributes))
+        return str(
+            self.builder.node(
+                "Attention",
+                [x, weight, bias],
+                name=to,
+                domain=MICROSOFT,
+                num_heads=attention.heads,
+                scale=attention.scale,
+            )
+        )
 
-    def first_token_attention(self, x: str, module: Any) -> str:
-        """Attention of the first token to all tokens, before its last product: [B, T, D] -> [B, 1, D]."""
-        name, parts = f"{self.name_of(module)}.kv", (module.k_proj, module.v_proj)
-        query = self.linear(self.first_token(x, self.scope(module)), module.q_proj)
-        matrix = torch.cat([part.weight.T for part in parts], dim=1)
-        bias = torch.cat([part.bias for part in parts])
-        to = f"{self.name_of(module.out_proj)}/input"
-        return self.cross_attention(query, x, name, matrix, bias, module, to=to, scale=float(module.scale))
+    def first_token_attention(self, x: str, attention: Attention) -> str:
+        """Attention of the first token to all tokens, before its output projection: [B, T, D] -> [B, 1, D]."""
+        query = self.linear(self.first_token(x, self.scope(attention.module)), attention.query.module)
+        return self.cross_attention(query, x, attention)
 
-    def cross_attention(
-        self, query: str, x: str, name: str, matrix: Tensor, bias: Tensor, module: Any, *, to: str, scale: float
-    ) -> str:
-        """Attention of ready queries [B, Q, D] to keys and values that the product ``name`` makes of [B, T, D]."""
-        both = self.product(x, name, matrix, bias, to=f"{name}/Add")
-        key, value = self.scope(module)("Split", both, outputs=2, axis=2, num_outputs=2)
-        return self.attention(query, key, value, module, to=to, scale=scale)
+    def cross_attention(self, query: str, x: str, attention: Attention) -> str:
+        """Attention of ready queries [B, Q, D] to keys and values of [B, T, D]."""
+        name = self.names.joint_matmul(attention, "kv")
+        both = self.product(x, name, *joined(attention.key, attention.value), to=f"{name}/Add")
+        key, value = self.scope(attention.module)("Split", both, outputs=2, axis=2, num_outputs=2)
+        return self.attention(query, key, value, attention)
 
-    def attention(self, query: str, key: str, value: str, module: Any, *, to: str, scale: float) -> str:
+    def attention(self, query: str, key: str, value: str, attention: Attention) -> str:
         """Softmax of scaled scores times values: [B, Q, D] and twice [B, T, D] -> [B, Q, D]."""
-        add, heads = self.scope(module), module.num_heads
+        add, heads, scale = self.scope(attention.module), attention.heads, attention.scale
+        to = self.names.mixed_values(attention)
         if not self.form.standard:
-            attributes = {"domain": MICROSOFT, "num_heads": heads, "scale": scale}
-            return str(add("MultiHeadAttention", query, key, value, name=to, **attributes))
+            inputs = (query, key, value)
+            return str(add("MultiHeadAttention", *inputs, name=to, domain=MICROSOFT, num_heads=heads, scale=scale))
         split = add.integers(0, 0, heads, -1)
         query, value = (
             add("Transpose", add("Reshape", x, split), perm=[0, 2, 1, 3]) for x in (query, value)
@@ -182,31 +192,33 @@ class NetworkBuilder:
         """[B, T, D] -> [B, 1, D]."""
         return str(add("Slice", x, add.integers(0), add.integers(1), add.integers(1)))
 
-    def layer(self, x: str | Residual, module: Any, *, first_token_only: bool = False) -> Residual:
+    def layer(self, x: str | Residual, block: Block, *, first_token_only: bool = False) -> Residual:
         """A pre-norm transformer layer: [B, T, D] -> [B, T, D], or [B, 1, D] for the first token alone."""
-        normed, stream = self.layer_norm(x, module.layer_norm1)
-        attention, norm = module.self_attn, module.layer_norm2
+        normed, stream = self.layer_norm(x, block.norm1)
         if first_token_only:
-            mixed = self.first_token_attention(normed, attention)
-            stream = self.first_token(stream, self.scope(module))
+            mixed = self.first_token_attention(normed, block.attention)
+            stream = self.first_token(stream, self.scope(block.module))
         else:
-            mixed = self.self_attention(normed, attention)
-        attended = self._residual(stream, mixed, attention.out_proj, f"{self.name_of(norm)}/input")
-        normed, stream = self.layer_norm(attended, norm)
-        hidden = self.hidden(normed, module.mlp)
-        return self._residual(stream, hidden, module.mlp.fc2, self.name_of(module))
+            mixed = self.self_attention(normed, block.attention)
+        sum_name = self.names.taken_by(block.norm2)
+        attended = self._residual(stream, mixed, block.attention.output, block.attention_scale, sum_name)
+        normed, stream = self.layer_norm(attended, block.norm2)
+        hidden = self.hidden(normed, block.mlp)
+        return self._residual(stream, hidden, block.mlp.down, block.mlp_scale, self.names.of(block.module))
 
-    def _residual(self, stream: str, x: str, module: nn.Linear, name: str) -> Residual:
-        product, matrix = self.name_of(module), module.weight.T
+    def _residual(self, stream: str, x: str, projection: Projection, scale: Tensor | None, name: str) -> Residual:
+        """A projection that is added to the stream, with its layer scale folded in."""
+        of, matrix, bias = self.names.of(projection.module), projection.weight.T, projection.bias
+        if scale is not None:
+            matrix, bias = matrix * scale, None if bias is None else bias * scale
         if self.form.joined_norms:
-            to = f"{product}/MatMul"
-            bias = self.weight(f"{product}.bias", module.bias)
-            return Residual(stream, self.product(x, product, matrix, to=to), bias, name)
-        return Residual(stream, self.product(x, product, matrix, module.bias, to=product), "", name)
+            constant = "" if bias is None else self.weight(f"{of}.bias", bias)
+            return Residual(stream, self.product(x, of, matrix, to=f"{of}/MatMul"), constant, name)
+        return Residual(stream, self.product(x, of, matrix, bias, to=of), "", name)
 
     def patches(self, pixel_values: str, module: nn.Conv2d) -> str:
         """``pixel_values`` [B, 3, height, width] -> [B, patches, D]."""
-        name, add = self.name_of(module), self.scope(module)
+        name, add = self.names.of(module), self.scope(module)
         if self.form.quantization.rounds(name):
             return self._patches_of_levels(pixel_values, module)
         inputs = [pixel_values, self.weight(f"{name}.weight", module.weight)]
@@ -220,7 +232,7 @@ class NetworkBuilder:
 
     def _patches_of_levels(self, pixel_values: str, module: nn.Conv2d) -> str:
         """The same from grey levels, whole numbers from 0 to 255, so that nothing but the weights is rounded."""
-        name, add = self.name_of(module), self.scope(module)
+        name, add = self.names.of(module), self.scope(module)
         assert self.preprocess is not None
         assert self.preprocess.output_size is not None
         matrix, shift = patches_of_levels(module, self.preprocess)
@@ -241,6 +253,61 @@ class NetworkBuilder:
         levels = add("Div", add("Sub", pixel_values, offset), scale)
         rounded = add("QuantizeLinear", levels, add.single(1.0), add.builder.constant(np.uint8(0)))
         return str(add("Transpose", rounded, perm=[0, 2, 3, 1]))
+
+    def tower(self, tower: Tower, pixel_values: str) -> str:
+        """``pixel_values`` [B, 3, height, width] -> the embedding [B, P]."""
+        first_only = not isinstance(tower.pooling, AttentionPooling) and tower.pooling.first_token_only
+        stream: str | Residual = self.tokens(tower, pixel_values)
+        *before, last = tower.blocks
+        for block in before:
+            stream = self.layer(stream, block)
+        stream = self.layer(stream, last, first_token_only=first_only)
+        normed, _ = self.layer_norm(stream, tower.post_norm)
+        pooled = self.pooled(normed, tower)
+        return pooled if tower.projection is None else self.linear(pooled, tower.projection)
+
+    def tokens(self, tower: Tower, pixel_values: str) -> str:
+        """``pixel_values`` [B, 3, height, width] -> what the first layer takes [B, T, D]."""
+        name, add = self.names.of(tower.embeddings), self.scope(tower.embeddings)
+        patches = self.patches(pixel_values, tower.patches)
+        if tower.prefix:  # class and register tokens come in with the positions, over zeros
+            patches = add("Pad", patches, add.integers(0, tower.prefix, 0, 0, 0, 0))
+        constants = f"{name}.tokens" if tower.prefix else f"{name}.position_embedding.weight"
+        added = self.weight(constants, tower.constants(self._grid(tower.patches)))
+        x = str(self.builder.node("Add", [patches, added], name=name))
+        return x if tower.pre_norm is None else self.layer_norm(x, tower.pre_norm)[0]
+
+    def _grid(self, module: nn.Conv2d) -> tuple[int, int]:
+        """Rows and columns of patches; any will do where only names are looked up."""
+        height, width = self.size or module.kernel_size
+        return int(height) // int(module.kernel_size[0]), int(width) // int(module.kernel_size[1])
+
+    def pooled(self, x: str, tower: Tower) -> str:
+        """Normed tokens [B, T, D], or [B, 1, D] -> [B, D], or [B, 2 D] of the class token and the patches' mean."""
+        pooling = tower.pooling
+        if isinstance(pooling, AttentionPooling):
+            return self._attention_pooling(x, pooling)
+        add = self.scope(tower.module)
+        to = POOLED if tower.projection is None else ""
+        if pooling.first_token_only:
+            return str(add("Squeeze", x, add.integers(1), name=to))
+        if not pooling.class_token:
+            return str(add("ReduceMean", x, add.integers(1), name=to, keepdims=0))
+        first = add("Squeeze", self.first_token(x, add), add.integers(1))
+        patches = add("Slice", x, add.integers(tower.prefix), add.integers(2**31 - 1), add.integers(1))
+        return str(add("Concat", first, add("ReduceMean", patches, add.integers(1), keepdims=0), name=to, axis=1))
+
+    def _attention_pooling(self, x: str, pooling: AttentionPooling) -> str:
+        """[B, T, D] -> [B, D]; the query is a constant, so its projection is one too."""
+        attention, add = pooling.attention, self.scope(pooling.module)
+        query = self.weight(f"{self.names.of(attention.module)}.query", attention.query(pooling.probe.detach()))
+        batch = add("Concat", add("Shape", x, start=0, end=1), add.integers(1, 1), axis=0)
+        mixed = self.cross_attention(add("Expand", query, batch), x, attention)
+        pooled = self.linear(mixed, attention.output.module, to=self.names.taken_by(pooling.norm))
+        normed, _ = self.layer_norm(pooled, pooling.norm)
+        changed = self.linear(self.hidden(normed, pooling.mlp), pooling.mlp.down.module)
+        total = add("Add", pooled, changed)
+        return str(add("Squeeze", total, add.integers(1), name=self.names.of(pooling.module)))
 
     def head(self, embedding: str) -> str:
         """The classification head: [B, P] -> ``logits`` [B, classes]."""
@@ -265,6 +332,7 @@ def add_classifier(
     pixel_values: str,
     form: Form = FUSED,
     preprocess: Preprocess | None = None,
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Add encoder, head and calibrated softmax, which end in ``logits`` and ``probabilities``.
 
@@ -274,85 +342,13 @@ def add_classifier(
         pixel_values: the tensor that the encoder takes.
         form: in which operators, and which products in integers.
         preprocess: what gave ``pixel_values``; a patch embedding in integers needs it.
+        size: height and width of ``pixel_values``, where that is not said by ``preprocess``.
     """
-    network = NetworkBuilder(builder, classifier, form, preprocess)
-    encoder = classifier.encoder
-    embedding = ENCODERS[encoder.family.name](network, encoder.model, pixel_values)
-    network.probabilities(network.head(embedding))
+    network = NetworkBuilder(builder, classifier, form, preprocess, size)
+    network.probabilities(network.head(network.tower(classifier.encoder.tower, pixel_values)))
 
 
-def tensor_after(classifier: Classifier, group: Group) -> str:
-    """The graph's tensor that holds what a group gives."""
-    encoder = classifier.encoder
-    if encoder.embedding == "pooled" and group.name == encoder.group_names[-1]:
-        return POOLED
-    return next(name for name, module in classifier.named_modules() if module is group.modules[-1])
-
-
-def _clip(network: NetworkBuilder, model: Any, pixel_values: str) -> str:
-    """Class token -> post norm -> projection; nothing reads the last layer's other tokens, so they are left out."""
-    projection = getattr(model, "visual_projection", None)
-    vision = model if projection is None else model.vision_model
-    embeddings, add = vision.embeddings, network.scope(vision.embeddings)
-    # the class token's row comes in with the position embeddings, over zeros
-    tokens = add("Pad", network.patches(pixel_values, embeddings.patch_embedding), add.integers(0, 1, 0, 0, 0, 0))
-    rows = embeddings.position_embedding.weight.detach().clone()
-    rows[0] += embeddings.class_embedding.detach()
-    name = network.name_of(embeddings)
-    x = network.builder.node("Add", [tokens, network.weight(f"{name}.tokens", rows)], name=name)
-    stream: str | Residual = network.layer_norm(x, vision.pre_layrnorm)[0]
-    *before, last = vision.encoder.layers
-    for layer in before:
-        stream = network.layer(stream, layer)
-    stream = network.layer(stream, last, first_token_only=True)
-    normed, _ = network.layer_norm(stream, vision.post_layernorm)
-    add = network.scope(vision)
-    if projection is None:
-        return str(add("Squeeze", normed, add.integers(1), name=POOLED))
-    return network.linear(add("Squeeze", normed, add.integers(1)), projection)
-
-
-def _siglip(network: NetworkBuilder, model: Any, pixel_values: str) -> str:
-    """All tokens -> post norm -> attention pooling by a learned query, or their mean."""
-    embeddings = model.embeddings
-    name = network.name_of(embeddings)
-    positions = network.weight(f"{name}.position_embedding.weight", embeddings.position_embedding.weight)
-    patches = network.patches(pixel_values, embeddings.patch_embedding)
-    stream: str | Residual = network.builder.node("Add", [patches, positions], name=name)
-    for layer in model.encoder.layers:
-        stream = network.layer(stream, layer)
-    normed, _ = network.layer_norm(stream, model.post_layernorm)
-    if not model.use_head:
-        add = network.scope(model.post_layernorm)
-        return str(add("ReduceMean", normed, add.integers(1), name=POOLED, keepdims=0))
-    return _attention_pooling(network, normed, model.head)
-
-
-def _attention_pooling(network: NetworkBuilder, x: str, head: Any) -> str:
-    """[B, T, D] -> [B, D]; the query is a constant, so its projection is one too."""
-    attention, name = head.attention, network.name_of(head.attention)
-    width = attention.embed_dim
-    query_weight, other_weights = attention.in_proj_weight.detach().split([width, 2 * width])
-    query_bias, other_biases = attention.in_proj_bias.detach().split([width, 2 * width])
-    add = network.scope(head)
-    query = network.weight(f"{name}.query", nn.functional.linear(head.probe.detach(), query_weight, query_bias))
-    batch = add("Concat", add("Shape", x, start=0, end=1), add.integers(1, 1), axis=0)
-    mixed = network.cross_attention(
-        add("Expand", query, batch),
-        x,
-        f"{name}.kv",
-        other_weights.T,
-        other_biases,
-        attention,
-        to=f"{network.name_of(attention.out_proj)}/input",
-        scale=(width // attention.num_heads) ** -0.5,
-    )
-    pooled = network.linear(mixed, attention.out_proj, to=f"{network.name_of(head.layernorm)}/input")
-    normed, _ = network.layer_norm(pooled, head.layernorm)
-    changed = network.linear(network.hidden(normed, head.mlp), head.mlp.fc2)
-    total = add("Add", pooled, changed)
-    return str(add("Squeeze", total, add.integers(1), name=network.name_of(head)))
-
-
-ENCODERS = {"clip": _clip, "siglip": _siglip}
-"""How each family's modules are put together."""
+def joined(*projections: Projection) -> tuple[Tensor, Tensor]:
+    """One matrix [in, out] and one bias [out] of projections that take the same."""
+    biases = [each.weight.new_zeros(len(each.weight)) if each.bias is None else each.bias for each in projections]
+    return torch.cat([each.weight.T for each in projections], dim=1), torch.cat(biases)

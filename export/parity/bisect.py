@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from export.graph.config import form_of
-from export.graph.module_outputs import aligned, captured
-from export.graph.network import LOGITS
+from export.graph.module_outputs import aligned, captured, with_folded_scales
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESCALED, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, producers
+from export.graph.tensor_names import LOGITS
 from export.parity.reference import Reference, Sample, spread
 from export.precision.fake_quant import largest_step
 from export.precision.precision_reference import InPyTorch
@@ -186,8 +186,9 @@ def _network(
         least = largest_step(own.classifier)
         exact = captured(copy.deepcopy(own.classifier).double(), inputs.double(), own=True)
     else:
-        single = captured(reference.classifier if own is None else own.classifier, inputs)
-        exact = captured(copy.deepcopy(reference.classifier).double(), inputs.double())
+        plain = with_folded_scales(reference.classifier)
+        single = captured(plain if own is None else own.classifier, inputs)
+        exact = captured(copy.deepcopy(plain).double(), inputs.double())
     by_tensor = producers(model)
     names = [name for name in by_tensor if name in exact]
     part = open_part(network_part(model, names), session)

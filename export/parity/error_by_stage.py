@@ -10,9 +10,9 @@ import numpy.typing as npt
 import onnx
 from PIL import Image
 
-from export.graph.network import LOGITS, tensor_after
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
+from export.graph.tensor_names import LOGITS, tensor_after
 from export.parity.reference import Reference, Sample, spread
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session

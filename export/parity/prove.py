@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 
 from export.graph.config import Form, form_of
-from export.graph.network import LOGITS
 from export.graph.subgraph import network_input, network_part, open_part
+from export.graph.tensor_names import LOGITS
 from export.parity.agreement import agreement, changes
 from export.parity.error_by_stage import STAGE_IMAGES, largest_difference, stages
 from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, groups_of, noise_floor, spread

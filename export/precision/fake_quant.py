@@ -5,18 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.quantization import TINY, Quantization
+from export.graph.tensor_names import TensorNames
 from toolkit.models.classifier import Classifier
+from toolkit.models.families.tower import fold_layer_scales
 from toolkit.runtime.preprocess import Preprocess
-
-JOINED = {"qkv": ("q_proj", "k_proj", "v_proj"), "kv": ("k_proj", "v_proj")}
-"""Products that several linear layers share, by the last part of their name."""
 
 
 class RoundedLinear(nn.Linear):
@@ -58,18 +56,24 @@ def quantised(classifier: Classifier, preprocess: Preprocess, quantization: Quan
     Run it by its own forward pass, which leaves out the tokens that the graph leaves out.
     """
     rounded = copy.deepcopy(classifier)
+    tower, names = rounded.encoder.tower, TensorNames(rounded)
+    fold_layer_scales(tower)
+    joint = names.joint_matmuls(tower.attentions)
     for product in quantization.products:
-        parent, _, last = product.rpartition(".")
-        owner: Any = rounded.get_submodule(parent)
-        names = JOINED.get(last, (last,))
-        modules = [getattr(owner, name) for name in names]
+        modules = [each.module for each in joint[product]] if product in joint else [rounded.get_submodule(product)]
         if isinstance(modules[0], nn.Conv2d):
-            setattr(owner, last, _patches(modules[0], preprocess, quantization))
+            _replace(rounded, product, _patches(modules[0], preprocess, quantization))
             continue
-        weights = _dequantised(torch.cat([module.weight.T for module in modules], dim=1), quantization)
-        for name, module, weight in zip(names, modules, weights.chunk(len(modules), dim=1), strict=True):
-            setattr(owner, name, RoundedLinear(module, weight.T.contiguous(), quantization, product))
+        layers = [module for module in modules if isinstance(module, nn.Linear)]
+        weights = _dequantised(torch.cat([layer.weight.T for layer in layers], dim=1), quantization)
+        for layer, weight in zip(layers, weights.chunk(len(layers), dim=1), strict=True):
+            _replace(rounded, names.of(layer), RoundedLinear(layer, weight.T.contiguous(), quantization, product))
     return rounded
+
+
+def _replace(classifier: Classifier, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(classifier.get_submodule(parent), last, module)
 
 
 def _patches(module: nn.Conv2d, preprocess: Preprocess, quantization: Quantization) -> LevelPatches:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from export.graph.half import TORCH_TYPES, HalfPrecision, network_graph, plan
 from export.graph.subgraph import producers
+from export.graph.tensor_names import TensorNames
 from toolkit.models.classifier import Classifier
+from toolkit.models.families.tower import Tower, fold_layer_scales
 
 
 def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collection[str] = ()) -> Classifier:
@@ -32,7 +34,9 @@ def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collectio
     network = network_graph(classifier)
     known, half = set(producers(network)), plan(network, precision, islands).tensors
     result = copy.deepcopy(classifier)
-    dtype = TORCH_TYPES[precision]
+    tower, names, dtype = result.encoder.tower, TensorNames(result), TORCH_TYPES[precision]
+    fold_layer_scales(tower)
+    inside = _inside_attention(tower, names)
 
     def round_output(module: nn.Module, inputs: Any, output: Any) -> Any:
         return _round(output, dtype) if isinstance(output, Tensor) else output
@@ -43,19 +47,28 @@ def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collectio
     for name, module in result.named_modules():
         if not name.startswith("encoder."):
             continue
-        parent = name.rpartition(".")[0]
-        product, fused = f"{name}/MatMul", f"{parent}.out_proj/input"
+        product, fused = f"{name}/MatMul", inside.get(module, ())
         # what a module gives has its name; else it adds its bias later, or is part of an attention operator
-        given = [tensor for tensor in (name, product, fused) if tensor in known]
+        given = [tensor for tensor in (name, product, *fused[-1:]) if tensor in known]
         if given and given[0] in half:
             module.register_forward_hook(round_output)
         if f"{name}/input" in half:
             module.register_forward_pre_hook(round_input)
-        reading = [tensor for tensor in (product, f"{name}.kv/MatMul", name, fused, parent) if tensor in known]
+        read_for = (product, *fused[:-1], name, *fused[-1:], name.rpartition(".")[0])
+        reading = [tensor for tensor in read_for if tensor in known]
         if reading and reading[0] in half:
             for parameter in module.parameters(recurse=False):
                 parameter.data = _round(parameter.data, dtype)
     return result
+
+
+def _inside_attention(tower: Tower, names: TensorNames) -> dict[nn.Module, tuple[str, str]]:
+    """Where the work of query, key and value projections is: their joint matmul, and what attention gives."""
+    return {
+        projection.module: (f"{names.joint_matmul(attention, 'kv')}/MatMul", names.mixed_values(attention))
+        for attention in tower.attentions
+        for projection in (attention.query, attention.key, attention.value)
+    }
 
 
 def _round(values: Tensor, dtype: torch.dtype) -> Tensor:

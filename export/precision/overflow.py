@@ -1,23 +1,24 @@
 """Find the tensors of a classifier that come near the largest number of fp16, on calibration images."""
 
-# B batch, H heads, Q queries, T tokens, D width of a head
-
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
+import onnx
 
+from export.graph.config import Form
 from export.graph.half import HALF_MAX, in_head, network_graph
-from export.graph.module_outputs import captured
-from export.graph.subgraph import producers
+from export.graph.preprocessing import PIXEL_VALUES
+from export.graph.subgraph import network_part, open_model, producers, read_by
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 
 FIX = "check the run's weights and the calibration images"
+ATTENTION = frozenset({"Attention", "MultiHeadAttention"})
+UNFUSED = Form(joined_norms=False, standard=True)
+"""Standard operators, between which every value is a tensor."""
 
 
 def overflowing(
@@ -25,9 +26,9 @@ def overflowing(
 ) -> dict[str, float]:
     """Largest absolute values of the encoder's tensors that come near what fp16 can hold.
 
-    The fused attention operators keep queries, keys, values and scores to themselves; theirs count
-    for the tensor that the operator gives. Tokens that the graph leaves out in the last layer count
-    too. The head is left out: it stays fp32.
+    The network runs in standard operators. What the fused attention operators keep to themselves
+    (queries, keys, values and scores) counts for the tensor that the operator gives. The head is left
+    out: it stays fp32.
 
     Args:
         classifier: in evaluation form, float32.
@@ -41,11 +42,17 @@ def overflowing(
     Raises:
         ToolkitError: a tensor, named, has values that are no numbers even in fp32; no images at all.
     """
-    names = list(producers(network_graph(classifier)))
+    fused = producers(network_graph(classifier))
+    names = list(fused)
     largest: dict[str, float] = {}
     for pixel_values in batches:
-        for name, value in _largest(classifier, torch.from_numpy(pixel_values)):
-            largest[name] = float(np.maximum(value, largest.get(name, 0.0)))  # max() would lose nan
+        if not largest:
+            unfused = network_graph(classifier, UNFUSED, (pixel_values.shape[2], pixel_values.shape[3]))
+            stands_for = _fused_tensors(unfused, fused)
+            part = open_model(network_part(unfused, stands_for), provider="cpu", threads=None)
+        computed = part.compute(list(stands_for), {PIXEL_VALUES: pixel_values})
+        for name, values in zip(stands_for.values(), computed, strict=True):
+            largest[name] = float(np.maximum(np.abs(values).max(), largest.get(name, 0.0)))  # max() would lose nan
         _check_finite(largest, names)
     if not largest:
         raise ToolkitError("no calibration images", where="fp16 calibration", fix="give at least one image")
@@ -58,32 +65,22 @@ def _check_finite(largest: dict[str, float], names: Iterable[str]) -> None:
             raise ToolkitError("values that are no numbers in fp32", where=name, fix=FIX)
 
 
-@torch.inference_mode()
-def _largest(classifier: Classifier, pixel_values: Tensor) -> Iterator[tuple[str, float]]:
-    """Every tensor of a batch by name, some under the same one."""
-    tensors = captured(classifier, pixel_values)
-    for name, tensor in tensors.items():
-        yield name, float(tensor.abs().max())
-    for name, module in classifier.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            parts, scale = list(_pooling(tensors, name, module)), module.head_dim**-0.5
-            yield f"{name}.out_proj/MatMul", float((tensors[name] - module.out_proj.bias).abs().max())
-        elif hasattr(module, "q_proj"):
-            parts = [(tensors[f"{name}.{part}_proj"], tensors[f"{name}.{part}_proj/MatMul"]) for part in "qkv"]
-            scale = float(module.scale)
-        else:
-            continue
-        query, key = (x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for x, _ in parts[:2])
-        scores = query @ key.mT * scale  # [B, H, Q, D] and [B, H, T, D] give [B, H, Q, T]
-        for hidden in (scores, *(tensor for pair in parts for tensor in pair)):
-            yield f"{name}.out_proj/input", float(hidden.abs().max())
-
-
-def _pooling(tensors: dict[str, Tensor], name: str, module: nn.MultiheadAttention) -> Iterator[tuple[Tensor, Tensor]]:
-    """Query, key and value of SigLIP's pooling, each with its product before the bias is added."""
-    pooled = tensors[f"{name.rpartition('.')[0]}/input"]
-    inputs = (tensors[f"{name}/input"], pooled, pooled)
-    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
-    for x, weight, bias in zip(inputs, weights, biases, strict=True):
-        product = nn.functional.linear(x, weight)
-        yield product + bias, product
+def _fused_tensors(unfused: onnx.ModelProto, fused: dict[str, onnx.NodeProto]) -> dict[str, str]:
+    """Float tensors that depend on the pixels, with those of the fused graph whose operators compute them."""
+    computed = {PIXEL_VALUES}
+    for node in unfused.graph.node:
+        if node.op_type != "Shape" and computed & set(node.input):
+            computed.update(node.output)
+    stands_for: dict[str, str] = {}
+    for node in reversed(unfused.graph.node):
+        for output in node.output:
+            if output in fused:
+                stands_for[output] = output
+        for tensor in read_by(node):
+            if tensor in computed and tensor not in fused:
+                stands_for.setdefault(tensor, stands_for.get(node.output[0], node.output[0]))
+    return {
+        tensor: name
+        for tensor, name in stands_for.items()
+        if tensor in computed - {PIXEL_VALUES} and (tensor == name or fused[name].op_type in ATTENTION)
+    }

@@ -13,6 +13,7 @@ from export.graph.classifier_graph import build_graph
 from export.graph.config import Form
 from export.graph.quantization import Quantization
 from export.graph.subgraph import open_model, producers
+from export.graph.tensor_names import TensorNames
 from export.parity.agreement import agreement, changes
 from export.parity.reference import Reference, groups_of, spread
 from export.precision.activation_ranges import observe, product_inputs
@@ -225,8 +226,9 @@ class Candidates:
     def _less_rounded(self, form: Form) -> Iterator[Form]:
         """The form with ever more layers left float, those first whose rounding costs most."""
         by_layer: dict[str, set[str]] = {}
+        names = TensorNames(self.run.classifier)
         for product in form.quantization.products:
-            by_layer.setdefault(_layer_of(product), set()).add(product)
+            by_layer.setdefault(names.block_of(product), set()).add(product)
         some = spread(len(self.labels), RANKING_IMAGES)
         pixel_values, expected = self._pixel_values[some], self.expected[some]
         errors = {}
@@ -349,9 +351,3 @@ def describe(form: Form) -> str:
     scales = "channel" if form.quantization.per_channel else "matrix"
     products = len(form.quantization.products)
     return f"int8 {form.quantization.activations} per {scales}, {products} products"
-
-
-def _layer_of(product: str) -> str:
-    """The layer that a product belongs to, or the product itself."""
-    before, _, behind = product.partition(".layers.")
-    return f"{before}.layers.{behind.split('.')[0]}" if behind else product

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from export.bundle import Wanted, bisect_bundle, export_bundle
 from export.graph.classifier_graph import build_graph
 from export.graph.config import Form
-from export.graph.network import POOLED
+from export.graph.tensor_names import POOLED
 from recipes.finetune import finetune
 from toolkit.models.build import load_classifier
 from toolkit.models.processing import preprocess_from

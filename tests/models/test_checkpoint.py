@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from toolkit.errors import ToolkitError
-from toolkit.models.families import load_encoder
+from toolkit.models.load import load_encoder
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import ToolkitError
-from toolkit.models.families import load_encoder, resolve
 from toolkit.models.hub import ask_hub
+from toolkit.models.load import load_encoder, resolve
 
 ASKED = "HEAD /someone/encoder/resolve/main/config.json HTTP/1.1"
 
@@ -90,7 +90,7 @@ def load(encoder: str, home: Path, endpoint: str) -> subprocess.CompletedProcess
     script = (
         "import sys\n"
         "from toolkit.errors import ToolkitError\n"
-        "from toolkit.models.families import load_encoder, load_processor\n"
+        "from toolkit.models.load import load_encoder, load_processor\n"
         "try:\n"
         "    encoder = load_encoder(sys.argv[1])\n"
         "    load_processor(sys.argv[1], encoder.family)\n"

@@ -12,7 +12,7 @@ import transformers
 
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
-from toolkit.models.families import EMBEDDED
+from toolkit.models.load import EMBEDDED
 from toolkit.recipe.schema import ModelConfig
 
 FILE = "preprocessor_config.json"

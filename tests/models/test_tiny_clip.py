@@ -9,8 +9,8 @@ from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from recipes import _drawings
 from recipes.pretrain_tiny_clip import contrastive_loss, held_out
-from toolkit.models.clip import Clip
-from toolkit.models.families import EMBEDDED, load_processor, resolve
+from toolkit.models.families.clip import Clip
+from toolkit.models.load import EMBEDDED, load_processor, resolve
 from toolkit.models.zero_shot import text_embeddings, zero_shot_accuracy
 
 FOLDER = Path(resolve(EMBEDDED))

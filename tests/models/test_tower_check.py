@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
-from toolkit.models.families import EMBEDDED, load_encoder, resolve
+from toolkit.models.load import EMBEDDED, load_encoder, resolve
 from toolkit.recipe.schema import Embedding, ModelConfig
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}

@@ -86,8 +86,8 @@ def _zero_shot_accuracy(data: Path) -> float:
 
     from toolkit.data.dataset import ImageDataset, Loader
     from toolkit.data.source import open_data
-    from toolkit.models.clip import Clip
-    from toolkit.models.families import EMBEDDED, load_processor, quiet_transformers, resolve
+    from toolkit.models.families.clip import Clip
+    from toolkit.models.load import EMBEDDED, load_processor, quiet_transformers, resolve
     from toolkit.models.processing import preprocess_from
     from toolkit.models.zero_shot import text_embeddings, zero_shot_accuracy
     from toolkit.recipe.schema import DataConfig

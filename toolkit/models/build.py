@@ -14,10 +14,12 @@ from toolkit.errors import ToolkitError
 from toolkit.files import write_json
 from toolkit.models.checkpoint import Source
 from toolkit.models.classifier import Classifier
-from toolkit.models.encoder import Encoder, Family
-from toolkit.models.families import FAMILIES, MALFORMED, load_encoder, load_processor, quiet_transformers
+from toolkit.models.encoder import Encoder
+from toolkit.models.families.family import Family
+from toolkit.models.families.registry import FAMILIES
 from toolkit.models.head import build_head
 from toolkit.models.image_processor import check_output_size, open_processor
+from toolkit.models.load import MALFORMED, load_encoder, load_processor, quiet_transformers
 from toolkit.models.selection import freeze_all_but, select_groups
 from toolkit.models.tensor_files import difference, listed, load_tensors, save_tensors
 from toolkit.recipe.schema import Embedding, HeadConfig, ModelConfig
@@ -105,11 +107,10 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
     config, labels = _content(folder, CONFIG), _labels(folder)
     family, embedding = _described(config, folder)
     try:
-        vision_config = family.vision_config(
-            family.model_class(embedding).config_class.from_dict(config["encoder"]), embedding
-        )
+        config_class = family.config_class(config["encoder"].get("model_type"))
+        vision_config = family.vision_config(config_class.from_dict(config["encoder"]), embedding)
         with quiet_transformers(), no_init_weights():  # all of them are loaded below
-            encoder = Encoder(family, family.model_class(embedding)(vision_config))
+            encoder = Encoder(family, family.model_class(vision_config, embedding)(vision_config))
             processor = open_processor(place, family)
         head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
         classifier = Classifier(encoder, head, labels)

@@ -2,8 +2,8 @@
 
 The list decides what is frozen, the learning rate of each group, and where activations may be
 cut: ``embeddings``, ``layers.0`` ... ``layers.N-1``, ``post_norm``, ``projection``; an encoder
-whose embedding is what the post norm pools has no ``projection``. A family (CLIP, SigLIP) is one
-file that maps a transformers model to it.
+whose embedding is what the post norm pools has no ``projection``. It follows from
+the description of the tower that the encoder's family gives.
 """
 
 # B batch, T tokens, D width, P width of the embedding
@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from toolkit.models.families.family import Family
+from toolkit.models.families.tower import AttentionPooling, Block, TokenPooling, Tower
 from toolkit.recipe.schema import Embedding
 
 
@@ -40,38 +43,71 @@ class Group:
             yield from module.parameters()
 
 
-class Family(Protocol):
-    """What a family's file provides: the transformers classes and the mapping to groups."""
+def groups_of(tower: Tower) -> list[Group]:
+    """The ordered groups of a tower, which run transformers' own modules."""
+    norm, pooling, projection = tower.pre_norm, tower.pooling, tower.projection
+    first = (tower.embeddings,) if norm is None else (tower.embeddings, norm)
+    groups = [Group("embeddings", first, partial(_in_turn, first))]
+    groups += [
+        Group(f"layers.{index}", (layer,), partial(layer, attention_mask=None))
+        for index, layer in enumerate(tower.layers)
+    ]
+    if isinstance(pooling, AttentionPooling):
+        groups.append(Group("post_norm", (tower.post_norm,), tower.post_norm))
+        return [*groups, Group("projection", (pooling.module,), pooling.module)]
+    if pooling.first_token_only:
+        last = groups[-1]
+        groups[-1] = Group(last.name, last.modules, partial(first_token_layer, tower.block, last.modules[0]))
+    groups.append(Group("post_norm", (tower.post_norm,), partial(_pooled, tower.post_norm, pooling, tower.prefix)))
+    return groups if projection is None else [*groups, Group("projection", (projection,), projection)]
 
-    name: str
-    model_types: frozenset[str]
-    """``model_type`` of the configurations that belong to the family."""
-    text_model_types: frozenset[str]
-    """``model_type`` of the text towers beside them, which hold no image encoder."""
-    processor_class: Any
-    tower: str
-    """Module that a whole model keeps its vision tower in; a checkpoint of the tower alone may leave it out."""
-    projection: str
-    """Module that makes the embedding of what is pooled behind the post norm, and that a checkpoint may lack."""
-    mark: str
-    """Tensor of the tower, without ``tower``, that no other family has."""
-    example: str
-    """A hub identifier of the family."""
 
-    def model_class(self, embedding: Embedding) -> Any:
-        """The transformers class that gives the embedding."""
+def _in_turn(modules: tuple[nn.Module, ...], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
 
-    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> PretrainedConfig:
-        """The vision tower's part of a configuration, for a model that gives the embedding."""
 
-    def groups(self, model: Any) -> list[Group]:
-        """The ordered groups of a vision model."""
+def _pooled(norm: nn.Module, pooling: TokenPooling, prefix: int, tokens_BTD: Tensor) -> Tensor:
+    """Behind the norm, which is computed for what is read alone: [B, T, D] -> [B, D], or [B, 2 D] for both parts."""
+    if pooling.first_token_only:
+        return norm(tokens_BTD[:, 0])
+    normed = norm(tokens_BTD)
+    mean = normed[:, prefix:].mean(dim=1)
+    return torch.cat([normed[:, 0], mean], dim=1) if pooling.class_token else mean
 
-    def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
-        """The embedding [B, P] by transformers' own forward pass, the reference of every check."""
 
-    def embedding_size(self, model: Any) -> int:
-        """P."""
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP holds the module's weights in shards."""
+    return isinstance(module, FSDPModule)
+
+
+def first_token_layer(describe: Callable[[nn.Module], Block], layer: nn.Module, tokens_BTD: Tensor) -> Tensor:
+    """A layer for the first token alone: [B, T, D] -> [B, 1, D].
+
+    Nothing after the last layer reads the patch tokens of a tower that pools the class token, so they
+    serve as keys and values only: a sixth of the layer's matmuls, forward and backward, for the same
+    embedding.
+    """
+    if is_sharded(layer):  # its weights are gathered by a call of the whole layer alone
+        return layer(tokens_BTD, attention_mask=None)
+    block = describe(layer)
+    attention = block.attention
+    normed_BTD = block.norm1(tokens_BTD)
+    query, key, value = (
+        projection(tokens).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        for projection, tokens in (
+            (attention.query, normed_BTD[:, :1]),
+            (attention.key, normed_BTD),
+            (attention.value, normed_BTD),
+        )
+    )
+    dropout = attention.dropout if layer.training else 0.0
+    mixed = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=attention.scale)
+    attended = attention.output(mixed.transpose(1, 2).flatten(2))
+    hidden = tokens_BTD[:, :1] + (attended if block.attention_scale is None else attended * block.attention_scale)
+    changed = block.mlp.module(block.norm2(hidden))
+    return hidden + (changed if block.mlp_scale is None else changed * block.mlp_scale)
 
 
 class Encoder(nn.Module):
@@ -88,7 +124,12 @@ class Encoder(nn.Module):
     @property
     def groups(self) -> list[Group]:
         """The ordered groups; made on every call, so that a copied encoder never runs the original's modules."""
-        return self.family.groups(self.model)
+        return groups_of(self.tower)
+
+    @property
+    def tower(self) -> Tower:
+        """What the encoder consists of; made on every call, for the same reason."""
+        return self.family.tower(self.model)
 
     @property
     def group_names(self) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import Source
-from toolkit.models.encoder import Encoder, Family
+from toolkit.models.encoder import Encoder
+from toolkit.models.families.family import Family
 from toolkit.models.processing import preprocess_from
 
 FILE, NESTED_IN = "preprocessor_config.json", "processor_config.json"
@@ -57,14 +58,18 @@ def open_processor(place: Source, family: Family) -> Any:
 
 
 def check_output_size(processor: Any, encoder: Encoder, place: Source) -> None:
-    """Refuse an image processor that gives another size than the encoder has positions for.
+    """Refuse an image processor that gives another size than the encoder takes.
 
     Raises:
         ToolkitError: it does; with both sizes.
     """
-    side = encoder.model.config.image_size
+    side, patch = encoder.model.config.image_size, encoder.model.config.patch_size
     given = preprocess_from(processor).output_size
-    if given != (side, side):
+    if encoder.family.any_size:
+        if given is None or any(pixels % patch for pixels in given):
+            what = f"the image processor gives {given} pixels, which patches of {patch} x {patch} don't cover"
+            raise ToolkitError(what, where=place.where, fix=f"set the size in {FILE} to a multiple of {patch}")
+    elif given != (side, side):
         shown = " x ".join(str(pixels) for pixels in given or ())
         keys = "crop_size" if getattr(processor, "do_center_crop", None) else "size"
         raise ToolkitError(

@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import Source, TensorEntry
-from toolkit.models.encoder import Family
+from toolkit.models.families.family import Family
 from toolkit.models.tensor_files import listed
 
 FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
@@ -25,7 +27,7 @@ INNER_WRAPPER = r"(?<=\.)_orig_mod\."
 OTHER_LIBRARIES = {"resblocks.": "open_clip", "patch_embed.": "timm", "embeddings.cls_token": "a ViT of transformers"}
 """Parts of names by which the checkpoints of others are known."""
 LORA = re.compile(r"lora_|\.base_layer\.|\.modules_to_save\.")
-LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 KEYS = {
     "position_embedding": "image_size and patch_size",
     "patch_embedding": "patch_size, hidden_size and num_channels",
@@ -58,24 +60,28 @@ class TowerCheck:
     def __init__(
         self,
         family: Family,
-        tower: nn.Module,
+        tower: PreTrainedModel,
         tensors: Mapping[str, TensorEntry],
         source: Source,
         families: Iterable[Family] = (),
     ) -> None:
         self.family, self.tensors, self.source, self.families = family, tensors, source, tuple(families)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
-        prefixes = "|".join(re.escape(wrapper) for wrapper in (*WRAPPERS, family.name))
+        prefixes = "|".join(re.escape(wrapper) for wrapper in (*WRAPPERS, *family.model_types))
         self.key_mapping = {rf"^(?:(?:{prefixes})\.)+": "", INNER_WRAPPER: ""}
         self.names = {self._key(name): name for name in self.shapes}
         self.parts = {key.partition(".")[0] for key in self.names}
+        conversions = get_model_conversion_mapping(tower)
+        self._renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
+        self._converters = [each for each in conversions if isinstance(each, WeightConverter)]
         self.found: dict[str, list[str]] = {}
         self.left_over: list[str] = []
+        self._converted: set[str] = set()
         for name in sorted(tensors, key=_in_order):
-            key = self._key(self.unwrapped(name))
-            if key in self.names:
+            keys = self._keys_of(name)
+            for key in keys:
                 self.found.setdefault(key, []).append(name)
-            elif self.belongs(name):
+            if not keys and self.belongs(name):
                 self.left_over.append(name)
 
     def fit(self) -> Fit:
@@ -111,8 +117,23 @@ class TowerCheck:
         """Whether a name is inside the tower, where only the buffers of old checkpoints may be left over."""
         return self._key(self.unwrapped(name)).partition(".")[0] in self.parts and not name.endswith("position_ids")
 
+    def _keys_of(self, name: str) -> list[str]:
+        """Tensors of the tower that transformers fills from a tensor of the checkpoint."""
+        unwrapped = self.unwrapped(name)
+        if self._key(unwrapped) in self.names:
+            return [self._key(unwrapped)]
+        renamed, pattern = rename_source_key(unwrapped, self._renamings, self._converters)
+        names = [renamed]
+        for converter in self._converters if pattern else ():
+            first, *others = converter.target_patterns
+            if pattern in converter.source_patterns and first in renamed:  # such as a matrix that is cut into several
+                names += [renamed.replace(first, other) for other in others]
+                self._converted.update(map(self._key, names))
+        keys = [key for key in map(self._key, names) if key in self.names]
+        return keys if len(keys) == len(names) else []
+
     def _key(self, name: str) -> str:
-        return name.removeprefix(f"{self.family.tower}.")
+        return name.removeprefix(f"{self.family.tower_name}.")
 
     def _error(self, what: str, fix: str) -> ToolkitError:
         return ToolkitError(what, where=self.source.where, fix=fix)
@@ -145,7 +166,7 @@ class TowerCheck:
         use = f"give this encoder as transformers saves it, such as {self.family.example}"
         for part, library in OTHER_LIBRARIES.items():
             theirs = sorted(name for name in self.tensors if part in name)
-            if theirs:
+            if theirs and not any(part in name for name in self.names):
                 raise self._error(f"the names are those of {library}: {listed(theirs)}; {some}", use)
         if any("token_embedding" in name for name in self.tensors) and not any(
             "patch_embedding" in name for name in self.tensors
@@ -173,7 +194,7 @@ class TowerCheck:
         if key in self.found:
             return
         prefixes = {
-            name.removesuffix(key).removesuffix(f"{self.family.tower}.")
+            name.removesuffix(key).removesuffix(f"{self.family.tower_name}.")
             for name in self.tensors
             if name.endswith(f".{key}")
         }
@@ -189,7 +210,7 @@ class TowerCheck:
         )
 
     def _refuse_missing(self, missing: list[str]) -> None:
-        projection = f"{self.family.projection}."
+        projection = f"{self.family.projection_name}."
         if all(name.startswith(projection) for name in missing):
             raise no_projection(f"the checkpoint lacks {listed(missing)}", self.family, self.source)
         beside = f"; without a place there: {listed(self.left_over)}" if self.left_over else ""
@@ -226,11 +247,11 @@ class TowerCheck:
         others = {
             name: f"{name} is {list(self.tensors[names[0]].shape)} where config.json makes it {list(self.shapes[name])}"
             for key, names in self.found.items()
-            if self.tensors[names[0]].shape != self.shapes[(name := self.names[key])]
+            if key not in self._converted and self.tensors[names[0]].shape != self.shapes[(name := self.names[key])]
         }
         if not others:
             return
-        keys = KEYS | {f"{self.family.projection}.": "projection_dim and hidden_size"}
+        keys = KEYS | {f"{self.family.projection_name}.": "projection_dim and hidden_size"}
         hints = [hint for part, hint in keys.items() if any(part in name for name in others)]
         key = hints[0] if len(hints) == 1 else "hidden_size and its neighbours"
         count = f"{len(others)} of the encoder's {len(self.names)} tensors"
@@ -251,7 +272,7 @@ class TowerCheck:
 def no_projection(reason: str, family: Family, source: Source) -> ToolkitError:
     """That an encoder has no projection, and the choice that this leaves."""
     return ToolkitError(
-        f"the encoder has no projection ({family.projection}): {reason}",
+        f"the encoder has no projection ({family.projection_name}): {reason}",
         where=source.where,
         fix="set model.embedding=pooled to put the head on the pooled tokens, or give a checkpoint that has it",
     )

@@ -183,7 +183,9 @@ def test_an_attention_island_takes_its_keys_and_values_with_it(
     classifier, preprocess = made(encoders[family])
     scale_values(classifier, attention)
     islands = overflowing(classifier, [pixels().numpy()])
-    assert list(islands) == [f"{attention}.out_proj/input"]
+    assert f"{attention}.out_proj/input" in islands
+    inner = tuple(f"{attention}{part}/" for part in ("", ".kv", ".out_proj"))
+    assert all(name.startswith(inner) for name in islands)
     converted = to_half(build_graph(classifier, preprocess, {}, "pixel_values"), "fp16", islands)
     known = types(converted)
     inside = {name for name in known if name.startswith((f"{attention}/", f"{attention}.kv/"))}

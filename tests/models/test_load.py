@@ -11,7 +11,7 @@ from transformers import CLIPModel, SiglipVisionModel
 
 from toolkit.errors import ToolkitError
 from toolkit.models.encoder import Encoder
-from toolkit.models.families import load_encoder, load_processor
+from toolkit.models.load import load_encoder, load_processor
 
 
 @pytest.fixture(params=[(family, embedding) for family in ("clip", "siglip") for embedding in ("projected", "pooled")])

@@ -1,4 +1,4 @@
-"""The families this toolkit knows, and loading an encoder of one of them."""
+"""Load an encoder of one of the families, or its image processor."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from transformers.utils import logging as transformers_logging
 
 from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import WHOLE_FOLDER, Source, refuse_adapter, tensors_in, weight_files
-from toolkit.models.clip import Clip
-from toolkit.models.encoder import Encoder, Family
+from toolkit.models.encoder import Encoder
+from toolkit.models.families.family import Family
+from toolkit.models.families.registry import FAMILIES
 from toolkit.models.hub import hub_once
 from toolkit.models.image_processor import open_processor
-from toolkit.models.siglip import Siglip
 from toolkit.models.tensor_files import listed, not_finite
 from toolkit.models.tower_check import TowerCheck, no_projection
 from toolkit.recipe.schema import Embedding
 from toolkit.user_paths import remote
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (Clip(), Siglip())}
 UNREADABLE = {
     "quantization_config": (
         "the weights are quantised",
@@ -73,10 +72,10 @@ def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
     with quiet_transformers(), _in_words(place), hub_once(place) as silence:
         refuse_adapter(place)
         family, tower = _empty_tower(place, embedding)
-        if embedding == "projected" and not hasattr(tower, family.projection):
+        if embedding == "projected" and not hasattr(tower, family.projection_name or "forward"):
             raise no_projection("config.json says so", family, place)
         check = TowerCheck(family, tower, tensors_in(weight_files(place), place), place, FAMILIES.values())
-        fit, model_class = check.fit(), family.model_class(embedding)
+        fit, model_class = check.fit(), family.model_class(tower.config, embedding)
         model, report = model_class.from_pretrained(
             place.location,
             config=tower.config,
@@ -163,7 +162,7 @@ def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTraine
         if min(vision.num_hidden_layers, vision.hidden_size, vision.image_size, vision.patch_size) < 1:
             raise ValueError("layers, sizes and patches are at least 1")
         with torch.device("meta"):
-            return family, family.model_class(embedding)(vision)
+            return family, family.model_class(vision, embedding)(vision)
     except MALFORMED as error:
         reason = " ".join(str(error).split())
         fix = "use the config.json that the checkpoint was saved with"

@@ -1,0 +1,105 @@
+"""CLIP: class token -> post norm -> projection, where there is one.
+
+``CLIPForImageClassification`` mean-pools the patch tokens instead, which leaves the projection
+unused and zero-shot weights without a place; here the embedding is the one CLIP was trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    PretrainedConfig,
+)
+
+from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TokenPooling, Tower
+from toolkit.recipe.schema import Embedding
+
+
+class Clip:
+    """OpenAI's CLIP and everything that shares its modules (OpenCLIP's ViTs, MetaCLIP)."""
+
+    name = "clip"
+    model_types = frozenset({"clip", "clip_vision_model"})
+    text_model_types = frozenset({"clip_text_model"})
+    processor_class = CLIPImageProcessorPil
+    tower_name = "vision_model"
+    projection_name = "visual_projection"
+    mark = "pre_layrnorm.weight"
+    example = "openai/clip-vit-base-patch32"
+    any_size = False
+
+    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> CLIPVisionConfig:
+        """The vision tower's part; the projection's width stands in the whole model's configuration."""
+        if isinstance(config, CLIPVisionConfig):
+            return config
+        vision = config.vision_config
+        vision.projection_dim = config.projection_dim
+        return vision
+
+    def model_class(self, config: PretrainedConfig, embedding: Embedding) -> Any:
+        """The tower with its projection, or alone."""
+        return CLIPVisionModelWithProjection if embedding == "projected" else CLIPVisionModel
+
+    def config_class(self, model_type: str) -> Any:
+        """One class."""
+        return CLIPVisionConfig
+
+    def tower(self, model: Any) -> Tower:
+        """Class token and patches, a norm on either side of the layers."""
+        vision = model if isinstance(model, CLIPVisionModel) else model.vision_model
+
+        def constants(grid: tuple[int, int]) -> Tensor:
+            rows = vision.embeddings.position_embedding.weight.detach().clone()
+            rows[0] += vision.embeddings.class_embedding.detach()
+            return rows
+
+        return Tower(
+            module=vision,
+            embeddings=vision.embeddings,
+            patches=vision.embeddings.patch_embedding,
+            prefix=1,
+            constants=constants,
+            pre_norm=vision.pre_layrnorm,
+            layers=vision.encoder.layers,
+            block=clip_block,
+            post_norm=vision.post_layernorm,
+            pooling=TokenPooling(),
+            projection=getattr(model, self.projection_name, None),
+        )
+
+    def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
+        """The embedding [B, P] by transformers' own forward pass."""
+        output = model(pixel_values=pixel_values)
+        return output.pooler_output if isinstance(model, CLIPVisionModel) else output.image_embeds
+
+    def embedding_size(self, model: Any) -> int:
+        """P: the width that image and text share, or D without a projection."""
+        config = model.config
+        return config.hidden_size if isinstance(model, CLIPVisionModel) else config.projection_dim
+
+
+def clip_block(layer: Any) -> Block:
+    """A layer of CLIP, which SigLIP's are too."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return Block(
+        module=layer,
+        norm1=layer.layer_norm1,
+        attention=Attention(
+            module=attention,
+            query=Projection(attention.q_proj),
+            key=Projection(attention.k_proj),
+            value=Projection(attention.v_proj),
+            output=Projection(attention.out_proj),
+            heads=attention.num_heads,
+            scale=float(attention.scale),
+            dropout=attention.dropout,
+        ),
+        norm2=layer.layer_norm2,
+        mlp=Mlp(mlp, Projection(mlp.fc1), mlp.activation_fn, Projection(mlp.fc2)),
+    )

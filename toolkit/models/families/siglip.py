@@ -1,0 +1,88 @@
+"""SigLIP: all tokens -> post norm -> attention pooling, or their mean; there is no class token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import PretrainedConfig, SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+
+from toolkit.models.families.clip import clip_block
+from toolkit.models.families.tower import Attention, AttentionPooling, Mlp, Projection, TokenPooling, Tower
+from toolkit.recipe.schema import Embedding
+
+
+class Siglip:
+    """Google's SigLIP; the attention-pooling head is the group ``projection``.
+
+    Without it the tokens behind the post norm are averaged, as ``SiglipForImageClassification`` does.
+    """
+
+    name = "siglip"
+    model_types = frozenset({"siglip", "siglip_vision_model"})
+    text_model_types = frozenset({"siglip_text_model"})
+    processor_class = SiglipImageProcessorPil
+    tower_name = "vision_model"
+    projection_name = "head"
+    mark = "head.probe"
+    example = "google/siglip-base-patch16-224"
+    any_size = False
+
+    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> SiglipVisionConfig:
+        """The vision tower's part, with or without the attention pooling."""
+        vision = config if isinstance(config, SiglipVisionConfig) else config.vision_config
+        vision.vision_use_head = getattr(vision, "vision_use_head", True) and embedding == "projected"
+        return vision
+
+    def model_class(self, config: PretrainedConfig, embedding: Embedding) -> Any:
+        """One class; its configuration says whether it has the attention pooling."""
+        return SiglipVisionModel
+
+    def config_class(self, model_type: str) -> Any:
+        """One class."""
+        return SiglipVisionConfig
+
+    def tower(self, model: Any) -> Tower:
+        """Patches alone, and a norm behind the layers."""
+        embeddings = model.embeddings
+        return Tower(
+            module=model,
+            embeddings=embeddings,
+            patches=embeddings.patch_embedding,
+            prefix=0,
+            constants=lambda grid: embeddings.position_embedding.weight.detach(),
+            pre_norm=None,
+            layers=model.encoder.layers,
+            block=clip_block,
+            post_norm=model.post_layernorm,
+            pooling=_pooling(model.head) if model.use_head else TokenPooling(class_token=False, patches=True),
+        )
+
+    def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
+        """The embedding [B, D] by transformers' own forward pass."""
+        output = model(pixel_values=pixel_values)
+        return output.pooler_output if model.use_head else output.last_hidden_state.mean(dim=1)
+
+    def embedding_size(self, model: Any) -> int:
+        """D: SigLIP has no projection to another width."""
+        return model.config.hidden_size
+
+
+def _pooling(head: Any) -> AttentionPooling:
+    attention, mlp, width = head.attention, head.mlp, head.attention.embed_dim
+    query, key, value = (Projection(attention, slice(part * width, (part + 1) * width)) for part in range(3))
+    return AttentionPooling(
+        module=head,
+        probe=head.probe,
+        attention=Attention(
+            module=attention,
+            query=query,
+            key=key,
+            value=value,
+            output=Projection(attention.out_proj),
+            heads=attention.num_heads,
+            scale=(width // attention.num_heads) ** -0.5,
+        ),
+        norm=head.layernorm,
+        mlp=Mlp(mlp, Projection(mlp.fc1), mlp.activation_fn, Projection(mlp.fc2)),
+    )

@@ -1,0 +1,166 @@
+"""A transformer tower in neutral words: all that training, the graph and its precisions know of an encoder.
+
+A family's file gives it from the modules of transformers; training runs those modules themselves, the
+graph is written from the description, and parity proves that both are the same.
+"""
+
+# B batch, T tokens, D width, P width of the embedding
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Projection:
+    """``x`` [..., in] times ``weight`` [out, in] transposed, plus ``bias`` [out]: a linear layer, or rows of one."""
+
+    module: nn.Module
+    """``nn.Linear``, or ``nn.MultiheadAttention``, whose input projections share one weight."""
+    rows: slice | None = None
+    """Of the module's weight, where several projections share it."""
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in]."""
+        packed = isinstance(self.module, nn.MultiheadAttention)
+        whole: Tensor = self.module.in_proj_weight if packed else self.module.weight  # type: ignore[assignment]
+        return whole if self.rows is None else whole[self.rows]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[out]."""
+        packed = isinstance(self.module, nn.MultiheadAttention)
+        whole: Tensor | None = self.module.in_proj_bias if packed else self.module.bias  # type: ignore[assignment]
+        return whole if self.rows is None or whole is None else whole[self.rows]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        if self.rows is None:
+            return self.module(x)  # type: ignore[no-any-return]
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Multi-head attention: softmax of scaled query-key products, times values, through ``output``."""
+
+    module: nn.Module
+    query: Projection
+    key: Projection
+    value: Projection
+    output: Projection
+    heads: int
+    scale: float
+    dropout: float = 0.0
+    """Of the attention weights, in training."""
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """``down(activation(up(x)))``, or with a gate ``down(activation(gate(x)) * up(x))``."""
+
+    module: nn.Module
+    up: Projection
+    activation: nn.Module
+    down: Projection
+    gate: Projection | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A pre-norm transformer layer: two residual sums around attention and MLP, either scaled a channel."""
+
+    module: nn.Module
+    norm1: nn.LayerNorm
+    attention: Attention
+    norm2: nn.LayerNorm
+    mlp: Mlp
+    attention_scale: nn.Parameter | None = None
+    """Layer scale [D] of what attention adds."""
+    mlp_scale: nn.Parameter | None = None
+    """Layer scale [D] of what the MLP adds."""
+
+
+@dataclass(frozen=True)
+class TokenPooling:
+    """The embedding from normed tokens: the class token, the mean of the patch tokens, or both side by side."""
+
+    class_token: bool = True
+    patches: bool = False
+
+    @property
+    def first_token_only(self) -> bool:
+        """Whether nothing reads what the last layer gives for other tokens than the first."""
+        return self.class_token and not self.patches
+
+
+@dataclass(frozen=True)
+class AttentionPooling:
+    """The embedding by a learned query: attention to the normed tokens, then a norm and an MLP with a residual sum."""
+
+    module: nn.Module
+    probe: nn.Parameter
+    """The query [1, 1, D]."""
+    attention: Attention
+    norm: nn.LayerNorm
+    mlp: Mlp
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A tower from ``pixel_values`` [B, 3, height, width] to the embedding [B, P].
+
+    It is made anew for every use and holds modules alone: what costs time to say is behind a function.
+    """
+
+    module: nn.Module
+    """What holds the others."""
+    embeddings: nn.Module
+    """``pixel_values`` to tokens [B, T, D], before ``pre_norm``."""
+    patches: nn.Conv2d
+    """Inside ``embeddings``; patches side by side, row by row."""
+    prefix: int
+    """Tokens in front of the patches: class and register tokens."""
+    constants: Callable[[tuple[int, int]], Tensor]
+    """What is added to the patches behind ``prefix`` rows of zeros [T, D]: positions, class and register tokens.
+
+    It takes rows and columns of the grid of patches; a tower of one image size gives the same for any.
+    """
+    pre_norm: nn.LayerNorm | None
+    layers: Iterable[nn.Module]
+    """Each takes and gives tokens [B, T, D]."""
+    block: Callable[[nn.Module], Block]
+    """Says what a layer consists of."""
+    post_norm: nn.LayerNorm
+    pooling: TokenPooling | AttentionPooling
+    projection: nn.Linear | None = None
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All layers, described."""
+        return [self.block(layer) for layer in self.layers]
+
+    @property
+    def attentions(self) -> list[Attention]:
+        """Every attention of the tower, that of the pooling last."""
+        pooled = [self.pooling.attention] if isinstance(self.pooling, AttentionPooling) else []
+        return [*(block.attention for block in self.blocks), *pooled]
+
+
+def fold_layer_scales(tower: Tower) -> None:
+    """Move layer scales into the projections before them, in place; the graph computes it so.
+
+    Args:
+        tower: of a copy; its layer scales are one afterwards.
+    """
+    for block in tower.blocks:
+        for projection, scale in ((block.attention.output, block.attention_scale), (block.mlp.down, block.mlp_scale)):
+            if scale is not None:
+                projection.weight.data.mul_(scale.data[:, None])
+                if projection.bias is not None:
+                    projection.bias.data.mul_(scale.data)
+                scale.data.fill_(1)
