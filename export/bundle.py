@@ -50,6 +50,7 @@ REFERENCE = "transformers' forward pass and the head in PyTorch fp32, the traini
 BEHIND_TRUNK = (
     "the trunk that the run learned on, the groups that learned in PyTorch fp32, the training-time image processor"
 )
+NO_FUSION_CHECK = "not made: the encoder was traced by torch.onnx, which says nothing of its layers"
 Report = Callable[[str, int], object]
 LIBRARIES = ("torch", "transformers", "onnx", "numpy", "pillow")
 
@@ -193,6 +194,7 @@ class Proof:
             "input": self.session.input,
             "images_from": source,
             "fused": fused,
+            "fusion_check": "passed" if self.reference.classifier.encoder.tower else NO_FUSION_CHECK,
             "executed_nodes": len(nodes),
         }
 

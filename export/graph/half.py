@@ -20,7 +20,7 @@ from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
 from export.graph.config import FUSED, Form
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
-from export.graph.subgraph import preprocessing_part
+from export.graph.subgraph import gives_floats, preprocessing_part
 from export.graph.tensor_names import LOGITS, PROBABILITIES
 from toolkit.models.classifier import Classifier
 
@@ -84,7 +84,8 @@ def to_half(model: onnx.ModelProto, precision: HalfPrecision, islands: Collectio
     for original in model.graph.node:
         node = onnx.NodeProto()
         node.CopyFrom(original)
-        if who.floating & set(node.output):
+        compares = bool(who.floating & set(node.input)) and node.op_type != "Shape"
+        if who.floating & set(node.output) or compares:
             half = node.name in who.nodes
             for place, name in enumerate(original.input):
                 node.input[place] = read(name, half=half)
@@ -110,7 +111,7 @@ def plan(model: onnx.ModelProto, precision: HalfPrecision, islands: Collection[s
         if not reached & set(node.input):
             continue
         reached.update(filter(None, node.output))
-        if node.op_type != "Shape" and (floating | weights) & set(node.input):
+        if gives_floats(node) and (floating | weights) & set(node.input):
             floating.update(filter(None, node.output))
             network.append(node)
     seeds = {*islands, *(_too_large(model) if precision == "fp16" else ())}

@@ -51,7 +51,8 @@ def captured(classifier: Classifier, pixel_values: Tensor, *, own: bool = False)
 
 def with_folded_scales(classifier: Classifier) -> Classifier:
     """The classifier, or a copy whose layer scales are folded into the matmuls before them, as the graph has them."""
-    if all(block.attention_scale is None and block.mlp_scale is None for block in classifier.encoder.tower.blocks):
+    tower = classifier.encoder.tower
+    if tower is None or all(block.attention_scale is block.mlp_scale is None for block in tower.blocks):
         return classifier
     folded = copy.deepcopy(classifier)
     fold_layer_scales(folded.encoder.tower)

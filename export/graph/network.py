@@ -24,6 +24,7 @@ from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.matmul import integer_product, product, rounded_matrix
 from export.graph.preprocessing import RESIZED
 from export.graph.tensor_names import LOGITS, POOLED, PROBABILITIES, TensorNames
+from export.graph.traced import add_traced
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import Attention, AttentionPooling, Block, Mlp, Projection, Tower
@@ -345,7 +346,12 @@ def add_classifier(
         size: height and width of ``pixel_values``, where that is not said by ``preprocess``.
     """
     network = NetworkBuilder(builder, classifier, form, preprocess, size)
-    network.probabilities(network.head(network.tower(classifier.encoder.tower, pixel_values)))
+    tower = classifier.encoder.tower
+    if tower is not None:
+        embedding = network.tower(tower, pixel_values)
+    else:
+        embedding = add_traced(builder, classifier.encoder, pixel_values, network.size or (1, 1))
+    network.probabilities(network.head(embedding))
 
 
 def joined(*projections: Projection) -> tuple[Tensor, Tensor]:

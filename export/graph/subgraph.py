@@ -16,6 +16,23 @@ from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
 HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+NO_FLOATS = frozenset(
+    {
+        "And",
+        "ArgMax",
+        "ArgMin",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "IsInf",
+        "IsNaN",
+        "Less",
+        "LessOrEqual",
+        "NonZero",
+    }
+    | {"Not", "Or", "Shape", "Size", "Xor"}
+)
+"""Operators that give truth values, or whole numbers, of what they take."""
 LARGEST_IN_MEMORY = MAX_PROTOBUF_BYTES // 2
 """Bytes of weights that a part may have to be handed over in memory."""
 
@@ -110,6 +127,12 @@ def open_model(model: onnx.ModelProto, *, provider: str, threads: int | None) ->
         path = Path(folder) / "part.onnx"
         save_graph(model, path)
         return Session(path, provider=provider, threads=threads)
+
+
+def gives_floats(node: onnx.NodeProto) -> bool:
+    """Whether what a node gives of floating-point numbers are floating-point numbers again."""
+    to = next((attribute.i for attribute in node.attribute if node.op_type == "Cast" and attribute.name == "to"), None)
+    return node.op_type not in NO_FLOATS and to in (None, TensorProto.FLOAT)
 
 
 def read_by(node: onnx.NodeProto) -> list[str]:

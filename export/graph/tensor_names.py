@@ -23,7 +23,8 @@ class TensorNames:
 
     def __init__(self, classifier: Classifier) -> None:
         self._names = {module: name for name, module in classifier.named_modules()}
-        self._blocks = [self._names[block.module] for block in classifier.encoder.tower.blocks]
+        tower = classifier.encoder.tower
+        self._blocks = [self._names[block.module] for block in tower.blocks] if tower else []
 
     def of(self, module: nn.Module) -> str:
         """A module's dotted name in the classifier, and that of what it gives."""
@@ -57,7 +58,9 @@ class TensorNames:
 def tensor_after(classifier: Classifier, group: Group) -> str:
     """The graph's tensor that holds what a group gives."""
     tower = classifier.encoder.tower
-    pooled = tower.projection is None and not isinstance(tower.pooling, AttentionPooling)
+    if tower is None and group.name == classifier.encoder.group_names[-1]:
+        return POOLED
+    pooled = tower is not None and tower.projection is None and not isinstance(tower.pooling, AttentionPooling)
     if pooled and group.name == classifier.encoder.group_names[-1]:
         return POOLED
     return next(name for name, module in classifier.named_modules() if module is group.modules[-1])

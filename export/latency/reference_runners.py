@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +14,7 @@ import onnxruntime as ort
 import torch
 from PIL import Image
 
+from export.graph.traced import quiet_exporter
 from export.latency.runner import BOUND, Engine, Inputs
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
@@ -120,7 +118,7 @@ def _plain(run: Run, beside: Engine) -> Engine:
     """The graph that ``torch.onnx.export`` writes, opened as its documentation shows."""
     size = run.processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
     example = size.repeat(2, 1, 1, 1)
-    with TemporaryDirectory() as folder, _quiet():
+    with TemporaryDirectory() as folder, quiet_exporter():
         path = Path(folder) / "plain.onnx"
         torch.onnx.export(
             _Probabilities(copy.deepcopy(run.classifier).cpu().eval()),
@@ -163,7 +161,7 @@ def _pipeline(run: Run, beside: Engine, device: str) -> Engine:
             return ImageClassifierOutput(logits=self.classifier.reference_logits(pixel_values))
 
     labels = dict(enumerate(run.classifier.labels))
-    with _quiet():
+    with quiet_exporter():
         model = Wrapped(PretrainedConfig(id2label=labels, label2id={name: at for at, name in labels.items()}))
         pipeline = ImageClassificationPipeline(model=model.eval(), image_processor=run.processor, device=device)
 
@@ -172,22 +170,3 @@ def _pipeline(run: Run, beside: Engine, device: str) -> Engine:
         return pipeline(images, batch_size=len(images), top_k=None)
 
     return Engine("hf-pipeline", "fp32", beside.provider, beside.threads, compute, beside.input)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what libraries print on a good run from the user."""
-    from transformers.utils import logging as of_transformers
-
-    before = of_transformers.get_verbosity()
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    of_transformers.set_verbosity(logging.CRITICAL)
-    exporter.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        of_transformers.set_verbosity(before)
-        exporter.setLevel(level)

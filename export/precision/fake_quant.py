@@ -58,7 +58,7 @@ def quantised(classifier: Classifier, preprocess: Preprocess, quantization: Quan
     rounded = copy.deepcopy(classifier)
     tower, names = rounded.encoder.tower, TensorNames(rounded)
     fold_layer_scales(tower)
-    joint = names.joint_matmuls(tower.attentions)
+    joint = names.joint_matmuls(tower.attentions if tower else [])
     for product in quantization.products:
         modules = [each.module for each in joint[product]] if product in joint else [rounded.get_submodule(product)]
         if isinstance(modules[0], nn.Conv2d):

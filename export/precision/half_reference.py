@@ -31,15 +31,17 @@ def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collectio
     Returns:
         A classifier for :meth:`~toolkit.models.classifier.Classifier.reference_logits`.
     """
-    network = network_graph(classifier)
-    known, half = set(producers(network)), plan(network, precision, islands).tensors
     result = copy.deepcopy(classifier)
     tower, names, dtype = result.encoder.tower, TensorNames(result), TORCH_TYPES[precision]
+    if tower is None:
+        return _with_rounded_leaves(result, dtype)
+    network = network_graph(classifier)
+    known, half = set(producers(network)), plan(network, precision, islands).tensors
     fold_layer_scales(tower)
     inside = _inside_attention(tower, names)
 
     def round_output(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return _round(output, dtype) if isinstance(output, Tensor) else output
+        return _round(output, dtype)
 
     def round_input(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
         return (_round(inputs[0], dtype), *inputs[1:]) if inputs else inputs
@@ -62,6 +64,16 @@ def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collectio
     return result
 
 
+def _with_rounded_leaves(classifier: Classifier, dtype: torch.dtype) -> Classifier:
+    """The same classifier, with all parameters of the encoder rounded, and what modules without parts give."""
+    for module in classifier.encoder.modules():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = _round(parameter.data, dtype)
+        if not list(module.children()):
+            module.register_forward_hook(lambda module, inputs, output: _round(output, dtype))
+    return classifier
+
+
 def _inside_attention(tower: Tower, names: TensorNames) -> dict[nn.Module, tuple[str, str]]:
     """Where the work of query, key and value projections is: their joint matmul, and what attention gives."""
     return {
@@ -71,5 +83,5 @@ def _inside_attention(tower: Tower, names: TensorNames) -> dict[nn.Module, tuple
     }
 
 
-def _round(values: Tensor, dtype: torch.dtype) -> Tensor:
-    return values.to(dtype).to(values.dtype)
+def _round(values: Any, dtype: torch.dtype) -> Any:
+    return values.to(dtype).to(values.dtype) if isinstance(values, Tensor) else values

@@ -11,7 +11,7 @@ import onnx
 from export.graph.config import Form
 from export.graph.half import HALF_MAX, in_head, network_graph
 from export.graph.preprocessing import PIXEL_VALUES
-from export.graph.subgraph import network_part, open_model, producers, read_by
+from export.graph.subgraph import gives_floats, network_part, open_model, producers, read_by
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 
@@ -42,12 +42,15 @@ def overflowing(
     Raises:
         ToolkitError: a tensor, named, has values that are no numbers even in fp32; no images at all.
     """
-    fused = producers(network_graph(classifier))
-    names = list(fused)
+    names: list[str] = []
     largest: dict[str, float] = {}
     for pixel_values in batches:
         if not largest:
-            unfused = network_graph(classifier, UNFUSED, (pixel_values.shape[2], pixel_values.shape[3]))
+            size = (pixel_values.shape[2], pixel_values.shape[3])
+            unfused = network_graph(classifier, UNFUSED, size)
+            described = classifier.encoder.tower is not None
+            fused = producers(network_graph(classifier, size=size) if described else unfused)
+            names = list(fused)
             stands_for = _fused_tensors(unfused, fused)
             part = open_model(network_part(unfused, stands_for), provider="cpu", threads=None)
         computed = part.compute(list(stands_for), {PIXEL_VALUES: pixel_values})
@@ -69,7 +72,7 @@ def _fused_tensors(unfused: onnx.ModelProto, fused: dict[str, onnx.NodeProto]) -
     """Float tensors that depend on the pixels, with those of the fused graph whose operators compute them."""
     computed = {PIXEL_VALUES}
     for node in unfused.graph.node:
-        if node.op_type != "Shape" and computed & set(node.input):
+        if gives_floats(node) and computed & set(node.input):
             computed.update(node.output)
     stands_for: dict[str, str] = {}
     for node in reversed(unfused.graph.node):

@@ -28,6 +28,7 @@ from toolkit import __version__
 from toolkit.data.source import DataSource, Example
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.models.families.traced import refuse_traced
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
@@ -77,6 +78,7 @@ def measure_trunk(
     Raises:
         ToolkitError: nothing of the trunk can be rounded, or the training images are all alike.
     """
+    refuse_traced(classifier.encoder.family, precision)
     examples = calibration_examples(data)
     if precision == "int8":
         model = build_graph(classifier, preprocess, {}, "pixel_values", Form(joined_norms=False))

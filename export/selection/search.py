@@ -30,6 +30,7 @@ from export.precision.trunk import (
 from toolkit.data.source import Example
 from toolkit.errors import ToolkitError
 from toolkit.metrics.intervals import Drop, images_needed, paired_drop
+from toolkit.models.families.traced import refuse_traced
 from toolkit.models.processing import preprocess_from
 from toolkit.models.temperature import fit_temperature
 from toolkit.runs.finished_run import Run
@@ -95,6 +96,7 @@ class Candidates:
             ToolkitError: the run's trunk is fixed in another precision.
         """
         self.run.require_trunk(precision)
+        refuse_traced(self.run.classifier.encoder.family, precision)
         if precision == "int8":
             return self._int8()
         if self.run.trunk is not None:
@@ -116,10 +118,12 @@ class Candidates:
             "cuda": ("fp32", "fp16", "bf16"),
             "tensorrt": ("fp32", "fp16"),
         }
-        rounded = self._int8_forms() if self.provider != "cuda" else []
+        described = self.run.classifier.encoder.tower is not None
+        rounded = self._int8_forms() if self.provider != "cuda" and described else []
         if self.run.trunk is not None:
             return rounded or [self._half_behind_trunk(self.run.trunk)]
-        forms = [self._plain(each, islands=self.islands if each == "fp16" else {}) for each in floating[self.provider]]
+        known = [each for each in floating[self.provider] if described or each != "bf16"]
+        forms = [self._plain(each, islands=self.islands if each == "fp16" else {}) for each in known]
         return forms + rounded
 
     def figures(self, form: Form) -> dict[str, Any]:

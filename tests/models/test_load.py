@@ -1,4 +1,4 @@
-"""Both families, projected and pooled: the ordered groups compute what transformers' own forward pass computes."""
+"""All families, projected and pooled: the ordered groups compute what transformers' own forward pass computes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from toolkit.errors import ToolkitError
 from toolkit.models.encoder import Encoder
 from toolkit.models.load import load_encoder, load_processor
 
+BOTH = [(family, embedding) for family in ("clip", "siglip") for embedding in ("projected", "pooled")]
+DINOV2 = [("dinov2", "pooled"), ("dinov2_with_registers", "pooled")]
 
-@pytest.fixture(params=[(family, embedding) for family in ("clip", "siglip") for embedding in ("projected", "pooled")])
+
+@pytest.fixture(params=BOTH + DINOV2, ids="-".join)
 def encoder(request: pytest.FixtureRequest, encoders: dict[str, Path]) -> Encoder:
     family, embedding = request.param
     encoder = load_encoder(str(encoders[family]), embedding).eval()

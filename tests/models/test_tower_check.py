@@ -84,7 +84,7 @@ def test_layers_that_were_compiled_alone_are_read_without_their_prefix(
 
 @pytest.mark.parametrize(
     ("family", "prefix"),
-    [("clip", "backbone."), ("siglip", "backbone."), ("clip", "vision_model."), ("siglip", "vision_tower.")],
+    [("clip", "backbone."), ("siglip", "backbone."), ("clip", "vision_tower."), ("siglip", "vision_tower.")],
 )
 def test_another_prefix_is_refused_with_a_command_that_mends_it(
     family: str, prefix: str, encoders: dict[str, Path], tmp_path: Path
@@ -99,6 +99,12 @@ def test_another_prefix_is_refused_with_a_command_that_mends_it(
         check=True,
     )
     assert_same(weights_of(folder), weights_of(encoders[family]))
+
+
+def test_names_that_transformers_itself_converts_are_read(encoders: dict[str, Path], tmp_path: Path) -> None:
+    doubled = kinds.copy_of(encoders["clip"], tmp_path / "encoder", kinds.prefixed("vision_model."))
+    ours, theirs = (load_encoder(str(folder)).state_dict() for folder in (doubled, encoders["clip"]))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @FAMILY

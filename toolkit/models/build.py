@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from transformers.initialization import no_init_weights
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from toolkit.errors import ToolkitError
 from toolkit.files import write_json
@@ -16,7 +17,7 @@ from toolkit.models.checkpoint import Source
 from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import Encoder
 from toolkit.models.families.family import Family
-from toolkit.models.families.registry import FAMILIES
+from toolkit.models.families.registry import DESCRIBED, family_named
 from toolkit.models.head import build_head
 from toolkit.models.image_processor import check_output_size, open_processor
 from toolkit.models.load import MALFORMED, load_encoder, load_processor, quiet_transformers
@@ -27,6 +28,7 @@ from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
+EMBEDDINGS = get_args(Embedding)
 FORMAT = 1
 """Of ``config.json``."""
 
@@ -107,7 +109,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
     config, labels = _content(folder, CONFIG), _labels(folder)
     family, embedding = _described(config, folder)
     try:
-        config_class = family.config_class(config["encoder"].get("model_type"))
+        config_class = CONFIG_MAPPING[config["encoder"]["model_type"]]
         vision_config = family.vision_config(config_class.from_dict(config["encoder"]), embedding)
         with quiet_transformers(), no_init_weights():  # all of them are loaded below
             encoder = Encoder(family, family.model_class(vision_config, embedding)(vision_config))
@@ -159,11 +161,15 @@ def _described(config: Any, folder: Path) -> tuple[Family, Embedding]:
     if config.get("format") != FORMAT:
         what = f"{CONFIG} has format {config.get('format')!r}, where this version reads {FORMAT}"
         raise ToolkitError(what, where=folder, fix="use the version of the toolkit that wrote it, or train again")
-    for key, known in (("family", tuple(FAMILIES)), ("embedding", get_args(Embedding))):
-        value = config.get(key, "projected")
-        if value not in known:
-            raise _damaged(f"{CONFIG} has {key} {value!r}, which is none of {', '.join(known)}", folder)
-    return FAMILIES[config["family"]], config.get("embedding", "projected")
+    family, embedding = family_named(str(config["family"])), config.get("embedding", "projected")
+    for key, value, found, names in (
+        ("family", config["family"], family, tuple(DESCRIBED)),
+        ("embedding", embedding, embedding in EMBEDDINGS, EMBEDDINGS),
+    ):
+        if not found:
+            raise _damaged(f"{CONFIG} has {key} {value!r}, which is none of {', '.join(names)}", folder)
+    assert family is not None
+    return family, embedding
 
 
 def _check_classes(weights: dict[str, Tensor], classifier: Classifier, folder: Path) -> None:

@@ -116,6 +116,9 @@ class Encoder(nn.Module):
     def __init__(self, family: Family, model: PreTrainedModel, notes: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.family, self.model = family, model
+        for name in family.unread:
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, None)
         self.notes = notes
         """What a user should know of how it was loaded."""
         self.recompute_layers = False
@@ -124,11 +127,13 @@ class Encoder(nn.Module):
     @property
     def groups(self) -> list[Group]:
         """The ordered groups; made on every call, so that a copied encoder never runs the original's modules."""
+        if self.tower is None:
+            return [Group("encoder", (self.model,), partial(self.family.embed, self.model))]
         return groups_of(self.tower)
 
     @property
-    def tower(self) -> Tower:
-        """What the encoder consists of; made on every call, for the same reason."""
+    def tower(self) -> Tower | None:
+        """What the encoder consists of; made on every call, for the same reason. None if it is traced as a whole."""
         return self.family.tower(self.model)
 
     @property

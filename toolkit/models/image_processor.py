@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import Source
 from toolkit.models.encoder import Encoder
 from toolkit.models.families.family import Family
+from toolkit.models.families.traced import Traced
 from toolkit.models.processing import preprocess_from
+from toolkit.runtime.preprocess import Preprocess
 
 FILE, NESTED_IN = "preprocessor_config.json", "processor_config.json"
 NEEDED = {
@@ -53,8 +58,26 @@ def open_processor(place: Source, family: Family) -> Any:
         what = f"the image processor's file leaves out {', '.join(lacking)}"
         raise ToolkitError(what, where=place.where, fix=f"copy the encoder's {FILE}, or {write}")
     processor = processor_class.from_pretrained(place.location, trust_remote_code=False)
-    preprocess_from(processor, place.where)  # refuses numbers that are not finite, zeros and sizes that can't be
+    preprocess = preprocess_from(processor, place.where)  # refuses what is not finite, zeros and sizes that can't be
+    if isinstance(family, Traced):
+        _refuse_unlike(processor, preprocess, place)
     return processor
+
+
+def _refuse_unlike(processor: Any, preprocess: Preprocess, place: Source) -> None:
+    """Refuse a processor of an unknown kind that does anything else than its settings say to the toolkit.
+
+    Raises:
+        ToolkitError: the two give other pixels for an image that is wide, or one that is tall.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (2, 61, 83, 3), np.uint8)
+    for pixels in (noise[0], noise[1].transpose(1, 0, 2)):
+        image = Image.fromarray(pixels)
+        theirs = processor(images=[image], return_tensors="np")["pixel_values"][0]
+        if not np.array_equal(theirs, preprocess(image)):
+            what = f"{type(processor).__name__} does more to an image than the toolkit can repeat"
+            fix = "use a processor that resizes, crops, rescales and normalises alone"
+            raise ToolkitError(what, where=place.where, fix=fix)
 
 
 def check_output_size(processor: Any, encoder: Encoder, place: Source) -> None:
@@ -63,10 +86,11 @@ def check_output_size(processor: Any, encoder: Encoder, place: Source) -> None:
     Raises:
         ToolkitError: it does; with both sizes.
     """
-    side, patch = encoder.model.config.image_size, encoder.model.config.patch_size
+    config = encoder.model.config
+    side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", 1)
     given = preprocess_from(processor).output_size
     if encoder.family.any_size:
-        if given is None or any(pixels % patch for pixels in given):
+        if given is None or (isinstance(patch, int) and any(pixels % patch for pixels in given)):
             what = f"the image processor gives {given} pixels, which patches of {patch} x {patch} don't cover"
             raise ToolkitError(what, where=place.where, fix=f"set the size in {FILE} to a multiple of {patch}")
     elif given != (side, side):

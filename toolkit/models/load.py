@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
+from packaging import version
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -21,7 +23,7 @@ from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import WHOLE_FOLDER, Source, refuse_adapter, tensors_in, weight_files
 from toolkit.models.encoder import Encoder
 from toolkit.models.families.family import Family
-from toolkit.models.families.registry import FAMILIES
+from toolkit.models.families.registry import DESCRIBED, family_of_type
 from toolkit.models.hub import hub_once
 from toolkit.models.image_processor import open_processor
 from toolkit.models.tensor_files import listed, not_finite
@@ -40,6 +42,7 @@ UNREADABLE = {
     ),
 }
 """Keys of a configuration that ask for what is not done here."""
+COUNTS = ("num_hidden_layers", "hidden_size", "image_size", "patch_size")
 MALFORMED = (
     ArithmeticError,
     AttributeError,
@@ -74,7 +77,7 @@ def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
         family, tower = _empty_tower(place, embedding)
         if embedding == "projected" and not hasattr(tower, family.projection_name or "forward"):
             raise no_projection("config.json says so", family, place)
-        check = TowerCheck(family, tower, tensors_in(weight_files(place), place), place, FAMILIES.values())
+        check = TowerCheck(family, tower, tensors_in(weight_files(place), place), place, DESCRIBED.values())
         fit, model_class = check.fit(), family.model_class(tower.config, embedding)
         model, report = model_class.from_pretrained(
             place.location,
@@ -151,6 +154,9 @@ def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTraine
             AutoConfig.from_pretrained(place.location, trust_remote_code=False)  # says whether the hub is out of reach
         raise ToolkitError("no config.json there", where=place.where, fix=WHOLE_FOLDER)
     family = _family_of(content, place)
+    if version.parse(transformers.__version__) < version.parse(family.oldest_transformers):
+        what = f"{family.name} encoders need transformers {family.oldest_transformers} or newer"
+        raise ToolkitError(what, where=place.where, fix=f"pip install 'transformers>={family.oldest_transformers}'")
     inner = content.get("vision_config")
     for key, (what, fix) in UNREADABLE.items():
         if content.get(key) or (isinstance(inner, dict) and inner.get(key)):
@@ -159,7 +165,7 @@ def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTraine
         config = AutoConfig.from_pretrained(place.location, trust_remote_code=False)
         vision = family.vision_config(config, embedding)
         vision._attn_implementation = None  # a file must not choose the code that runs
-        if min(vision.num_hidden_layers, vision.hidden_size, vision.image_size, vision.patch_size) < 1:
+        if min(getattr(vision, key, 1) for key in COUNTS) < 1:
             raise ValueError("layers, sizes and patches are at least 1")
         with torch.device("meta"):
             return family, family.model_class(vision, embedding)(vision)
@@ -171,17 +177,20 @@ def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTraine
 
 def _family_of(content: dict[str, Any], place: Source) -> Family:
     kind = content.get("model_type")
-    for family in FAMILIES.values():
-        if not isinstance(kind, str):
-            break
-        if kind in family.model_types:
-            return family
+    if not isinstance(kind, str):
+        known = ", ".join(sorted(DESCRIBED))
+        raise ToolkitError("config.json names no model_type", where=place.where, fix=f"use one of: {known}")
+    for family in DESCRIBED.values():
         if kind in family.text_model_types:
             fix = f"give both towers, or the vision tower, such as {family.example}"
             raise ToolkitError(f"a text tower alone (model_type {kind!r})", where=place.where, fix=fix)
-    known = ", ".join(sorted(FAMILIES))
-    what = f"no support for encoders of type {kind!r}" if isinstance(kind, str) else "config.json names no model_type"
-    raise ToolkitError(what, where=place.where, fix=f"use one of: {known}")
+    found = family_of_type(kind)
+    if found is None:
+        known = ", ".join(sorted(DESCRIBED))
+        what = f"no support for encoders of type {kind!r}"
+        fix = f"use one of: {known}, or a vision encoder of transformers with an image processor of its own"
+        raise ToolkitError(what, where=place.where, fix=fix)
+    return found
 
 
 def _check_report(report: dict[str, Any], check: TowerCheck) -> None:

@@ -26,6 +26,8 @@ INNER_WRAPPER = r"(?<=\.)_orig_mod\."
 """What torch.compile puts before the names inside a module that was compiled alone."""
 OTHER_LIBRARIES = {"resblocks.": "open_clip", "patch_embed.": "timm", "embeddings.cls_token": "a ViT of transformers"}
 """Parts of names by which the checkpoints of others are known."""
+COUNTER = "num_batches_tracked"
+"""A whole number that every batch norm keeps."""
 LORA = re.compile(r"lora_|\.base_layer\.|\.modules_to_save\.")
 LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 KEYS = {
@@ -151,7 +153,7 @@ class TowerCheck:
         others = [
             f"{name} ({self.tensors[name].dtype})"
             for name in (*used, *self.left_over)
-            if self.tensors[name].dtype not in FLOATING
+            if self.tensors[name].dtype not in FLOATING and not name.endswith(COUNTER)
         ]
         if others:
             raise self._error(

@@ -17,11 +17,12 @@ from transformers import (
     PretrainedConfig,
 )
 
+from toolkit.models.families.family import Family
 from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TokenPooling, Tower
 from toolkit.recipe.schema import Embedding
 
 
-class Clip:
+class Clip(Family):
     """OpenAI's CLIP and everything that shares its modules (OpenCLIP's ViTs, MetaCLIP)."""
 
     name = "clip"
@@ -32,7 +33,6 @@ class Clip:
     projection_name = "visual_projection"
     mark = "pre_layrnorm.weight"
     example = "openai/clip-vit-base-patch32"
-    any_size = False
 
     def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> CLIPVisionConfig:
         """The vision tower's part; the projection's width stands in the whole model's configuration."""
@@ -45,10 +45,6 @@ class Clip:
     def model_class(self, config: PretrainedConfig, embedding: Embedding) -> Any:
         """The tower with its projection, or alone."""
         return CLIPVisionModelWithProjection if embedding == "projected" else CLIPVisionModel
-
-    def config_class(self, model_type: str) -> Any:
-        """One class."""
-        return CLIPVisionConfig
 
     def tower(self, model: Any) -> Tower:
         """Class token and patches, a norm on either side of the layers."""

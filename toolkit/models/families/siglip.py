@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import PretrainedConfig, SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+from transformers import PretrainedConfig, SiglipImageProcessorPil, SiglipVisionConfig
 
 from toolkit.models.families.clip import clip_block
+from toolkit.models.families.family import Family
 from toolkit.models.families.tower import Attention, AttentionPooling, Mlp, Projection, TokenPooling, Tower
 from toolkit.recipe.schema import Embedding
 
 
-class Siglip:
+class Siglip(Family):
     """Google's SigLIP; the attention-pooling head is the group ``projection``.
 
     Without it the tokens behind the post norm are averaged, as ``SiglipForImageClassification`` does.
@@ -26,21 +27,12 @@ class Siglip:
     projection_name = "head"
     mark = "head.probe"
     example = "google/siglip-base-patch16-224"
-    any_size = False
 
     def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> SiglipVisionConfig:
         """The vision tower's part, with or without the attention pooling."""
         vision = config if isinstance(config, SiglipVisionConfig) else config.vision_config
         vision.vision_use_head = getattr(vision, "vision_use_head", True) and embedding == "projected"
         return vision
-
-    def model_class(self, config: PretrainedConfig, embedding: Embedding) -> Any:
-        """One class; its configuration says whether it has the attention pooling."""
-        return SiglipVisionModel
-
-    def config_class(self, model_type: str) -> Any:
-        """One class."""
-        return SiglipVisionConfig
 
     def tower(self, model: Any) -> Tower:
         """Patches alone, and a norm behind the layers."""
@@ -62,10 +54,6 @@ class Siglip:
         """The embedding [B, D] by transformers' own forward pass."""
         output = model(pixel_values=pixel_values)
         return output.pooler_output if model.use_head else output.last_hidden_state.mean(dim=1)
-
-    def embedding_size(self, model: Any) -> int:
-        """D: SigLIP has no projection to another width."""
-        return model.config.hidden_size
 
 
 def _pooling(head: Any) -> AttentionPooling:

@@ -151,13 +151,13 @@ class Tower:
         return [*(block.attention for block in self.blocks), *pooled]
 
 
-def fold_layer_scales(tower: Tower) -> None:
+def fold_layer_scales(tower: Tower | None) -> None:
     """Move layer scales into the projections before them, in place; the graph computes it so.
 
     Args:
         tower: of a copy; its layer scales are one afterwards.
     """
-    for block in tower.blocks:
+    for block in tower.blocks if tower else ():
         for projection, scale in ((block.attention.output, block.attention_scale), (block.mlp.down, block.mlp_scale)):
             if scale is not None:
                 projection.weight.data.mul_(scale.data[:, None])
