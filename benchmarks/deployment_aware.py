@@ -77,7 +77,7 @@ def accuracy(run: Run, form: Form) -> float:
     examples, right = run.data.splits["test"], 0
     for first in range(0, len(examples), BATCH_SIZE):
         part = examples[first : first + BATCH_SIZE]
-        logits, _ = session.run(np.stack([preprocess(example.decode()) for example in part]))
+        logits = session.run({"pixel_values": np.stack([preprocess(example.decode()) for example in part])})["logits"]
         right += int((logits.argmax(-1) == [example.label for example in part]).sum())
     return right / len(examples)
 

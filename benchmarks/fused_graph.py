@@ -213,7 +213,7 @@ def latency(work: Path, run: Run) -> dict[str, Any]:
         pixel_values = rng.normal(size=(batch, 3, 224, 224)).astype(np.float32)
         rows[f"network, batch {batch}"] = alternate(
             {
-                "ours": lambda x=pixel_values: ours.run(x),
+                "ours": lambda x=pixel_values: ours.run({"pixel_values": x}),
                 "optimum": lambda x=pixel_values: theirs.run(None, {entry: x}),
             },
             runs,
@@ -226,10 +226,10 @@ def latency(work: Path, run: Run) -> dict[str, Any]:
         return files[turn[name] % len(files)]
 
     def one_graph() -> object:
-        return image_graph.run(np.asarray(decode(next_file("ours")))[None])
+        return image_graph.run({"image": np.asarray(decode(next_file("ours")))[None]})
 
     def pixels_outside() -> object:
-        return ours.run(preprocess(decode(next_file("ours, pixels outside"), grey=True))[None])
+        return ours.run({"pixel_values": preprocess(decode(next_file("ours, pixels outside"), grey=True))[None]})
 
     def processor_and_graph() -> object:
         with Image.open(io.BytesIO(next_file("optimum"))) as image:

@@ -92,7 +92,7 @@ def latency(run: Run, forms: dict[str, Form], work: Path) -> dict[str, Any]:
         return files[turn[name] % len(files)]
 
     def one_graph(name: str, session: Session) -> object:
-        return session.run(np.asarray(decode(next_file(name)))[None])
+        return session.run({"image": np.asarray(decode(next_file(name)))[None]})
 
     def processor_and_graph() -> object:
         with Image.open(io.BytesIO(next_file("optimum"))) as image:
@@ -133,9 +133,10 @@ def agreements(run: Run, forms: dict[str, Form]) -> dict[str, Any]:
     candidates = Candidates(run, provider="cpu", threads=THREADS)
     examples = run.held_out(10_000)
     pixel_values = np.stack([candidates.preprocess(example.decode()) for example in examples])
-    expected, rows = candidates.reference.logits(pixel_values), {}
+    feed = {"pixel_values": pixel_values}
+    expected, rows = candidates.reference.logits(feed), {}
     for name, form in forms.items():
-        logits, _ = candidates.session(form).run_batches(pixel_values, FILL_BATCH)
+        logits = candidates.session(form).run_batches(feed, FILL_BATCH)["logits"]
         decisions = agreement(expected, logits, [str(example.path) for example in examples])
         keys = ("top1_agreement", "top1_agreement_at_least", "largest_flip_margin", "flip_count")
         rows[name] = {key: decisions[key] for key in keys} | {"images": len(examples)}

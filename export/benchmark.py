@@ -30,6 +30,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_json
 from toolkit.reporting.pages import MEASURED_PLOTS
 from toolkit.runtime.bundle import MANIFEST, Bundle
+from toolkit.runtime.inputs import Feed, examples_in, part_of, shapes_of
 from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.session import require_precision, runnable
 from toolkit.runtime.verify import require_sound
@@ -213,13 +214,13 @@ def _details(
             **which,
             threads=engine.threads,
             batch_sizes=sizes[engine.precision],
-            input_shape=_usual(pool).shape[1:],
+            input_shapes={name: shape[1:] for name, shape in shapes_of(_usual(pool))},
         )
         found["cold_start"].append(started)
         found["memory"] += memory
         advance(f"a request in {engine.precision}")
         session = bundle.session(**which, threads=engine.threads, record_nodes=True)
-        found["nodes"][engine.precision] = _nodes(session.executed_nodes(_usual(pool)[:1]))
+        found["nodes"][engine.precision] = _nodes(session.executed_nodes(part_of(_usual(pool), slice(1))))
         session = bundle.session(**which, threads=engine.threads)
         found["request"].append(which | split_request(bundle, session, pool.contents, least))
     advance("the machine's limits")
@@ -252,9 +253,9 @@ def _nodes(executed: Sequence[Any]) -> dict[str, dict[str, int]]:
     return {provider: dict(counts.most_common()) for provider, counts in by.items()}
 
 
-def _usual(pool: Pool) -> Any:
+def _usual(pool: Pool) -> Feed:
     """Images of the most frequent shape."""
-    return max(pool.groups, key=len)
+    return max(pool.groups, key=examples_in)
 
 
 def _scenarios(

@@ -35,6 +35,7 @@ from toolkit.reporting.pages import describe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
 from toolkit.runtime.decode import read_encoded, suffix_of
+from toolkit.runtime.inputs import stacked
 from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session, require_precision, runnable
@@ -180,7 +181,7 @@ class Proof:
         """The graph's entry of ``parity.json``."""
         form = form_of(self.model)
         first = graph_input(self.session.input, self.preprocess, samples[0].read())
-        nodes = self.session.executed_nodes(first[None])
+        nodes = self.session.executed_nodes(stacked([first]))
         fused = check_nodes(nodes, self.reference.classifier, self.session.provider, form)
         entry = prove(
             self.session,
@@ -333,17 +334,17 @@ def _golden_examples(examples: Sequence[Example]) -> list[Example]:
 def _golden_outputs(session: Session, preprocess: Preprocess, examples: Sequence[Example]) -> Float32:
     """What a shipped graph makes of the golden images, one by one."""
     inputs = (graph_input(session.input, preprocess, example.read()) for example in _golden_examples(examples))
-    return np.concatenate([session.run(each[None])[0] for each in inputs])
+    return np.concatenate([session.run(stacked([each]))["logits"] for each in inputs])
 
 
 def _write_golden(stage: Path, reference: Reference, examples: Sequence[Example], outputs: dict[str, Float32]) -> None:
     """A few images as files, with what the reference and each shipped graph make of them."""
     chosen = _golden_examples(examples)
-    pixel_values = reference.pixel_values(example.decode() for example in chosen)
+    feed = reference.inputs(example.decode() for example in chosen)
     (stage / "golden").mkdir()
     names = []
     for number, example in enumerate(chosen):
         content = example.read()
         names.append(f"{number:03d}{suffix_of(content)}")
         (stage / "golden" / names[-1]).write_bytes(content)
-    Golden(names, pixel_values, reference.logits(pixel_values), outputs).save(stage)
+    Golden(names, feed, reference.logits(feed), outputs).save(stage)

@@ -13,10 +13,11 @@ import numpy.typing as npt
 from export.duration import baseline_seconds
 from export.latency.measure import REWARM_RUNS, Least, check_sizes, warm_until_steady
 from export.latency.pool import Pool, find_pool
-from export.latency.runner import Engine, Inputs, onnxruntime_engine
+from export.latency.runner import Engine, onnxruntime_engine
 from export.latency.statistics import RESAMPLES
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.inputs import Feed
 from toolkit.runtime.session import require_precision, runnable
 from toolkit.runtime.verify import require_sound
 
@@ -144,7 +145,7 @@ def _side(size: tuple[int, int] | None) -> str:
     return "x".join(map(str, size or ()))
 
 
-def _block(engine: Engine, batches: Sequence[Inputs], runs: int) -> None:
+def _block(engine: Engine, batches: Sequence[Feed], runs: int) -> None:
     engine.warm_up(batches, REWARM_RUNS)
     engine.measure(batches, runs)
 

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 from export.graph.external_data import MAX_PROTOBUF_BYTES, save_graph
 from export.graph.grey_levels import levels_of
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
-from toolkit.runtime.preprocess import Float32, Preprocess
+from toolkit.runtime.inputs import Feed
+from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
 
 HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -109,9 +110,13 @@ def takes_levels(model: onnx.ModelProto) -> bool:
     return RESIZED in tensors and PIXEL_VALUES not in tensors
 
 
-def network_input(model: onnx.ModelProto, preprocess: Preprocess, pixel_values: Float32) -> dict[str, Float32]:
-    """What :func:`network_part` takes, for ``pixel_values`` [batch, 3, height, width]."""
-    return {RESIZED: levels_of(preprocess, pixel_values)} if takes_levels(model) else {PIXEL_VALUES: pixel_values}
+def network_input(model: onnx.ModelProto, preprocess: Preprocess, feed: Feed) -> Feed:
+    """What :func:`network_part` takes, where the reference takes ``feed``."""
+    if not takes_levels(model):
+        return feed
+    return {name: values for name, values in feed.items() if name != PIXEL_VALUES} | {
+        RESIZED: levels_of(preprocess, feed[PIXEL_VALUES])
+    }
 
 
 def open_part(part: onnx.ModelProto, session: Session) -> Session:

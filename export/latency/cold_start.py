@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.inputs import stacked
 from toolkit.runtime.predict import graph_input
 imported = time.monotonic()
 asked = json.loads(sys.argv[1])
 bundle = Bundle(Path(asked["bundle"]))
 session = bundle.session(**asked["session"])
 opened = time.monotonic()
-image = graph_input(session.input, bundle.preprocess, bundle.read(asked["image"]))[None]
+image = stacked([graph_input(session.input, bundle.preprocess, bundle.read(asked["image"]))])
 ready = time.monotonic()
 session.run(image)
 ran = time.monotonic()
@@ -47,7 +48,8 @@ def on_device():
         return None
 memory = []
 for size in asked["batch_sizes"]:
-    session.run(np.ones((size, *asked["input_shape"]), image.dtype))
+    ones = {name: np.ones((size, *asked["input_shapes"][name]), image[name].dtype) for name in image}
+    session.run(ones)
     resident = {"resident_mib": resident_mib(), "peak_resident_mib": peak_resident_mib()}
     memory.append({"batch_size": size, **resident, "peak_device_mib": on_device()})
 stamps = {"started": started, "imported": imported, "opened": opened, "ready": ready, "ran": ran, "again": again}
@@ -63,7 +65,7 @@ def cold_start(
     precision: str,
     threads: int | None,
     batch_sizes: Sequence[int],
-    input_shape: Sequence[int],
+    input_shapes: Mapping[str, Sequence[int]],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Start processes that load a bundle, hashes and all, and answer once.
 
@@ -74,7 +76,7 @@ def cold_start(
         precision: of the graph.
         threads: of the session.
         batch_sizes: whose memory is read, in rising order.
-        input_shape: of one input of these batches, without the batch.
+        input_shapes: of the inputs of these batches by name, without the batch.
 
     Returns:
         A row with the medians of ``process_ms`` (until Python runs), ``import_ms``, ``session_ms`` (hashing the
@@ -94,7 +96,7 @@ def cold_start(
             "batch_size": max(batch_sizes, default=1),
         },
         "batch_sizes": sorted(batch_sizes),
-        "input_shape": list(input_shape),
+        "input_shapes": {name: list(shape) for name, shape in input_shapes.items()},
     }
     found = [_start(asked) for _ in range(REPEATS)]
     keys = found[0][0].keys()

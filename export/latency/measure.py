@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from export.latency.pool import Pool
-from export.latency.runner import Engine, Inputs
+from export.latency.runner import Engine
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
+from toolkit.runtime.inputs import Feed
 from toolkit.runtime.memory import (
     MIB,
     available_mib,
@@ -146,7 +147,7 @@ def _growth_mib(engine: Engine, pool: Pool) -> float:
     Where the system does not let the peak begin anew, what the process holds afterwards stands for it: ONNX Runtime
     keeps what it took.
     """
-    pixels = max(group[:1].nbytes for group in pool.groups) / MIB
+    pixels = pool.largest_bytes / MIB
     taken = []
     for size in (1, PROBED):
         anew = reset_peak()
@@ -162,7 +163,7 @@ def _growth_mib(engine: Engine, pool: Pool) -> float:
 
 def alternate(
     engines: Sequence[Engine],
-    batches: Sequence[Inputs],
+    batches: Sequence[Feed],
     least: Least,
     *,
     blocks: int = BLOCKS,
@@ -182,7 +183,7 @@ def alternate(
             advance()
 
 
-def warm_until_steady(engine: Engine, batches: Sequence[Inputs], most_seconds: float) -> float:
+def warm_until_steady(engine: Engine, batches: Sequence[Feed], most_seconds: float) -> float:
     """Run until two neighbouring windows have the same median to 3 %, or the time is over.
 
     Returns:

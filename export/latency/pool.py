@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from export.latency.runner import Inputs
 from toolkit.errors import ToolkitError
-from toolkit.runtime.batches import places_by_shape, stacked
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import read_encoded
+from toolkit.runtime.inputs import Array, Example, Feed, bytes_of, examples_in, part_of, places_by_shapes, stacked
 from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Preprocess
 
@@ -36,51 +35,55 @@ class Pool:
     """Encoded images, and the same as a graph takes them."""
 
     contents: list[bytes]
-    groups: list[Inputs]
-    """Images of one shape together."""
+    groups: list[Feed]
+    """Images of the same shapes together."""
     source: str
     """Where they come from, in words."""
 
     @property
     def images(self) -> int:
         """How many there are."""
-        return sum(map(len, self.groups))
+        return sum(map(examples_in, self.groups))
 
-    def batches(self, batch_size: int) -> list[Inputs]:
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest image as the graph takes it."""
+        return max(bytes_of(group) // examples_in(group) for group in self.groups)
+
+    def batches(self, batch_size: int) -> list[Feed]:
         """Distinct batches in a seeded order, each of one shape; groups of many images give more of them."""
         rng = np.random.default_rng(SEED)
-        batches: list[Inputs] = []
-        largest = batch_size * max(group[:1].nbytes for group in self.groups)
-        for group in sorted(self.groups, key=len, reverse=True)[: max(1, MOST_BYTES // largest)]:
-            share = max(1, BATCHES * len(group) // self.images)
-            size = max(1, group[:1].nbytes * batch_size)
-            count = max(1, min(share, -(-len(group) // batch_size), MOST_BYTES // len(self.groups) // size))
-            order = np.concatenate([rng.permutation(len(group)) for _ in range(-(-count * batch_size // len(group)))])
-            batches += [
-                np.ascontiguousarray(group[order[start : start + batch_size]])
-                for start in range(0, count * batch_size, batch_size)
-            ]
+        batches: list[Feed] = []
+        largest = batch_size * self.largest_bytes
+        for group in sorted(self.groups, key=examples_in, reverse=True)[: max(1, MOST_BYTES // largest)]:
+            there = examples_in(group)
+            share = max(1, BATCHES * there // self.images)
+            size = max(1, bytes_of(group) // there * batch_size)
+            count = max(1, min(share, -(-there // batch_size), MOST_BYTES // len(self.groups) // size))
+            order = np.concatenate([rng.permutation(there) for _ in range(-(-count * batch_size // there))])
+            starts = range(0, count * batch_size, batch_size)
+            batches += [part_of(group, order[start : start + batch_size]) for start in starts]
         rng.shuffle(batches)  # type: ignore[arg-type]
         return batches
 
     def describe(self) -> dict[str, object]:
         """For ``latency.json``."""
-        shapes = [list(group.shape[1:]) for group in self.groups]
+        shapes = [list(next(iter(group.values())).shape[1:]) for group in self.groups]
         return {"images": self.images, "seed": SEED, "from": self.source, "shapes": shapes}
 
 
 def pool_of(bundle: Bundle, kind: str, contents: Sequence[bytes], source: str) -> Pool:
     """Encoded images as the pool of a graph that takes ``kind``: ``image`` or ``pixel_values``."""
-    inputs: dict[int, Inputs] = {}
+    inputs: dict[int, Example] = {}
     held = 0
     for place, content in enumerate(contents):
         inputs[place] = graph_input(kind, bundle.preprocess, content)
-        held += inputs[place].nbytes
+        held += bytes_of(inputs[place])
         if held > MOST_BYTES:  # photographs of 12 MP: fewer of them, rather than all of the memory
             break
     return Pool(
         list(contents)[: len(inputs)],
-        [stacked(inputs[at] for at in places) for places in places_by_shape(inputs)],
+        [stacked(inputs[at] for at in places) for places in places_by_shapes(inputs)],
         source,
     )
 
@@ -145,7 +148,7 @@ def enlarged(originals: Sequence[bytes], source: str, preprocess: Preprocess) ->
     return contents, f"{source}, mirrored and shifted to {len(contents)}" if grown else source
 
 
-def _encoded(pixels: Inputs, *, jpeg: bool) -> bytes:
+def _encoded(pixels: Array, *, jpeg: bool) -> bytes:
     """An image file of the kind that the original was."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG" if jpeg else "PNG", quality=92)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.latency.pool import SEED, Pool
-from export.latency.runner import Inputs
+from toolkit.runtime.inputs import Feed, examples_in, part_of
 
 Seconds = npt.NDArray[np.float64]
 NAP = 0.1
@@ -37,7 +37,7 @@ class Samples:
     """Which image of a pool each request is for; a request holds no more than its number."""
 
     def __init__(self, pool: Pool) -> None:
-        places = [(shape, place) for shape, group in enumerate(pool.groups) for place in range(len(group))]
+        places = [(shape, place) for shape, group in enumerate(pool.groups) for place in range(examples_in(group))]
         self._groups = pool.groups
         self._images = [places[at] for at in np.random.default_rng(SEED).permutation(len(places))]
 
@@ -45,11 +45,11 @@ class Samples:
         """Number of the shape that a request's image has; requests of one number can stand in one batch."""
         return self._images[request % len(self._images)][0]
 
-    def batch(self, requests: Sequence[int]) -> Inputs:
+    def batch(self, requests: Sequence[int]) -> Feed:
         """Images of requests of one shape."""
         group = self._groups[self.shape(requests[0])]
         places = [self._images[request % len(self._images)][1] for request in requests]
-        return group[places[0] : places[0] + 1] if len(places) == 1 else group[places]
+        return part_of(group, slice(places[0], places[0] + 1) if len(places) == 1 else places)
 
 
 @dataclass(frozen=True)

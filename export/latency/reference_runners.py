@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from export.graph.traced import quiet_exporter
-from export.latency.runner import BOUND, Engine, Inputs
+from export.latency.runner import BOUND, Engine
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.runs.finished_run import Run
+from toolkit.runtime.inputs import Feed
 from toolkit.runtime.session import PROVIDER_OPTIONS, PROVIDERS
 
 REDUCED = {"torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
@@ -59,8 +60,8 @@ def rival(name: str, run: Run, beside: Engine) -> Engine:
     events = _Events() if device == "cuda" else None
 
     @torch.inference_mode()
-    def compute(inputs: Inputs) -> Any:
-        pixel_values = torch.from_numpy(_pixel_values(run, inputs, beside.input)).to(device)
+    def compute(feed: Feed) -> Any:
+        pixel_values = torch.from_numpy(_pixel_values(run, feed)).to(device)
         with events or contextlib.nullcontext(), torch.autocast(device, reduced, enabled=reduced is not None):
             logits = forward(pixel_values)
         return model.probabilities(logits.float()).cpu().numpy()  # the copy to the host waits for the device
@@ -94,11 +95,11 @@ class _Events:
         return float(self._ends[0].elapsed_time(self._ends[1])) / 1000
 
 
-def _pixel_values(run: Run, inputs: Inputs, kind: str) -> Any:
+def _pixel_values(run: Run, feed: Feed) -> Any:
     """``pixel_values`` [batch, 3, height, width] by the training-time image processor, where they aren't given."""
-    if kind == "pixel_values":
-        return inputs
-    images = [Image.fromarray(image) for image in inputs]
+    if "pixel_values" in feed:
+        return feed["pixel_values"]
+    images = [Image.fromarray(image) for image in feed["image"]]
     return run.processor(images=images, return_tensors="np")["pixel_values"]
 
 
@@ -134,8 +135,8 @@ def _plain(run: Run, beside: Engine) -> Engine:
         providers = [(PROVIDERS[beside.provider], PROVIDER_OPTIONS.get(beside.provider, {}))]
         session = ort.InferenceSession(str(path), options, providers=providers)
 
-    def compute(inputs: Inputs) -> Any:
-        return session.run(None, {"pixel_values": _pixel_values(run, inputs, beside.input)})[0]
+    def compute(feed: Feed) -> Any:
+        return session.run(None, {"pixel_values": _pixel_values(run, feed)})[0]
 
     return Engine("onnxruntime-plain", "fp32", beside.provider, beside.threads, compute, beside.input)
 
@@ -165,8 +166,8 @@ def _pipeline(run: Run, beside: Engine, device: str) -> Engine:
         model = Wrapped(PretrainedConfig(id2label=labels, label2id={name: at for at, name in labels.items()}))
         pipeline = ImageClassificationPipeline(model=model.eval(), image_processor=run.processor, device=device)
 
-    def compute(inputs: Inputs) -> Any:
-        images = [Image.fromarray(np.asarray(image)) for image in inputs]
+    def compute(feed: Feed) -> Any:
+        images = [Image.fromarray(np.asarray(image)) for image in feed["image"]]
         return pipeline(images, batch_size=len(images), top_k=None)
 
     return Engine("hf-pipeline", "fp32", beside.provider, beside.threads, compute, beside.input)

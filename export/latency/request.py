@@ -12,7 +12,7 @@ from export.latency.measure import REWARM_RUNS, Least
 from export.latency.statistics import percentiles
 from toolkit.runtime.binding import Binding
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.preprocess import Float32, UInt8
+from toolkit.runtime.inputs import Shapes, shapes_of
 from toolkit.runtime.session import Session
 
 STEPS = ("decode_ms", "preprocess_ms", "host_to_device_ms", "network_ms", "device_to_host_ms", "file_to_label_ms")
@@ -36,7 +36,7 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
     inside = session.input == "image"
     on_cpu = session.provider == "cpu"
     names = [name for name in STEPS if not (on_cpu and name in ("host_to_device_ms", "device_to_host_ms"))]
-    bindings: dict[tuple[int, ...], Binding] = {}
+    bindings: dict[Shapes, Binding] = {}
     steps: dict[str, list[float]] = {name: [] for name in names}
 
     def request(content: bytes) -> None:
@@ -47,17 +47,18 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
 
         image = bundle.preprocess.decoded(content, grey=not inside)
         mark()
-        batch: Float32 | UInt8 = np.asarray(image)[None] if inside else bundle.preprocess(image)[None]
+        batch = {session.input: np.asarray(image)[None] if inside else bundle.preprocess(image)[None]}
         mark()
         if on_cpu:
-            probabilities = session.run(batch)[1]
+            outputs = session.run(batch)
         else:
-            if batch.shape not in bindings:  # once for each shape; not what a request costs
-                bindings[batch.shape] = Binding(session, batch.shape)
+            shapes = shapes_of(batch)
+            if shapes not in bindings:  # once for each shape; not what a request costs
+                bindings[shapes] = Binding(session, dict(shapes))
                 took = time.perf_counter() - marks[-1]
                 marks[:] = [at + took for at in marks]
-            probabilities = bindings[batch.shape].steps(batch, mark)[1]
-        bundle.labels[int(probabilities[0].argmax())]
+            outputs = bindings[shapes].steps(batch, mark)
+        bundle.labels[int(outputs["probabilities"][0].argmax())]
         mark()
         spans = np.diff(marks)
         for name, seconds in zip(names[:-1], spans, strict=True):

@@ -10,14 +10,12 @@ from typing import Any, Final
 from toolkit.errors import ToolkitError
 from toolkit.runtime.binding import Binding
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.inputs import Feed, Shapes, examples_in, shapes_of
 from toolkit.runtime.machine import usable_cores
-from toolkit.runtime.preprocess import Float32, UInt8
 from toolkit.runtime.session import Session
 
 SPINNING: Final = "session.intra_op.allow_spinning"
 """Whether the threads of a pool wait busily for the next operator: ONNX Runtime's default."""
-Inputs = Float32 | UInt8
-"""A batch: ``image`` [batch, height, width, 3] or ``pixel_values`` [batch, 3, height, width]."""
 
 
 @dataclass
@@ -29,8 +27,8 @@ class Engine:
     provider: str
     threads: int
     run: Callable[[Any], Any]
-    """From host memory to host memory: it returns when the result is there, so that a clock around it is honest
-    on a GPU too."""
+    """Of a feed, from host memory to host memory: it returns when the result is there, so that a clock around it is
+    honest on a GPU too."""
     input: str = "pixel_values"
     """What a batch holds: ``pixel_values`` or ``image``."""
     device_seconds: Callable[[], float] | None = None
@@ -49,20 +47,20 @@ class Engine:
         self.times, self.device_times, self.blocks = [], [], []
         self.warmup_runs, self.warmup_seconds, self.steady = 0, 0.0, None
 
-    def timed(self, batch: Inputs) -> float:
+    def timed(self, batch: Feed) -> float:
         """Seconds of one run."""
         started = time.perf_counter()
         self.run(batch)
         return time.perf_counter() - started
 
-    def warm_up(self, batches: Sequence[Inputs], runs: int) -> list[float]:
+    def warm_up(self, batches: Sequence[Feed], runs: int) -> list[float]:
         """Run without counting; seconds of each run."""
         seconds = [self.timed(batches[number % len(batches)]) for number in range(runs)]
         self.warmup_runs += runs
         self.warmup_seconds += sum(seconds)
         return seconds
 
-    def measure(self, batches: Sequence[Inputs], runs: int) -> None:
+    def measure(self, batches: Sequence[Feed], runs: int) -> None:
         """Count a block of runs over a pool of batches, going on where the last block ended."""
         for _ in range(runs):
             self.times.append(self.timed(batches[len(self.times) % len(batches)]))
@@ -100,10 +98,11 @@ def onnxruntime_engine(
     session = open_session(batch_size or 1)
     sessions = {1: session}
 
-    def run(batch: Inputs) -> Any:
-        if len(batch) not in sessions:
-            sessions[len(batch)] = open_session(len(batch))
-        return sessions[len(batch)].run(batch)
+    def run(batch: Feed) -> Any:
+        size = examples_in(batch)
+        if size not in sessions:
+            sessions[size] = open_session(size)
+        return sessions[size].run(batch)
 
     by_size = provider == "tensorrt" and batch_size is None
     return Engine("onnxruntime", precision, provider, session.threads, run if by_size else session.run, session.input)
@@ -134,14 +133,15 @@ def bound_engine(name: str, bundle: Bundle, beside: Engine) -> Engine:
         )
 
     shared = open_session(1)
-    bindings: dict[tuple[int, ...], Binding] = {}
+    bindings: dict[Shapes, Binding] = {}
     # a session replays the one CUDA graph that it captured, and an engine is built for its batch
     own_sessions = bool(BOUND[name]) or beside.provider == "tensorrt"
 
-    def run(batch: Inputs) -> Any:
-        if batch.shape not in bindings:
-            session = open_session(len(batch)) if own_sessions else shared
-            bindings[batch.shape] = Binding(session, batch.shape)
-        return bindings[batch.shape].run(batch)
+    def run(batch: Feed) -> Any:
+        shapes = shapes_of(batch)
+        if shapes not in bindings:
+            session = open_session(examples_in(batch)) if own_sessions else shared
+            bindings[shapes] = Binding(session, dict(shapes))
+        return bindings[shapes].run(batch)
 
     return Engine(name, beside.precision, beside.provider, beside.threads, run, beside.input)

@@ -22,6 +22,7 @@ from export.parity.reference import Reference, Sample, spread
 from export.precision.fake_quant import largest_step
 from export.precision.precision_reference import InPyTorch
 from toolkit.models.processing import preprocess_from
+from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
 
@@ -75,7 +76,7 @@ def bisect(
     findings: list[Finding] = []
     for part in (
         _preprocessing(session, model, preprocess, reference, chosen),
-        _network(session, model, preprocess, reference, reference.pixel_values(sample.decode() for sample in chosen)),
+        _network(session, model, preprocess, reference, reference.inputs(sample.decode() for sample in chosen)),
     ):
         for finding in part:
             findings.append(finding)
@@ -174,10 +175,10 @@ def _network(
     model: onnx.ModelProto,
     preprocess: Preprocess,
     reference: Reference,
-    pixel_values: npt.NDArray[np.float32],
+    feed: Feed,
 ) -> Iterator[Finding]:
     """Every tensor with a counterpart, in the graph's order."""
-    inputs = torch.from_numpy(pixel_values)
+    inputs = torch.from_numpy(feed[PIXEL_VALUES])
     form = form_of(model)
     own = InPyTorch.of(reference.classifier, preprocess, form) if form.precision != "fp32" else None
     least = 0.0
@@ -192,7 +193,7 @@ def _network(
     by_tensor = producers(model)
     names = [name for name in by_tensor if name in exact]
     part = open_part(network_part(model, names), session)
-    outputs = part.compute(names, network_input(model, preprocess, pixel_values))
+    outputs = part.compute(names, network_input(model, preprocess, feed))
     for name, values in zip(names, outputs, strict=True):
         truth, rounded = aligned(exact[name], values.shape), aligned(single[name], values.shape)
         if truth is None or rounded is None:

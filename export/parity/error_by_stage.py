@@ -14,6 +14,7 @@ from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
 from export.graph.tensor_names import LOGITS, tensor_after
 from export.parity.reference import Reference, Sample, spread
+from toolkit.runtime.inputs import Example, stacked
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
@@ -26,7 +27,7 @@ def stages(
     model: onnx.ModelProto,
     preprocess: Preprocess,
     reference: Reference,
-    kept: Sequence[tuple[Sample, Float32]],
+    kept: Sequence[tuple[Sample, Example]],
     expected: Float32,
 ) -> dict[str, Any]:
     """Compare each stage with the reference's, fed with what the reference feeds it.
@@ -36,7 +37,7 @@ def stages(
         model: the same graph.
         preprocess: the bundle's.
         reference: the PyTorch side.
-        kept: samples with their reference ``pixel_values``.
+        kept: samples with their reference inputs.
         expected: the reference's logits of these samples.
 
     Returns:
@@ -46,7 +47,7 @@ def stages(
     """
     places = spread(len(kept), STAGE_IMAGES)
     chosen = [kept[place] for place in places]
-    wanted = np.stack([values for _, values in chosen])
+    wanted = stacked(values for _, values in chosen)
     takes_images = session.input == IMAGE
     produce = _by_the_graph(session, model, preprocess) if takes_images else preprocess
     decoding, made = 0.0, list[Float32]()
@@ -64,7 +65,7 @@ def stages(
     return {
         "images": len(chosen),
         "decode": {"max_grey_levels": decoding},
-        "preprocess": {"max_pixel_value": largest_difference(produced, wanted)},
+        "preprocess": {"max_pixel_value": largest_difference(produced, wanted[PIXEL_VALUES])},
         "network": {"max_abs_logit": largest_difference(logits, expected[places])},
         "embedding_cosine": float(np.nan_to_num(_cosines(embedding, reference.embeddings(wanted))).min()),
     }

@@ -18,14 +18,24 @@ from export.parity.agreement import agreement, changes
 from export.parity.error_by_stage import STAGE_IMAGES, largest_difference, stages
 from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, groups_of, noise_floor, spread
 from export.precision.precision_reference import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, InPyTorch
-from toolkit.runtime.batches import images_a_batch, places_by_shape, stacked, windows
+from toolkit.runtime.inputs import (
+    Example,
+    Feed,
+    bytes_of,
+    examples_in,
+    images_a_batch,
+    part_of,
+    places_by_shapes,
+    stacked,
+    windows,
+)
 from toolkit.runtime.predict import graph_input
-from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
+from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
 BATCH_SIZES = (1, 2, 7, 32)
 """Batches take turns; a chunk of images goes through each size once, so every image is run once. Photographs whose
-larger batches would pass :data:`toolkit.runtime.batches.BATCH_BYTES`, which production never runs, go without these."""
+larger batches would pass :data:`toolkit.runtime.inputs.BATCH_BYTES`, which production never runs, go without these."""
 NOISE_MULTIPLE = 32
 """The tolerance of fp32 in noise floors.
 
@@ -48,8 +58,8 @@ class Comparison:
     finite: bool = True
     worst_by_batch_size: dict[int, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("preparation", "reference", "graph"), 0.0))
-    kept: dict[int, tuple[Sample, Float32]] = field(default_factory=dict)
-    """Samples that were asked for, with their reference ``pixel_values``."""
+    kept: dict[int, tuple[Sample, Example]] = field(default_factory=dict)
+    """Samples that were asked for, with their reference inputs."""
 
 
 def compare(
@@ -68,7 +78,7 @@ def compare(
         preprocess: the bundle's, for a graph that takes ``pixel_values``.
         reference: the PyTorch side.
         samples: at least one image.
-        keep: places of samples to hand back with their ``pixel_values``.
+        keep: places of samples to hand back with their reference inputs.
         advance: told how many images are done.
     """
     outcome, first = Comparison(), 0
@@ -76,9 +86,9 @@ def compare(
     started = time.perf_counter()
     for inputs in windows(images, sum(BATCH_SIZES)):
         chunk = samples[first : first + len(inputs)]
-        pixel_values = reference.pixel_values(sample.decode() for sample in chunk)
+        feed = reference.inputs(sample.decode() for sample in chunk)
         prepared = time.perf_counter()
-        expected = reference.known_logits(pixel_values)
+        expected = reference.known_logits(feed)
         computed = time.perf_counter()
         logits = _run(session, dict(enumerate(inputs)), expected, outcome)
         done = time.perf_counter()
@@ -90,7 +100,7 @@ def compare(
         outcome.expected.append(expected)
         outcome.logits.append(logits)
         outcome.kept |= {
-            first + i: (sample, pixel_values[i]) for i, sample in enumerate(chunk) if first + i in set(keep)
+            first + i: (sample, part_of(feed, i)) for i, sample in enumerate(chunk) if first + i in set(keep)
         }
         first += len(chunk)
         advance(first)
@@ -98,16 +108,16 @@ def compare(
     return outcome
 
 
-def _run(session: Session, inputs: dict[int, Float32 | UInt8], expected: Float32, outcome: Comparison) -> Float32:
+def _run(session: Session, inputs: dict[int, Example], expected: Float32, outcome: Comparison) -> Float32:
     """The graph's logits of a chunk, noting the largest difference at each batch size."""
     logits = np.zeros_like(expected)
-    groups = places_by_shape(inputs)
-    most = [images_a_batch(inputs[places[0]].nbytes, max(BATCH_SIZES)) for places in groups]
+    groups = places_by_shapes(inputs)
+    most = [images_a_batch(bytes_of(inputs[places[0]]), max(BATCH_SIZES)) for places in groups]
     for places in _batches(groups, most, set(outcome.worst_by_batch_size)):
         batch = stacked(inputs[place] for place in places)
-        got, probabilities = session.run_batches(batch, session.largest_batch or len(places))
-        logits[places] = got
-        finite = bool(np.isfinite(got).all() and np.isfinite(probabilities).all())
+        outputs = session.run_batches(batch, session.largest_batch or len(places))
+        got = logits[places] = outputs[LOGITS]
+        finite = all(bool(np.isfinite(values).all()) for values in outputs.values())
         worst = largest_difference(got, expected[places]) if finite else LARGEST
         outcome.finite &= finite
         size = len(places)
@@ -162,8 +172,8 @@ def prove(
     expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
     kept = [outcome.kept[place] for place in keep]
     some = spread(len(kept), NOISE_IMAGES)
-    pixel_values = np.stack([kept[place][1] for place in some])
-    floor = noise_floor(reference, pixel_values, expected[keep][some])
+    feed = stacked(kept[place][1] for place in some)
+    floor = noise_floor(reference, feed, expected[keep][some])
     difference = np.abs(logits - expected) if outcome.finite else np.full(expected.shape, LARGEST)
     by_size = outcome.worst_by_batch_size
     worst = max(by_size.values())
@@ -171,8 +181,8 @@ def prove(
     bounds: dict[str, Any] = {"noise_floor": floor.largest, "noise_multiple": NOISE_MULTIPLE}
     if form.precision != "fp32":
         part = open_part(network_part(model, [LOGITS]), session)
-        (given,) = part.compute([LOGITS], network_input(model, preprocess, pixel_values))
-        bounds = reduced(reference, preprocess, form, floor.largest, pixel_values, given)
+        (given,) = part.compute([LOGITS], network_input(model, preprocess, feed))
+        bounds = reduced(reference, preprocess, form, floor.largest, feed, given)
     tolerance = bounds["noise_multiple"] * bounds["noise_floor"]
     flip_margin = decisions["largest_flip_margin"] or 0.0
     error_by_stage = stages(session, model, preprocess, reference, kept, expected[keep])
@@ -214,7 +224,7 @@ def reduced(
     preprocess: Preprocess,
     form: Form,
     single: float,
-    pixel_values: Float32,
+    feed: Feed,
     given: Float32,
 ) -> dict[str, Any]:
     """The bounds of a reduced precision, from PyTorch in that precision.
@@ -224,7 +234,7 @@ def reduced(
         preprocess: between images and ``pixel_values``.
         form: of the graph.
         single: the noise floor of fp32.
-        pixel_values: a few images [images, 3, height, width].
+        feed: a few images as the reference takes them.
         given: what the graph's network gives for them in one batch.
 
     Returns:
@@ -233,7 +243,7 @@ def reduced(
         has; for int8 ``same_rounding``, the graph beside PyTorch with the very same rounding.
     """
     own = InPyTorch.of(reference.classifier, preprocess, form)
-    logits, exact = own.logits(pixel_values), reference.without_trunk(pixel_values)
+    logits, exact = own.logits(feed), reference.without_trunk(feed)
     cost = max(largest_difference(logits, exact), single)
     off = largest_difference(given, exact)
     bounds: dict[str, Any] = {
@@ -243,12 +253,12 @@ def reduced(
         "least_agreement": LEAST_AGREEMENT[form.precision],
     }
     if form.precision == "int8":
-        difference, floor = largest_difference(given, logits), max(own.steps(pixel_values), single)
+        difference, floor = largest_difference(given, logits), max(own.steps(feed), single)
         bounds["same_rounding"] = {
             "max_abs_logit": difference,
             "noise_floor": floor,
             "tolerance": STEPS_MULTIPLE * floor,
-            "images": len(pixel_values),
+            "images": examples_in(feed),
             "passed": difference <= STEPS_MULTIPLE * floor,
         }
     return bounds

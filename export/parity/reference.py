@@ -15,12 +15,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from export.graph.preprocessing import PIXEL_VALUES
 from export.precision.trunk import boundary_of, open_trunk
 from toolkit.data.source import Example
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.decode import decode
+from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.value_range import Range
 
@@ -73,26 +75,30 @@ class Reference:
         self.boundary = boundary_of(run.classifier, run.trunk) if run.trunk else 0
         self._known: dict[bytes, Float32] = {}
 
-    def pixel_values(self, images: Iterable[Image.Image]) -> Float32:
+    def inputs(self, images: Iterable[Image.Image]) -> Feed:
         """``pixel_values`` [images, 3, height, width] by the training-time processor, one by one."""
-        return np.concatenate([self.processor(images=[image], return_tensors="np")["pixel_values"] for image in images])
+        made = [self.processor(images=[image], return_tensors="np")["pixel_values"] for image in images]
+        return {PIXEL_VALUES: np.concatenate(made)}
 
-    def logits(self, pixel_values: Float32, batch_size: int = BATCH_SIZE) -> Float32:
+    def logits(self, feed: Feed, batch_size: int = BATCH_SIZE) -> Float32:
         """Logits [images, classes] in fp32."""
-        logits: Float32 = self._logits(self.classifier, torch.from_numpy(pixel_values), batch_size).numpy()
+        logits: Float32 = self._logits(self.classifier, torch.from_numpy(feed[PIXEL_VALUES]), batch_size).numpy()
         return logits
 
-    def known_logits(self, pixel_values: Float32) -> Float32:
+    def known_logits(self, feed: Feed) -> Float32:
         """:meth:`logits`, computed once for the same images: each precision is held against them."""
-        key = hashlib.sha256(np.ascontiguousarray(pixel_values).data).digest()
+        digest = hashlib.sha256()
+        for name in sorted(feed):
+            digest.update(np.ascontiguousarray(feed[name]).data)
+        key = digest.digest()
         if key not in self._known:
-            self._known[key] = self.logits(pixel_values)
+            self._known[key] = self.logits(feed)
         return self._known[key]
 
     @torch.inference_mode()
-    def without_trunk(self, pixel_values: Float32) -> Float32:
+    def without_trunk(self, feed: Feed) -> Float32:
         """Logits [images, classes] of transformers' forward pass in fp32 from the pixels on."""
-        parts = torch.from_numpy(pixel_values).split(BATCH_SIZE)
+        parts = torch.from_numpy(feed[PIXEL_VALUES]).split(BATCH_SIZE)
         logits: Float32 = torch.cat([self.classifier.reference_logits(part) for part in parts]).numpy()
         return logits
 
@@ -109,19 +115,19 @@ class Reference:
 
         return torch.cat([run(part) for part in pixel_values.split(batch_size)])
 
-    def embeddings(self, pixel_values: Float32) -> Float32:
+    def embeddings(self, feed: Feed) -> Float32:
         """Embeddings [images, P] in fp32, by transformers' own forward pass."""
-        encoder = self.classifier.encoder
+        encoder, pixel_values = self.classifier.encoder, feed[PIXEL_VALUES]
         with torch.inference_mode():
             if self.trunk is not None:
                 hidden = self.trunk(torch.from_numpy(pixel_values))
                 return (encoder(hidden, self.boundary) if self.boundary < len(encoder.groups) else hidden).numpy()
             return encoder.family.embed(encoder.model, torch.from_numpy(pixel_values)).numpy()
 
-    def truth(self, pixel_values: Float32) -> npt.NDArray[np.float64]:
+    def truth(self, feed: Feed) -> npt.NDArray[np.float64]:
         """Logits [images, classes] in float64: what all roundings are measured against."""
         exact = copy.deepcopy(self.classifier).double()
-        return self._logits(exact, torch.from_numpy(pixel_values).double(), BATCH_SIZE).numpy()
+        return self._logits(exact, torch.from_numpy(feed[PIXEL_VALUES]).double(), BATCH_SIZE).numpy()
 
 
 @dataclass(frozen=True)
@@ -142,11 +148,11 @@ class NoiseFloor:
         return max(self.reordered, self.rounding, resolution)
 
 
-def noise_floor(reference: Reference, pixel_values: Float32, expected: Float32) -> NoiseFloor:
-    """Measure the noise floor on a few images [images, 3, height, width], whose fp32 logits are ``expected``."""
-    truth = reference.truth(pixel_values)
+def noise_floor(reference: Reference, feed: Feed, expected: Float32) -> NoiseFloor:
+    """Measure the noise floor on a few images, whose fp32 logits are ``expected``."""
+    truth = reference.truth(feed)
     with one_thread():
-        reordered = reference.logits(pixel_values, OTHER_BATCH_SIZE)
+        reordered = reference.logits(feed, OTHER_BATCH_SIZE)
     return NoiseFloor(float(np.abs(reordered - expected).max()), float(np.abs(expected - truth).max()), truth)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from export.graph.preprocessing import PIXEL_VALUES
 from export.graph.quantization import affine
 from export.graph.subgraph import network_part, open_model
 from toolkit.errors import ToolkitError
+from toolkit.runtime.inputs import Feed, examples_in, part_of
 from toolkit.runtime.preprocess import Float32
 
 VALUES_OF_AN_IMAGE = 1024
@@ -57,14 +57,14 @@ def product_inputs(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def observe(
-    model: onnx.ModelProto, products: Iterable[str], batches: Iterable[Float32], *, threads: int | None = None
+    model: onnx.ModelProto, products: Iterable[str], batches: Iterable[Feed], *, threads: int | None = None
 ) -> dict[str, Observed]:
     """What each product's input holds over images.
 
     Args:
         model: the network in float32, said without joined norms.
         products: names.
-        batches: ``pixel_values`` [batch, 3, height, width].
+        batches: what the network takes, such as ``pixel_values`` [batch, 3, height, width].
         threads: threads of the session, on the CPU.
 
     Raises:
@@ -78,12 +78,12 @@ def observe(
     part = open_model(network_part(model, tensors), provider="cpu", threads=threads)
     seen = {tensor: Observed() for tensor in tensors}
     rng, first, alike, count = np.random.default_rng(0), None, True, 0
-    for pixel_values in batches:
-        first = pixel_values[0] if first is None else first
-        count += len(pixel_values)
-        alike = alike and bool((pixel_values == first).all())
-        for tensor, values in zip(tensors, part.compute(tensors, {PIXEL_VALUES: pixel_values}), strict=True):
-            seen[tensor].add(values, rng.integers(0, values.size, VALUES_OF_AN_IMAGE * len(pixel_values)))
+    for feed in batches:
+        first = part_of(feed, 0) if first is None else first
+        count += examples_in(feed)
+        alike = alike and all(bool((values == first[name]).all()) for name, values in feed.items())
+        for tensor, values in zip(tensors, part.compute(tensors, feed), strict=True):
+            seen[tensor].add(values, rng.integers(0, values.size, VALUES_OF_AN_IMAGE * examples_in(feed)))
     if alike:
         images = "there is one calibration image" if count == 1 else f"all {count} calibration images are alike"
         raise ToolkitError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from export.graph.config import Form
@@ -14,6 +13,7 @@ from export.graph.preprocessing import PIXEL_VALUES
 from export.graph.subgraph import gives_floats, network_part, open_model, producers, read_by
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.runtime.inputs import Feed
 
 FIX = "check the run's weights and the calibration images"
 ATTENTION = frozenset({"Attention", "MultiHeadAttention"})
@@ -21,9 +21,7 @@ UNFUSED = Form(joined_norms=False, standard=True)
 """Standard operators, between which every value is a tensor."""
 
 
-def overflowing(
-    classifier: Classifier, batches: Iterable[npt.NDArray[np.float32]], limit: float = HALF_MAX / 2
-) -> dict[str, float]:
+def overflowing(classifier: Classifier, batches: Iterable[Feed], limit: float = HALF_MAX / 2) -> dict[str, float]:
     """Largest absolute values of the encoder's tensors that come near what fp16 can hold.
 
     The network runs in standard operators. What the fused attention operators keep to themselves
@@ -32,7 +30,7 @@ def overflowing(
 
     Args:
         classifier: in evaluation form, float32.
-        batches: ``pixel_values`` [B, 3, height, width] of calibration images.
+        batches: calibration images, as ``pixel_values`` [B, 3, height, width].
         limit: what is too near; half of fp16's largest number leaves room for images in production
             that differ.
 
@@ -44,16 +42,17 @@ def overflowing(
     """
     names: list[str] = []
     largest: dict[str, float] = {}
-    for pixel_values in batches:
+    for feed in batches:
         if not largest:
-            size = (pixel_values.shape[2], pixel_values.shape[3])
+            height, width = feed[PIXEL_VALUES].shape[2:]
+            size = (height, width)
             unfused = network_graph(classifier, UNFUSED, size)
             described = classifier.encoder.tower is not None
             fused = producers(network_graph(classifier, size=size) if described else unfused)
             names = list(fused)
             stands_for = _fused_tensors(unfused, fused)
             part = open_model(network_part(unfused, stands_for), provider="cpu", threads=None)
-        computed = part.compute(list(stands_for), {PIXEL_VALUES: pixel_values})
+        computed = part.compute(list(stands_for), feed)
         for name, values in zip(stands_for.values(), computed, strict=True):
             largest[name] = float(np.maximum(np.abs(values).max(), largest.get(name, 0.0)))  # max() would lose nan
         _check_finite(largest, names)

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from export.graph.config import Form
+from export.graph.preprocessing import PIXEL_VALUES
 from export.precision.fake_quant import dithered, quantised
 from export.precision.half_reference import rounded
 from toolkit.models.classifier import Classifier
+from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Float32, Preprocess
 
 MULTIPLE = 8
@@ -44,18 +46,18 @@ class InPyTorch:
         return self.form.precision == "int8"
 
     @torch.inference_mode()
-    def logits(self, pixel_values: Float32) -> Float32:
+    def logits(self, feed: Feed) -> Float32:
         """Logits [images, classes], all images in one batch."""
         run: Any = self.classifier if self.own else self.classifier.reference_logits
-        logits: Float32 = run(torch.from_numpy(pixel_values)).numpy()
+        logits: Float32 = run(torch.from_numpy(feed[PIXEL_VALUES])).numpy()
         return logits
 
     @torch.inference_mode()
-    def steps(self, pixel_values: Float32) -> float:
+    def steps(self, feed: Feed) -> float:
         """How far logits move where values at the border of two steps fall on the other side, as in another engine.
 
         Engines differ by far less than ``BORDER`` of a step, and faults by more than that makes.
         """
         with dithered(self.classifier, BORDER):
-            moved = self.logits(pixel_values)
-        return float(np.abs(moved - self.logits(pixel_values)).max())
+            moved = self.logits(feed)
+        return float(np.abs(moved - self.logits(feed)).max())

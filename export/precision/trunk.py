@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from export.graph.classifier_graph import build_graph
 from export.graph.config import Form
 from export.graph.grey_levels import fills_grid
+from export.graph.preprocessing import PIXEL_VALUES
 from export.graph.quantization import Quantization
 from export.graph.subgraph import network_part, open_model
 from export.graph.tensor_names import tensor_after
@@ -29,7 +30,8 @@ from toolkit.data.source import DataSource, Example
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.traced import refuse_traced
-from toolkit.runtime.preprocess import Float32, Preprocess
+from toolkit.runtime.inputs import Feed
+from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
 
 CALIBRATION_IMAGES = 128
@@ -207,10 +209,11 @@ def calibration_examples(data: DataSource, count: int | None = None) -> list[Exa
     return [members[index * len(members) // wanted] for index in range(wanted)]
 
 
-def pixel_batches(preprocess: Preprocess, examples: Sequence[Example]) -> Iterator[Float32]:
+def pixel_batches(preprocess: Preprocess, examples: Sequence[Example]) -> Iterator[Feed]:
     """``pixel_values`` [batch, 3, height, width] of images."""
     for first in range(0, len(examples), BATCH_SIZE):
-        yield np.stack([preprocess(example.decode()) for example in examples[first : first + BATCH_SIZE]])
+        part = examples[first : first + BATCH_SIZE]
+        yield {PIXEL_VALUES: np.stack([preprocess(example.decode()) for example in part])}
 
 
 def _sha256(model: onnx.ModelProto) -> str:

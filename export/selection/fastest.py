@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from export.graph.classifier_graph import GraphInput, build_graph
 from export.graph.config import Form
 from export.graph.subgraph import open_model
@@ -15,9 +13,8 @@ from export.latency.runner import Engine
 from export.parity.agreement import verdict
 from export.selection.search import Candidates, describe
 from toolkit.errors import CheckFailed
-from toolkit.runtime.batches import windows
+from toolkit.runtime.inputs import Feed, places_by_shapes, stacked, windows
 from toolkit.runtime.predict import graph_input as as_input
-from toolkit.runtime.preprocess import Float32, UInt8
 
 POOL = 32
 """Validation images that latency is measured on, those of the most frequent size."""
@@ -93,11 +90,8 @@ def _latencies(candidates: Candidates, forms: list[Form], graph_input: GraphInpu
     return [float(row["p50_ms"]) for row in rows]
 
 
-def _pool(candidates: Candidates, graph_input: GraphInput) -> Float32 | UInt8:
+def _pool(candidates: Candidates, graph_input: GraphInput) -> Feed:
     """Inputs of one shape."""
     examples = (as_input(graph_input, candidates.preprocess, example.read()) for example in candidates.examples[:POOL])
     inputs = next(windows(examples, POOL))
-    shapes = [each.shape for each in inputs]
-    usual = max(shapes, key=shapes.count)
-    pool: Any = np.stack([each for each in inputs if each.shape == usual])
-    return pool  # type: ignore[no-any-return]
+    return stacked(inputs[place] for place in max(places_by_shapes(dict(enumerate(inputs))), key=len))

@@ -34,6 +34,7 @@ from toolkit.models.families.traced import refuse_traced
 from toolkit.models.processing import preprocess_from
 from toolkit.models.temperature import fit_temperature
 from toolkit.runs.finished_run import Run
+from toolkit.runtime.inputs import Feed, part_of
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Precision, Session
 
@@ -173,13 +174,14 @@ class Candidates:
         return [example.label for example in self.examples]
 
     @cached_property
-    def _pixel_values(self) -> Float32:
-        return np.concatenate(list(pixel_batches(self.preprocess, self.examples)))
+    def _inputs(self) -> Feed:
+        parts = list(pixel_batches(self.preprocess, self.examples))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @cached_property
     def expected(self) -> Float32:
         """The reference's logits of the validation images."""
-        return self.reference.logits(self._pixel_values)
+        return self.reference.logits(self._inputs)
 
     @cached_property
     def islands(self) -> dict[str, float]:
@@ -234,12 +236,12 @@ class Candidates:
         for product in form.quantization.products:
             by_layer.setdefault(names.block_of(product), set()).add(product)
         some = spread(len(self.labels), RANKING_IMAGES)
-        pixel_values, expected = self._pixel_values[some], self.expected[some]
+        feed, expected = part_of(self._inputs, some), self.expected[some]
         errors = {}
         for layer, products in by_layer.items():
             self.advance(f"leaving {layer.rpartition('model.')[2]} float")
             session = self.session(self._rounded(form.quantization.without(products)))
-            logits, _ = session.run_batches(pixel_values, BATCH_SIZE)
+            logits = session.run_batches(feed, BATCH_SIZE)["logits"]
             errors[layer] = float(np.abs(logits - expected).mean())
         left: set[str] = set()
         for layer in sorted(errors, key=lambda name: errors[name])[: len(errors) // 2]:
@@ -311,7 +313,7 @@ class Candidates:
         key = form.model_copy(update={"temperature": None}).model_dump_json()
         if key not in self._known:
             self.advance(f"trying {describe(form)}")
-            logits, _ = self.session(form).run_batches(self._pixel_values, BATCH_SIZE)
+            logits = self.session(form).run_batches(self._inputs, BATCH_SIZE)["logits"]
             figures = self._figures_of(form, logits)
             self._known[key] = figures, logits
             self.tried.append(figures)

@@ -93,12 +93,12 @@ def test_engines_alternate_in_re_warmed_blocks_over_the_same_inputs() -> None:
     pool = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1) * np.ones((1, 3, 2, 2), np.float32)
 
     def engine(name: str) -> Engine:
-        def run(pixel_values: Float32) -> None:
-            calls.append((name, tuple(pixel_values[:, 0, 0, 0].tolist())))
+        def run(feed: dict[str, Float32]) -> None:
+            calls.append((name, tuple(feed["image"][:, 0, 0, 0].tolist())))
 
         return Engine(name, "fp32", "cpu", 1, run)
 
-    rows = measure([engine("a"), engine("b")], Pool([], [pool], "here"), [2], Least(10, 0))
+    rows = measure([engine("a"), engine("b")], Pool([], [{"image": pool}], "here"), [2], Least(10, 0))
     assert [row["runs"] for row in rows] == [10, 10]
     turns = [name for position, (name, _) in enumerate(calls) if position == 0 or calls[position - 1][0] != name]
     assert len(turns) >= BLOCKS + 2  # warm-up and calibration, then a turn a block; neighbours of one name merge
@@ -112,7 +112,7 @@ def test_engines_alternate_in_re_warmed_blocks_over_the_same_inputs() -> None:
     [({"runs": 0}, "0 runs"), ({"batch_sizes": [0]}, "batch size"), ({"batch_sizes": []}, "batch size")],
 )
 def test_nothing_to_measure_is_refused(options: dict[str, object], message: str) -> None:
-    pool = Pool([], [np.zeros((1, 3, 2, 2), np.float32)], "here")
+    pool = Pool([], [{"pixel_values": np.zeros((1, 3, 2, 2), np.float32)}], "here")
     arguments: dict[str, Any] = {"batch_sizes": [1], "runs": 1} | options
     with pytest.raises(ToolkitError, match=message):
         measure([], pool, arguments["batch_sizes"], Least(arguments["runs"], 0))
@@ -152,12 +152,13 @@ def test_memory_that_an_engine_keeps_does_not_hide_what_a_larger_batch_takes() -
     """As ONNX Runtime's arena: what the largest batch so far took stays, and is used again."""
     kept = [np.zeros(0, np.uint8)]
 
-    def run(batch: Float32) -> None:
+    def run(feed: dict[str, Float32]) -> None:
+        batch = feed["pixel_values"]
         assert len(batch) <= 64, "a batch that fills the machine was tried"
         if len(kept[0]) < len(batch) << 22:  # 4 MiB an image, so that 16 of them never come from what is free already
             kept[0] = np.ones(len(batch) << 22, np.uint8)
 
-    pool, skipped = Pool([], [np.zeros((64, 3, 2, 2), np.float32)], "here"), []
+    pool, skipped = Pool([], [{"pixel_values": np.zeros((64, 3, 2, 2), np.float32)}], "here"), []
     rows = measure([Engine("arena", "fp32", "cpu", 1, run)], pool, [64, 10_000_000], Least(1, 0), skipped=skipped)
     assert [row["batch_size"] for row in rows] == [64]
     (missing,) = skipped
@@ -199,8 +200,8 @@ def test_every_scenario_is_measured_and_stands_in_the_report(bundle: Path, monke
 def test_details_are_of_the_batches_that_fit(bundle: Path) -> None:
     """Each precision has sizes of its own; a size that one of them has no room for is not tried again."""
     engines = [Engine("onnxruntime", name, "cpu", 1, lambda batch: None) for name in ("fp32", "int8")]
-    rows = measure(engines[:1], Pool([], [np.zeros((8, 2, 2, 3), np.uint8)], "here"), [1, 4], Least(1, 0))
-    rows += measure(engines[1:], Pool([], [np.zeros((8, 2, 2, 3), np.uint8)], "here"), [1], Least(1, 0))
+    rows = measure(engines[:1], Pool([], [{"image": np.zeros((8, 2, 2, 3), np.uint8)}], "here"), [1, 4], Least(1, 0))
+    rows += measure(engines[1:], Pool([], [{"image": np.zeros((8, 2, 2, 3), np.uint8)}], "here"), [1], Least(1, 0))
     assert measured_sizes(engines, rows) == {"fp32": [1, 4], "int8": [1]}
 
 

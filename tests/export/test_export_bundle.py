@@ -78,7 +78,7 @@ def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(
     pixel_bundle: Path, finished_run: Path
 ) -> None:
     golden = Bundle(pixel_bundle).golden()
-    logits, probabilities = Bundle(pixel_bundle).session().run(golden.pixel_values)
+    logits, probabilities = Bundle(pixel_bundle).session().run(golden.inputs).values()
     temperature = Run(finished_run).summary["temperature"]
     expected = torch.softmax(torch.from_numpy(logits).double() / temperature, dim=-1).numpy()
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
@@ -87,9 +87,9 @@ def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(
 
 def test_any_batch_size_gives_the_same_logits(pixel_bundle: Path) -> None:
     session, golden = Bundle(pixel_bundle).session(), Bundle(pixel_bundle).golden()
-    whole, _ = session.run(golden.pixel_values)
+    whole = session.run(golden.inputs)["logits"]
     for batch_size in (1, 3, 5, 8):
-        parts, _ = session.run_batches(golden.pixel_values, batch_size)
+        parts = session.run_batches(golden.inputs, batch_size)["logits"]
         np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_more_images_than_there_are_is_an_error_that_leaves_nothing(finished_run
 @pytest.mark.parametrize("shape", [(1, 0, 5, 3), (1, 5, 0, 3), (1, 5, 5, 4), (5, 5, 3)])
 def test_an_image_without_pixels_or_of_another_form_is_refused(finished_bundle: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(ToolkitError, match=r"image must be uint8 .*with at least one pixel"):
-        Bundle(finished_bundle).session(threads=1).run(np.zeros(shape, np.uint8))
+        Bundle(finished_bundle).session(threads=1).run({"image": np.zeros(shape, np.uint8)})
 
 
 def test_a_processor_that_the_graph_can_not_express_leaves_nothing(finished_run: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_golden_images_come_back_as_the_reference_has_them(finished_bundle: Path
     opened = Bundle(finished_bundle)
     golden = opened.golden()
     again = opened.preprocess.batch([finished_bundle / "golden" / name for name in golden.names])
-    assert np.array_equal(again, golden.pixel_values)
+    assert np.array_equal(again, golden.inputs["pixel_values"])
     assert verify(finished_bundle)["passed"]
 
 
@@ -255,5 +255,5 @@ def test_held_out_images_are_never_training_images(finished_run: Path) -> None:
 
 def test_golden_reference_is_plain_arrays(finished_bundle: Path) -> None:
     golden = Bundle(finished_bundle).golden()
-    assert golden.pixel_values.dtype == golden.logits.dtype == np.float32
-    assert len(golden.names) == len(golden.pixel_values) == len(golden.logits) == 8
+    assert golden.inputs["pixel_values"].dtype == golden.logits.dtype == np.float32
+    assert len(golden.names) == len(golden.inputs["pixel_values"]) == len(golden.logits) == 8

@@ -84,13 +84,13 @@ def test_predicting_from_the_raw_file_is_what_pytorch_gives(deep_run: Path, deep
     examples = {example.path: example for example in run.data.splits["test"]}
     assert set(files) == set(examples)
     reference = Reference(run)
-    pixel_values = reference.pixel_values([examples[file].decode() for file in files])
+    feed = reference.inputs([examples[file].decode() for file in files])
     session = bundle.session(provider="cpu")
-    for file, expected in zip(files, pixel_values, strict=True):
+    for file, expected in zip(files, feed["pixel_values"], strict=True):
         assert np.array_equal(bundle.preprocess.batch([file])[0], expected)
-        given = graph_input(session.input, bundle.preprocess, file)
+        given = graph_input(session.input, bundle.preprocess, file)[session.input]
         assert np.array_equal(given, np.asarray(examples[file].decode()) if session.input == "image" else expected)
-    expected_labels = [bundle.labels[int(row.argmax())] for row in reference.logits(pixel_values)]
+    expected_labels = [bundle.labels[int(row.argmax())] for row in reference.logits(feed)]
     assert [entry["label"] for entry in Predictor(bundle, session)(files)] == expected_labels
 
 
@@ -113,7 +113,7 @@ def test_golden_images_further_proofs_and_inputs_of_benchmarks_use_the_range(
     assert entry["cpu"]["stages"]["preprocess"]["max_pixel_value"] == 0
     bundle = Bundle(copied)
     pool = pool_of(bundle, "image", *golden_contents(bundle))
-    brightest = max(int(group.max()) for group in pool.groups)
+    brightest = max(int(group["image"].max()) for group in pool.groups)
     assert brightest == max(
         int(np.asarray(bundle.preprocess.decoded(bundle.read(f"golden/{name}"))).max())
         for name in bundle.golden().names

@@ -19,7 +19,7 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import Session
 
-POOL = Pool([], [np.zeros((4, 3, 2, 2), np.float32)], "here")
+POOL = Pool([], [{"pixel_values": np.zeros((4, 3, 2, 2), np.float32)}], "here")
 
 
 class Clock(Engine):
@@ -79,9 +79,9 @@ def test_inputs_come_from_the_folder_that_was_asked_for(finished_bundle: Path, t
     seen = set()
     real = Session.run
 
-    def run(self: Session, inputs: Any) -> Any:
-        seen.add(inputs.shape)
-        return real(self, inputs)
+    def run(self: Session, feed: Any) -> Any:
+        seen.add(feed["image"].shape)
+        return real(self, feed)
 
     gate = Gate("cpu", [2], Least(1, 0), 10_000.0, images=tmp_path / "images")
     with pytest.MonkeyPatch.context() as patch:
@@ -114,7 +114,7 @@ def test_a_real_slowdown_is_called_one(finished_bundle: Path) -> None:
         time.sleep(0.02)
 
     engines = [Engine("e", "fp32", "cpu", 1, run, session.input) for run in (slow, session.run)]
-    pool = Pool([], [np.zeros((4, 40, 40, 3), np.uint8)], "here")
+    pool = Pool([], [{"image": np.zeros((4, 40, 40, 3), np.uint8)}], "here")
     assert compare_engines(*engines, pool, 1, Gate("cpu", [1], Least(5, 0)))["regression"]
 
 

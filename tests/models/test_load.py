@@ -129,6 +129,6 @@ def test_an_encoder_that_is_not_there_is_said_in_one_line(source: str, monkeypat
 
 
 def test_a_family_without_support_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
-    with pytest.raises(ToolkitError, match="resnet"):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ToolkitError, match="bert"):
         load_encoder(str(tmp_path))

@@ -16,10 +16,11 @@ def test_bound_runs_give_what_others_give(finished_bundle: Path, provider: str) 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
     session = Bundle(finished_bundle).session(provider=provider, threads=1)
-    binding = Binding(session, (2, 40, 50, 3))
+    binding = Binding(session, {"image": (2, 40, 50, 3)})
     rng = np.random.default_rng(0)
     for _ in range(3):
-        images = rng.integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
-        logits, probabilities = binding.run(images)
-        for bound, plain in zip((logits, probabilities), session.run(images), strict=True):
-            np.testing.assert_array_equal(bound, plain)
+        feed = {"image": rng.integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)}
+        bound, plain = binding.run(feed), session.run(feed)
+        assert list(bound) == list(plain)
+        for name in plain:
+            np.testing.assert_array_equal(bound[name], plain[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from tiny_bundle import FILES, GOLDEN_NAMES, flip_a_byte
 from tiny_graph import LABELS, PREPROCESS, rounding
 
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.runtime.bundle import MANIFEST, Bundle, Golden
+from toolkit.runtime.bundle import MANIFEST, Bundle, Golden, Manifest, write_manifest
 from toolkit.runtime.predict import Predictor
 from toolkit.runtime.verify import verify
 
@@ -36,10 +37,10 @@ def test_a_bundle_gives_back_what_was_put_in(bundle: Path) -> None:
     images = [bundle / "golden" / name for name in golden.names]
     assert opened.labels == LABELS
     assert golden.names == GOLDEN_NAMES
-    assert np.array_equal(opened.preprocess.batch(images), golden.pixel_values)
-    logits, _ = opened.session(threads=1).run(golden.pixel_values)
+    assert np.array_equal(opened.preprocess.batch(images), golden.inputs["pixel_values"])
+    logits = opened.session(threads=1).run(golden.inputs)["logits"]
     # the reference is rounded to fp32 once more
-    assert np.abs(logits - golden.logits).max() <= 2 * rounding(golden.pixel_values)
+    assert np.abs(logits - golden.logits).max() <= 2 * rounding(golden.inputs["pixel_values"])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -174,3 +175,15 @@ def test_every_file_of_a_real_bundle_is_guarded(finished_bundle: Path, tmp_path:
         assert caught.value.where == str(bundle / name)
         (bundle / name).write_bytes(whole)
     assert verify(bundle)["passed"]
+
+
+def test_a_bundle_of_format_1_opens_as_ever(bundle: Path) -> None:
+    """Its golden file has ``pixel_values`` where inputs now have names."""
+    golden = Bundle(bundle).golden()
+    arrays = {"names": np.array(golden.names), "pixel_values": golden.inputs["pixel_values"], "logits": golden.logits}
+    np.savez(bundle / Golden.FILE, allow_pickle=False, **arrays)
+    write_manifest(bundle, Manifest(format_version=1, toolkit_version="0", created="2026-01-01T00:00:00+00:00"))
+    assert json.loads((bundle / "manifest.json").read_text())["format_version"] == 1
+    again = Bundle(bundle).golden()
+    assert np.array_equal(again.inputs["pixel_values"], golden.inputs["pixel_values"])
+    assert verify(bundle, threads=1)["passed"]

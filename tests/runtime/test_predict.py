@@ -43,7 +43,7 @@ def test_predictions_do_not_depend_on_the_batch_size(bundle: Path, batch_size: i
     opened = Bundle(bundle)
     predictor = Predictor(opened, opened.session(threads=1))
     paths = [bundle / "golden" / name for name in (*GOLDEN_NAMES, "missing.png", GOLDEN_NAMES[0])]
-    allowed = 2 * rounding(opened.golden().pixel_values)
+    allowed = 2 * rounding(opened.golden().inputs["pixel_values"])
     for one, other in zip(predictor(paths), predictor(paths, batch_size), strict=True):
         assert {key: one[key] for key in one if key != "probabilities"} == {
             key: other[key] for key in other if key != "probabilities"

@@ -13,11 +13,17 @@ from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.session import PROVIDERS, Session, loadable_providers, runnable
 
 IMAGES = np.random.default_rng(1).normal(0, 1, (7, 3, SIDE, SIDE)).astype(np.float32)
+FEED = {"pixel_values": IMAGES}
 
 
 @pytest.fixture(scope="module")
 def session() -> Session:
     return Session(graph_bytes(), threads=1)
+
+
+def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert list(one) == list(other)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def opens(provider: str) -> bool:
@@ -28,7 +34,7 @@ def opens(provider: str) -> bool:
 
 
 def test_logits_and_probabilities_are_those_of_the_graph(session: Session) -> None:
-    logits, probabilities = session.run(IMAGES)
+    logits, probabilities = session.run(FEED).values()
     expected = expected_logits(IMAGES)
     exponentials = np.exp(expected - expected.max(-1, keepdims=True))
     assert logits.dtype == probabilities.dtype == np.float32
@@ -41,8 +47,8 @@ def test_logits_and_probabilities_are_those_of_the_graph(session: Session) -> No
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
 def test_batches_of_any_size_give_what_one_batch_gives(session: Session, batch_size: int) -> None:
-    together, apart = session.run(IMAGES), session.run_batches(IMAGES, batch_size)
-    for one, other in zip(together, apart, strict=True):
+    together, apart = session.run(FEED), session.run_batches(FEED, batch_size)
+    for one, other in zip(together.values(), apart.values(), strict=True):
         assert one.shape == other.shape
         assert np.abs(one - other).max() <= 2 * rounding(IMAGES)
 
@@ -50,7 +56,7 @@ def test_batches_of_any_size_give_what_one_batch_gives(session: Session, batch_s
 def test_a_file_and_its_bytes_give_the_same(session: Session, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(graph_bytes())
     from_file = Session(tmp_path / "model.onnx", threads=1)
-    assert all(np.array_equal(*pair) for pair in zip(from_file.run(IMAGES), session.run(IMAGES), strict=True))
+    assert_same(from_file.run(FEED), session.run(FEED))
 
 
 def test_a_session_says_what_it_runs_on(session: Session) -> None:
@@ -81,8 +87,26 @@ def test_a_newer_opset_than_the_runtime_has_is_named() -> None:
 )
 def test_what_the_graph_does_not_take_is_refused(session: Session, inputs: np.ndarray) -> None:
     with pytest.raises(ToolkitError, match=r"pixel_values must be float32 \[batch, 3, 4, 4\]") as caught:
-        session.run(inputs)
+        session.run({"pixel_values": inputs})
     assert f"not {inputs.dtype} {list(inputs.shape)}" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("feed", "what"),
+    [
+        ({}, "takes pixel_values too"),
+        ({"image": IMAGES}, "takes no image"),
+        (FEED | {"input_ids": IMAGES}, "takes no input_ids"),
+    ],
+)
+def test_other_inputs_than_the_graphs_are_named(session: Session, feed: dict[str, np.ndarray], what: str) -> None:
+    with pytest.raises(ToolkitError, match=what) as caught:
+        session.run(feed)
+    assert caught.value.fix == "give pixel_values"
+
+
+def test_a_session_says_what_it_takes(session: Session) -> None:
+    assert [str(spec) for spec in session.inputs.values()] == ["pixel_values: float32 [batch, 3, 4, 4]"]
 
 
 def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
@@ -135,7 +159,7 @@ def test_external_data_comes_from_memory_and_may_go_afterwards(session: Session,
     content = bytearray(data)
     other = Session(graph, threads=1, external_data={"weight.bin": memoryview(content)})
     content[:] = bytes(len(content))
-    assert all(np.array_equal(*pair) for pair in zip(other.run(IMAGES), session.run(IMAGES), strict=True))
+    assert_same(other.run(FEED), session.run(FEED))
 
 
 def test_bytes_never_have_a_file_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +183,7 @@ def test_a_file_finds_its_data_beside_it(session: Session, tmp_path: Path) -> No
     (tmp_path / "model.onnx").write_bytes(graph)
     (tmp_path / "weight.bin").write_bytes(data)
     other = Session(tmp_path / "model.onnx", threads=1)
-    assert all(np.array_equal(*pair) for pair in zip(other.run(IMAGES), session.run(IMAGES), strict=True))
+    assert_same(other.run(FEED), session.run(FEED))
 
 
 def test_onnxruntimes_own_format_is_not_taken(tmp_path: Path) -> None:

@@ -152,11 +152,11 @@ def test_more_images_than_an_engine_was_built_for_are_refused() -> None:
     session = Session(graph_bytes(), threads=1)
     assert session.largest_batch is None
     session.largest_batch = 3
-    assert len(session.run(IMAGES[:3])[0]) == 3
+    assert len(session.run({"pixel_values": IMAGES[:3]})["logits"]) == 3
     with pytest.raises(ToolkitError, match="batches of up to 3 images, not 4"):
-        session.run(IMAGES)
+        session.run({"pixel_values": IMAGES})
     with pytest.raises(ToolkitError, match="batches of up to 3 images, not 4"):
-        session.bind(ort.OrtValue.ortvalue_from_numpy(IMAGES))
+        session.bind({"pixel_values": ort.OrtValue.ortvalue_from_numpy(IMAGES)})
 
 
 def test_a_compiled_engine_inside_a_graph_is_refused(bundle: Path) -> None:
@@ -175,10 +175,10 @@ def test_an_engine_is_built_once_and_gives_what_the_cpu_gives() -> None:
     reason = loadable_providers()["tensorrt"]
     if reason is not None:
         pytest.skip(f"TensorRT does not load: {reason}")
-    expected, _ = Session(graph_bytes()).run(IMAGES)
+    expected = Session(graph_bytes()).run({"pixel_values": IMAGES})["logits"]
     build = EngineBuild(4, keep=True)
     for _ in range(2):
-        logits, _ = Session(graph_bytes(), provider="tensorrt", build=build).run(IMAGES)
+        logits = Session(graph_bytes(), provider="tensorrt", build=build).run({"pixel_values": IMAGES})["logits"]
         assert np.abs(logits - expected).max() <= 1e-4
     options = engine_options(graph_bytes(), {}, build, {})
     assert len(list(Path(options["trt_engine_cache_path"]).glob("*.engine"))) == 1

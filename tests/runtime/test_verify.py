@@ -33,7 +33,7 @@ def test_verification_passes_on_a_whole_bundle(bundle: Path) -> None:
     assert (report["files"], report["images"]) == (len(FILES), len(GOLDEN_NAMES))
     assert report["preprocessing_identical"] is True
     assert report["top1_agreement"] == 1
-    assert report["max_abs_logit"] <= 2 * rounding(Bundle(bundle).golden().pixel_values) < TOLERANCE
+    assert report["max_abs_logit"] <= 2 * rounding(Bundle(bundle).golden().inputs["pixel_values"]) < TOLERANCE
     assert json.loads(json.dumps(report)) == report
 
 
@@ -46,7 +46,7 @@ def other_logits(golden: Golden) -> None:
 
 
 def other_pixel(golden: Golden) -> None:
-    golden.pixel_values[0, 0, 0, 0] = np.nextafter(golden.pixel_values[0, 0, 0, 0], np.float32(2))
+    golden.inputs["pixel_values"][0, 0, 0, 0] = np.nextafter(golden.inputs["pixel_values"][0, 0, 0, 0], np.float32(2))
 
 
 @pytest.mark.parametrize(

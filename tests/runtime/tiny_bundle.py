@@ -31,7 +31,8 @@ def write_tiny_bundle(path: Path) -> Path:
     for name in GOLDEN_NAMES:
         Image.fromarray(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8)).save(golden / name)
     pixel_values = PREPROCESS.batch([golden / name for name in GOLDEN_NAMES])
-    Golden(GOLDEN_NAMES, pixel_values, expected_logits(pixel_values).astype(np.float32)).save(path)
+    logits = expected_logits(pixel_values).astype(np.float32)
+    Golden(GOLDEN_NAMES, {"pixel_values": pixel_values}, logits).save(path)
     (path / "model.onnx").write_bytes(graph_bytes())
     write_json(path / "labels.json", LABELS)
     write_json(path / "preprocess.json", PREPROCESS.model_dump(mode="json"))

@@ -1,42 +1,44 @@
-"""Inputs and outputs that stay on the device: one shape, its memory taken once."""
+"""Inputs and outputs that stay on the device: one set of shapes, its memory taken once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
 
-from toolkit.runtime.preprocess import Float32, UInt8
-from toolkit.runtime.session import Session
+from toolkit.runtime.inputs import Feed
+from toolkit.runtime.session import OUTPUTS, Outputs, Session
 
 
 class Binding:
-    """A session bound to fixed memory for batches of one shape; what CUDA graphs need, and others gain from."""
+    """A session bound to fixed memory for batches of the same shapes; CUDA graphs need it, others gain from it."""
 
-    def __init__(self, session: Session, shape: Sequence[int]) -> None:
+    def __init__(self, session: Session, shapes: Mapping[str, Sequence[int]]) -> None:
         """Take the memory.
 
         Args:
             session: on any provider.
-            shape: of a batch, as the graph takes it.
+            shapes: of a batch, by the names of what the graph takes.
         """
         self._session = session
-        self._device = "cpu" if session.provider == "cpu" else "cuda"
-        dtype = np.uint8 if session.input == "image" else np.float32
-        self._input = ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), self._device, 0)
-        self._bound = session.bind(self._input)
+        device = "cpu" if session.provider == "cpu" else "cuda"
+        self._feed = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, session.inputs[name].dtype), device, 0)
+            for name, shape in shapes.items()
+        }
+        self._bound = session.bind(self._feed)
 
-    def run(self, inputs: Float32 | UInt8) -> tuple[Float32, Float32]:
-        """Logits and probabilities, each [batch, classes], like :meth:`toolkit.runtime.session.Session.run`."""
-        return self.steps(inputs, lambda: None)
+    def run(self, feed: Feed) -> Outputs:
+        """Like :meth:`toolkit.runtime.session.Session.run`."""
+        return self.steps(feed, lambda: None)
 
-    def steps(self, inputs: Float32 | UInt8, mark: Callable[[], object]) -> tuple[Float32, Float32]:
-        """Like :meth:`run`; ``mark`` is called when the input is on the device, and when the outputs are there."""
-        self._input.update_inplace(np.ascontiguousarray(inputs))
+    def steps(self, feed: Feed, mark: Callable[[], object]) -> Outputs:
+        """Like :meth:`run`; ``mark`` is called when the inputs are on the device, and when the outputs are there."""
+        for name, values in feed.items():
+            self._feed[name].update_inplace(np.ascontiguousarray(values))
         self._bound.synchronize_inputs()
         mark()
         self._session.run_bound(self._bound)
         mark()
-        logits, probabilities = self._bound.copy_outputs_to_cpu()
-        return logits, probabilities
+        return dict(zip(OUTPUTS, self._bound.copy_outputs_to_cpu(), strict=True))

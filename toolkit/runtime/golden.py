@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Float32
 
 UNREADABLE = (ValueError, TypeError, KeyError, EOFError, RecursionError, MemoryError)
@@ -20,22 +21,23 @@ UNREADABLE = (ValueError, TypeError, KeyError, EOFError, RecursionError, MemoryE
 class Golden:
     """A few held-out images with what the reference model made of them.
 
-    ``names`` [n] are image files in ``golden/``; ``pixel_values`` [n, 3, height, width] and
-    ``logits`` [n, classes] come from the training-time processor and PyTorch, ``outputs``
+    ``names`` [n] are image files in ``golden/``; ``inputs`` {name: [n, ...]} (``pixel_values`` [n, 3, height,
+    width]) and ``logits`` [n, classes] come from the training-time processor and PyTorch, ``outputs``
     {precision: logits [n, classes]} from the shipped graphs on the machine that exported them.
     """
 
     FILE = "golden/reference.npz"
-    _OUTPUTS = "logits of "
+    _INPUTS, _OUTPUTS = "input ", "logits of "
 
     def __init__(
-        self, names: list[str], pixel_values: Float32, logits: Float32, outputs: dict[str, Float32] | None = None
+        self, names: list[str], inputs: Feed, logits: Float32, outputs: dict[str, Float32] | None = None
     ) -> None:
-        self.names, self.pixel_values, self.logits, self.outputs = names, pixel_values, logits, outputs or {}
+        self.names, self.inputs, self.logits, self.outputs = names, dict(inputs), logits, outputs or {}
 
     def save(self, bundle: Path) -> None:
         """Write the arrays into a bundle folder."""
-        arrays = {"names": np.array(self.names), "pixel_values": self.pixel_values, "logits": self.logits}
+        arrays = {"names": np.array(self.names), "logits": self.logits}
+        arrays |= {f"{self._INPUTS}{name}": values for name, values in self.inputs.items()}
         arrays |= {f"{self._OUTPUTS}{precision}": logits for precision, logits in self.outputs.items()}
         (bundle / self.FILE).parent.mkdir(exist_ok=True)
         np.savez(bundle / self.FILE, allow_pickle=False, **arrays)
@@ -48,17 +50,18 @@ class Golden:
             ValueError: the file is damaged, or its arrays are not of one another's sizes.
         """
         arrays = _arrays_in(content)
-        missing = {"names", "pixel_values", "logits"} - set(arrays)
+        inputs = _named(arrays, cls._INPUTS)
+        if "pixel_values" in arrays:  # bundles of format 1
+            inputs["pixel_values"] = arrays["pixel_values"]
+        missing = [name for name in ("names", "logits") if name not in arrays]
+        missing += [] if "pixel_values" in inputs else ["pixel_values"]
         if missing:
             raise ValueError(f"no array {', '.join(sorted(missing))}")
         names = arrays["names"]
         if names.dtype.kind != "U" or names.ndim != 1 or not len(names):
             raise ValueError("its names are no list of texts")
-        outputs = {
-            name.removeprefix(cls._OUTPUTS): array for name, array in arrays.items() if name.startswith(cls._OUTPUTS)
-        }
-        golden = cls(names.tolist(), arrays["pixel_values"], arrays["logits"], outputs)
-        for name, array in {"pixel_values": golden.pixel_values, "logits": golden.logits, **outputs}.items():
+        golden = cls(names.tolist(), inputs, arrays["logits"], _named(arrays, cls._OUTPUTS))
+        for name, array in {**golden.inputs, "logits": golden.logits, **golden.outputs}.items():
             dimensions = 4 if name == "pixel_values" else 2
             if array.dtype != np.float32 or array.ndim != dimensions or len(array) != len(names):
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)} for {len(names)} images")
@@ -73,11 +76,16 @@ class Golden:
             classes: its number of classes.
             size: [height, width] of its ``pixel_values``.
         """
-        if self.pixel_values.shape[1:] != (3, *size):
-            raise ValueError(f"pixel_values is {list(self.pixel_values.shape)}, and the preprocessing gives {size}")
+        shape = self.inputs["pixel_values"].shape
+        if shape[1:] != (3, *size):
+            raise ValueError(f"pixel_values is {list(shape)}, and the preprocessing gives {size}")
         for logits in (self.logits, *self.outputs.values()):
             if logits.shape[1] != classes:
                 raise ValueError(f"logits of {logits.shape[1]} classes, and labels.json names {classes}")
+
+
+def _named(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _arrays_in(content: bytes) -> Mapping[str, Any]:

@@ -15,7 +15,8 @@ from toolkit.files import sha256_of, write_bytes
 from toolkit.regular_files import read_settings
 from toolkit.strict_json import read_json, reason_in
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
+"""2 names the inputs of the golden images; bundles of format 1 are read as ever."""
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 """Covers every other file, the manifest too, so that the manifest can't list it."""
@@ -37,7 +38,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1, 2] = FORMAT_VERSION
     toolkit_version: str
     created: str
     default: str = "model.onnx"

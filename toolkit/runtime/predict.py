@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from toolkit.errors import ToolkitError
-from toolkit.runtime.batches import places_by_shape, stacked, windows
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.image_files import FoundImages, images_below, in_words
-from toolkit.runtime.preprocess import Float32, Preprocess, UInt8
+from toolkit.runtime.inputs import Example, places_by_shapes, stacked, windows
+from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 from toolkit.text import path_text
 
@@ -47,24 +47,24 @@ class Predictor:
             yield from self._entries(paths[place : place + len(window)], window)
             place += len(window)
 
-    def _read(self, path: Path) -> Float32 | UInt8 | UnreadableImageError:
+    def _read(self, path: Path) -> Example | UnreadableImageError:
         try:
             return graph_input(self.session.input, self.bundle.preprocess, path)
         except UnreadableImageError as error:
             return error
 
-    def _entries(self, paths: list[Path], window: list[Float32 | UInt8 | UnreadableImageError]) -> list[dict[str, Any]]:
+    def _entries(self, paths: list[Path], window: list[Example | UnreadableImageError]) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = [{"path": path_text(path)} for path in paths]
-        inputs: dict[int, Float32 | UInt8] = {}
+        inputs: dict[int, Example] = {}
         for place, read in enumerate(window):
             if isinstance(read, UnreadableImageError):
                 entries[place]["error"] = read.reason
             else:
                 inputs[place] = read
-        for places in places_by_shape(inputs):
+        for places in places_by_shapes(inputs):
             batch = stacked(inputs[place] for place in places)
-            _, probabilities = self.session.run_batches(batch, self.session.largest_batch or len(places))
-            for place, row in zip(places, probabilities, strict=True):
+            outputs = self.session.run_batches(batch, self.session.largest_batch or len(places))
+            for place, row in zip(places, outputs["probabilities"], strict=True):
                 if not np.isfinite(row).all():
                     entries[place]["error"] = "the graph gives probabilities that are no numbers (NaN) for it"
                     continue
@@ -85,8 +85,8 @@ def default_top_k(classes: int) -> int | None:
     return None if classes <= MOST_CLASSES else FEW
 
 
-def graph_input(kind: str, preprocess: Preprocess, source: Path | bytes) -> Float32 | UInt8:
-    """One image as a graph takes it, from its encoded file on.
+def graph_input(kind: str, preprocess: Preprocess, source: Path | bytes) -> Example:
+    """One image as a graph takes it, by the name of its input, from its encoded file on.
 
     Args:
         kind: ``image`` or ``pixel_values``; see :attr:`toolkit.runtime.session.Session.input`.
@@ -97,9 +97,8 @@ def graph_input(kind: str, preprocess: Preprocess, source: Path | bytes) -> Floa
         UnreadableImageError: it can't be decoded.
     """
     if kind == "image":
-        pixels: UInt8 = np.asarray(preprocess.decoded(source))
-        return pixels
-    return preprocess(preprocess.decoded(source, grey=True))
+        return {kind: np.asarray(preprocess.decoded(source))}
+    return {kind: preprocess(preprocess.decoded(source, grey=True))}
 
 
 def expand(paths: list[Path]) -> list[Path]:

@@ -18,9 +18,10 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from toolkit.errors import ToolkitError
+from toolkit.runtime.inputs import Feed, TensorSpec, examples_in, part_of
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
-from toolkit.runtime.preprocess import Float32, UInt8
+from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.tensorrt import EngineBuild, engine_options, has_profile
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -41,11 +42,18 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
 }
 """What each provider has kernels for; fp16 runs on CPUs too, though in float32 between the rounded weights."""
 OUTPUTS = ("logits", "probabilities")
+"""What every graph gives, each float32 [batch, classes]."""
+IMAGE_INPUTS = ("image", "pixel_values")
+"""The ways in which a graph takes an image: as decoded, or preprocessed."""
+Outputs = dict[str, Float32]
+"""Results by name."""
 UNKNOWN_BATCH = EngineBuild()
 RUN_ERRORS = tuple(
     kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
 )
 """Classes of ONNX Runtime's own errors, which have no base class in common."""
+DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)": "int64"}
+"""numpy's names of the types that ONNX Runtime states."""
 PROBE = Path(__file__).parent.parent / "assets" / "identity.onnx"
 """A graph that any provider runs."""
 
@@ -63,7 +71,7 @@ class ExecutedNode:
 
 
 class Session:
-    """A loaded graph: ``image`` or ``pixel_values`` in, ``logits`` and ``probabilities`` out."""
+    """A loaded graph: named tensors in, ``logits`` and ``probabilities`` out."""
 
     def __init__(
         self,
@@ -146,17 +154,24 @@ class Session:
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
     @cached_property
+    def inputs(self) -> dict[str, TensorSpec]:
+        """What the graph takes, by name."""
+        return {
+            value.name: TensorSpec(value.name, DTYPES.get(value.type, value.type), tuple(value.shape))
+            for value in self._session.get_inputs()
+        }
+
+    @cached_property
     def input(self) -> str:
-        """What the graph takes: ``image`` or ``pixel_values``.
+        """How the graph takes its image: ``image`` or ``pixel_values``.
 
         Raises:
-            ToolkitError: something else.
+            ToolkitError: neither, or something else beside it.
         """
-        names = [value.name for value in self._session.get_inputs()]
-        if names not in (["image"], ["pixel_values"]):
-            what = f"the graph takes {', '.join(names)}, neither image nor pixel_values"
+        if len(self.inputs) != 1 or next(iter(self.inputs)) not in IMAGE_INPUTS:
+            what = f"the graph takes {', '.join(self.inputs)}, neither image nor pixel_values"
             raise ToolkitError(what, where=self._where, fix="give a graph that toolkit export wrote")
-        return str(names[0])
+        return next(iter(self.inputs))
 
     @cached_property
     def classes(self) -> int | None:
@@ -167,37 +182,40 @@ class Session:
         width = next(iter(widths)) if len(widths) == 1 else None
         return width if isinstance(width, int) else None
 
-    def run(self, inputs: Float32 | UInt8) -> tuple[Float32, Float32]:
-        """Compute logits and probabilities, each [batch, classes].
+    def run(self, feed: Feed) -> Outputs:
+        """Compute ``logits`` and ``probabilities``, each [batch, classes].
 
         Args:
-            inputs: ``image``, uint8 [batch, height, width, 3] in RGB, or ``pixel_values``,
-                float32 [batch, 3, height, width], as :attr:`input` says.
+            feed: tensors by name, as :attr:`inputs` says: ``image``, uint8 [batch, height, width, 3] in RGB, or
+                ``pixel_values``, float32 [batch, 3, height, width].
 
         Raises:
-            ToolkitError: an array of another type or shape, or without a pixel.
+            ToolkitError: a tensor that the graph doesn't take, or lacks; another type or shape, or no pixel.
         """
-        self._check(inputs)
-        logits, probabilities = self.compute(OUTPUTS, {self.input: inputs})
-        shape = (len(inputs), self.classes)
-        if self.classes is not None and not np.shape(logits) == np.shape(probabilities) == shape:
-            what = f"the graph gave logits of shape {list(np.shape(logits))}, not the {list(shape)} that it states"
+        self._check(feed)
+        outputs = dict(zip(OUTPUTS, self.compute(OUTPUTS, feed), strict=True))
+        shape = (examples_in(feed), self.classes)
+        if self.classes is not None and any(np.shape(values) != shape for values in outputs.values()):
+            shapes = list(np.shape(outputs["logits"]))
+            what = f"the graph gave logits of shape {shapes}, not the {list(shape)} that it states"
             raise ToolkitError(what, where=self._where, fix="give a graph that toolkit export wrote")
-        return logits, probabilities
-
-    def compute(self, names: Sequence[str], inputs: Mapping[str, Float32 | UInt8]) -> list[Float32]:
-        """Compute outputs by name of inputs by name, unchecked."""
-        with self._running():
-            outputs: list[Float32] = self._session.run(list(names), dict(inputs))
         return outputs
 
-    def bind(self, batch: ort.OrtValue) -> ort.IOBinding:
-        """Bind both outputs, and the input to memory of its own; for :class:`toolkit.runtime.binding.Binding`."""
-        self._require_built_for(batch.shape()[0])
+    def compute(self, names: Sequence[str], feed: Feed) -> list[Float32]:
+        """Compute outputs by name of inputs by name, unchecked."""
+        with self._running():
+            outputs: list[Float32] = self._session.run(list(names), dict(feed))
+        return outputs
+
+    def bind(self, feed: Mapping[str, ort.OrtValue]) -> ort.IOBinding:
+        """Bind both outputs, and the inputs to memory of their own; for :class:`toolkit.runtime.binding.Binding`."""
         bound = self._session.io_binding()
-        bound.bind_ortvalue_input(self.input, batch)
+        for name, values in feed.items():
+            self._require_built_for(values.shape()[0])
+            bound.bind_ortvalue_input(name, values)
+            device = values.device_name()
         for name in OUTPUTS:
-            bound.bind_output(name, batch.device_name())
+            bound.bind_output(name, device)
         return bound
 
     def run_bound(self, bound: ort.IOBinding) -> None:
@@ -217,17 +235,17 @@ class Session:
                 what, where=self._where, fix="give smaller batches, or export the bundle again"
             ) from error
 
-    def run_batches(self, inputs: Float32 | UInt8, batch_size: int) -> tuple[Float32, Float32]:
-        """Like :meth:`run`, over any number of images, ``batch_size`` at a time."""
-        starts = range(0, len(inputs), batch_size)
-        parts = [self.run(inputs[start : start + batch_size]) for start in starts]
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    def run_batches(self, feed: Feed, most: int) -> Outputs:
+        """Like :meth:`run`, over any number of images, ``most`` at a time."""
+        starts = range(0, examples_in(feed), most)
+        parts = [self.run(part_of(feed, slice(start, start + most))) for start in starts]
+        return {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
 
-    def executed_nodes(self, inputs: Float32 | UInt8) -> list[ExecutedNode]:
+    def executed_nodes(self, feed: Feed) -> list[ExecutedNode]:
         """Run once and tell which nodes ran where; only once, and only with ``record_nodes``."""
         if self._profiles is None:
             raise RuntimeError("the session was not opened with record_nodes")
-        self.run(inputs)
+        self.run(feed)
         events = json.loads(Path(self._session.end_profiling()).read_bytes())
         self._profiles.cleanup()
         ending = "_kernel_time"
@@ -237,20 +255,19 @@ class Session:
             if event.get("cat") == "Node" and event["name"].endswith(ending)
         ]
 
-    def _check(self, inputs: Float32 | UInt8) -> None:
-        """Raise unless the array is what the graph takes; its own errors name nodes, not mistakes."""
-        given = self._session.get_inputs()[0]
-        dtype, element = (np.uint8, "uint8") if self.input == "image" else (np.float32, "float32")
-        fits = inputs.dtype == dtype and inputs.ndim == len(given.shape)
-        fits = fits and all(
-            have == wanted for have, wanted in zip(inputs.shape, given.shape, strict=True) if isinstance(wanted, int)
-        )
-        if not fits or 0 in inputs.shape:
-            shape = ", ".join(map(str, given.shape))
-            what = f"{self.input} must be {element} [{shape}] with at least one pixel"
-            what += f", not {inputs.dtype} {list(inputs.shape)}"
-            raise ToolkitError(what, where=self._where, fix="pass decoded RGB images, or what Preprocess gives")
-        self._require_built_for(len(inputs))
+    def _check(self, feed: Feed) -> None:
+        """Raise unless the tensors are what the graph takes; its own errors name nodes, not mistakes."""
+        for name in sorted(set(feed) ^ set(self.inputs)):
+            what = f"the graph takes no {name}" if name in feed else f"the graph takes {name} too"
+            fix = f"give {', '.join(self.inputs)}"
+            raise ToolkitError(f"{what}", where=self._where, fix=fix)
+        for name, array in feed.items():
+            if not self.inputs[name].fits(array):
+                spec = self.inputs[name]
+                what = f"{name} must be {spec.dtype} [{', '.join(map(str, spec.shape))}] with at least one pixel"
+                what += f", not {array.dtype} {list(array.shape)}"
+                raise ToolkitError(what, where=self._where, fix="pass decoded RGB images, or what Preprocess gives")
+        self._require_built_for(examples_in(feed))
 
     def _require_built_for(self, images: int) -> None:
         """Raise if a batch is larger than any that TensorRT's engine takes."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.runtime.batches import places_by_shape, stacked, windows
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.inputs import places_by_shapes, stacked, windows
 from toolkit.runtime.predict import graph_input
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session, runnable
@@ -128,11 +128,11 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
     logits, first = np.zeros_like(golden.logits), 0
     inputs = (graph_input(session.input, bundle.preprocess, content) for content in contents)
     for window in windows(inputs, len(contents)):
-        for places in places_by_shape(dict(enumerate(window))):
+        for places in places_by_shapes(dict(enumerate(window))):
             batch = stacked(window[place] for place in places)
             logits[[first + place for place in places]] = session.run_batches(
                 batch, session.largest_batch or len(places)
-            )[0]
+            )["logits"]
         first += len(window)
     exported = golden.outputs.get(precision, golden.logits)
     tolerance = _tolerance(bundle, precision)
@@ -142,7 +142,7 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
     return {
         "images": len(golden.names),
         "input": session.input,
-        "preprocessing_identical": bool(np.array_equal(pixel_values, golden.pixel_values)),
+        "preprocessing_identical": bool(np.array_equal(pixel_values, golden.inputs["pixel_values"])),
         "max_abs_logit": float(np.abs(logits - golden.logits).max()),
         "max_abs_logit_to_export": float(np.abs(logits - exported).max()),
         "top1_agreement": float((same | doubtful).mean()),

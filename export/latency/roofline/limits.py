@@ -18,8 +18,9 @@ from export.latency.pool import MOST_BYTES
 from export.latency.runner import Engine
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.inputs import Feed
 from toolkit.runtime.memory import is_allocation_failure
-from toolkit.runtime.preprocess import Float32, Preprocess
+from toolkit.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import onnx
@@ -127,7 +128,7 @@ def measure_limits(
     }
 
 
-def network_run(model: onnx.ModelProto, *, threads: int) -> tuple[str, Callable[[Float32], Any]]:
+def network_run(model: onnx.ModelProto, *, threads: int) -> tuple[str, Callable[[Feed], Any]]:
     """The network of a graph without its preprocessing: the name of what it takes, and what runs it.
 
     It takes ``pixel_values``, or the grey levels that a graph with rounded patches takes in their place, which are
@@ -138,10 +139,10 @@ def network_run(model: onnx.ModelProto, *, threads: int) -> tuple[str, Callable[
     part = network_part(model, ["logits", "probabilities"])
     (entry,) = part.graph.input
     session = open_model(part, provider="cpu", threads=threads)
-    return entry.name, lambda batch: session.compute(["logits", "probabilities"], {entry.name: batch})
+    return entry.name, lambda feed: session.compute(["logits", "probabilities"], feed)
 
 
-def batches_of(preprocess: Preprocess, batch_size: int, entry: str) -> list[Any]:
+def batches_of(preprocess: Preprocess, batch_size: int, entry: str) -> list[Feed]:
     """Random images as a network takes them: ``pixel_values``, or grey levels after the resize."""
     from export.graph.preprocessing import PIXEL_VALUES
 
@@ -149,13 +150,12 @@ def batches_of(preprocess: Preprocess, batch_size: int, entry: str) -> list[Any]
     rng = np.random.default_rng(0)
     size = (batch_size, *preprocess.output_size, 3)
     count = max(1, min(DISTINCT_BATCHES, MOST_BYTES // (4 * int(np.prod(size)))))
-    batches = []
+    batches: list[Feed] = []
     for _ in range(count):
         levels = rng.integers(0, 256, size, dtype=np.uint8)
         normalized = entry == PIXEL_VALUES
-        batches.append(
-            np.stack([preprocess.normalized(each) for each in levels]) if normalized else levels.astype(np.float32)
-        )
+        values = np.stack([preprocess.normalized(each) for each in levels]) if normalized else levels.astype(np.float32)
+        batches.append({entry: values})
     return batches
 
 

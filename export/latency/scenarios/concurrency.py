@@ -13,9 +13,10 @@ import numpy as np
 
 from export.latency.measure import REWARM_RUNS, Least
 from export.latency.pool import Pool
-from export.latency.runner import SPINNING, Engine, Inputs
+from export.latency.runner import SPINNING, Engine
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
+from toolkit.runtime.inputs import Feed, examples_in
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import available_mib, is_allocation_failure, resident_mib
 
@@ -150,7 +151,7 @@ def concurrency(
 
 
 def _block(
-    opener: Opener, combination: Combination, batches: Sequence[Inputs], least: Least, session_mib: float
+    opener: Opener, combination: Combination, batches: Sequence[Feed], least: Least, session_mib: float
 ) -> float:
     """Count a block, or note that it does not fit in memory.
 
@@ -179,7 +180,7 @@ def _block(
     return session_mib
 
 
-def closed_loop(engines: Sequence[Engine], batches: Sequence[Inputs], least: Least) -> tuple[list[float], float]:
+def closed_loop(engines: Sequence[Engine], batches: Sequence[Feed], least: Least) -> tuple[list[float], float]:
     """Run all engines at once, each again as soon as it is done.
 
     Args:
@@ -206,7 +207,7 @@ def closed_loop(engines: Sequence[Engine], batches: Sequence[Inputs], least: Lea
         while len(times) < least.runs or time.perf_counter() - started < least.seconds:
             batch = batches[(offset + len(times)) % len(batches)]
             times.append(engine.timed(batch))
-            images += len(batch)
+            images += examples_in(batch)
         return times, images / (time.perf_counter() - started)
 
     with ThreadPoolExecutor(len(engines)) as workers:

@@ -10,13 +10,13 @@ import numpy as np
 
 from export.latency.measure import Least, alternate, row_of
 from export.latency.pool import BATCHES, MOST_BYTES, SEED, Pool
-from export.latency.runner import Engine, Inputs
+from export.latency.runner import Engine
 from toolkit.errors import ToolkitError
-from toolkit.runtime.batches import places_by_shape, stacked
+from toolkit.runtime.inputs import Example, Feed, examples_in, part_of, places_by_shapes, stacked
 
 SAMPLES = (1, 2, 4, 8)
 """Images of a query; MLPerf's has 8."""
-Query = list[Inputs]
+Query = list[Feed]
 """Images of one query: a batch for each shape among them."""
 
 
@@ -68,14 +68,14 @@ def multi_stream(
 
 def queries(pool: Pool, size: int) -> list[Query]:
     """Distinct queries of ``size`` images from the whole pool, in a seeded order."""
-    images = [image for group in pool.groups for image in group]
-    most = max(1, MOST_BYTES // max(1, size * max(image.nbytes for image in images)))
+    images = [part_of(group, place) for group in pool.groups for place in range(examples_in(group))]
+    most = max(1, MOST_BYTES // max(1, size * pool.largest_bytes))
     count = min(BATCHES, most, -(-len(images) // size))
     rng = np.random.default_rng(SEED)
     order = np.concatenate([rng.permutation(len(images)) for _ in range(-(-count * size // len(images)))])
     return [_by_shape([images[at] for at in row]) for row in order[: count * size].reshape(count, size).tolist()]
 
 
-def _by_shape(images: Sequence[Inputs]) -> Query:
-    groups = places_by_shape(dict(enumerate(images)))
+def _by_shape(images: Sequence[Example]) -> Query:
+    groups = places_by_shapes(dict(enumerate(images)))
     return [stacked(images[place] for place in places) for places in groups]

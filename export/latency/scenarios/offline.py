@@ -104,7 +104,7 @@ def _needed_mib(pool: Pool, batch_size: int, peaks: list[float]) -> float:
     A step adds as many images as all steps before it, hence twice what the last one added; the first step also
     holds the graph's own memory and tells nothing. ONNX Runtime keeps what it took.
     """
-    images = batch_size * max(group[:1].nbytes for group in pool.groups) / MIB
+    images = batch_size * pool.largest_bytes / MIB
     grown = [after - before for before, after in pairwise(peaks)]
     kept = peaks[-1] - resident_mib() if peaks else 0.0
     return images + 2 * max(grown[-2:], default=0.0) + max(0.0, kept)

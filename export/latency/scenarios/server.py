@@ -21,6 +21,7 @@ from export.latency.queueing import Limits, Queue, Samples, poisson_arrivals
 from export.latency.runner import Engine
 from export.latency.statistics import PERCENTILES, percentiles
 from toolkit.errors import ToolkitError
+from toolkit.runtime.inputs import examples_in, part_of
 from toolkit.runtime.memory import peak_resident_mib, reset_peak, resident_mib
 
 LEAST = Least(runs=500, seconds=10.0)
@@ -90,9 +91,9 @@ class Server:
 
     def warm_up(self) -> None:
         """Run every session on images of the commonest shape, in batches of 1, 2, 4, ... and the largest size."""
-        group = max(self.pool.groups, key=len)
+        group = max(self.pool.groups, key=examples_in)
         for size in sorted({1 << power for power in range(self.batch_size.bit_length())} | {self.batch_size}):
-            batch = group[np.arange(size) % len(group)]
+            batch = part_of(group, np.arange(size) % examples_in(group))
             for engine in self.engines:
                 engine.warm_up([batch], REWARM_RUNS)
 

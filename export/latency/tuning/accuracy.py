@@ -10,8 +10,8 @@ import numpy as np
 
 from toolkit.errors import ToolkitError
 from toolkit.metrics.intervals import paired_drop
-from toolkit.runtime.batches import places_by_shape, stacked, windows
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.inputs import places_by_shapes, stacked, windows
 from toolkit.runtime.predict import graph_input
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
         reference, of = _labels(bundle, "fp32", provider, chosen), "the fp32 graph"
     else:
         pytorch = Reference(run)
-        values = pytorch.pixel_values(example.decode() for example in chosen)
-        reference, of = pytorch.without_trunk(values).argmax(-1), "PyTorch in fp32"
+        feed = pytorch.inputs(example.decode() for example in chosen)
+        reference, of = pytorch.without_trunk(feed).argmax(-1), "PyTorch in fp32"
     drops = {}
     for precision in precisions:
         labels = _labels(bundle, precision, provider, chosen)
@@ -73,9 +73,9 @@ def _labels(bundle: Bundle, precision: str, provider: str, examples: Sequence[Ex
     labels, first = np.zeros(len(examples), np.int64), 0
     inputs = (graph_input(session.input, bundle.preprocess, example.read()) for example in examples)
     for window in windows(inputs, CHUNK):
-        for places in places_by_shape(dict(enumerate(window))):
-            logits, _ = session.run_batches(stacked(window[place] for place in places), BATCH_SIZE)
-            labels[[first + place for place in places]] = logits.argmax(-1)
+        for places in places_by_shapes(dict(enumerate(window))):
+            outputs = session.run_batches(stacked(window[place] for place in places), BATCH_SIZE)
+            labels[[first + place for place in places]] = outputs["logits"].argmax(-1)
         first += len(window)
     return labels
 

@@ -43,7 +43,7 @@ def test_the_graph_gives_what_transformers_gives(family: str, head: str, encoder
     exact = classifier.double().reference_logits(pixel_values.double())
     classifier.float()
     floor = max(float((expected - exact).abs().max()), float(np.finfo(np.float32).eps * exact.abs().max()))
-    logits, probabilities = session.run(pixel_values.numpy())
+    logits, probabilities = session.run({"pixel_values": pixel_values.numpy()}).values()
     assert np.abs(logits - exact.numpy()).max() <= 10 * floor
     np.testing.assert_allclose(probabilities, torch.softmax(exact / 1.7, -1).numpy(), atol=1e-6)
 

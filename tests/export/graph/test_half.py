@@ -81,7 +81,7 @@ def test_the_encoder_is_half_and_the_rest_is_not(
 def test_an_fp16_graph_gives_the_logits_on_the_cpu(family: str, encoders: dict[str, Path]) -> None:
     classifier, preprocess = made(encoders[family])
     converted = to_half(build_graph(classifier, preprocess, {}, "pixel_values"), "fp16")
-    got, probabilities = Session(converted.SerializeToString()).run(pixels().numpy())
+    got, probabilities = Session(converted.SerializeToString()).run({"pixel_values": pixels().numpy()}).values()
     assert got.dtype == probabilities.dtype == np.float32
     difference = np.abs(got - logits(classifier, pixels())).max()
     assert 0 < difference <= FLOOR_MULTIPLE * floor(classifier, "fp16")
@@ -92,8 +92,8 @@ def test_an_fp16_graph_prepares_images_as_before(family: str, encoders: dict[str
     classifier, preprocess = made(encoders[family])
     model = build_graph(classifier, preprocess, {}, "image")
     image = RANDOM.integers(0, 256, (2, 45, 60, 3), np.uint8)
-    expected = Session(model.SerializeToString()).run(image)[0]
-    got = Session(to_half(model, "fp16").SerializeToString()).run(image)[0]
+    expected = Session(model.SerializeToString()).run({"image": image})["logits"]
+    got = Session(to_half(model, "fp16").SerializeToString()).run({"image": image})["logits"]
     assert 0 < np.abs(got - expected).max() <= FLOOR_MULTIPLE * floor(classifier, "fp16")
 
 
@@ -104,7 +104,7 @@ def test_a_bf16_graph_needs_another_provider_than_the_cpu(family: str, encoders:
     converted = to_half(build_graph(classifier, preprocess, {}, "pixel_values"), "bf16")
     with pytest.raises(ToolkitError, match="Could not find an implementation"):
         Session(converted.SerializeToString())
-    got, _ = Session(in_fp32(converted).SerializeToString()).run(pixels().numpy())
+    got = Session(in_fp32(converted).SerializeToString()).run({"pixel_values": pixels().numpy()})["logits"]
     difference = np.abs(got - logits(classifier, pixels())).max()
     assert 0 < difference <= FLOOR_MULTIPLE * floor(classifier, "bf16")
 
@@ -120,7 +120,7 @@ def test_a_bf16_graph_needs_another_provider_than_the_cpu(family: str, encoders:
 def test_a_half_graph_runs_on_cuda(family: str, precision: HalfPrecision, encoders: dict[str, Path]) -> None:
     classifier, preprocess = made(encoders[family])
     converted = to_half(build_graph(classifier, preprocess, {}, "pixel_values"), precision)
-    got, _ = Session(converted.SerializeToString(), provider="cuda").run(pixels().numpy())
+    got = Session(converted.SerializeToString(), provider="cuda").run({"pixel_values": pixels().numpy()})["logits"]
     assert np.abs(got - logits(classifier, pixels())).max() <= FLOOR_MULTIPLE * floor(classifier, precision)
 
 
@@ -155,7 +155,7 @@ def test_the_same_arguments_give_the_same_bytes(
 def test_a_planted_overflow_becomes_an_island(family: str, encoders: dict[str, Path]) -> None:
     classifier, preprocess = made(encoders[family])
     scale_hidden_layer(classifier, family)
-    islands = overflowing(classifier, [pixels().numpy()])
+    islands = overflowing(classifier, [{"pixel_values": pixels().numpy()}])
     fc1, activation, fc2 = (f"{LAYER[family]}.mlp.{part}" for part in ("fc1", "activation_fn", "fc2/MatMul"))
     assert list(islands) == [f"{fc1}/MatMul", fc1, activation]
     converted = to_half(build_graph(classifier, preprocess, {}, "pixel_values"), "fp16", islands)
@@ -163,7 +163,7 @@ def test_a_planted_overflow_becomes_an_island(family: str, encoders: dict[str, P
     known = types(converted)
     assert {known[name] for name in (f"{fc1}/MatMul", fc1, activation, fc2)} == {TensorProto.FLOAT}
     assert cast_names(converted)[1:3] == [f"{LAYER[family]}.layer_norm2/single", f"{fc2}/half"]
-    got, _ = Session(converted.SerializeToString()).run(pixels().numpy())
+    got = Session(converted.SerializeToString()).run({"pixel_values": pixels().numpy()})["logits"]
     difference = np.abs(got - logits(classifier, pixels())).max()
     assert 0 < difference <= FLOOR_MULTIPLE * floor(classifier, "fp16", islands)
     assert not np.isfinite(logits(classifier.half(), pixels().half())).any()
@@ -182,7 +182,7 @@ def test_an_attention_island_takes_its_keys_and_values_with_it(
 ) -> None:
     classifier, preprocess = made(encoders[family])
     scale_values(classifier, attention)
-    islands = overflowing(classifier, [pixels().numpy()])
+    islands = overflowing(classifier, [{"pixel_values": pixels().numpy()}])
     assert f"{attention}.out_proj/input" in islands
     inner = tuple(f"{attention}{part}/" for part in ("", ".kv", ".out_proj"))
     assert all(name.startswith(inner) for name in islands)
@@ -196,7 +196,7 @@ def test_an_attention_island_takes_its_keys_and_values_with_it(
     single = {name for name in outside if known.get(name) == TensorProto.FLOAT and not name.endswith("/single")}
     queries = {f"{attention}.q_proj", f"{attention}.q_proj/MatMul", "encoder.model.head/Expand"}
     assert single <= {*islands, *queries}
-    got, _ = Session(converted.SerializeToString()).run(pixels().numpy())
+    got = Session(converted.SerializeToString()).run({"pixel_values": pixels().numpy()})["logits"]
     difference = np.abs(got - logits(classifier, pixels())).max()
     assert difference <= FLOOR_MULTIPLE * floor(classifier, "fp16", islands)
     assert not np.isfinite(logits(classifier.half(), pixels().half())).any()

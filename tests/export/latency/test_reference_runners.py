@@ -23,7 +23,7 @@ def test_every_rival_computes_the_same_classifier(finished_bundle: Path, name: s
     assert other.precision == ("bf16" if name == "torch-bf16" else "fp32")
     for batch in (pool.batches(1)[0], pool.batches(2)[0]):
         tolerance = 0.05 if name == "torch-bf16" else 1e-5
-        np.testing.assert_allclose(other.run(batch), ours.run(batch)[1], atol=tolerance)
+        np.testing.assert_allclose(other.run(batch), ours.run(batch)["probabilities"], atol=tolerance)
 
 
 def test_the_pipeline_gives_the_same_labels(finished_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +31,7 @@ def test_the_pipeline_gives_the_same_labels(finished_bundle: Path, capfd: pytest
     ours = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")
     batch = pool_of(bundle, ours.input, *golden_contents(bundle)).batches(1)[0]
     pipeline = rival("hf-pipeline", run_of(bundle, None), ours)
-    assert pipeline.run(batch)[0][0]["label"] == bundle.labels[int(ours.run(batch)[1].argmax())]
+    assert pipeline.run(batch)[0][0]["label"] == bundle.labels[int(ours.run(batch)["probabilities"].argmax())]
     assert capfd.readouterr().err == ""
 
 

@@ -101,10 +101,10 @@ def test_the_calibration_error_is_trainings(classes: int) -> None:
 def test_the_noise_floor_is_what_pytorch_differs_from_itself(finished_run: Path) -> None:
     reference = Reference(Run(finished_run))
     pixel_values = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
-    expected = reference.logits(pixel_values)
-    floor = noise_floor(reference, pixel_values, expected)
+    expected = reference.logits({"pixel_values": pixel_values})
+    floor = noise_floor(reference, {"pixel_values": pixel_values}, expected)
     with one_thread():
-        alone = reference.logits(pixel_values, 7)
+        alone = reference.logits({"pixel_values": pixel_values}, 7)
     assert floor.reordered == np.abs(alone - expected).max()
     assert floor.rounding == np.abs(expected - floor.truth).max() > 0
     assert floor.largest >= max(floor.reordered, floor.rounding)
@@ -117,7 +117,7 @@ def test_spread_takes_both_ends(count: int, wanted: int, places: list[int]) -> N
 
 def executed(bundle: Path) -> list[ExecutedNode]:
     opened = Bundle(bundle)
-    return Session(bundle / "model.onnx", threads=1, record_nodes=True).executed_nodes(opened.golden().pixel_values)
+    return Session(bundle / "model.onnx", threads=1, record_nodes=True).executed_nodes(opened.golden().inputs)
 
 
 def test_the_gate_counts_what_runs(finished_run: Path, pixel_bundle: Path) -> None:

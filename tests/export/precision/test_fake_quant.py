@@ -60,9 +60,9 @@ def test_the_graph_computes_the_integers_that_pytorch_computes(
     """Up to values at the border of two steps; another rounding of the weights would be far off."""
     run, form = candidates.run, forms[name]
     pixel_values = pixel_values_of(run)
-    logits, _ = candidates.session(form).run(pixel_values)
+    logits = candidates.session(form).run({"pixel_values": pixel_values})["logits"]
     own = InPyTorch.of(run.classifier, candidates.preprocess, form)
-    expected, floor = own.logits(pixel_values), own.steps(pixel_values)
+    expected, floor = own.logits({"pixel_values": pixel_values}), own.steps({"pixel_values": pixel_values})
     assert np.abs(logits - expected).max() <= STEPS_MULTIPLE * floor
     coarse = quantised(run.classifier, candidates.preprocess, form.quantization.model_copy(update={"weight_bits": 4}))
     assert np.abs(logits - coarse(torch.from_numpy(pixel_values)).numpy()).max() > STEPS_MULTIPLE * floor
@@ -71,8 +71,8 @@ def test_the_graph_computes_the_integers_that_pytorch_computes(
 def test_static_rounding_does_not_depend_on_the_neighbours(candidates: Candidates, forms: dict[str, Form]) -> None:
     pixel_values = pixel_values_of(candidates.run)
     session = candidates.session(forms["static channel patches"])
-    together, _ = session.run(pixel_values)
-    alone, _ = session.run_batches(pixel_values, 1)
+    together = session.run({"pixel_values": pixel_values})["logits"]
+    alone = session.run_batches({"pixel_values": pixel_values}, 1)["logits"]
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -80,8 +80,8 @@ def test_dynamic_rounding_depends_on_the_neighbours(candidates: Candidates, form
     """Why it is not the first choice: a bright neighbour takes steps from an image."""
     pixel_values = pixel_values_of(candidates.run)
     session = candidates.session(forms["dynamic channel"])
-    alone, _ = session.run(pixel_values[:1])
-    together, _ = session.run(np.concatenate([pixel_values[:1], 40 * pixel_values[1:]]))
+    alone = session.run({"pixel_values": pixel_values[:1]})["logits"]
+    together = session.run({"pixel_values": np.concatenate([pixel_values[:1], 40 * pixel_values[1:]])})["logits"]
     assert np.abs(together[:1] - alone).max() > 1e-5
 
 
@@ -109,8 +109,8 @@ def test_both_inputs_give_the_same_logits(candidates: Candidates, forms: dict[st
         Session(build_graph(run.classifier, candidates.preprocess, {}, kind, form).SerializeToString(), threads=1)
         for kind in ("image", "pixel_values")  # type: ignore[arg-type]
     )
-    from_image, _ = by_image.run(np.asarray(image)[None])
-    from_pixels, _ = by_pixels.run(candidates.preprocess(image)[None])
+    from_image = by_image.run({"image": np.asarray(image)[None]})["logits"]
+    from_pixels = by_pixels.run({"pixel_values": candidates.preprocess(image)[None]})["logits"]
     np.testing.assert_allclose(from_image, from_pixels, atol=1e-6)
 
 
@@ -202,12 +202,12 @@ def test_standard_operators_alone_give_the_same(finished_run: Path) -> None:
     run = Run(finished_run)
     candidates = Candidates(run, provider="tensorrt", threads=1)
     pixel_values = pixel_values_of(run)
-    expected = Reference(run).logits(pixel_values)
+    expected = Reference(run).logits({"pixel_values": pixel_values})
     for form in candidates.base_forms():
         model = build_graph(run.classifier, candidates.preprocess, {}, "pixel_values", form)
         assert {node.domain for node in model.graph.node} == {""}
         if form.precision == "fp32":
-            logits, _ = Session(model.SerializeToString(), threads=1).run(pixel_values)
+            logits = Session(model.SerializeToString(), threads=1).run({"pixel_values": pixel_values})["logits"]
             np.testing.assert_allclose(logits, expected, atol=1e-4)
         if form.precision == "int8":
             onnx.checker.check_model(model, full_check=True)
@@ -228,6 +228,7 @@ def test_standard_operators_compute_the_same_integers(finished_run: Path) -> Non
     model = build_graph(
         run.classifier, candidates.preprocess, {}, "pixel_values", form.model_copy(update={"quantization": fitting})
     )
-    logits, _ = Session(model.SerializeToString(), threads=1).run(pixel_values)
+    feed = {"pixel_values": pixel_values}
+    logits = Session(model.SerializeToString(), threads=1).run(feed)["logits"]
     own = InPyTorch.of(run.classifier, candidates.preprocess, form.model_copy(update={"quantization": fitting}))
-    assert np.abs(logits - own.logits(pixel_values)).max() <= STEPS_MULTIPLE * own.steps(pixel_values)
+    assert np.abs(logits - own.logits(feed)).max() <= STEPS_MULTIPLE * own.steps(feed)

@@ -18,14 +18,14 @@ from toolkit.errors import ToolkitError
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_a_sound_classifier_has_none(family: str, encoders: dict[str, Path]) -> None:
-    assert overflowing(made(encoders[family])[0], [pixels().numpy()]) == {}
+    assert overflowing(made(encoders[family])[0], [{"pixel_values": pixels().numpy()}]) == {}
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_every_tensor_of_the_encoder_is_measured(family: str, encoders: dict[str, Path]) -> None:
     """But those that hold another's values, and what is measured for the attention operator that it feeds."""
     classifier, _ = made(encoders[family])
-    measured = overflowing(classifier, [pixels().numpy()], limit=0)
+    measured = overflowing(classifier, [{"pixel_values": pixels().numpy()}], limit=0)
     by_tensor = producers(network_graph(classifier))
     attention = (".kv/MatMul", ".kv/Add", "head/Shape", "head/Concat")
     left = {name for name, node in by_tensor.items() if name not in measured and not in_head(name)}
@@ -39,7 +39,7 @@ def test_every_tensor_of_the_encoder_is_measured(family: str, encoders: dict[str
 def test_the_largest_of_all_batches_counts(family: str, encoders: dict[str, Path]) -> None:
     classifier, _ = made(encoders[family])
     scale_hidden_layer(classifier, family)
-    first, second = pixels(1).numpy(), pixels(2).numpy()
+    first, second = ({"pixel_values": pixels(seed).numpy()} for seed in (1, 2))
     both = overflowing(classifier, [first, second])
     parts = [overflowing(classifier, [part]) for part in (first, second)]
     assert both == {name: max(part.get(name, 0.0) for part in parts) for name in both}
@@ -53,7 +53,7 @@ def test_the_largest_of_all_batches_counts(family: str, encoders: dict[str, Path
 def test_scores_count_for_what_attention_gives(family: str, encoders: dict[str, Path]) -> None:
     classifier, _ = made(encoders[family])
     scale_scores(classifier, family)
-    found = overflowing(classifier, [pixels().numpy()])
+    found = overflowing(classifier, [{"pixel_values": pixels().numpy()}])
     assert list(found) == [f"{LAYER[family]}.self_attn.out_proj/input"]
     tensors = captured(classifier, pixels())
     query, key = (tensors[f"{LAYER[family]}.self_attn.{part}_proj"] for part in "qk")
@@ -68,7 +68,7 @@ def test_what_is_no_number_in_fp32_is_named(value: float, encoders: dict[str, Pa
     norm = f"{LAYER['clip']}.layer_norm1"
     classifier.get_submodule(norm).bias.data[3] = value  # type: ignore[index, union-attr, operator]
     with pytest.raises(ToolkitError, match="no numbers") as caught:
-        overflowing(classifier, [pixels().numpy()])
+        overflowing(classifier, [{"pixel_values": pixels().numpy()}])
     assert caught.value.where == norm
 
 
@@ -78,7 +78,7 @@ def test_what_attention_hides_is_no_number_either(part: str, encoders: dict[str,
     attention = f"{LAYER['siglip']}.self_attn"
     classifier.get_submodule(f"{attention}.{part}").bias.data[3] = float("nan")  # type: ignore[index, union-attr, operator]
     with pytest.raises(ToolkitError, match="no numbers") as caught:
-        overflowing(classifier, [pixels().numpy()])
+        overflowing(classifier, [{"pixel_values": pixels().numpy()}])
     assert caught.value.where == f"{attention}.out_proj/input"
 
 

@@ -151,7 +151,7 @@ def test_calibration_images_that_are_all_alike_are_refused(finished_run: Path) -
     model = build_graph(candidates.run.classifier, candidates.preprocess, {}, "pixel_values", Form(joined_norms=False))
     height, width = candidates.preprocess.output_size or (0, 0)
     products = quantisable(candidates.run.classifier, candidates.preprocess, model)[1:]
-    alike = np.ones((4, 3, height, width), np.float32)
+    alike = {"pixel_values": np.ones((4, 3, height, width), np.float32)}
     with pytest.raises(ToolkitError, match="all 8 calibration images are alike"):
         observe(model, products, [alike, alike])
 
@@ -208,12 +208,12 @@ class TestTrunk:
         run = Run(aware_run)
         examples = run.data.splits["test"]
         reference = Reference(run)
-        logits = reference.logits(reference.pixel_values([example.decode() for example in examples]))
+        logits = reference.logits(reference.inputs([example.decode() for example in examples]))
         with (aware_run / "test_predictions.csv").open() as file:
             rows = list(csv.DictReader(file))
         told = np.array([[float(row[f"logit:{name}"]) for name in run.classifier.labels] for row in rows])
         np.testing.assert_allclose(logits, told, atol=1e-4)
-        assert np.abs(reference.without_trunk(reference.pixel_values([examples[0].decode()])) - told[:1]).max() > 1e-3
+        assert np.abs(reference.without_trunk(reference.inputs([examples[0].decode()])) - told[:1]).max() > 1e-3
 
     def test_another_trunk_is_refused(self, aware_run: Path, tmp_path: Path) -> None:
         with pytest.raises(ToolkitError, match="learned on a trunk in int8, and fp32") as caught:
@@ -305,14 +305,18 @@ class TestChoice:
         own = [fit_temperature(torch.from_numpy(x), labels, before) for x in self._logits(candidates)]
         assert found["fitted"] == pytest.approx(before * own[0] / own[1])
         pixel_values = torch.zeros(1, 3, *(candidates.preprocess.output_size or (0, 0))).numpy()
-        logits, probabilities = candidates.session(form.model_copy(update={"temperature": 3.0})).run(pixel_values)
+        session = candidates.session(form.model_copy(update={"temperature": 3.0}))
+        logits, probabilities = session.run({"pixel_values": pixel_values}).values()
         np.testing.assert_allclose(probabilities, torch.softmax(torch.from_numpy(logits) / 3, -1), atol=1e-6)
 
     @staticmethod
     def _logits(candidates: Candidates) -> list[Any]:
         """The first int8 form's and the reference's, on the validation images."""
         pixel_values = np.stack([candidates.preprocess(example.decode()) for example in candidates.examples])
-        return [candidates.session(candidates.base_forms()[1]).run(pixel_values)[0], candidates.expected]
+        return [
+            candidates.session(candidates.base_forms()[1]).run({"pixel_values": pixel_values})["logits"],
+            candidates.expected,
+        ]
 
     def test_the_table_travels_with_the_bundle(self, finished_run: Path, tmp_path: Path) -> None:
         parity = export_bundle(Run(finished_run), tmp_path / "bundle", Wanted(budget=100.0))

@@ -25,7 +25,7 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import ProviderOption
 from toolkit.runtime.session import PROBE, Session
 
-POOL = Pool([], [np.zeros((8, 3, 2, 2), np.float32)], "here")
+POOL = Pool([], [{"pixel_values": np.zeros((8, 3, 2, 2), np.float32)}], "here")
 
 
 def fake(run: Callable[[Any], Any]) -> Engine:

@@ -13,27 +13,28 @@ from export.latency.scenarios.multi_stream import multi_stream, queries
 from toolkit.errors import ToolkitError
 from toolkit.reporting.scenario_section import scenario_parts
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.inputs import examples_in
 
-ONE_SHAPE = Pool([], [np.arange(10.0).reshape(10, 1)], "here")
-TWO_SHAPES = Pool([], [np.arange(5.0).reshape(5, 1), np.arange(10.0).reshape(5, 2)], "here")
+ONE_SHAPE = Pool([], [{"image": np.arange(10.0).reshape(10, 1)}], "here")
+TWO_SHAPES = Pool([], [{"image": np.arange(5.0).reshape(5, 1)}, {"image": np.arange(10.0).reshape(5, 2)}], "here")
 
 
 def test_a_query_is_one_batch_where_all_images_have_a_shape() -> None:
     assert {len(query) for query in queries(ONE_SHAPE, 4)} == {1}
-    assert {query[0].shape for query in queries(ONE_SHAPE, 4)} == {(4, 1)}
+    assert {query[0]["image"].shape for query in queries(ONE_SHAPE, 4)} == {(4, 1)}
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 20])
 def test_queries_hold_their_images_and_draw_on_the_whole_pool(size: int) -> None:
     drawn = queries(TWO_SHAPES, size)
-    assert {sum(map(len, query)) for query in drawn} == {size}
-    assert all(len({batch.shape[1:] for batch in query}) == len(query) for query in drawn)
-    assert len({(image.shape, image[0]) for query in drawn for batch in query for image in batch}) == 10
+    assert {sum(map(examples_in, query)) for query in drawn} == {size}
+    assert all(len({batch["image"].shape[1:] for batch in query}) == len(query) for query in drawn)
+    assert len({(image.shape, image[0]) for query in drawn for batch in query for image in batch["image"]}) == 10
 
 
 def test_rows_count_queries_and_their_latency_is_that_of_all_batches() -> None:
     images: list[int] = []
-    engine = Engine("fake", "int8", "cpu", 1, lambda batch: images.append(len(batch)))
+    engine = Engine("fake", "int8", "cpu", 1, lambda batch: images.append(len(batch["image"])))
     rows = multi_stream(engine, TWO_SHAPES, (1, 8), Least(20, 0))
     assert [row["samples_per_query"] for row in rows] == [1, 8]
     assert [row["batches_per_query"] for row in rows] == [1.0, 2.0]

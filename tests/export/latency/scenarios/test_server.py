@@ -17,7 +17,7 @@ from export.latency.scenarios.server import Server, find_rate, holds, saturate, 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 
-POOL = Pool([], [np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)], "here")
+POOL = Pool([], [{"image": np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)}], "here")
 
 
 def fake(run: Callable[[Any], Any]) -> Engine:
@@ -126,13 +126,14 @@ def test_each_request_is_served_once_in_batches_of_one_shape_the_oldest_first(se
 
 
 def test_samples_draw_all_images_of_the_pool_and_batch_those_of_a_shape() -> None:
-    pool = Pool([], [np.arange(3).reshape(3, 1), np.arange(10, 14).reshape(4, 1) * np.ones((1, 2), int)], "here")
+    narrow, wider = np.arange(3).reshape(3, 1), np.arange(10, 14).reshape(4, 1) * np.ones((1, 2), int)
+    pool = Pool([], [{"image": narrow}, {"image": wider}], "here")
     samples = Samples(pool)
-    seen = [int(samples.batch([request])[0, 0]) for request in range(14)]
+    seen = [int(samples.batch([request])["image"][0, 0]) for request in range(14)]
     assert sorted(seen[:7]) == [0, 1, 2, 10, 11, 12, 13]
     assert seen[:7] == seen[7:]
     wide = [request for request in range(7) if samples.shape(request) == 1]
-    assert samples.batch(wide).tolist() == [[seen[request]] * 2 for request in wide]
+    assert samples.batch(wide)["image"].tolist() == [[seen[request]] * 2 for request in wide]
 
 
 def test_a_slow_run_counts_in_the_latency_of_all_that_arrive_meanwhile() -> None:

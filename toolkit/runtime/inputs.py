@@ -1,0 +1,114 @@
+"""What a graph takes: named tensors, one example or a batch of them, bounded in bytes.
+
+An *example* is one image (and what goes with it) without a batch axis; a *feed* holds examples of
+the same shapes, stacked. Batches are bounded in bytes because 32 photographs of 12 megapixels take
+gigabytes, and 32 icons nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Example = Mapping[str, Array]
+"""Tensors by name: ``image`` [height, width, 3], ``pixel_values`` [3, height, width]."""
+Feed = Mapping[str, Array]
+"""The same with the batch in front."""
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+BATCH_BYTES = 64 << 20
+"""Most bytes of a graph's inputs in one run, but for an example that is larger by itself.
+
+A graph that resizes inside takes about 25 bytes a pixel while it runs, so this is about half a gigabyte.
+"""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that a graph takes or gives."""
+
+    name: str
+    dtype: str
+    """numpy's name of the type, such as ``uint8``."""
+    shape: tuple[int | str | None, ...]
+    """The batch first; an axis of any length has a name."""
+
+    def fits(self, array: Array) -> bool:
+        """Whether an array is of this type and shape and holds something."""
+        return (
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and 0 not in array.shape
+            and all(
+                have == wanted for have, wanted in zip(array.shape, self.shape, strict=True) if isinstance(wanted, int)
+            )
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+def examples_in(feed: Feed) -> int:
+    """Examples in a feed."""
+    return len(next(iter(feed.values())))
+
+
+def bytes_of(tensors: Example | Feed) -> int:
+    """Bytes that the tensors hold."""
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def shapes_of(tensors: Example | Feed) -> Shapes:
+    """What examples have in common that can stand in one batch."""
+    return tuple(sorted((name, tensor.shape) for name, tensor in tensors.items()))
+
+
+def part_of(feed: Feed, places: Any) -> Feed:
+    """Some examples of a feed, by a slice or by their places."""
+    return {name: tensor[places] for name, tensor in feed.items()}
+
+
+def stacked(examples: Iterable[Example]) -> Feed:
+    """A batch of examples of the same shapes; a single one is not copied."""
+    taken = list(examples)
+    if len(taken) == 1:
+        return {name: tensor[None] for name, tensor in taken[0].items()}
+    return {name: np.stack([example[name] for example in taken]) for name in taken[0]}
+
+
+def images_a_batch(example_bytes: int, most: int, budget: int = BATCH_BYTES) -> int:
+    """How many examples of some size a batch of up to ``most`` holds, at least one."""
+    return max(1, min(most, budget // max(1, example_bytes)))
+
+
+def windows(examples: Iterable[T], most: int, budget: int = BATCH_BYTES) -> Iterator[list[T]]:
+    """Cut a stream into lists of consecutive things, as few as the budget allows.
+
+    Args:
+        examples: examples, or anything else, which counts no bytes.
+        most: things in a list.
+        budget: bytes that the tensors of a list hold together; an example that is larger stands alone.
+    """
+    window, held = list[T](), 0
+    for example in examples:
+        size = bytes_of(example) if isinstance(example, Mapping) else 0
+        if window and (len(window) == most or held + size > budget):
+            yield window
+            window, held = [], 0
+        window.append(example)
+        held += size
+    if window:
+        yield window
+
+
+def places_by_shapes(examples: Mapping[int, Example]) -> list[list[int]]:
+    """Keys of examples that can stand in one batch, in order."""
+    groups: dict[Shapes, list[int]] = {}
+    for place, example in examples.items():
+        groups.setdefault(shapes_of(example), []).append(place)
+    return list(groups.values())
