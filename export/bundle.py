@@ -35,8 +35,9 @@ from toolkit.reporting.pages import describe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
 from toolkit.runtime.decode import read_encoded, suffix_of
+from toolkit.runtime.examples import graph_input
+from toolkit.runtime.image_files import expand
 from toolkit.runtime.inputs import stacked
-from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session, require_precision, runnable
 from toolkit.runtime.signature import sign as sign_bundle

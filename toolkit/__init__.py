@@ -1,3 +1,55 @@
-"""Fine-tune, fuse, prove, time and ship CLIP-family image classifiers."""
+"""Fine-tune, fuse, prove, time and ship CLIP-family image classifiers.
+
+>>> run = toolkit.finetune("digits", out="runs/digits")
+>>> bundle = toolkit.export(run, out="bundles/digits")
+>>> toolkit.load("bundles/digits").predict("digit.png").label
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.api import bench_latency, export, finetune, load, parity
+    from toolkit.errors import CheckFailed, ToolkitError
+    from toolkit.recipe.schema import Recipe
+    from toolkit.runtime.bundle import Bundle
+    from toolkit.serving.classifier import Classifier
+    from toolkit.serving.predictor import Prediction
 
 __version__ = "0.1.0"
+__all__ = [
+    "Bundle",
+    "CheckFailed",
+    "Classifier",
+    "Prediction",
+    "Recipe",
+    "ToolkitError",
+    "bench_latency",
+    "export",
+    "finetune",
+    "load",
+    "parity",
+]
+_HOMES = {
+    **dict.fromkeys(("bench_latency", "export", "finetune", "load", "parity"), "toolkit.api"),
+    **dict.fromkeys(("CheckFailed", "ToolkitError"), "toolkit.errors"),
+    "Recipe": "toolkit.recipe.schema",
+    "Bundle": "toolkit.runtime.bundle",
+    "Classifier": "toolkit.serving.classifier",
+    "Prediction": "toolkit.serving.predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import stacked
-from toolkit.runtime.predict import graph_input
+from toolkit.runtime.examples import graph_input
 imported = time.monotonic()
 asked = json.loads(sys.argv[1])
 bundle = Bundle(Path(asked["bundle"]))

@@ -14,8 +14,9 @@ from PIL import Image
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import read_encoded
+from toolkit.runtime.examples import graph_input
+from toolkit.runtime.image_files import expand
 from toolkit.runtime.inputs import Array, Example, Feed, bytes_of, examples_in, part_of, places_by_shapes, stacked
-from toolkit.runtime.predict import expand, graph_input
 from toolkit.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from export.latency.pool import SEED, Pool
 from toolkit.runtime.inputs import Feed, examples_in, part_of
+from toolkit.serving.queue import BatchingQueue
 
 Seconds = npt.NDArray[np.float64]
 NAP = 0.1
@@ -95,14 +95,18 @@ class Queue:
         self.arrivals, self.end, self.limits = arrivals, end, limits
         self.dropped = 0
         """Requests of the window that found the queue full."""
-        self.waiting = 0
         self.stopped = False
         self._shape, self._clock, self._sleep = shape, clock, sleep
-        self._by_shape: dict[int, deque[int]] = {}
+        self._queue: BatchingQueue[int] = BatchingQueue(limits.waiting)
         self._next = 0
         self._first = int(np.searchsorted(arrivals, 0.0))
         self._backlog: dict[str, int] = {}
         self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait now."""
+        return self._queue.waiting
 
     @property
     def requests(self) -> int:
@@ -128,7 +132,7 @@ class Queue:
                 if self.stopped:
                     break
                 if self.waiting:
-                    return self._oldest()
+                    return self._queue.take(self.limits.batch_size)
                 until = self.arrivals[self._next] if self._next < len(self.arrivals) else self.end
                 self._sleep(max(0.0, min(float(until) - now, NAP)))
             return []
@@ -141,22 +145,10 @@ class Queue:
         while self._next < len(self.arrivals) and self.arrivals[self._next] <= now:
             if self._next >= self._first:
                 self._backlog.setdefault("start", self.waiting)
-            if self.waiting < self.limits.waiting:
-                self._by_shape.setdefault(self._shape(self._next), deque()).append(self._next)
-                self.waiting += 1
-            elif self._next >= self._first:
+            if not self._queue.put(self._next, self._shape(self._next)) and self._next >= self._first:
                 self.dropped += 1
             self._next += 1
         if now >= self.end:
             self._backlog.setdefault("end", self.waiting)
             late = now > self.end + self.limits.drain_seconds
             self.stopped = self.stopped or not self.waiting or self.saturated or late
-
-    def _oldest(self) -> list[int]:
-        shape = min(self._by_shape, key=lambda each: self._by_shape[each][0])
-        line = self._by_shape[shape]
-        taken = [line.popleft() for _ in range(min(self.limits.batch_size, len(line)))]
-        if not line:
-            del self._by_shape[shape]
-        self.waiting -= len(taken)
-        return taken

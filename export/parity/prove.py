@@ -18,6 +18,7 @@ from export.parity.agreement import agreement, changes
 from export.parity.error_by_stage import STAGE_IMAGES, largest_difference, stages
 from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, groups_of, noise_floor, spread
 from export.precision.precision_reference import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, InPyTorch
+from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import (
     Example,
     Feed,
@@ -29,7 +30,6 @@ from toolkit.runtime.inputs import (
     stacked,
     windows,
 )
-from toolkit.runtime.predict import graph_input
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 

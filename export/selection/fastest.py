@@ -13,8 +13,8 @@ from export.latency.runner import Engine
 from export.parity.agreement import verdict
 from export.selection.search import Candidates, describe
 from toolkit.errors import CheckFailed
+from toolkit.runtime.examples import graph_input as as_input
 from toolkit.runtime.inputs import Feed, places_by_shapes, stacked, windows
-from toolkit.runtime.predict import graph_input as as_input
 
 POOL = 32
 """Validation images that latency is measured on, those of the most frequent size."""

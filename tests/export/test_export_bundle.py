@@ -19,10 +19,10 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of
 from toolkit.runs.finished_run import Run, run_of
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.predict import Predictor
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
 from toolkit.runtime.verify import verify
+from toolkit.serving.classifier import Classifier
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_any_batch_size_gives_the_same_logits(pixel_bundle: Path) -> None:
 def test_both_inputs_give_the_same_bits(finished_bundle: Path, pixel_bundle: Path) -> None:
     image_bundle, opened = Bundle(finished_bundle), Bundle(pixel_bundle)
     names = [finished_bundle / "golden" / name for name in image_bundle.golden().names]
-    by_image, by_pixels = (list(Predictor(each, each.session())(names)) for each in (image_bundle, opened))
+    by_image, by_pixels = (list(Classifier.open(each).entries(names)) for each in (image_bundle, opened))
     assert by_image == by_pixels
 
 

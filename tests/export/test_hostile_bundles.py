@@ -19,7 +19,7 @@ from toolkit.cli.main import app
 from toolkit.command import run
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import MANIFEST, Bundle, Golden
-from toolkit.runtime.predict import Predictor
+from toolkit.serving.classifier import Classifier
 
 DEEP = '{"a":' * 100_000
 BENCH = ("--no-details", "--batch-sizes", "1", "--compare", "", "--runs", "2", "--seconds", "0")
@@ -174,8 +174,8 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "golden, text": (arrays(logits=lambda a: a.astype(str)), GOLDEN),
     "golden, NaN": (arrays(logits=lambda a: a * np.float32("nan")), GOLDEN),
     "golden, objects": (arrays(logits=lambda a: a.astype(object)), GOLDEN),
-    "golden, other pixels": (arrays(pixel_values=lambda a: a[:, :, 1:]), GOLDEN),
-    "golden, no images": (arrays(**dict.fromkeys(("names", "logits", "pixel_values"), lambda a: a[:0])), GOLDEN),
+    "golden, other pixels": (arrays(**{"input pixel_values": lambda a: a[:, :, 1:]}), GOLDEN),
+    "golden, no images": (arrays(**dict.fromkeys(("names", "logits", "input pixel_values"), lambda a: a[:0])), GOLDEN),
     "golden, names of bytes": (arrays(names=lambda a: a.astype("S")), GOLDEN),
     "golden, a name outside": (arrays(names=lambda a: np.array(["../../x"] * len(a))), GOLDEN),
     "golden, an unlisted name": (arrays(names=lambda a: np.array(["other.png"] * len(a))), GOLDEN),
@@ -250,4 +250,4 @@ def test_python_gets_the_same_error(bundle: Path) -> None:
     Bundle(bundle).update_manifest()
     opened = Bundle(bundle)
     with pytest.raises(ToolkitError, match="can't be computed"):
-        list(Predictor(opened, opened.session(threads=1))([bundle / "golden" / "000.png"]))
+        list(Classifier.open(opened, threads=1).entries([bundle / "golden" / "000.png"]))

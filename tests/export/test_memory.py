@@ -22,9 +22,9 @@ print(next(int(line.split()[1]) // 1024 for line in status if line.startswith("V
 """
 PREDICT = """
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.predict import Predictor
+from toolkit.serving.classifier import Classifier
 bundle = Bundle(Path(sys.argv[1]))
-entries = list(Predictor(bundle, bundle.session(threads=1))([Path(path) for path in sys.argv[3:]]))
+entries = list(Classifier.open(bundle, threads=1).entries([Path(path) for path in sys.argv[3:]]))
 assert all("label" in entry for entry in entries), entries
 """
 PARITY = """

@@ -22,8 +22,9 @@ from toolkit.recipe.schema import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode
-from toolkit.runtime.predict import Predictor, graph_input
+from toolkit.runtime.examples import graph_input
 from toolkit.runtime.verify import verify
+from toolkit.serving.classifier import Classifier
 
 DARK = "dark.png"
 
@@ -91,7 +92,7 @@ def test_predicting_from_the_raw_file_is_what_pytorch_gives(deep_run: Path, deep
         given = graph_input(session.input, bundle.preprocess, file)[session.input]
         assert np.array_equal(given, np.asarray(examples[file].decode()) if session.input == "image" else expected)
     expected_labels = [bundle.labels[int(row.argmax())] for row in reference.logits(feed)]
-    assert [entry["label"] for entry in Predictor(bundle, session)(files)] == expected_labels
+    assert [entry["label"] for entry in Classifier.open(bundle, provider="cpu").entries(files)] == expected_labels
 
 
 def test_a_dark_image_is_as_dark_in_production_as_in_training(deep_bundle: Path, deep_data: Path) -> None:

@@ -15,8 +15,8 @@ from tiny_graph import LABELS, PREPROCESS, rounding
 
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import MANIFEST, Bundle, Golden, Manifest, write_manifest
-from toolkit.runtime.predict import Predictor
 from toolkit.runtime.verify import verify
+from toolkit.serving.classifier import Classifier
 
 FORBIDDEN = {"torch", "transformers", "onnx", "sklearn", "matplotlib", "accelerate", "safetensors"}
 
@@ -171,7 +171,7 @@ def test_every_file_of_a_real_bundle_is_guarded(finished_bundle: Path, tmp_path:
             problems = [Path(error.where).name]
         assert [sentence.split()[0] for sentence in problems] == [name]
         with pytest.raises(ToolkitError) as caught:
-            list(Predictor(Bundle(bundle), Bundle(bundle).session())([image]))
+            list(Classifier.open(bundle).entries([image]))
         assert caught.value.where == str(bundle / name)
         (bundle / name).write_bytes(whole)
     assert verify(bundle)["passed"]

@@ -101,10 +101,10 @@ def bench_latency(
     elif run is not None or data is not None or set(names) - WITHOUT_RUN:
         require_run(run or opened.run, of_bundle=run is None)
         require_data(data)
-    from export.benchmark import SCENARIOS, Compared, Measured, benchmark
-    from export.change import Target
+    from export.benchmark import SCENARIOS
     from export.latency.measure import Least
     from export.regression import Gate, against_baseline
+    from toolkit.api import bench_latency as measure
 
     least = Least(runs, seconds)
     wanted = list(SCENARIOS) if scenarios == "all" else _names(scenarios)
@@ -119,14 +119,23 @@ def bench_latency(
             )
         return
     with counting("measuring") as progress:
-        latency = benchmark(
+        latency = measure(
             opened,
-            provider=provider,
             batch_sizes=sizes,
-            compare=Compared(names, run, data),
-            least=least,
-            measured=Measured(precision, threads, images, wanted, target_p99_ms, details),
-            to=Target(out, sign),
+            compare=names,
+            scenarios=wanted,
+            provider=provider,
+            precision=precision,
+            threads=threads,
+            runs=runs,
+            seconds=seconds,
+            images=images,
+            target_p99_ms=target_p99_ms,
+            details=details,
+            run=run,
+            data=data,
+            out=out,
+            sign=sign,
             advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
             announce=announcing(progress),
         )

@@ -21,18 +21,10 @@ def demo(
 
     Example: toolkit demo
     """
-    from export.benchmark import Compared, Measured, benchmark
-    from export.bundle import export_bundle
-    from export.latency.measure import Least
-    from recipes.finetune import finetune
+    from toolkit.api import bench_latency, export, finetune, load
     from toolkit.cli.bench_latency import print_latency
     from toolkit.cli.parity import print_parity
-    from toolkit.cli.recipes import shipped
     from toolkit.data.digits import write_digits
-    from toolkit.recipe.schema import load_recipe
-    from toolkit.runs.finished_run import Run
-    from toolkit.runtime.bundle import Bundle
-    from toolkit.runtime.predict import Predictor
 
     started = time.perf_counter()
     say = messages().print
@@ -42,24 +34,17 @@ def demo(
     say("[bold]2/6[/] ask the embedded tiny CLIP without training, by text alone")
     zero_shot = _zero_shot_accuracy(data)
     say("[bold]3/6[/] train a head on the frozen encoder, for comparison")
-    path = shipped()["digits"]
-    head_only = finetune(load_recipe(path, [f"data.path={data}", "model.unfreeze_last=0"]), head_run, force=True)
+    of_data = f"data.path={data}"
+    head_only = finetune("digits", out=head_run, overrides=[of_data, "model.unfreeze_last=0"], force=True).summary
     say("[bold]4/6[/] fine-tune the last two layers and the head")
-    summary = finetune(load_recipe(path, [f"data.path={data}"]), run, force=True)
+    summary = finetune("digits", out=run, overrides=[of_data], force=True).summary
     say("[bold]5/6[/] fuse encoder and head into one ONNX graph and prove it against PyTorch")
-    parity = export_bundle(Run(run), bundle, force=True)
+    parity = export(run, out=bundle, force=True).parity
     say("[bold]6/6[/] measure its latency beside torch, and predict three test images")
-    latency = benchmark(
-        Bundle(bundle),
-        provider="cpu",
-        batch_sizes=[1, 8, 32],
-        compare=Compared(["torch-eager"]),
-        least=Least(50, 1.0),
-        measured=Measured(details=False),
-    )
-    opened = Bundle(bundle)
+    latency = bench_latency(bundle, compare=["torch-eager"], seconds=1.0, details=False)
     images = [sorted((data / "test" / digit).iterdir())[0] for digit in ("3", "5", "8")]
-    predictions = list(Predictor(opened, opened.session())(images))
+    with load(bundle) as classifier:
+        predictions = list(classifier.entries(images))
     outcome = {
         "accuracy": {
             "zero_shot": zero_shot,

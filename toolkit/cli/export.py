@@ -25,7 +25,6 @@ from toolkit.cli.output import (
     warn,
 )
 from toolkit.cli.parity import CountOption, print_parity, warn_of
-from toolkit.errors import ToolkitError
 from toolkit.user_paths import require_data, require_run
 
 MAX_ACCURACY_DROP = 0.2
@@ -74,26 +73,30 @@ def export(
 
     Example: toolkit export --onnx runs/digits --out bundles/digits
     """
+    from toolkit.api import export as export_bundle
+    from toolkit.api import precisions_asked_for
+
     require_key(sign)
-    precisions, budget = _asked(precision, max_accuracy_drop, provider)
+    _, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
     require_run(onnx)
     require_data(data)
-    from export.bundle import Wanted, export_bundle
-    from export.graph.classifier_graph import check_input
-    from toolkit.runs.finished_run import Run
-
-    wanted = Wanted(check_input(input), precisions, budget, images, calibration_images)
     with counting("reading the run") as progress:
-        parity = export_bundle(
-            Run(onnx, data),
-            out,
-            wanted,
+        bundle = export_bundle(
+            onnx,
+            out=out,
+            precision=precision,
+            max_accuracy_drop=max_accuracy_drop,
+            input=input,  # type: ignore[arg-type]
             provider=provider,
             threads=threads,
+            images=images,
+            calibration_images=calibration_images,
+            data=data,
             sign=sign,
             force=force,
             report=describing(progress),
         )
+    parity = bundle.parity
     warn_of(parity)
     if budget is not None:
         _warn_of_too_few(parity["tried"], budget)
@@ -104,24 +107,6 @@ def export(
         print_tried(parity, budget)
     print_parity(parity)
     console().print(f"bundle: {out}", f"next: toolkit bench-latency {out}", sep="\n")
-
-
-def _asked(precision: str | None, drop: float | None, provider: str) -> tuple[Sequence[str], float | None]:
-    """The precisions that are asked for, or the budget of a search for the best."""
-    names = [] if precision is None else [name.strip() for name in precision.split(",") if name.strip()]
-    if precision is not None and not names:
-        raise ToolkitError("no precision is named", where="--precision", fix="write it like fp32,int8, or auto")
-    if "auto" not in names:
-        if drop is not None:
-            fix = "add --precision auto, or leave it out"
-            raise ToolkitError("a budget is for --precision auto", where="--max-accuracy-drop", fix=fix)
-        from toolkit.runtime.session import require_precision
-
-        return [require_precision(name, provider) for name in names], None
-    if len(names) > 1:
-        fix = "ask for auto alone, or name the precisions"
-        raise ToolkitError("auto chooses the precision itself", where="--precision", fix=fix)
-    return [], MAX_ACCURACY_DROP if drop is None else drop
 
 
 def _warn_of_too_few(tried: Sequence[dict[str, Any]], budget: float) -> None:

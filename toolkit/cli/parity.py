@@ -69,12 +69,12 @@ def parity(
     opened = Bundle(bundle)
     require_run(run or opened.run, of_bundle=run is None)
     require_data(data)
-    from export.bundle import bisect_bundle, prove_again, require_passed
-    from export.change import Target
+    from export.bundle import bisect_bundle, require_passed
+    from toolkit.api import parity as prove
     from toolkit.runs.finished_run import run_of
 
-    reference = run_of(opened, run, data)
     if find_fault:
+        reference = run_of(opened, run, data)
         with messages().status("comparing every tensor with PyTorch"):
             report = bisect_bundle(
                 opened, reference, precision=precision, provider=provider, threads=threads, folder=images
@@ -82,15 +82,17 @@ def parity(
         _print_fault(report, json=json)
         return
     with counting("comparing the graph with PyTorch") as progress:
-        content = prove_again(
+        content = prove(
             opened,
-            reference,
+            run=run,
+            images=images,
+            count=count,
             precision=precision,
             provider=provider,
             threads=threads,
-            count=count,
-            folder=images,
-            to=Target(out, sign),
+            data=data,
+            out=out,
+            sign=sign,
             report=describing(progress),
         )
     warn_of(_proven(content, provider, precision))

@@ -20,8 +20,6 @@ from toolkit.cli.output import (
     print_table,
 )
 
-BATCH_SIZE = 32
-
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
@@ -53,9 +51,10 @@ def predict(
     Example: toolkit predict bundles/digits photo.png
     """
     from toolkit.runtime.bundle import Bundle
-    from toolkit.runtime.image_files import in_words
-    from toolkit.runtime.predict import Predictor, default_top_k, find_images
+    from toolkit.runtime.image_files import find_images, in_words
     from toolkit.runtime.prediction_file import check_prediction_file, prediction_file
+    from toolkit.serving.classifier import Classifier
+    from toolkit.serving.predictor import default_top_k
 
     if out is not None:
         check_prediction_file(out)
@@ -64,15 +63,15 @@ def predict(
         messages().print(f"left out: {in_words(found.left_out)}", soft_wrap=True, markup=False)
     files = [Path(name) for name in found.names]
     opened = Bundle(bundle)
-    tuned = opened.tuned_for(provider, precision)
-    most = batch_size or (tuned.batch_size if tuned else BATCH_SIZE)
-    session = opened.session(provider=provider, threads=threads, precision=precision, batch_size=most)
     few = top_k or default_top_k(len(opened.labels))
-    predictor = Predictor(opened, session, few)
     predictions, failed = [], []
-    with counting("predicting", len(files)) as progress, ExitStack() as opened_file:
-        write = opened_file.enter_context(prediction_file(out, opened.labels, few)) if out else None
-        for entry in predictor(files, most):
+    with ExitStack() as entered:
+        classifier = entered.enter_context(
+            Classifier.open(opened, provider=provider, precision=precision, threads=threads, batch_size=batch_size)
+        )
+        progress = entered.enter_context(counting("predicting", len(files)))
+        write = entered.enter_context(prediction_file(out, opened.labels, few)) if out else None
+        for entry in classifier.entries(files, few):
             if "error" in entry:
                 failed.append(entry["path"])
             if write:

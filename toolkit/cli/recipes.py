@@ -22,6 +22,8 @@ def list_(json: JsonFlag = False) -> None:
 
     Example: toolkit recipes list
     """
+    from toolkit.recipe.shipped import shipped
+
     found = {name: (path, _first_line(path)) for name, path in shipped().items()}
     if json:
         print_json(
@@ -45,6 +47,8 @@ def copy(
 
     Example: toolkit recipes copy digits my-digits.yaml
     """
+    from toolkit.recipe.shipped import shipped
+
     found = shipped()
     if name not in found:
         raise ToolkitError(f"no recipe {name!r}", where="toolkit recipes copy", fix=f"choose from {', '.join(found)}")
@@ -75,9 +79,10 @@ def explain(
     """
     from toolkit.recipe.origins import naming_origins
     from toolkit.recipe.schema import leaves, trace_recipe
+    from toolkit.recipe.shipped import find_recipe
 
     require_local(config)
-    path = shipped().get(config, Path(config))
+    path = find_recipe(config)
     recipe, origins = trace_recipe(path, overrides or ())
     from toolkit.training.explain import explain as explain_recipe
 
@@ -176,15 +181,6 @@ def _print_explained(found: dict[str, Any], epochs: int) -> None:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
-
-
-def shipped() -> dict[str, Path]:
-    """Every shipped script, recipe and launch configuration by name."""
-    import recipes
-
-    folder = Path(next(iter(recipes.__path__)))
-    files = [*folder.glob("configs/*.yaml"), *folder.glob("accelerate/*.yaml"), *folder.glob("[!_]*.py")]
-    return {path.stem: path for path in sorted(files, key=lambda path: (path.suffix, path.parent.name, path.name))}
 
 
 def _first_line(path: Path) -> str:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from toolkit.cli.output import JsonFlag, print_json
-from toolkit.cli.recipes import shipped
 from toolkit.user_paths import require_local
 
 
@@ -26,17 +25,11 @@ def train(
 
     Example: toolkit train digits --out runs/digits training.epochs=5
     """
-    from toolkit.recipe.origins import naming_origins
-    from toolkit.recipe.schema import leaves, load_recipe
-
     require_local(config)
-    path = shipped().get(config, Path(config))
-    recipe = load_recipe(path, overrides or ())
-    from recipes.finetune import finetune
+    from toolkit.api import finetune
     from toolkit.training.setup import print_summary
 
-    with naming_origins(path, overrides or (), leaves(recipe)):
-        summary = finetune(recipe, out, resume=resume, force=force)
+    summary = finetune(config, out=out, overrides=overrides or (), resume=resume, force=force).summary
     if json:
         print_json({"run": str(out)} | summary)
     else:

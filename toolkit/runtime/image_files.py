@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from toolkit.errors import ToolkitError
 from toolkit.regular_files import open_regular, require_regular
 from toolkit.runtime.decode import FORMATS, IN_MEMORY, MAX_BYTES, SIGNED_FORMATS, UnreadableImageError, decoding
 
@@ -197,3 +198,33 @@ def _with_all_above(folder: Path) -> set[tuple[int, int]]:
 
 def _files_below(folder: str) -> int:
     return sum(len(files) for _, _, files in islice(os.walk(folder), MOST_FOLDERS))
+
+
+def expand(paths: list[Path]) -> list[Path]:
+    """:func:`find_images` without what is left out."""
+    return [Path(name) for name in find_images(paths).names]
+
+
+def find_images(paths: list[Path]) -> FoundImages:
+    """Files as given; a folder stands for the images below it, sorted, and what else lies there is counted.
+
+    Raises:
+        ToolkitError: a folder without images, or one that can't be listed.
+    """
+    files, left_out = list[str](), Counter[str]()
+    for path in paths:
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on names that are too long
+            files.append(str(path))
+            continue
+        try:
+            below = images_below(path)
+        except OSError as error:
+            what = f"can't list the folder: {error.strerror or error}"
+            raise ToolkitError(what, where=error.filename or path, fix="check its permissions") from error
+        if not below.names:
+            others = f"; left out: {in_words(below.left_out)}" if below.left_out else ""
+            fix = "give image files or a folder that holds some"
+            raise ToolkitError(f"no images in the folder{others}", where=path, fix=fix)
+        files += below.names
+        left_out += below.left_out
+    return FoundImages(files, left_out)

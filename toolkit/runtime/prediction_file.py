@@ -40,7 +40,7 @@ def check_prediction_file(path: Path) -> None:
 
 @contextmanager
 def prediction_file(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
-    """A function that adds an entry of :class:`toolkit.runtime.predict.Predictor` to the file.
+    """A function that adds an entry (:func:`toolkit.serving.predictor.entry_of`) to the file.
 
     The file takes its place when all entries are written; after an error or an interruption nothing changed.
     A table (CSV, Parquet) has the columns ``path``, ``label``, ``probability`` and ``error``, and then

@@ -10,8 +10,8 @@ import numpy as np
 
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
-from toolkit.runtime.predict import graph_input
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session, runnable
 from toolkit.runtime.signature import check_signature

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +18,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.inputs import Feed, examples_in
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import available_mib, is_allocation_failure, resident_mib
+from toolkit.serving.pool import SessionPool
 
 BLOCKS = 4
 """Turns of each combination."""
@@ -194,14 +194,17 @@ def closed_loop(engines: Sequence[Engine], batches: Sequence[Feed], least: Least
     """
     together = threading.Barrier(len(engines))
 
-    def work(place: int) -> tuple[list[float], float]:
-        engine, offset = engines[place], place * len(batches) // len(engines)
+    def work(engine: Engine, place: int) -> tuple[list[float], float]:
+        offset = place * len(batches) // len(engines)
         try:
             engine.warm_up(batches, REWARM_RUNS)
         except BaseException:
             together.abort()
             raise
-        together.wait()
+        try:
+            together.wait()
+        except threading.BrokenBarrierError:
+            return [], 0.0  # another session failed, whose error is raised
         times: list[float] = []
         images, started = 0, time.perf_counter()
         while len(times) < least.runs or time.perf_counter() - started < least.seconds:
@@ -210,11 +213,6 @@ def closed_loop(engines: Sequence[Engine], batches: Sequence[Feed], least: Least
             images += examples_in(batch)
         return times, images / (time.perf_counter() - started)
 
-    with ThreadPoolExecutor(len(engines)) as workers:
-        futures = [workers.submit(work, place) for place in range(len(engines))]
-    failures = [future.exception() for future in futures]
-    for failure in failures:
-        if failure is not None and not isinstance(failure, threading.BrokenBarrierError):
-            raise failure
-    counted = [future.result() for future in futures]
+    with SessionPool(engines) as pool:
+        counted = pool.each(work)
     return [seconds for times, _ in counted for seconds in times], sum(rate for _, rate in counted)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,7 @@ from export.latency.statistics import PERCENTILES, percentiles
 from toolkit.errors import ToolkitError
 from toolkit.runtime.inputs import examples_in, part_of
 from toolkit.runtime.memory import peak_resident_mib, reset_peak, resident_mib
+from toolkit.serving.pool import SessionPool
 
 LEAST = Least(runs=500, seconds=10.0)
 """Requests, and seconds, of a point."""
@@ -168,7 +168,7 @@ def _work_through(server: Server, queue: Queue, samples: Samples, finished: Any,
     """
     sizes: list[int] = []
 
-    def work(engine: Engine) -> None:
+    def work(engine: Engine, place: int) -> None:
         try:
             while requests := queue.take():
                 engine.run(samples.batch(requests))
@@ -180,11 +180,9 @@ def _work_through(server: Server, queue: Queue, samples: Samples, finished: Any,
             # the run is over for all, whether it ended or an engine failed
             queue.stopped = True
 
-    with ThreadPoolExecutor(len(server.engines)) as workers:
-        futures = [workers.submit(work, engine) for engine in server.engines]
+    with SessionPool(server.engines) as pool:
         try:
-            for future in futures:
-                future.result()
+            pool.each(work)
         finally:
             queue.stopped = True
     return sizes

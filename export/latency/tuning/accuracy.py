@@ -11,8 +11,8 @@ import numpy as np
 from toolkit.errors import ToolkitError
 from toolkit.metrics.intervals import paired_drop
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
-from toolkit.runtime.predict import graph_input
 
 if TYPE_CHECKING:
     from toolkit.data.source import Example

@@ -31,8 +31,8 @@ from toolkit.models.temperature import fit_temperature
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.predict import Predictor
 from toolkit.runtime.verify import verify
+from toolkit.serving.classifier import Classifier
 
 CONTRACT = {
     "max_abs_logit",
@@ -121,9 +121,8 @@ def test_a_bundle_of_int8_alone_is_served_by_default(finished_run: Path, tmp_pat
     export_bundle(Run(finished_run), tmp_path / "bundle", Wanted(precisions=["int8"]))
     opened = Bundle(tmp_path / "bundle")
     assert (opened.manifest.default, opened.precisions) == ("model.int8.onnx", ["int8"])
-    session = opened.session(threads=1)
     files = [opened.path / "golden" / name for name in opened.golden().names]
-    by_label = [entry["label"] for entry in Predictor(opened, session)(files)]
+    by_label = [entry["label"] for entry in Classifier.open(opened, threads=1).entries(files)]
     assert by_label == [opened.labels[row.argmax()] for row in opened.golden().outputs["int8"]]
     assert verify(opened.path)["passed"]
     with pytest.raises(ToolkitError, match="no fp32 graph"):

@@ -21,9 +21,9 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import usable_cores
-from toolkit.runtime.predict import Predictor
 from toolkit.runtime.serving import Budget, Serving
 from toolkit.runtime.verify import verify
+from toolkit.serving.classifier import Classifier
 
 LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1), Least(10, 0))
 NO_DROP = Drop(0.0, (0.0, 0.0), 0.0, 100, "nothing lost")
@@ -60,7 +60,12 @@ def test_the_choice_is_written_and_used_by_what_runs_the_bundle(bundle: Path) ->
     assert session.threads == chosen.threads_here()
     assert opened.tuned_for("cuda") is None
     images = [bundle / "golden" / name for name in opened.golden().names]
-    tuned, plain = (list(Predictor(opened, each)(images, 4)) for each in (session, opened.session(precision="fp32")))
+    with Classifier.open(opened) as served:
+        assert len(served.pool.sessions) == chosen.sessions
+        assert {each.threads for each in served.pool.sessions} == {chosen.threads}
+        assert served.pool.batch_size == chosen.batch_size
+        tuned = list(served.entries(images, batch_size=4))
+    plain = list(Classifier.open(opened, precision="fp32").entries(images, batch_size=4))
     if chosen.precision == "fp32":
         assert tuned == plain
     assert verify(bundle)["passed"]

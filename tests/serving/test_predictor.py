@@ -15,7 +15,8 @@ from tiny_graph import LABELS, graph_bytes, rounding
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.predict import Predictor, expand, find_images
+from toolkit.runtime.image_files import expand, find_images
+from toolkit.serving.classifier import Classifier
 
 
 def test_predictions_come_in_order_with_an_error_in_its_place(bundle: Path, tmp_path: Path) -> None:
@@ -24,7 +25,7 @@ def test_predictions_come_in_order_with_an_error_in_its_place(bundle: Path, tmp_
     good = [bundle / "golden" / name for name in GOLDEN_NAMES]
     paths = [good[2], bad, good[0], missing, good[1]]
     opened = Bundle(bundle)
-    entries = list(Predictor(opened, opened.session(threads=1))(paths))
+    entries = list(Classifier.open(opened, threads=1).entries(paths))
 
     assert [entry["path"] for entry in entries] == [str(path) for path in paths]
     assert entries[1] == {"path": str(bad), "error": "not an image that Pillow knows"}
@@ -41,10 +42,10 @@ def test_predictions_come_in_order_with_an_error_in_its_place(bundle: Path, tmp_
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_predictions_do_not_depend_on_the_batch_size(bundle: Path, batch_size: int) -> None:
     opened = Bundle(bundle)
-    predictor = Predictor(opened, opened.session(threads=1))
+    classifier = Classifier.open(opened, threads=1)
     paths = [bundle / "golden" / name for name in (*GOLDEN_NAMES, "missing.png", GOLDEN_NAMES[0])]
     allowed = 2 * rounding(opened.golden().inputs["pixel_values"])
-    for one, other in zip(predictor(paths), predictor(paths, batch_size), strict=True):
+    for one, other in zip(classifier.entries(paths), classifier.entries(paths, batch_size=batch_size), strict=True):
         assert {key: one[key] for key in one if key != "probabilities"} == {
             key: other[key] for key in other if key != "probabilities"
         }
@@ -53,7 +54,7 @@ def test_predictions_do_not_depend_on_the_batch_size(bundle: Path, batch_size: i
 
 def test_files_that_are_all_bad_need_no_graph(bundle: Path, tmp_path: Path) -> None:
     opened = Bundle(bundle)
-    entries: list[dict[str, Any]] = list(Predictor(opened, opened.session(threads=1))([tmp_path / "missing.png"]))
+    entries: list[dict[str, Any]] = list(Classifier.open(opened, threads=1).entries([tmp_path / "missing.png"]))
     assert ["error" in entry for entry in entries] == [True]
 
 
@@ -80,7 +81,7 @@ def test_what_a_folder_holds_beside_images_is_counted(bundle: Path, tmp_path: Pa
     assert found.names == [str(tmp_path / name) for name in names]
     assert found.left_out == {"@eaDir": 1, "hidden": 1, ".txt": 1}
     opened = Bundle(bundle)
-    entries = list(Predictor(opened, opened.session(threads=1))(expand([tmp_path / "b"])))
+    entries = list(Classifier.open(opened, threads=1).entries(expand([tmp_path / "b"])))
     assert ["error" in entry for entry in entries] == [False, True]
 
 
@@ -97,6 +98,6 @@ def test_an_image_that_the_graph_gives_nan_for_has_an_error_and_no_label(bundle:
     (bundle / "model.onnx").write_bytes(model.SerializeToString())
     Bundle(bundle).update_manifest()
     opened = Bundle(bundle)
-    (entry,) = Predictor(opened, opened.session(threads=1))([bundle / "golden" / GOLDEN_NAMES[0]])
+    (entry,) = Classifier.open(opened, threads=1).entries([bundle / "golden" / GOLDEN_NAMES[0]])
     assert set(entry) == {"path", "error"}
     assert "NaN" in entry["error"]

@@ -1,0 +1,345 @@
+"""The Python API: what each verb of the command line does, as a function with typed results.
+
+Everything heavy is imported inside the functions, so that ``import toolkit`` stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from toolkit.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.recipe.schema import Recipe
+    from toolkit.runs.finished_run import Run
+    from toolkit.runtime.bundle import Bundle
+    from toolkit.serving.classifier import Classifier
+
+MAX_ACCURACY_DROP = 1.0
+"""Percentage points that ``--precision auto`` may lose, unless told otherwise."""
+
+
+def load(
+    bundle: Path | str,
+    *,
+    provider: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    sessions: int | None = None,
+    batch_size: int | None = None,
+) -> Classifier:
+    """Open a bundle as a classifier; without torch.
+
+    What is not given is as ``toolkit tune`` chose it for this bundle, else the CPU, the default precision and one
+    session on all cores.
+
+    Args:
+        bundle: folder of it.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``.
+        precision: of the graph: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        threads: of a session.
+        sessions: side by side.
+        batch_size: images that a session takes at once, at most.
+
+    Raises:
+        ToolkitError: no bundle, a file that differs from its manifest, or a provider that is not there.
+
+    Example:
+        >>> classifier = toolkit.load(bundle)
+        >>> prediction = classifier.predict(image)
+        >>> prediction.label in classifier.labels
+        True
+    """
+    from toolkit.serving.classifier import Classifier
+
+    return Classifier.open(
+        bundle, provider=provider, precision=precision, threads=threads, sessions=sessions, batch_size=batch_size
+    )
+
+
+def finetune(
+    recipe: Recipe | Path | str,
+    *,
+    out: Path | str,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    force: bool = False,
+) -> Run:
+    """Fine-tune by a recipe, in this process.
+
+    Args:
+        recipe: a recipe, the file of one, or the name of one that is shipped (``digits``).
+        out: run folder to write.
+        overrides: ``section.key=value`` for a recipe that is read from a file.
+        resume: go on from the newest checkpoint in ``out``.
+        force: remove the run that is in ``out`` already.
+
+    Returns:
+        The finished run; its ``summary`` holds the metrics.
+
+    Raises:
+        ToolkitError: a mistake in the recipe, its data or its encoder.
+
+    Example:
+        >>> run = toolkit.finetune("digits", out=out, overrides=[f"data.path={data}", "training.epochs=1"])
+        >>> 0 <= run.summary["test"]["accuracy"] <= 1
+        True
+    """
+    from toolkit.recipe.origins import naming_origins
+    from toolkit.recipe.schema import Recipe, leaves, load_recipe
+    from toolkit.recipe.shipped import find_recipe
+
+    if isinstance(recipe, Recipe):
+        if overrides:
+            fix = "change the recipe itself, or give the file of one"
+            raise ToolkitError("a recipe in memory takes no overrides", where="overrides", fix=fix)
+        return _finetuned(recipe, Path(out), resume=resume, force=force)
+    path = find_recipe(recipe)
+    loaded = load_recipe(path, overrides)
+    with naming_origins(path, overrides, leaves(loaded)):
+        return _finetuned(loaded, Path(out), resume=resume, force=force)
+
+
+def _finetuned(recipe: Recipe, out: Path, *, resume: bool, force: bool) -> Run:
+    from recipes.finetune import finetune as train
+    from toolkit.runs.finished_run import Run
+
+    train(recipe, out, resume=resume, force=force)
+    return Run(out)
+
+
+def export(
+    run: Run | Path | str,
+    *,
+    out: Path | str,
+    precision: str | Sequence[str] | None = None,
+    max_accuracy_drop: float | None = None,
+    input: Literal["image", "pixel_values"] = "image",
+    provider: str = "cpu",
+    threads: int | None = None,
+    images: int | None = None,
+    calibration_images: int | None = None,
+    data: Path | str | None = None,
+    sign: Path | None = None,
+    force: bool = False,
+    report: Any = None,
+) -> Bundle:
+    """Fuse a run's encoder and head into one ONNX graph, prove it against PyTorch and pack a bundle.
+
+    Args:
+        run: a finished run, or its folder.
+        out: bundle folder to write; it appears only if every graph passed.
+        precision: of the graphs, the default first: a list, ``"fp32,int8"``, or ``"auto"`` for the fastest within
+            ``max_accuracy_drop``; that of the run's trunk, or fp32, unless given.
+        max_accuracy_drop: percentage points that ``auto`` may lose; 1 unless given.
+        input: what the graph takes: decoded images of any size, or what the image processor gives.
+        provider: that the graphs are made for and that parity runs on.
+        threads: of a session; the usable cores unless given.
+        images: held-out images that parity uses; fewer are an error.
+        calibration_images: training images that ranges of activations are measured on.
+        data: where the run's data is, if it is no longer where its recipe says.
+        sign: private key (PEM) to sign the bundle with.
+        force: replace a bundle that is already there.
+        report: told what is done, and how many images of it are.
+
+    Returns:
+        The bundle; its ``parity`` says what was proven.
+
+    Raises:
+        CheckFailed: a graph runs unfused or elsewhere than asked, or parity failed.
+        ToolkitError: the run, its data or ``out`` is not usable, or the provider can't run a precision.
+
+    Example:
+        >>> bundle = toolkit.export(run, out=out, precision="fp32")
+        >>> bundle.parity["results"]["fp32"]["cpu"]["passed"]
+        True
+    """
+    from export.bundle import Wanted, export_bundle
+    from export.graph.classifier_graph import check_input
+    from toolkit.runtime.bundle import Bundle
+
+    precisions, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
+    wanted = Wanted(check_input(input), precisions, budget, images, calibration_images)
+    more = {} if report is None else {"report": report}
+    export_bundle(
+        opened_run(run, data), Path(out), wanted, provider=provider, threads=threads, sign=sign, force=force, **more
+    )
+    return Bundle(Path(out))
+
+
+def parity(
+    bundle: Bundle | Path | str,
+    *,
+    run: Path | str | None = None,
+    images: Path | str | None = None,
+    count: int | None = None,
+    precision: str | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    data: Path | str | None = None,
+    out: Path | None = None,
+    sign: Path | None = None,
+    report: Any = None,
+) -> dict[str, Any]:
+    """Prove a bundle's graphs against PyTorch again, and write the outcome into the bundle.
+
+    Args:
+        bundle: a bundle, or its folder.
+        run: folder of the run, if it is no longer where the export found it.
+        images: a folder of images to look at instead; the bundle then stays as it is.
+        count: held-out images to use.
+        precision: of the graph; each that the provider runs unless given.
+        provider: to run on.
+        threads: of a session.
+        data: where the run's data is, if it is no longer where its recipe says.
+        out: file for the outcome; the bundle then stays as it is.
+        sign: key to sign the changed bundle with.
+        report: told what is done, and how many images of it are.
+
+    Returns:
+        The content of ``parity.json``; ``results`` holds an entry with ``passed`` by precision and provider.
+
+    Raises:
+        ToolkitError: the run or its data is gone, or holds another checkpoint.
+
+    Example:
+        >>> toolkit.parity(bundle)["results"]["fp32"]["cpu"]["passed"]
+        True
+    """
+    from export.bundle import prove_again
+    from export.change import Target
+    from toolkit.runs.finished_run import run_of
+
+    opened = opened_bundle(bundle)
+    more = {} if report is None else {"report": report}
+    return prove_again(
+        opened,
+        run_of(opened, path_of(run), path_of(data)),
+        precision=precision,
+        provider=provider,
+        threads=threads,
+        count=count,
+        folder=path_of(images),
+        to=Target(out, sign),
+        **more,
+    )
+
+
+def bench_latency(
+    bundle: Bundle | Path | str,
+    *,
+    batch_sizes: Sequence[int] = (1, 8, 32),
+    compare: Sequence[str] = (),
+    scenarios: Sequence[str] = (),
+    provider: str = "cpu",
+    precision: str | None = None,
+    threads: int | None = None,
+    runs: int = 50,
+    seconds: float = 2.0,
+    images: Path | str | None = None,
+    target_p99_ms: float | None = None,
+    details: bool = True,
+    run: Path | str | None = None,
+    data: Path | str | None = None,
+    out: Path | None = None,
+    sign: Path | None = None,
+    advance: Any = None,
+    announce: Any = None,
+) -> dict[str, Any]:
+    """Measure latency and throughput in alternating blocks, and write ``latency.json`` into the bundle.
+
+    Args:
+        bundle: a bundle, or its folder.
+        batch_sizes: images a run.
+        compare: other engines to measure in alternation, such as ``torch-eager``.
+        scenarios: of ``offline``, ``server``, ``multi-stream`` and ``concurrency``.
+        provider: to run on.
+        precision: of the graph; each that the provider runs unless given.
+        threads: of a session.
+        runs: to count for each engine and batch size, at least.
+        seconds: to count for each engine and batch size, at least.
+        images: folder to draw inputs from; held-out images, or the golden ones, unless given.
+        target_p99_ms: p99 that the server scenario holds.
+        details: also measure cold start, memory, the steps of a request and the machine's limits.
+        run: folder of the run, if it is no longer where the export found it.
+        data: where the run's data is, if it is no longer where its recipe says.
+        out: file for the outcome; the bundle then stays as it is.
+        sign: key to sign the changed bundle with.
+        advance: told what is measured.
+        announce: told how many seconds it will take.
+
+    Returns:
+        The content of ``latency.json``: ``rows`` with ``p50_ms``, ``p99_ms`` and ``throughput_ips``, ``machine``.
+
+    Raises:
+        CheckFailed: a file of the bundle differs from its manifest, or its parity failed.
+        ToolkitError: an engine, a scenario or a batch size that there is not.
+
+    Example:
+        >>> latency = toolkit.bench_latency(bundle, batch_sizes=[1], seconds=0, details=False)
+        >>> latency["rows"][0]["p50_ms"] > 0
+        True
+    """
+    from export.benchmark import Compared, Measured, benchmark
+    from export.change import Target
+    from export.latency.measure import Least
+
+    more = {name: told for name, told in (("advance", advance), ("announce", announce)) if told is not None}
+    return benchmark(
+        opened_bundle(bundle),
+        provider=provider,
+        batch_sizes=list(batch_sizes),
+        compare=Compared(list(compare), path_of(run), path_of(data)),
+        least=Least(runs, seconds),
+        measured=Measured(precision, threads, path_of(images), list(scenarios), target_p99_ms, details),
+        to=Target(out, sign),
+        **more,
+    )
+
+
+def precisions_asked_for(
+    precision: str | Sequence[str] | None, max_accuracy_drop: float | None, provider: str
+) -> tuple[Sequence[str], float | None]:
+    """The precisions that are asked for, or the budget of a search for the best.
+
+    Raises:
+        ToolkitError: none, auto beside others, a budget without auto, or a precision that the provider can't run.
+    """
+    given = precision.split(",") if isinstance(precision, str) else list(precision or ())
+    names = [name.strip() for name in given if name.strip()]
+    if precision is not None and not names:
+        raise ToolkitError("no precision is named", where="--precision", fix="write it like fp32,int8, or auto")
+    if "auto" not in names:
+        if max_accuracy_drop is not None:
+            fix = "add --precision auto, or leave it out"
+            raise ToolkitError("a budget is for --precision auto", where="--max-accuracy-drop", fix=fix)
+        from toolkit.runtime.session import require_precision
+
+        return [require_precision(name, provider) for name in names], None
+    if len(names) > 1:
+        fix = "ask for auto alone, or name the precisions"
+        raise ToolkitError("auto chooses the precision itself", where="--precision", fix=fix)
+    return [], MAX_ACCURACY_DROP if max_accuracy_drop is None else max_accuracy_drop
+
+
+def opened_run(run: Run | Path | str, data: Path | str | None = None) -> Run:
+    """A run that is given itself, or by its folder."""
+    from toolkit.runs.finished_run import Run
+
+    if isinstance(run, Run) and data is None:
+        return run
+    return Run(run.path if isinstance(run, Run) else Path(run), path_of(data))
+
+
+def opened_bundle(bundle: Bundle | Path | str) -> Bundle:
+    """A bundle that is given itself, or by its folder."""
+    from toolkit.runtime.bundle import Bundle
+
+    return bundle if isinstance(bundle, Bundle) else Bundle(Path(bundle))
+
+
+def path_of(given: Path | str | None) -> Path | None:
+    """A path, where one is given."""
+    return None if given is None else Path(given)

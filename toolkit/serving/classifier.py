@@ -1,0 +1,93 @@
+"""A bundle as a classifier: what ``toolkit.load`` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+from toolkit.errors import ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.examples import Source
+from toolkit.serving.pool import BundlePool, open_pool
+from toolkit.serving.predictor import Predicted, Prediction, Predictor, entry_of
+
+Several = list[Source] | tuple[Source, ...]
+
+
+class Classifier:
+    """Predicts images by a bundle's graph, in the sessions that ``serving.json`` says or one on all cores.
+
+    It may be used from several threads, and as a context manager, which ends its own.
+
+    Example:
+        >>> with toolkit.load("bundles/digits") as classifier:
+        ...     classifier.predict("digit.png").label
+        '3'
+    """
+
+    def __init__(self, bundle: Bundle, pool: BundlePool) -> None:
+        self.bundle, self.pool = bundle, pool
+        self._predictor = Predictor(bundle, pool)
+
+    @classmethod
+    def open(cls, bundle: Bundle | Path | str, **settings: Any) -> Classifier:
+        """Load a bundle; see :func:`toolkit.serving.pool.open_pool` for the settings and errors."""
+        opened = bundle if isinstance(bundle, Bundle) else Bundle(Path(bundle))
+        return cls(opened, open_pool(opened, **settings))
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes, in the order of the logits."""
+        return self.bundle.labels
+
+    @overload
+    def predict(self, images: Source, *, batch_size: int | None = None) -> Prediction: ...
+
+    @overload
+    def predict(self, images: Several, *, batch_size: int | None = None) -> list[Prediction]: ...
+
+    def predict(self, images: Source | Several, *, batch_size: int | None = None) -> Prediction | list[Prediction]:
+        """Predict one image, or several in order.
+
+        Args:
+            images: a path, the content of a file, a Pillow image, an RGB array uint8 [height, width, 3]; or a list
+                or tuple of these.
+            batch_size: images a run, at most.
+
+        Returns:
+            A prediction, or a list of them for a list.
+
+        Raises:
+            UnreadableImageError: an image can't be decoded.
+            ToolkitError: something that is no image, or probabilities that are no numbers.
+        """
+        several = images if isinstance(images, (list, tuple)) else [images]
+        found: list[Prediction] = []
+        for predicted in self.stream(several, batch_size=batch_size):
+            if isinstance(predicted, ToolkitError):
+                raise predicted
+            found.append(predicted)
+        return found if several is images else found[0]
+
+    def stream(self, images: Iterable[Source], *, batch_size: int | None = None) -> Iterator[Predicted]:
+        """Yield predictions of any number of images as they are ready, with an error in the place of a bad one."""
+        return self._predictor(images, batch_size)
+
+    def entries(
+        self, paths: Sequence[Path], top_k: int | None = None, *, batch_size: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what ``toolkit predict --json`` says of files; see :func:`toolkit.serving.predictor.entry_of`."""
+        for path, predicted in zip(paths, self.stream(paths, batch_size=batch_size), strict=True):
+            yield entry_of(path, predicted, top_k)
+
+    def close(self) -> None:
+        """End the sessions' threads."""
+        self.pool.close()
+
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

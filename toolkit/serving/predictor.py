@@ -1,0 +1,124 @@
+"""Labels and calibrated probabilities of images, from a bundle alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.errors import ToolkitError
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decode import UnreadableImageError
+from toolkit.runtime.examples import Source, graph_input
+from toolkit.runtime.inputs import Example, places_by_shapes, stacked, windows
+from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.session import Outputs
+from toolkit.serving.pool import AHEAD, BundlePool
+from toolkit.text import path_text
+
+MOST_CLASSES, FEW = 100, 10
+NOT_A_NUMBER = "the graph gives probabilities that are no numbers (NaN) for it"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a bundle says of an image."""
+
+    label: str
+    probability: float
+    """Of the label, calibrated."""
+    probabilities: Mapping[str, float]
+    """By label, in the bundle's order."""
+    logits: Float32 = field(repr=False, compare=False)
+    """[classes]."""
+
+
+Predicted = Prediction | ToolkitError
+"""A prediction, or why there is none: an image that can't be read, or probabilities that are no numbers."""
+
+
+class Predictor:
+    """A bundle in service: images in, predictions out, in order and over all sessions of a pool.
+
+    Batches are cut from the stream of images by its order and their sizes alone, so that the same
+    images give the same predictions to the bit, however many sessions share them.
+    """
+
+    def __init__(self, bundle: Bundle, pool: BundlePool) -> None:
+        self.bundle, self.pool = bundle, pool
+
+    def __call__(self, sources: Iterable[Source], batch_size: int | None = None) -> Iterator[Predicted]:
+        """Yield a prediction an image, in order.
+
+        Args:
+            sources: images; a few batches of them are held at once.
+            batch_size: images a run, at most: the pool's unless given; fewer where they are large.
+        """
+        most = batch_size or self.pool.batch_size
+        pending: deque[tuple[list[Example | ToolkitError], list[tuple[list[int], Future[Outputs]]]]] = deque()
+        for window in windows(map(self._read, sources), most):
+            examples = {place: read for place, read in enumerate(window) if not isinstance(read, ToolkitError)}
+            runs = [
+                (places, self.pool.submit(stacked(examples[place] for place in places)))
+                for places in places_by_shapes(examples)
+            ]
+            pending.append((window, runs))
+            if len(pending) > AHEAD * len(self.pool.sessions) - 1:
+                yield from self._gathered(*pending.popleft())
+        while pending:
+            yield from self._gathered(*pending.popleft())
+
+    def _read(self, source: Source) -> Example | ToolkitError:
+        try:
+            return graph_input(self.pool.input, self.bundle.preprocess, source)
+        except UnreadableImageError as error:
+            return error
+
+    def _gathered(
+        self, window: list[Example | ToolkitError], runs: list[tuple[list[int], Future[Outputs]]]
+    ) -> Iterator[Predicted]:
+        predicted: dict[int, Predicted] = {
+            place: read for place, read in enumerate(window) if isinstance(read, ToolkitError)
+        }
+        for places, run in runs:
+            outputs = run.result()
+            for row, place in enumerate(places):
+                predicted[place] = self._prediction({name: values[row] for name, values in outputs.items()})
+        yield from (predicted[place] for place in range(len(window)))
+
+    def _prediction(self, outputs: Mapping[str, Float32]) -> Predicted:
+        """What is said of one image: ``logits`` and ``probabilities``, each [classes]."""
+        labels, row = self.bundle.labels, outputs["probabilities"]
+        if not np.isfinite(row).all():
+            return ToolkitError(NOT_A_NUMBER, where=self.bundle.path, fix="verify the bundle")
+        best = int(row.argmax())
+        named = dict(zip(labels, map(float, row), strict=True))
+        return Prediction(labels[best], float(row[best]), named, outputs["logits"])
+
+
+def entry_of(path: Path, predicted: Predicted, top_k: int | None = None) -> dict[str, Any]:
+    """A prediction as an object of JSON: ``path``, ``label`` and ``probabilities``, or ``path`` and ``error``.
+
+    Args:
+        path: of the image.
+        predicted: what is said of it.
+        top_k: likeliest classes whose probabilities are given, the likeliest first; all in the bundle's order if None.
+    """
+    if isinstance(predicted, ToolkitError):
+        reason = predicted.reason if isinstance(predicted, UnreadableImageError) else predicted.what
+        return {"path": path_text(path), "error": reason}
+    probabilities = predicted.probabilities
+    if top_k is not None and top_k < len(probabilities):
+        ranked = sorted(probabilities, key=lambda label: -probabilities[label])
+        probabilities = {label: probabilities[label] for label in ranked[:top_k]}
+    return {"path": path_text(path), "label": predicted.label, "probabilities": dict(probabilities)}
+
+
+def default_top_k(classes: int) -> int | None:
+    """All classes, of more than 100 the ten likeliest: each of 1,000 would be 40 kB an image."""
+    return None if classes <= MOST_CLASSES else FEW
