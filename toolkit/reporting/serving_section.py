@@ -24,6 +24,7 @@ def serving_section(serving: dict[str, Any] | None) -> str:
         ("p50 latency, ms", expected.get("p50_ms"), None),
         ("p99 latency, ms", expected.get("p99_ms"), budget.get("p99_ms")),
         ("throughput, images/s", expected.get("throughput_ips"), budget.get("rate")),
+        ("throughput of predict, files/s", expected.get("files_ips"), None),
         ("accuracy lost, points", expected.get("accuracy_drop"), budget.get("max_accuracy_drop")),
     ]
     columns = {

@@ -27,6 +27,9 @@ class Expected(BaseModel):
     p99_ms_at_most: float
     """Upper end of p99's 95 % interval."""
     throughput_ips: float
+    """Of all sessions, batches that are ready in memory."""
+    files_ips: float | None = None
+    """What ``predict`` gives, from encoded files to labels; None in files of older versions."""
     accuracy_drop: float
     """Percentage points of accuracy lost against the reference, on held-out images."""
     accuracy_drop_interval: tuple[float, float]

@@ -13,6 +13,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.serving import Serving
 from toolkit.runtime.session import Outputs, Session
 
 BATCH_SIZE = 32
@@ -132,6 +133,7 @@ def open_pool(
     threads: int | None = None,
     sessions: int | None = None,
     batch_size: int | None = None,
+    serving: Serving | None = None,
 ) -> BundlePool:
     """Open a bundle as ``serving.json`` has it, where that fits what is asked for; else one session on all cores.
 
@@ -142,21 +144,24 @@ def open_pool(
         threads: of a session.
         sessions: side by side.
         batch_size: images that a session takes at once, at most.
+        serving: settings in place of those of ``serving.json``.
 
     Raises:
         ToolkitError: what :meth:`toolkit.runtime.bundle.Bundle.session` raises.
     """
-    tuned = bundle.tuned_for(provider, precision)
+    tuned = serving or bundle.tuned_for(provider, precision)
+    options: dict[str, Any] = {}
     if tuned:
         cores = usable_cores()
-        threads = threads or min(tuned.threads, cores)
+        provider, precision, threads = tuned.provider, tuned.precision, threads or min(tuned.threads, cores)
         beside = cores // threads if tuned.provider == "cpu" else tuned.sessions
         sessions = sessions or max(1, min(tuned.sessions, beside))
         batch_size = batch_size or tuned.batch_size
+        options = {"session_options": tuned.session_options, "provider_options": tuned.provider_options}
     most = batch_size or BATCH_SIZE
     with bundle.holding():  # each file is read and hashed once for all sessions
         opened = [
-            bundle.session(provider=provider, precision=precision, threads=threads, batch_size=most)
+            bundle.session(provider=provider, precision=precision, threads=threads, batch_size=most, **options)
             for _ in range(sessions or 1)
         ]
     return BundlePool(opened, most)

@@ -17,6 +17,7 @@ from export.latency.scenarios.concurrency import Combination, combinations_on, c
 from export.latency.scenarios.server import Server, serve
 from export.latency.system_monitor import watched
 from export.latency.tuning.accuracy import Drop
+from export.latency.tuning.throughput import files_per_second
 from export.parity.agreement import Verdict, verdict
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -25,6 +26,7 @@ from toolkit.runtime.serving import Budget, Expected, Serving
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 ROUGH, FINAL, SERVED, CONFIRM = Least(20, 0.6), Least(200, 8.0), Least(200, 5.0), Least(300, 15.0)
+FILES = Least(5, 5.0)
 FINALISTS = 4
 GROWTH = 1.03
 """What a batch twice as large must gain in throughput for the next to be tried."""
@@ -46,6 +48,8 @@ class Effort:
     """Of each finalist at the rate asked for."""
     confirm: Least = CONFIRM
     """Of the choice, once more and apart."""
+    files: Least = FILES
+    """Of the choice, from encoded files on."""
 
 
 @dataclass
@@ -155,7 +159,7 @@ class Search:
             BATCH_SIZES,
             budget.p99_ms / 1000,
             rough=self.effort.rough,
-            apart=[*finals * FINALISTS, self.effort.confirm],
+            apart=[*finals * FINALISTS, self.effort.confirm, self.effort.files],
         )
 
     def opener(self, configuration: Configuration, kept: list[Engine] | None = None) -> Callable[[object], Engine]:
@@ -282,7 +286,7 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     disturbances = conditions.facts["throttled"]
     if best is None:
         raise nothing_keeps(budget, finalists, disturbances)
-    serving = _serving(search, best, budget)
+    serving = _with_files(search, _serving(search, best, budget))
     rows = [each.row(budget, final=each in finalists) for each in found]
     # with a rate, only what was served at that rate has a p99 that may be compared
     optimal = pareto(
@@ -347,6 +351,13 @@ def _ranked(found: Sequence[Configuration], budget: Budget) -> list[Configuratio
     best = sorted(seem, key=lambda each: -each.throughput_ips)
     quickest = min(usable, key=lambda each: float(each.figures["p50_ms"]))
     return best if quickest in best else [*best, quickest]
+
+
+def _with_files(search: Search, serving: Serving) -> Serving:
+    """The choice, with what it gives from files on."""
+    search.advance("predicting files")
+    files_ips = files_per_second(search.bundle, serving, search.pool.contents, search.effort.files)
+    return serving.model_copy(update={"expected": serving.expected.model_copy(update={"files_ips": files_ips})})
 
 
 def _serving(search: Search, best: Configuration, budget: Budget) -> Serving:

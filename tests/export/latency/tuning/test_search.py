@@ -25,7 +25,7 @@ from toolkit.runtime.serving import Budget, Serving
 from toolkit.runtime.verify import verify
 from toolkit.serving.classifier import Classifier
 
-LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1), Least(10, 0))
+LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1), Least(10, 0), Least(1, 0))
 NO_DROP = Drop(0.0, (0.0, 0.0), 0.0, 100, "nothing lost")
 
 
@@ -51,6 +51,7 @@ def test_the_choice_is_written_and_used_by_what_runs_the_bundle(bundle: Path) ->
     opened = Bundle(bundle)
     assert opened.differences() == []
     assert opened.serving == chosen == Serving.model_validate_json((bundle / "serving.json").read_bytes())
+    assert chosen.expected.files_ips
     assert chosen.expected.p99_ms <= chosen.expected.p99_ms_at_most <= 0.9 * 5000
     (row,) = [row for row in outcome["tried"] if row["chosen"]]
     assert row["finalist"]
