@@ -25,8 +25,8 @@ from toolkit.files import write_json
 from toolkit.metrics.calibration import calibration_error
 from toolkit.metrics.intervals import exact_interval, paired_drop
 from toolkit.metrics.split import SplitScores
-from toolkit.models.temperature import fit_temperature
 from toolkit.runtime.machine import describe_machine
+from toolkit.tasks.temperature import fit_temperature
 
 RESULTS = Path(__file__).parent / "results" / "uncertainty.json"
 WORLDS = [(2, 1.5), (2, 8.0), (2, 20.0), (10, 2.0), (10, 6.0), (10, 15.0), (100, 2.0), (100, 12.0)]

@@ -160,7 +160,8 @@ def export_bundle(
 def _finish(stage: Path, run: Run, default: str, provenance: dict[str, Any]) -> None:
     """Plots, pages and manifest."""
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    manifest = Manifest(toolkit_version=__version__, created=created, default=default, provenance=provenance)
+    task = run.classifier.task.name
+    manifest = Manifest(toolkit_version=__version__, created=created, default=default, task=task, provenance=provenance)
     for plot in sorted((run.path / "plots").glob("*.png")):
         (stage / "plots").mkdir(exist_ok=True)
         shutil.copyfile(plot, stage / "plots" / plot.name)

@@ -15,7 +15,14 @@ GROUND = {
     *("toolkit.regular_files", "toolkit.strict_json", "toolkit.strict_yaml", "toolkit.terminal", "toolkit.text"),
     *("toolkit.progress_lines", "toolkit.user_paths"),
 }
-MODELS_AND_DATA = GROUND | {"toolkit.runtime", "toolkit.recipe", "toolkit.data", "toolkit.models", "toolkit.metrics"}
+MODELS_AND_DATA = GROUND | {
+    "toolkit.runtime",
+    "toolkit.recipe",
+    "toolkit.data",
+    "toolkit.models",
+    "toolkit.tasks",
+    "toolkit.metrics",
+}
 MAY_IMPORT = {
     "toolkit.text": set(),
     "toolkit.strict_json": {"toolkit.text"},
@@ -33,7 +40,8 @@ MAY_IMPORT = {
     "toolkit.serving": GROUND | {"toolkit.runtime"},
     "toolkit.recipe": GROUND,
     "toolkit.data": GROUND | {"toolkit.runtime", "toolkit.recipe"},
-    "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.recipe"},
+    "toolkit.tasks": GROUND | {"toolkit.runtime", "toolkit.recipe", "toolkit.metrics"},
+    "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.recipe", "toolkit.tasks"},
     "toolkit.metrics": set(),
     "toolkit.reporting": GROUND | {"toolkit.runtime"},
     "toolkit.runs": MODELS_AND_DATA,

@@ -75,6 +75,7 @@ def build_graph(
     metadata = {
         "labels": json.dumps(classifier.labels, ensure_ascii=False),
         "preprocess": preprocess.model_dump_json(),
+        "task": classifier.task.name,
         METADATA: form.model_dump_json(),
         "provenance": json.dumps(provenance, ensure_ascii=False, sort_keys=True),
     }

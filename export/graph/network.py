@@ -320,10 +320,12 @@ class NetworkBuilder:
         return self.linear(x, last, to=LOGITS)
 
     def probabilities(self, logits: str) -> str:
-        """Softmax of the logits over the temperature."""
+        """The task's activation of the logits over the temperature."""
         value = self.classifier.temperature if self.form.temperature is None else self.form.temperature
         temperature = self.builder.constant(value, np.float32, name="temperature")
         scaled = self.builder.node("Div", [logits, temperature], name=f"{PROBABILITIES}/Div")
+        if self.classifier.task.activation == "sigmoid":
+            return str(self.builder.node("Sigmoid", [scaled], name=PROBABILITIES))
         return str(self.builder.node("Softmax", [scaled], name=PROBABILITIES, axis=-1))
 
 

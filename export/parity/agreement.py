@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from toolkit.metrics.intervals import bounded_interval, images_needed
-from toolkit.metrics.split import SplitScores
 from toolkit.runtime.preprocess import Float32
+from toolkit.tasks.task import Task
 
 CONFIDENCE = 0.95
 METRICS = ("accuracy", "nll", "expected_calibration_error")
@@ -42,11 +41,12 @@ def too_few(images: int, budget: float, what: str) -> str:
 
 
 def agreement(
-    expected: Float32, logits: Float32, names: Sequence[str], groups: Sequence[str] | None = None
+    task: Task, expected: Float32, logits: Float32, names: Sequence[str], groups: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """How often both give the same label.
 
     Args:
+        task: whose decisions are compared.
         expected: reference logits [images, classes].
         logits: the graph's logits [images, classes].
         names: of the images.
@@ -58,8 +58,8 @@ def agreement(
         margins first, a margin being the reference's best logit minus its second; ``flip_count`` and
         ``smallest_margin`` over all images.
     """
-    same = expected.argmax(-1) == logits.argmax(-1)
-    margins = _margins(expected)
+    same = task.decision.decide(expected) == task.decision.decide(logits)
+    margins = task.decision.margins(expected)
     share = float(same.mean())
     low, high = bounded_interval(share, same - share, len(same), groups, 2 * CONFIDENCE - 1)
     flipped = sorted(np.flatnonzero(~same).tolist(), key=lambda index: -margins[index])
@@ -75,7 +75,12 @@ def agreement(
 
 
 def changes(
-    expected: Float32, logits: Float32, labels: Sequence[int], temperature: float, fitted_again: float | None = None
+    task: Task,
+    expected: Float32,
+    logits: Float32,
+    labels: Sequence[int],
+    temperature: float,
+    fitted_again: float | None = None,
 ) -> dict[str, dict[str, float]]:
     """Accuracy, negative log-likelihood and calibration error: the reference's, the graph's, and the change.
 
@@ -83,8 +88,8 @@ def changes(
     """
     answers = torch.tensor(labels)
     figures = {
-        "a": SplitScores(torch.from_numpy(expected), answers, temperature).metrics(METRICS),
-        "b": SplitScores(torch.from_numpy(logits), answers, fitted_again or temperature).metrics(METRICS),
+        "a": task.scores(torch.from_numpy(expected), answers, temperature).metrics(METRICS),
+        "b": task.scores(torch.from_numpy(logits), answers, fitted_again or temperature).metrics(METRICS),
     }
     return {
         name: {
@@ -94,8 +99,3 @@ def changes(
         }
         for name in figures["a"]
     }
-
-
-def _margins(logits: Float32) -> Float32:
-    best: npt.NDArray[np.float32] = np.sort(logits, axis=-1)[:, -2:]
-    return best[:, 1] - best[:, 0]

@@ -177,7 +177,8 @@ def prove(
     difference = np.abs(logits - expected) if outcome.finite else np.full(expected.shape, LARGEST)
     by_size = outcome.worst_by_batch_size
     worst = max(by_size.values())
-    decisions = agreement(expected, np.nan_to_num(logits), outcome.names, groups_of(samples))
+    task = reference.classifier.task
+    decisions = agreement(task, expected, np.nan_to_num(logits), outcome.names, groups_of(samples))
     bounds: dict[str, Any] = {"noise_floor": floor.largest, "noise_multiple": NOISE_MULTIPLE}
     if form.precision != "fp32":
         part = open_part(network_part(model, [LOGITS]), session)
@@ -214,7 +215,7 @@ def prove(
     known = [label for label in outcome.labels if label is not None]
     if len(known) == len(samples) and outcome.finite:
         temperatures = float(reference.classifier.temperature), form.temperature
-        entry["figures"] = changes(expected, logits, known, *temperatures)
+        entry["figures"] = changes(task, expected, logits, known, *temperatures)
         entry["reference_accuracy"] = entry["figures"]["accuracy"]["reference"]
     return entry
 

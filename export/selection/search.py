@@ -32,7 +32,6 @@ from toolkit.errors import ToolkitError
 from toolkit.metrics.intervals import Drop, images_needed, paired_drop
 from toolkit.models.families.traced import refuse_traced
 from toolkit.models.processing import preprocess_from
-from toolkit.models.temperature import fit_temperature
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import Feed, part_of
 from toolkit.runtime.preprocess import Float32
@@ -138,11 +137,12 @@ class Candidates:
         logits, labels = torch.from_numpy(self._measured(form)[1]), torch.tensor(self.labels)
         before = float(self.run.classifier.temperature)
         # the run's own was fitted on all of validation: what the same few images say of both forms corrects it
-        fitted, own = (fit_temperature(each, labels, before) for each in (logits, torch.from_numpy(self.expected)))
+        task = self.run.classifier.task
+        fitted, own = (task.temperature(each, labels, before) for each in (logits, torch.from_numpy(self.expected)))
         after = before * fitted / own
 
         def nll(temperature: float) -> float:
-            return float(torch.nn.functional.cross_entropy(logits.double() / temperature, labels))
+            return float(task.scores(logits.double(), labels, temperature).metrics(["nll"])["nll"])
 
         found = {
             "images": len(labels),
@@ -158,7 +158,8 @@ class Candidates:
         """Share of accuracy that a form loses against PyTorch in fp32, both on the same validation images."""
         answers = np.array(self.labels)
         before, after = (
-            logits.argmax(-1) == answers for logits in (self.expected, np.nan_to_num(self._measured(form)[1]))
+            self.run.classifier.task.decision.decide(logits) == answers
+            for logits in (self.expected, np.nan_to_num(self._measured(form)[1]))
         )
         return paired_drop(before, after, groups_of(self.examples))
 
@@ -320,10 +321,11 @@ class Candidates:
         return self._known[key]
 
     def _figures_of(self, form: Form, logits: Float32) -> dict[str, Any]:
+        task, given = self.run.classifier.task, np.nan_to_num(logits)
         names = [str(example.path) for example in self.examples]
-        decisions = agreement(self.expected, np.nan_to_num(logits), names, groups_of(self.examples))
+        decisions = agreement(task, self.expected, given, names, groups_of(self.examples))
         temperature = float(self.run.classifier.temperature)
-        accuracy = changes(self.expected, np.nan_to_num(logits), self.labels, temperature)["accuracy"]
+        accuracy = changes(task, self.expected, given, self.labels, temperature)["accuracy"]
         quantization = form.quantization
         return {
             "form": describe(form),
@@ -333,7 +335,7 @@ class Candidates:
             "integer_products": len(quantization.products),
             "images": len(self.labels),
             "top1_agreement": decisions["top1_agreement"],
-            "mean_abs_logit": float(np.abs(np.nan_to_num(logits) - self.expected).mean()),
+            "mean_abs_logit": float(np.abs(given - self.expected).mean()),
             "accuracy": accuracy["graph"],
             "reference_accuracy": accuracy["reference"],
         }

@@ -9,6 +9,7 @@ from export.parity.agreement import agreement
 from toolkit.cli.parity import print_parity
 from toolkit.reporting.model_card import parity_lines
 from toolkit.reporting.parity_verdict import parity_verdict
+from toolkit.tasks.task import SINGLE_LABEL
 
 
 def entry_of(images: int, flips: int, *, passed: bool = True) -> dict[str, object]:
@@ -17,7 +18,7 @@ def entry_of(images: int, flips: int, *, passed: bool = True) -> dict[str, objec
     expected = np.tile(np.float32([1, 0]), (images, 1))
     logits = expected.copy()
     logits[:flips] = [0, 1]
-    figures = agreement(expected, logits, [str(place) for place in range(images)])
+    figures = agreement(SINGLE_LABEL, expected, logits, [str(place) for place in range(images)])
     sizes = {"max_abs_logit": 0.1, "mean_abs_logit": 0.1, "tolerance": 1.0, "noise_floor": 0.1}
     stages = {"preprocess": {"max_pixel_value": 0.0}, "embedding_cosine": 1.0}
     return figures | sizes | {"images": images, "batch_sizes": [1], "stages": stages, "passed": passed}

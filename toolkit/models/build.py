@@ -26,6 +26,7 @@ from toolkit.models.tensor_files import difference, listed, load_tensors, save_t
 from toolkit.recipe.schema import Embedding, HeadConfig, ModelConfig
 from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
+from toolkit.tasks.task import SINGLE_LABEL, task_named
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 EMBEDDINGS = get_args(Embedding)
@@ -57,7 +58,7 @@ def build_classifier(
     check_output_size(processor, encoder, Source(config.encoder, config.encoder))
     torch.manual_seed(seed)
     head = build_head(config.head, encoder.embedding_size, len(labels))
-    classifier = Classifier(encoder, head, labels)
+    classifier = Classifier(encoder, head, labels, task_named(config.task, "model.task"))
     groups = classifier.groups
     names = [group.name for group in groups]
     freeze_all_but(groups, classifier, select_groups(names, last=config.unfreeze_last, named=config.unfreeze))
@@ -84,6 +85,7 @@ def save_classifier(
     save_tensors(folder / WEIGHTS, classifier.state_dict() if weights is None else weights)
     config = {
         "format": FORMAT,
+        "task": classifier.task.name,
         "family": classifier.encoder.family.name,
         "embedding": classifier.encoder.embedding,
         "encoder": classifier.encoder.model.config.to_dict(),
@@ -108,6 +110,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
     place = Source(str(folder), str(folder), key="")
     config, labels = _content(folder, CONFIG), _labels(folder)
     family, embedding = _described(config, folder)
+    task = task_named(config.get("task", SINGLE_LABEL.name), f"{folder / CONFIG}: task")
     try:
         config_class = CONFIG_MAPPING[config["encoder"]["model_type"]]
         vision_config = family.vision_config(config_class.from_dict(config["encoder"]), embedding)
@@ -115,7 +118,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
             encoder = Encoder(family, family.model_class(vision_config, embedding)(vision_config))
             processor = open_processor(place, family)
         head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
-        classifier = Classifier(encoder, head, labels)
+        classifier = Classifier(encoder, head, labels, task)
         weights = load_tensors(folder / WEIGHTS)
     except MALFORMED as error:
         raise _damaged(" ".join(str(error).split()), folder) from error

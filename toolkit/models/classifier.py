@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.models.encoder import Encoder, Group
+from toolkit.tasks.task import SINGLE_LABEL, Task
 
 
 class Classifier(nn.Module):
@@ -16,9 +17,9 @@ class Classifier(nn.Module):
 
     temperature: Tensor
 
-    def __init__(self, encoder: Encoder, head: nn.Module, labels: list[str]) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, labels: list[str], task: Task = SINGLE_LABEL) -> None:
         super().__init__()
-        self.encoder, self.head, self.labels = encoder, head, labels
+        self.encoder, self.head, self.labels, self.task = encoder, head, labels, task
         self.register_buffer("temperature", torch.ones(()))
         layers = [group for group in encoder.groups if group.name.startswith("layers.")]
         self._no_split_modules = sorted({type(module).__name__ for group in layers for module in group.modules})
@@ -59,8 +60,5 @@ class Classifier(nn.Module):
         return self.head(self.encoder.family.embed(self.encoder.model, pixel_values))
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Calibrated probabilities [B, classes].
-
-        Source: temperature scaling, Guo et al., "On Calibration of Modern Neural Networks" (2017).
-        """
-        return torch.softmax(logits / self.temperature, dim=-1)
+        """Calibrated probabilities [B, classes]."""
+        return self.task.probabilities(logits, self.temperature)

@@ -182,6 +182,7 @@ class ModelConfig(Section):
         description="What the head takes: projected, behind CLIP's projection or SigLIP's attention pooling; or "
         "pooled, for an encoder without one: CLIP's class token or the mean of SigLIP's tokens, behind the post norm.",
     )
+    task: str = Field("single-label", description="What is predicted: single-label, one class an image.")
     unfreeze_last: int | None = Field(
         None, ge=0, description="Train the last K layers, the post norm and the head; 0 trains the head alone."
     )

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from toolkit.runtime.inputs import Feed
-from toolkit.runtime.session import OUTPUTS, Outputs, Session
+from toolkit.runtime.session import Outputs, Session
 
 
 class Binding:
@@ -41,4 +41,4 @@ class Binding:
         mark()
         self._session.run_bound(self._bound)
         mark()
-        return dict(zip(OUTPUTS, self._bound.copy_outputs_to_cpu(), strict=True))
+        return dict(zip(self._session.outputs, self._bound.copy_outputs_to_cpu(), strict=True))

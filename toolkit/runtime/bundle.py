@@ -13,6 +13,7 @@ from typing import Any
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of
 from toolkit.regular_files import read_regular
+from toolkit.runtime.decision import Decision, decision_of
 from toolkit.runtime.golden import Golden
 from toolkit.runtime.manifest import (
     FORMAT_VERSION,
@@ -94,6 +95,11 @@ class Bundle:
             if twice:
                 raise ValueError(f"the label {twice[0]!r} stands there twice")
             return labels
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What is decided of an image from its logits."""
+        return decision_of(self.manifest.task)
 
     @cached_property
     def preprocess(self) -> Preprocess:

@@ -42,6 +42,8 @@ class Manifest(BaseModel):
     toolkit_version: str
     created: str
     default: str = "model.onnx"
+    task: str = "single-label"
+    """What the bundle predicts."""
     files: dict[str, FileEntry] = {}
     provenance: dict[str, Any] = {}
     manifest_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")

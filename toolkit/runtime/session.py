@@ -174,6 +174,12 @@ class Session:
         return next(iter(self.inputs))
 
     @cached_property
+    def outputs(self) -> list[str]:
+        """Names of what the graph gives, the first two those of :data:`OUTPUTS`."""
+        given = [value.name for value in self._session.get_outputs()]
+        return [*OUTPUTS, *(name for name in given if name not in OUTPUTS)]
+
+    @cached_property
     def classes(self) -> int | None:
         """Logits of an image, as the graph states them; None where it doesn't, or has other outputs or types."""
         shapes = {value.name: value.shape for value in self._session.get_outputs() if value.type == "tensor(float)"}
@@ -183,7 +189,7 @@ class Session:
         return width if isinstance(width, int) else None
 
     def run(self, feed: Feed) -> Outputs:
-        """Compute ``logits`` and ``probabilities``, each [batch, classes].
+        """Compute all outputs, of which ``logits`` and ``probabilities`` are [batch, classes].
 
         Args:
             feed: tensors by name, as :attr:`inputs` says: ``image``, uint8 [batch, height, width, 3] in RGB, or
@@ -193,9 +199,9 @@ class Session:
             ToolkitError: a tensor that the graph doesn't take, or lacks; another type or shape, or no pixel.
         """
         self._check(feed)
-        outputs = dict(zip(OUTPUTS, self.compute(OUTPUTS, feed), strict=True))
+        outputs = dict(zip(self.outputs, self.compute(self.outputs, feed), strict=True))
         shape = (examples_in(feed), self.classes)
-        if self.classes is not None and any(np.shape(values) != shape for values in outputs.values()):
+        if self.classes is not None and any(np.shape(outputs[name]) != shape for name in OUTPUTS):
             shapes = list(np.shape(outputs["logits"]))
             what = f"the graph gave logits of shape {shapes}, not the {list(shape)} that it states"
             raise ToolkitError(what, where=self._where, fix="give a graph that toolkit export wrote")
@@ -208,13 +214,13 @@ class Session:
         return outputs
 
     def bind(self, feed: Mapping[str, ort.OrtValue]) -> ort.IOBinding:
-        """Bind both outputs, and the inputs to memory of their own; for :class:`toolkit.runtime.binding.Binding`."""
+        """Bind the outputs, and the inputs to memory of their own; for :class:`toolkit.runtime.binding.Binding`."""
         bound = self._session.io_binding()
         for name, values in feed.items():
             self._require_built_for(values.shape()[0])
             bound.bind_ortvalue_input(name, values)
             device = values.device_name()
-        for name in OUTPUTS:
+        for name in self.outputs:
             bound.bind_output(name, device)
         return bound
 
@@ -239,7 +245,7 @@ class Session:
         """Like :meth:`run`, over any number of images, ``most`` at a time."""
         starts = range(0, examples_in(feed), most)
         parts = [self.run(part_of(feed, slice(start, start + most))) for start in starts]
-        return {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def executed_nodes(self, feed: Feed) -> list[ExecutedNode]:
         """Run once and tell which nodes ran where; only once, and only with ``record_nodes``."""

@@ -12,7 +12,6 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
-from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session, runnable
 from toolkit.runtime.signature import check_signature
 
@@ -136,9 +135,10 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
         first += len(window)
     exported = golden.outputs.get(precision, golden.logits)
     tolerance = _tolerance(bundle, precision)
-    same = logits.argmax(-1) == exported.argmax(-1)
+    decision = bundle.decision
+    same = decision.decide(logits) == decision.decide(exported)
     # an int8 or fp16 graph may round otherwise on another machine, so that an image in doubt gets the other label
-    doubtful = _margins(exported) <= 2 * tolerance if precision != "fp32" else np.zeros_like(same)
+    doubtful = decision.margins(exported) <= 2 * tolerance if precision != "fp32" else np.zeros_like(same)
     return {
         "images": len(golden.names),
         "input": session.input,
@@ -149,12 +149,6 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
         "decided": int((~doubtful).sum()),
         "tolerance": tolerance,
     }
-
-
-def _margins(logits: Float32) -> Float32:
-    """The best logit minus the second."""
-    best: Float32 = np.sort(logits, axis=-1)[:, -2:]
-    return best[:, 1] - best[:, 0]
 
 
 def _tolerance(bundle: Bundle, precision: str) -> float:

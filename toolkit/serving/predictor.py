@@ -96,7 +96,7 @@ class Predictor:
         labels, row = self.bundle.labels, outputs["probabilities"]
         if not np.isfinite(row).all():
             return ToolkitError(NOT_A_NUMBER, where=self.bundle.path, fix="verify the bundle")
-        best = int(row.argmax())
+        best = int(self.bundle.decision.decide(outputs["logits"][None])[0])
         named = dict(zip(labels, map(float, row), strict=True))
         return Prediction(labels[best], float(row[best]), named, outputs["logits"])
 

@@ -167,6 +167,7 @@ def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: List
     optimizer = build_optimizer(classifier.groups, config)
     pixels = torch.randn(config.batch_size, 3, *size, device=device)
     labels = torch.arange(config.batch_size, device=device) % len(classifier.labels)
+    criterion = classifier.task.loss(config, classifier.labels, labels.cpu(), device)
     kept = _Kept(classifier)
 
     def precision() -> AbstractContextManager[Any]:
@@ -183,8 +184,8 @@ def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: List
 
     def learning() -> None:
         with precision(), kept.counting():
-            loss = torch.nn.functional.cross_entropy(classifier(hidden, start=start).float(), labels)
-        loss.backward()
+            loss = criterion(classifier(hidden, start=start).float(), labels)
+        loss.mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 

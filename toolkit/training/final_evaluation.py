@@ -17,7 +17,8 @@ from toolkit.data.source import DataSource
 from toolkit.metrics.curves import curves_of
 from toolkit.metrics.split import METRICS, SplitScores
 from toolkit.models.classifier import Classifier
-from toolkit.models.temperature import fit_temperature, temperature_interval, temperature_note
+from toolkit.tasks.task import Task
+from toolkit.tasks.temperature import temperature_note
 from toolkit.text import is_utf8, path_text
 from toolkit.training.activation_source import Feed, PixelFeed
 from toolkit.training.batch_schedule import Plan
@@ -70,16 +71,17 @@ class Outcome:
     """Everything that a finished run says of its classifier; made in one process.
 
     Args:
+        task: what is predicted.
         data: with the labels and groups.
         logits: of every split, [images, classes].
         temperature: of the probabilities.
     """
 
-    def __init__(self, data: DataSource, logits: Mapping[str, Tensor], temperature: float) -> None:
-        self.data, self.temperature = data, temperature
+    def __init__(self, task: Task, data: DataSource, logits: Mapping[str, Tensor], temperature: float) -> None:
+        self.task, self.data, self.temperature = task, data, temperature
 
         def scores(split: str, temperature: float) -> SplitScores:
-            return SplitScores(logits[split], data.labels(split), temperature, data.groups(split))
+            return task.scores(logits[split], data.labels(split), temperature, data.groups(split))
 
         self.scores = {split: scores(split, temperature) for split in data.splits}
         self.as_trained = {split: scores(split, 1.0) for split in ("validation", "test")}
@@ -106,7 +108,7 @@ class Outcome:
     def calibration(self) -> dict[str, Any]:
         """The temperature, the interval that it may lie in, and a sentence where validation says little about it."""
         validation = self.as_trained["validation"]
-        interval = temperature_interval(validation.logits, torch.from_numpy(validation.labels))
+        interval = self.task.temperature_interval(validation.logits, torch.from_numpy(validation.labels))
         errors, images = int((~validation.right).sum()), len(validation.labels)
         return {
             "temperature": self.temperature,
@@ -178,6 +180,6 @@ def _likeliest_columns(count: int) -> list[str]:
 
 def calibrate(classifier: Classifier, logits: Tensor, labels: Tensor) -> float:
     """Give a classifier the temperature that fits a validation split; returned too."""
-    temperature = fit_temperature(logits, labels)
+    temperature = classifier.task.temperature(logits, labels)
     classifier.temperature.fill_(temperature)
     return temperature

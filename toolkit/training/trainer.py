@@ -19,7 +19,7 @@ from toolkit.data.dataset import ImageDataset, Loader, cores_of_this_process
 from toolkit.data.source import DataSource
 from toolkit.errors import Stopped, ToolkitError
 from toolkit.files import staged_folder, write_bytes, write_json, writing_to
-from toolkit.metrics.split import score_by, split_metrics
+from toolkit.metrics.split import score_by
 from toolkit.models.build import load_classifier, save_classifier, trainable_groups
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
@@ -35,7 +35,6 @@ from toolkit.training.checkpoints import whole
 from toolkit.training.evaluation import predict_split
 from toolkit.training.final_evaluation import Outcome, calibrate, predict_splits
 from toolkit.training.interruption import Interruption
-from toolkit.training.loss import Loss, class_weights
 from toolkit.training.mixing import Mixing
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
 from toolkit.training.processes import Agreement, on_main_process
@@ -83,7 +82,8 @@ class Trainer:
             augmented = ImageDataset(data.splits["train"], preprocess, augment, config.seed)
             self.loaders["train"] = Loader(augmented, config.loader_workers, device)
         self.labels = tuple(data.labels("train").tolist())
-        self.loss = Loss(config, class_weights(config.class_weights, data.classes, data.labels("train"), device))
+        self.task = classifier.task
+        self.loss = self.task.loss(config, data.classes, data.labels("train"), device)
         self.mixing = Mixing(config, size)
         self.original = encoder_weights(classifier) if config.wise_ft else {}
         if config.wise_ft and not self.original:
@@ -198,7 +198,7 @@ class Trainer:
         temperature = calibrate(best, logits["validation"], self.data.labels("validation"))
         freeze_all_but(best.groups, best, trainable_groups(self.classifier))
         self._save_best(best)
-        outcome = Outcome(self.data, logits, temperature)
+        outcome = Outcome(self.task, self.data, logits, temperature)
         write_bytes(self.run.path / "test_predictions.csv", outcome.predictions_csv())
         write_json(self.run.path / "test_curves.json", outcome.curves())
         summary = outcome.summary()
@@ -227,7 +227,7 @@ class Trainer:
 
     def _validation_figures(self, logits: Tensor) -> dict[str, float]:
         names = dict.fromkeys(("loss", "accuracy", self.recipe.training.select_by))
-        return split_metrics(logits, self.data.labels("validation"), names=names)
+        return self.task.scores(logits, self.data.labels("validation")).metrics(names)
 
     def _mixing_at(self, place: str) -> Mixing | None:
         return self.mixing if self.recipe.training.mix_at == place else None
@@ -325,7 +325,7 @@ class Trainer:
                 accelerator.backward(loss_B.sum() * (batch.weight * accelerator.num_processes))
             losses.append(loss_B.detach())
             wanted = mix.dominant(labels) if mix else labels
-            self.record.note(batch, losses[-1], logits.detach().argmax(-1) == wanted)
+            self.record.note(batch, losses[-1], self.task.right(logits.detach(), wanted))
         with watch.on_device("optimizer"):
             norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_gradient_norm)
             self.optimizer.step()

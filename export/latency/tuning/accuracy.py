@@ -56,7 +56,7 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
     else:
         pytorch = Reference(run)
         feed = pytorch.inputs(example.decode() for example in chosen)
-        reference, of = pytorch.without_trunk(feed).argmax(-1), "PyTorch in fp32"
+        reference, of = bundle.decision.decide(pytorch.without_trunk(feed)), "PyTorch in fp32"
     drops = {}
     for precision in precisions:
         labels = _labels(bundle, precision, provider, chosen)
@@ -75,7 +75,7 @@ def _labels(bundle: Bundle, precision: str, provider: str, examples: Sequence[Ex
     for window in windows(inputs, CHUNK):
         for places in places_by_shapes(dict(enumerate(window))):
             outputs = session.run_batches(stacked(window[place] for place in places), BATCH_SIZE)
-            labels[[first + place for place in places]] = outputs["logits"].argmax(-1)
+            labels[[first + place for place in places]] = bundle.decision.decide(outputs["logits"])
         first += len(window)
     return labels
 

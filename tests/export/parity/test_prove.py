@@ -19,6 +19,7 @@ from toolkit.metrics.split import split_metrics
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import ExecutedNode, Session
+from toolkit.tasks.task import SINGLE_LABEL
 
 CPU = "CPUExecutionProvider"
 
@@ -68,20 +69,20 @@ def test_agreement_counts_flips_by_their_margin() -> None:
     logits = expected.copy()
     logits[1] = [2, 1, 0]
     logits[2] = [1, 0, 0]
-    found = agreement(expected, logits, ["a", "b", "c", "d"])
+    found = agreement(SINGLE_LABEL, expected, logits, ["a", "b", "c", "d"])
     assert found["top1_agreement"] == 0.5
     assert found["flip_count"] == 2
     assert found["flips"] == [{"image": "b", "margin": 0.5}, {"image": "c", "margin": 0.25}]
     assert (found["largest_flip_margin"], found["smallest_margin"]) == (0.5, 0.25)
     assert found["top1_agreement_at_least"] == pytest.approx(0.0976, abs=1e-4)  # Clopper-Pearson, 2 of 4, one-sided
-    grouped = agreement(expected, logits, ["a", "b", "c", "d"], ["left", "right", "right", "left"])
+    grouped = agreement(SINGLE_LABEL, expected, logits, ["a", "b", "c", "d"], ["left", "right", "right", "left"])
     assert grouped["top1_agreement_at_least"] < found["top1_agreement_at_least"]  # two patients, one flipped
 
 
 def test_changes_are_the_graphs_figures_minus_the_references() -> None:
     expected = np.array([[2, 0], [0, 2], [2, 0], [0, 2]], np.float32)
     logits = np.array([[2, 0], [0, 2], [2, 0], [2, 0]], np.float32)
-    figures = changes(expected, logits, [0, 1, 0, 1], temperature=2.0)
+    figures = changes(SINGLE_LABEL, expected, logits, [0, 1, 0, 1], temperature=2.0)
     assert figures["accuracy"] == {"reference": 1.0, "graph": 0.75, "change": -0.25}
     assert figures["nll"]["reference"] == pytest.approx(np.log1p(np.exp(-1)))
     assert figures["nll"]["change"] == pytest.approx(1 / 4)  # one image: log(1+e) - log(1+1/e) = 1
@@ -94,7 +95,7 @@ def test_the_calibration_error_is_trainings(classes: int) -> None:
     logits = torch.randn(301, classes, generator=generator) * 3
     labels = torch.randint(classes, (301,), generator=generator)
     expected = split_metrics(logits, labels, 1.3)["expected_calibration_error"]
-    figures = changes(logits.numpy(), logits.numpy(), labels.tolist(), temperature=1.3)
+    figures = changes(SINGLE_LABEL, logits.numpy(), logits.numpy(), labels.tolist(), temperature=1.3)
     assert figures["expected_calibration_error"]["graph"] == expected > 0
 
 

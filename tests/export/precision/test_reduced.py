@@ -27,12 +27,12 @@ from export.precision.trunk import quantisable
 from export.selection.fastest import fastest_within_budget
 from export.selection.search import WORTHWHILE, Candidates
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.models.temperature import fit_temperature
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.verify import verify
 from toolkit.serving.classifier import Classifier
+from toolkit.tasks.temperature import fit_temperature
 
 CONTRACT = {
     "max_abs_logit",

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from toolkit.errors import ToolkitError
 from toolkit.recipe.schema import TrainingConfig
-from toolkit.training.loss import Loss, class_weights
+from toolkit.tasks.loss import Loss, class_weights
 from toolkit.training.mixing import Mix
 
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2, 2])

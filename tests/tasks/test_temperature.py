@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toolkit.metrics.split import split_metrics
-from toolkit.models.temperature import fit_temperature, temperature_interval, temperature_note
+from toolkit.tasks.temperature import fit_temperature, temperature_interval, temperature_note
 
 
 def sampled(images: int, spoiled: float = 1.0, seed: int = 0, scale: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ def test_it_is_the_most_likely_one_given_the_priors_and_never_changes_a_decision
 
 def test_a_large_split_is_read_at_even_places(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = sampled(4000)
-    monkeypatch.setattr("toolkit.models.temperature.CELLS", 4 * 1000)
+    monkeypatch.setattr("toolkit.tasks.temperature.CELLS", 4 * 1000)
     assert fit_temperature(logits, labels) == fit_temperature(logits[::4], labels[::4])
 
 

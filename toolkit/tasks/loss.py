@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,18 @@ from torch.nn import functional
 
 from toolkit.errors import ToolkitError
 from toolkit.recipe.schema import TrainingConfig
-from toolkit.training.mixing import Mix
+
+
+class Mixed(Protocol):
+    """How the images of a batch were mixed (:class:`toolkit.training.mixing.Mix`)."""
+
+    @property
+    def share(self) -> float:
+        """Of an image's own label."""
+
+    @property
+    def partners(self) -> list[int]:
+        """Place of the image that each was mixed with [B]."""
 
 
 class Loss(nn.Module):
@@ -35,7 +47,7 @@ class Loss(nn.Module):
         self.smoothing, self.gamma = config.label_smoothing, config.focal_gamma
         self.register_buffer("weights", weights)
 
-    def forward(self, logits_BC: Tensor, labels_B: Tensor, mix: Mix | None = None) -> Tensor:
+    def forward(self, logits_BC: Tensor, labels_B: Tensor, mix: Mixed | None = None) -> Tensor:
         """Losses [B]; of a mixed image, the mean of both labels' by their shares."""
         loss_B = self._of(logits_BC, labels_B)
         if mix is None:

@@ -1,0 +1,116 @@
+"""What a task says; nothing outside it knows which one it is."""
+
+# B batch, N images, C classes
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.errors import ToolkitError
+from toolkit.metrics.split import SplitScores
+from toolkit.recipe.schema import TrainingConfig
+from toolkit.runtime.decision import Decision, LargestLogit
+from toolkit.tasks.loss import Loss, class_weights
+from toolkit.tasks.temperature import fit_temperature, temperature_interval
+
+Activation = Literal["softmax", "sigmoid"]
+
+
+class Task(ABC):
+    """From logits [N, C] to a loss, probabilities, decisions, metrics and a temperature."""
+
+    decision: Decision
+    """What production decides; its name is the task's."""
+    activation: Activation
+    """Of the logits over the temperature, in PyTorch and in the graph."""
+
+    @property
+    def name(self) -> str:
+        """As recipes, checkpoints and bundles write it."""
+        return self.decision.name
+
+    @abstractmethod
+    def loss(self, config: TrainingConfig, classes: Sequence[str], labels: Tensor, device: torch.device) -> nn.Module:
+        """A module that takes logits [B, C], labels [B] and a mix, and gives losses [B].
+
+        Args:
+            config: the recipe's section.
+            classes: by name.
+            labels: of the training images [N].
+            device: where its own tensors go.
+        """
+
+    @abstractmethod
+    def scores(
+        self, logits: Tensor, labels: Tensor, temperature: float = 1.0, groups: Sequence[str] | None = None
+    ) -> SplitScores:
+        """The metrics of a split."""
+
+    @abstractmethod
+    def temperature(self, logits: Tensor, labels: Tensor, prior: float = 1.0) -> float:
+        """The temperature that makes a split's labels likeliest."""
+
+    @abstractmethod
+    def temperature_interval(self, logits: Tensor, labels: Tensor) -> tuple[float, float]:
+        """The 95 % interval of it."""
+
+    def right(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Whether each decision is the label [B], on the labels' device."""
+        return torch.from_numpy(self.decision.decide(logits.float().cpu().numpy())).to(labels.device) == labels
+
+    def probabilities(self, logits: Tensor, temperature: Tensor) -> Tensor:
+        """Calibrated probabilities [B, C].
+
+        Source: temperature scaling, Guo et al., "On Calibration of Modern Neural Networks" (2017).
+        """
+        scaled = logits / temperature
+        return torch.softmax(scaled, dim=-1) if self.activation == "softmax" else torch.sigmoid(scaled)
+
+
+class SingleLabel(Task):
+    """One label an image."""
+
+    decision = LargestLogit()
+    activation = "softmax"
+
+    def loss(self, config: TrainingConfig, classes: Sequence[str], labels: Tensor, device: torch.device) -> nn.Module:
+        """Cross-entropy; see :class:`toolkit.tasks.loss.Loss`."""
+        return Loss(config, class_weights(config.class_weights, classes, labels, device))
+
+    def scores(
+        self, logits: Tensor, labels: Tensor, temperature: float = 1.0, groups: Sequence[str] | None = None
+    ) -> SplitScores:
+        """Accuracy and its sisters."""
+        return SplitScores(logits, labels, temperature, groups)
+
+    def temperature(self, logits: Tensor, labels: Tensor, prior: float = 1.0) -> float:
+        """See :func:`toolkit.tasks.temperature.fit_temperature`."""
+        return fit_temperature(logits, labels, prior)
+
+    def temperature_interval(self, logits: Tensor, labels: Tensor) -> tuple[float, float]:
+        """See :func:`toolkit.tasks.temperature.temperature_interval`."""
+        return temperature_interval(logits, labels)
+
+    def right(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Whether the largest logit is the label's, without a copy to the host."""
+        return logits.argmax(-1) == labels
+
+
+SINGLE_LABEL = SingleLabel()
+TASKS: dict[str, Task] = {SINGLE_LABEL.name: SINGLE_LABEL}
+
+
+def task_named(name: str, where: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        ToolkitError: there is none.
+    """
+    if name not in TASKS:
+        raise ToolkitError(f"no task {name!r}", where=where, fix=f"choose from {', '.join(TASKS)}")
+    return TASKS[name]
