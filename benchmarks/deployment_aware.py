@@ -32,10 +32,10 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 import export.precision.trunk
 from export.graph.classifier_graph import build_graph
-from export.graph.config import Form
+from export.graph.config import GraphConfig
 from export.graph.subgraph import open_model
 from export.precision.trunk import measure_trunk
-from export.selection.search import Candidates
+from export.selection.search import PrecisionSearch
 from recipes.finetune import finetune
 from toolkit.data.digits import write_digits
 from toolkit.data.elpv import write_elpv
@@ -69,7 +69,7 @@ def recipe_of(data: str, seed: int, work: Path) -> Recipe:
     return load_recipe(ROOT / "recipes" / "configs" / f"{data}.yaml", [f"data.path={work / data}", *overrides])
 
 
-def accuracy(run: Run, form: Form) -> float:
+def accuracy(run: Run, form: GraphConfig) -> float:
     """Of the whole test split, by the graph."""
     preprocess = preprocess_from(run.processor)
     model = build_graph(run.classifier, preprocess, {}, "pixel_values", form)
@@ -95,7 +95,7 @@ def one(data: str, seed: int, work: Path) -> dict[str, Any]:
     freeze_all_but(run.classifier.groups, run.classifier, run.summary["trainable_groups"])
     harsh = partial(measure_trunk, weight_bits=4)
     content = harsh(run.classifier, preprocess_from(run.processor), run.data, "int8")
-    figures["4-bit trunk afterwards"] = accuracy(run, Form.model_validate(content["form"]))
+    figures["4-bit trunk afterwards"] = accuracy(run, GraphConfig.model_validate(content["form"]))
     aware = recipe.model_copy(update={"training": recipe.training.model_copy(update={"trunk_precision": "int8"})})
     finetune(aware, runs / "int8")
     run, candidates = opened(runs / "int8")
@@ -109,14 +109,14 @@ def one(data: str, seed: int, work: Path) -> dict[str, Any]:
     export.precision.trunk.measure_trunk = measure_trunk
     run, _ = opened(runs / "4bit")
     assert run.trunk is not None
-    figures["4-bit trunk deployment-aware"] = accuracy(run, Form.model_validate(run.trunk["form"]))
+    figures["4-bit trunk deployment-aware"] = accuracy(run, GraphConfig.model_validate(run.trunk["form"]))
     return {"seed": seed, "accuracy": figures, "seconds": time.perf_counter() - started}
 
 
-def opened(path: Path) -> tuple[Run, Candidates]:
+def opened(path: Path) -> tuple[Run, PrecisionSearch]:
     """A finished run, and the forms it could ship in."""
     run = Run(path)
-    return run, Candidates(run, provider="cpu", threads=torch.get_num_threads())
+    return run, PrecisionSearch(run, provider="cpu", threads=torch.get_num_threads())
 
 
 def prepare(names: list[str], work: Path) -> None:

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fused_graph import make_run
-from export.benchmark import Compared, Measured, benchmark
-from export.bundle import Wanted, export_bundle
-from export.latency.measure import Least, measure
+from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
+from export.bundle import ExportOptions, export_bundle
+from export.latency.measure import MinSamples, measure
 from export.latency.pool import golden_contents, pool_of
-from export.latency.runner import Engine, onnxruntime_engine
-from export.latency.system_monitor import watched
+from export.latency.runner import Runner, onnxruntime_engine
+from export.latency.system_monitor import monitored
 from export.latency.tuning.tune_bundle import tune_bundle
 from export.regression import Gate, compare_engines
 from toolkit.errors import CheckFailed
@@ -59,7 +59,7 @@ def loop(bundle: Bundle, provider: str) -> dict[str, Any]:
         pool = pool_of(bundle, engine.input, *golden_contents(bundle))
         pairs = []
         for _ in range(ALTERNATIONS):
-            ours = measure([engine], pool, [1], Least(60, 4.0))[0]["p50_ms"]
+            ours = measure([engine], pool, [1], MinSamples(60, 4.0))[0]["p50_ms"]
             session, times = engine.run, []
             for image in pool.batches(1)[:10]:
                 session(image)
@@ -79,12 +79,12 @@ def gate(bundle: Bundle, provider: str) -> dict[str, Any]:
     precision = bundle.precisions[-1]
     new, old = (onnxruntime_engine(bundle, provider=provider, threads=None, precision=precision) for _ in range(2))
     pool = pool_of(bundle, new.input, *golden_contents(bundle))
-    settings = Gate(provider, [1], Least(50, 0))
+    settings = Gate(provider, [1], MinSamples(50, 0))
     trials: list[dict[str, Any]] = []
-    with watched(provider) as conditions:
+    with monitored(provider) as conditions:
         for number in range(2 * GATE_TRIALS):
             planted = number % 2 == 0
-            engine = Engine(
+            engine = Runner(
                 new.name, precision, provider, new.threads, slowed(new.run) if planted else new.run, new.input
             )
             trials.append({"planted": planted} | compare_engines(engine, old, pool, 1, settings))
@@ -146,9 +146,9 @@ def tuned_and_measured(folder: Path, provider: str, budget: float) -> dict[str, 
         Bundle(folder),
         provider=provider,
         batch_sizes=[outcome["chosen"]["batch_size"]],
-        compare=Compared(),
-        least=Least(50, 2.0),
-        measured=Measured(precision=outcome["chosen"]["precision"], details=False),
+        compare=ComparisonOptions(),
+        least=MinSamples(50, 2.0),
+        measured=BenchmarkOptions(precision=outcome["chosen"]["precision"], details=False),
     )["serving"]
     chosen = {key: outcome["chosen"][key] for key in ("precision", "batch_size", "sessions", "threads", "expected")}
     return {"kept": again["within_budget"], "chosen": chosen, "again": again, "tuning_seconds": seconds}
@@ -156,7 +156,7 @@ def tuned_and_measured(folder: Path, provider: str, budget: float) -> dict[str, 
 
 def made(work: Path) -> Path:
     """A bundle of random weights with both graphs."""
-    export_bundle(Run(make_run(work)), work / "bundle", Wanted(precisions=["fp32", "int8"]))
+    export_bundle(Run(make_run(work)), work / "bundle", ExportOptions(precisions=["fp32", "int8"]))
     return work / "bundle"
 
 
@@ -179,7 +179,7 @@ def main() -> None:
             write_json(RESULTS, found | {"machine": describe_machine()})
 
         for name in given.parts.split(","):
-            with watched(given.provider) as conditions:
+            with monitored(given.provider) as conditions:
                 if name == "tune":
                     done = found.get("tune", {}).get("trials", [])
                     tune(copy, given.provider, done, lambda outcome: keep("tune", outcome))

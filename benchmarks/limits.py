@@ -23,7 +23,7 @@ import torch
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from export.graph.classifier_graph import build_graph
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from export.latency.roofline.limits import measure_limits
 from toolkit.files import write_json
 from toolkit.models.build import build_classifier
@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         model, preprocess = made(Path(name))
     batch_sizes = [int(size) for size in given.batch_sizes.split(",")]
-    least = Least(given.runs, given.seconds)
+    least = MinSamples(given.runs, given.seconds)
     found = measure_limits({"fp32": lambda: model}, preprocess, {"fp32": batch_sizes}, threads=THREADS, least=least)
     judgement = judged(found)
     for line in judgement:

@@ -25,7 +25,7 @@ from transformers import CLIPImageProcessorPil
 from toolkit.data.dataset import ImageDataset
 from toolkit.data.elpv import write_elpv
 from toolkit.data.listing import WholeFile
-from toolkit.data.source import Example
+from toolkit.data.source import LabelledImage
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.decode import decode
@@ -69,7 +69,7 @@ def main() -> None:
             files = [work / f"{index}.png" for index in range(IMAGES)]
             for image, file in zip(images, files, strict=True):
                 image.save(file)
-            dataset = ImageDataset([Example(file, 0, WholeFile(str(file))) for file in files], preprocess)
+            dataset = ImageDataset([LabelledImage(file, 0, WholeFile(str(file))) for file in files], preprocess)
             keys = [(1, index) for index in range(IMAGES)]
             equal = all(
                 np.array_equal(

@@ -35,11 +35,11 @@ from transformers import CLIPImageProcessorPil
 
 from benchmarks.fused_graph import OPTIMUM_MODEL, alternate, jpegs, make_run, open_session
 from export.graph.classifier_graph import build_graph
-from export.graph.config import FUSED, Form
+from export.graph.config import FUSED, GraphConfig
 from export.graph.external_data import save_graph
 from export.parity.agreement import agreement
 from export.precision.trunk import measure_trunk, open_trunk
-from export.selection.search import Candidates
+from export.selection.search import PrecisionSearch
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.models.selection import freeze_all_but
@@ -54,13 +54,13 @@ THREADS = 2
 FILL_BATCH = 32
 
 
-def forms_of(run: Run) -> dict[str, Form]:
+def forms_of(run: Run) -> dict[str, GraphConfig]:
     """What is measured."""
-    static, *_, dynamic, _ = Candidates(run, provider="cpu", threads=THREADS).base_forms()[1:]
+    static, *_, dynamic, _ = PrecisionSearch(run, provider="cpu", threads=THREADS).base_forms()[1:]
     return {"fp32": FUSED, "int8 static": static, "int8 dynamic": dynamic}
 
 
-def graphs(run: Run, forms: dict[str, Form], work: Path) -> dict[str, Any]:
+def graphs(run: Run, forms: dict[str, GraphConfig], work: Path) -> dict[str, Any]:
     """Each form with both inputs, on disk, and its size."""
     preprocess = preprocess_from(run.processor)
     sizes = {}
@@ -72,7 +72,7 @@ def graphs(run: Run, forms: dict[str, Form], work: Path) -> dict[str, Any]:
     return {"bytes": sizes, "ratio_to_fp32": {name: size / sizes["fp32"] for name, size in sizes.items()}}
 
 
-def latency(run: Run, forms: dict[str, Form], work: Path) -> dict[str, Any]:
+def latency(run: Run, forms: dict[str, GraphConfig], work: Path) -> dict[str, Any]:
     """The network alone at batch 1 and 8, and from a 480x640 JPEG to probabilities."""
     theirs, processor = open_session(work / "optimum" / "model.onnx"), CLIPImageProcessorPil()
     (entry,) = (value.name for value in theirs.get_inputs())
@@ -104,7 +104,7 @@ def latency(run: Run, forms: dict[str, Form], work: Path) -> dict[str, Any]:
     return rows
 
 
-def products(forms: dict[str, Form], work: Path) -> dict[str, Any]:
+def products(forms: dict[str, GraphConfig], work: Path) -> dict[str, Any]:
     """Where the milliseconds of the int8 and the fp32 graph go, by operator, from a JPEG's pixels on."""
     with Image.open(io.BytesIO(jpegs(work / "elpv", 1)[0])) as image:
         pixels = np.asarray(image)[None]
@@ -128,9 +128,9 @@ def products(forms: dict[str, Form], work: Path) -> dict[str, Any]:
     return rows
 
 
-def agreements(run: Run, forms: dict[str, Form]) -> dict[str, Any]:
+def agreements(run: Run, forms: dict[str, GraphConfig]) -> dict[str, Any]:
     """Top-1 agreement with PyTorch in fp32 on all held-out images."""
-    candidates = Candidates(run, provider="cpu", threads=THREADS)
+    candidates = PrecisionSearch(run, provider="cpu", threads=THREADS)
     examples = run.held_out(10_000)
     pixel_values = np.stack([candidates.preprocess(example.decode()) for example in examples])
     feed = {"pixel_values": pixel_values}

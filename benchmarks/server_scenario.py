@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from export.latency.pool import golden_contents, pool_of
 from export.latency.runner import onnxruntime_engine
 from export.latency.scenarios.offline import offline
@@ -60,7 +60,7 @@ def measure(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
     pool = pool_of(bundle, engines[0].input, *golden_contents(bundle))
     swept = offline(engines[0], pool, largest=max(4, given.batch_size))
     server = Server(engines, pool, given.batch_size)
-    short = Least(100, given.seconds)
+    short = MinSamples(100, given.seconds)
     saturation = shown(saturate(server, swept["best_ips"], short)[-1])["achieved_ips"]
     window = max(given.seconds, given.requests / saturation)
     points = [at_load(server, load, saturation, window) for load in LOADS]
@@ -80,7 +80,7 @@ def measure(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
 
 def at_load(server: Server, load: float, saturation: float, seconds: float) -> dict[str, Any]:
     """A point at a share of the saturation."""
-    return {"load": load} | shown(serve(server, load * saturation, Least(1, seconds)))
+    return {"load": load} | shown(serve(server, load * saturation, MinSamples(1, seconds)))
 
 
 def shown(point: dict[str, Any]) -> dict[str, Any]:

@@ -15,17 +15,17 @@ import onnxruntime as ort
 from export.change import BUNDLE, Target, change
 from export.duration import benchmark_seconds
 from export.latency.cold_start import cold_start
-from export.latency.measure import Least, check_sizes, measure
+from export.latency.measure import MinSamples, check_sizes, measure
 from export.latency.pool import Pool, find_pool
 from export.latency.request import split_request
 from export.latency.roofline.limits import add_shares, limits
-from export.latency.runner import BOUND, SPINNING, Engine, bound_engine, onnxruntime_engine
-from export.latency.scenarios.concurrency import Combination, combinations_on, concurrency, session_options
+from export.latency.runner import BOUND, SPINNING, Runner, bound_engine, onnxruntime_engine
+from export.latency.scenarios.concurrency import SessionLayout, combinations_on, concurrency, session_options
 from export.latency.scenarios.multi_stream import multi_stream
 from export.latency.scenarios.offline import offline
 from export.latency.scenarios.server import Server, find_rate, serve
 from export.latency.statistics import PERCENTILES
-from export.latency.system_monitor import watched
+from export.latency.system_monitor import monitored
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_json
 from toolkit.reporting.pages import MEASURED_PLOTS
@@ -38,7 +38,7 @@ from toolkit.runtime.verify import require_sound
 if TYPE_CHECKING:
     from toolkit.runs.finished_run import Run
 
-LEAST = Least()
+LEAST = MinSamples()
 MEASURED = {
     "pixel_values": "the network alone: pixel_values in host memory to probabilities in host memory",
     "image": "preprocessing and network: decoded images in host memory to probabilities in host memory; "
@@ -50,7 +50,7 @@ TARGET = 2.0
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonOptions:
     """Engines to measure beside ONNX Runtime."""
 
     engines: Sequence[str] = ()
@@ -61,7 +61,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BenchmarkOptions:
     """What is measured, beside the latency of a run."""
 
     precision: str | None = None
@@ -86,7 +86,7 @@ class Measured:
             raise ToolkitError(what, where="--target-p99-ms", fix="give more than 0")
 
 
-DEFAULT = Measured()
+DEFAULT = BenchmarkOptions()
 
 
 def benchmark(
@@ -94,9 +94,9 @@ def benchmark(
     *,
     provider: str,
     batch_sizes: Sequence[int],
-    compare: Compared,
-    least: Least = LEAST,
-    measured: Measured = DEFAULT,
+    compare: ComparisonOptions,
+    least: MinSamples = LEAST,
+    measured: BenchmarkOptions = DEFAULT,
     to: Target = BUNDLE,
     advance: Callable[[str], object] = lambda what: None,
     announce: Callable[[float], object] = lambda seconds: None,
@@ -128,7 +128,7 @@ def benchmark(
     names = runnable(bundle.precisions, provider)
     if measured.precision:
         names = [require_precision(measured.precision, provider)]
-    with bundle.holding(), watched(provider) as conditions:
+    with bundle.holding(), monitored(provider) as conditions:
         engines = [
             onnxruntime_engine(bundle, provider=provider, threads=measured.threads, precision=each) for each in names
         ]
@@ -141,9 +141,9 @@ def benchmark(
         if of is not None and rivals:
             import torch
 
-            from export.latency.reference_runners import rival
+            from export.latency.reference_runners import reference_runner
 
-            engines += [rival(name, of, engines[0]) for name in rivals]
+            engines += [reference_runner(name, of, engines[0]) for name in rivals]
             versions["torch"] = torch.__version__
         announce(_expected_seconds(engines, len(ours), pool, batch_sizes, least, measured))
         skipped: list[dict[str, Any]] = []
@@ -170,7 +170,12 @@ def benchmark(
 
 
 def _expected_seconds(
-    engines: Sequence[Engine], ours: int, pool: Pool, batch_sizes: Sequence[int], least: Least, measured: Measured
+    engines: Sequence[Runner],
+    ours: int,
+    pool: Pool,
+    batch_sizes: Sequence[int],
+    least: MinSamples,
+    measured: BenchmarkOptions,
 ) -> float:
     """Seconds that all of it will take, from the second run of each engine; the first ``ours`` of them are shipped."""
     check_sizes(batch_sizes)
@@ -187,7 +192,7 @@ def _expected_seconds(
     )
 
 
-def _run(bundle: Bundle, compare: Compared) -> Run:
+def _run(bundle: Bundle, compare: ComparisonOptions) -> Run:
     from toolkit.runs.finished_run import run_of
 
     return run_of(bundle, compare.run, compare.data)
@@ -195,10 +200,10 @@ def _run(bundle: Bundle, compare: Compared) -> Run:
 
 def _details(
     bundle: Bundle,
-    engines: Sequence[Engine],
+    engines: Sequence[Runner],
     pool: Pool,
     rows: list[dict[str, Any]],
-    least: Least,
+    least: MinSamples,
     advance: Callable[[str], object],
 ) -> dict[str, Any]:
     """Cold start, memory, the split of a request, where nodes ran, and how far from the machine's limits."""
@@ -235,7 +240,7 @@ def _details(
     return found
 
 
-def measured_sizes(engines: Sequence[Engine], rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+def measured_sizes(engines: Sequence[Runner], rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     """Batch sizes of each engine's precision that have a row: those that fit in memory."""
     return {
         engine.precision: sorted(
@@ -259,14 +264,14 @@ def _usual(pool: Pool) -> Feed:
 
 
 def _scenarios(
-    bundle: Bundle, engine: Engine, pool: Pool, measured: Measured, advance: Callable[[str], object]
+    bundle: Bundle, engine: Runner, pool: Pool, measured: BenchmarkOptions, advance: Callable[[str], object]
 ) -> dict[str, Any]:
     """MLPerf's other scenarios, of the first precision, each in a session of its own: what a session took for the
     largest batch of the table stays with it, and would hide how much memory the next size needs.
     """
     found: dict[str, Any] = {}
 
-    def fresh(combination: Combination | None = None, batch_size: int | None = None) -> Engine:
+    def fresh(combination: SessionLayout | None = None, batch_size: int | None = None) -> Runner:
         return onnxruntime_engine(
             bundle,
             provider=engine.provider,
@@ -297,14 +302,14 @@ def _scenarios(
     return found
 
 
-def _own_target(engine: Engine, pool: Pool) -> float:
+def _own_target(engine: Runner, pool: Pool) -> float:
     """Milliseconds that a request may take where nobody said."""
     alone = sorted(engine.warm_up(pool.batches(1), 11))[5]
     return float(f"{1000 * TARGET * alone:.2g}")
 
 
 def _serving(
-    bundle: Bundle, provider: str, pool: Pool, least: Least, advance: Callable[[str], object]
+    bundle: Bundle, provider: str, pool: Pool, least: MinSamples, advance: Callable[[str], object]
 ) -> dict[str, Any] | None:
     """The configuration that was tuned for this provider, measured again as it would run; None without one.
 
@@ -315,7 +320,7 @@ def _serving(
         return None
     advance("the tuned configuration")
 
-    def opener(combination: Combination) -> Engine:
+    def opener(combination: SessionLayout) -> Runner:
         return onnxruntime_engine(
             bundle,
             provider=provider,
@@ -326,8 +331,8 @@ def _serving(
             batch_size=tuned.batch_size,
         )
 
-    combination = Combination(tuned.sessions, tuned.threads, tuned.session_options.get(SPINNING) != "0")
-    enough = Least(max(least.runs, 200), max(least.seconds, 5.0))
+    combination = SessionLayout(tuned.sessions, tuned.threads, tuned.session_options.get(SPINNING) != "0")
+    enough = MinSamples(max(least.runs, 200), max(least.seconds, 5.0))
     budget, row = tuned.budget, concurrency(opener, pool, [combination], enough, batch_size=tuned.batch_size)[0]
     kept = row["p99_ms"] is not None and row["p99_ms"] <= budget.p99_ms
     if budget.rate is not None and row["p99_ms"] is not None:

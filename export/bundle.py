@@ -7,7 +7,6 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,24 @@ import onnxruntime
 
 from export.change import BUNDLE, Target, change
 from export.graph.classifier_graph import GraphInput, build_graph
-from export.graph.config import form_of
+from export.graph.config import config_of
 from export.graph.external_data import save_graph
 from export.graph.fusion_check import check_nodes
 from export.parity.bisect import bisect, first_fault
 from export.parity.prove import BATCH_SIZES, prove
-from export.parity.reference import Reference, Sample, samples_of, spread
+from export.parity.reference import Reference, spread
 from export.selection.fastest import fastest_within_budget
-from export.selection.search import Candidates, validation_images_for
+from export.selection.search import PrecisionSearch, validation_images_for
 from toolkit import __version__
-from toolkit.data.source import Example
+from toolkit.data.listing import WholeFile
+from toolkit.data.source import UNLABELLED, LabelledImage
 from toolkit.errors import CheckFailed
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.processing import preprocess_from
-from toolkit.reporting.pages import describe
+from toolkit.reporting.pages import write_pages
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
-from toolkit.runtime.decode import read_encoded, suffix_of
+from toolkit.runtime.decode import suffix_of
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.image_files import expand
 from toolkit.runtime.inputs import stacked
@@ -58,7 +58,7 @@ LIBRARIES = ("torch", "transformers", "onnx", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportOptions:
     """What a bundle is to hold, and which images decide over it."""
 
     graph_input: GraphInput = "image"
@@ -73,13 +73,13 @@ class Wanted:
     """Training images that the ranges of activations are measured on."""
 
 
-DEFAULT = Wanted()
+DEFAULT = ExportOptions()
 
 
 def export_bundle(
     run: Run,
     out: Path,
-    wanted: Wanted = DEFAULT,
+    wanted: ExportOptions = DEFAULT,
     *,
     provider: str = "cpu",
     threads: int | None = None,
@@ -116,7 +116,7 @@ def export_bundle(
         write_json(stage / "labels.json", run.classifier.labels)
         write_json(stage / "preprocess.json", preprocess.model_dump(mode="json"))
         examples = run.held_out(wanted.images or FEWEST_IMAGES, exactly=wanted.images is not None)
-        candidates = Candidates(
+        candidates = PrecisionSearch(
             run,
             provider=provider,
             threads=threads,
@@ -142,9 +142,9 @@ def export_bundle(
                 build=EngineBuild(max(BATCH_SIZES)),
             )
             proof = Proof(session, model, preprocess, candidates.reference)
-            entry = proof.entry(samples_of(examples), HELD_OUT, report)
+            entry = proof.entry(examples, HELD_OUT, report)
             parity["results"][form.precision] = {provider: entry | {"temperature": temperature}}
-            proof.require_passed(entry, samples_of(examples))
+            proof.require_passed(entry, examples)
             golden[form.precision] = _golden_outputs(session, preprocess, examples)
         if candidates.tried:
             parity["tried"] = candidates.tried
@@ -165,7 +165,7 @@ def _finish(stage: Path, run: Run, default: str, provenance: dict[str, Any]) -> 
     for plot in sorted((run.path / "plots").glob("*.png")):
         (stage / "plots").mkdir(exist_ok=True)
         shutil.copyfile(plot, stage / "plots" / plot.name)
-    describe(stage, manifest)
+    write_pages(stage, manifest)
     write_manifest(stage, manifest)
 
 
@@ -179,9 +179,9 @@ class Proof:
     preprocess: Preprocess
     reference: Reference
 
-    def entry(self, samples: Sequence[Sample], source: str, report: Report) -> dict[str, Any]:
+    def entry(self, samples: Sequence[LabelledImage], source: str, report: Report) -> dict[str, Any]:
         """The graph's entry of ``parity.json``."""
-        form = form_of(self.model)
+        form = config_of(self.model)
         first = graph_input(self.session.input, self.preprocess, samples[0].read())
         nodes = self.session.executed_nodes(stacked([first]))
         fused = check_nodes(nodes, self.reference.classifier, self.session.provider, form)
@@ -201,12 +201,12 @@ class Proof:
             "executed_nodes": len(nodes),
         }
 
-    def require_passed(self, entry: dict[str, Any], samples: Sequence[Sample]) -> None:
+    def require_passed(self, entry: dict[str, Any], samples: Sequence[LabelledImage]) -> None:
         """Raise :class:`CheckFailed` after a failure, with the first node that leaves the tolerance."""
         if entry["passed"]:
             return
         fault = first_fault(bisect(self.session, self.model, self.preprocess, self.reference, samples))
-        precision = form_of(self.model).precision
+        precision = config_of(self.model).precision
         raise CheckFailed(f"parity failed for {precision} on {self.session.provider}: {_figures(entry)}; {fault}")
 
 
@@ -291,12 +291,15 @@ def bisect_bundle(
     return bisect(session, model, bundle.preprocess, Reference(run), samples)
 
 
-def samples_to_prove(run: Run, count: int | None, folder: Path | None) -> tuple[list[Sample], str]:
+def samples_to_prove(run: Run, count: int | None, folder: Path | None) -> tuple[list[LabelledImage], str]:
     """Held-out images, or those of a folder, and where they come from in words."""
     if folder is not None:
-        samples = [Sample(str(path), partial(read_encoded, path), None, run.value_range) for path in expand([folder])]
+        samples = [
+            LabelledImage(path, UNLABELLED, WholeFile(str(path)), value_range=run.value_range)
+            for path in expand([folder])
+        ]
         return samples, str(folder)
-    return samples_of(run.held_out(count or FEWEST_IMAGES, exactly=count is not None)), HELD_OUT
+    return run.held_out(count or FEWEST_IMAGES, exactly=count is not None), HELD_OUT
 
 
 def require_passed(parity: dict[str, Any]) -> None:
@@ -329,17 +332,19 @@ def _libraries() -> dict[str, str]:
     return found | {"onnxruntime": onnxruntime.__version__, "python": platform.python_version()}
 
 
-def _golden_examples(examples: Sequence[Example]) -> list[Example]:
+def _golden_examples(examples: Sequence[LabelledImage]) -> list[LabelledImage]:
     return [examples[place] for place in spread(len(examples), GOLDEN_IMAGES)]
 
 
-def _golden_outputs(session: Session, preprocess: Preprocess, examples: Sequence[Example]) -> Float32:
+def _golden_outputs(session: Session, preprocess: Preprocess, examples: Sequence[LabelledImage]) -> Float32:
     """What a shipped graph makes of the golden images, one by one."""
     inputs = (graph_input(session.input, preprocess, example.read()) for example in _golden_examples(examples))
     return np.concatenate([session.run(stacked([each]))["logits"] for each in inputs])
 
 
-def _write_golden(stage: Path, reference: Reference, examples: Sequence[Example], outputs: dict[str, Float32]) -> None:
+def _write_golden(
+    stage: Path, reference: Reference, examples: Sequence[LabelledImage], outputs: dict[str, Float32]
+) -> None:
     """A few images as files, with what the reference and each shipped graph make of them."""
     chosen = _golden_examples(examples)
     feed = reference.inputs(example.decode() for example in chosen)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ToolkitError
-from toolkit.files import write_json, writing_to
-from toolkit.reporting.pages import describe, pages
+from toolkit.files import explain_os_errors, write_json
+from toolkit.reporting.pages import pages, write_pages
 from toolkit.runtime.bundle import Bundle, Manifest, write_manifest
 from toolkit.runtime.manifest import read_manifest
 from toolkit.runtime.signature import sign
@@ -39,7 +39,7 @@ class Target:
             return
         if self.file.is_dir():
             raise ToolkitError("a folder is there already", where=f"--out {self.file}", fix="name a file")
-        with writing_to(self.file):
+        with explain_os_errors(self.file):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.file.parent):
                 pass
@@ -48,7 +48,7 @@ class Target:
         """Write the file as JSON, if the content goes into one; whether it did."""
         if self.file is None:
             return False
-        with writing_to(self.file):
+        with explain_os_errors(self.file):
             write_json(self.file, content)
         return True
 
@@ -73,7 +73,7 @@ def change(bundle: Bundle, key: Path | None = None) -> Iterator[tuple[Path, Mani
     with changing(bundle.path) as folder:
         manifest, _ = read_manifest(folder)
         yield folder, manifest
-        describe(folder, manifest)
+        write_pages(folder, manifest)
         write_manifest(folder, manifest)
         if key:
             sign(folder, key)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import log2
 
 from export.latency.cold_start import REPEATS
-from export.latency.measure import BLOCKS, REWARM_RUNS, WARMUP_SECONDS, WINDOW, Least
+from export.latency.measure import BLOCKS, REWARM_RUNS, WARMUP_SECONDS, WINDOW, MinSamples
 from export.latency.roofline import limits
 from export.latency.scenarios import concurrency, multi_stream, offline, server
 
@@ -20,7 +20,7 @@ SERVER_POINTS = 3 + int(log2(1 / server.RESOLUTION))
 """Rates that the server scenario tries: some to saturate it, a bisection, and a verification of twice the length."""
 
 
-def counted_seconds(run: float, least: Least) -> float:
+def counted_seconds(run: float, least: MinSamples) -> float:
     """Seconds that an engine takes at a batch size, warm-up included, when a run takes so many."""
     warm = min(WARMUP_SECONDS, max(2 * WINDOW * run, 2 * run))
     return warm + max(least.runs * run, least.seconds) + BLOCKS * REWARM_RUNS * run
@@ -30,7 +30,7 @@ def benchmark_seconds(
     ours: Sequence[float],
     others: Sequence[float],
     batch_sizes: Sequence[int],
-    least: Least,
+    least: MinSamples,
     *,
     details: bool,
     scenarios: Sequence[str],
@@ -57,7 +57,7 @@ def benchmark_seconds(
     if {"offline", "server"} & set(scenarios):
         seconds += sum(counted_seconds(first * 2**power, offline.LEAST) for power in range(OFFLINE_SIZES))
     if "multi-stream" in scenarios:
-        seconds += sum(counted_seconds(first * samples, Least()) for samples in multi_stream.SAMPLES)
+        seconds += sum(counted_seconds(first * samples, MinSamples()) for samples in multi_stream.SAMPLES)
     if "concurrency" in scenarios:
         seconds += combinations * counted_seconds(first, concurrency.LEAST)
     if "server" in scenarios:
@@ -65,7 +65,7 @@ def benchmark_seconds(
     return seconds
 
 
-def baseline_seconds(precisions: int, run: float, batch_sizes: Sequence[int], least: Least, pairs: int) -> float:
+def baseline_seconds(precisions: int, run: float, batch_sizes: Sequence[int], least: MinSamples, pairs: int) -> float:
     """Seconds that a comparison of two bundles takes at least, about.
 
     Args:
@@ -85,8 +85,8 @@ def tune_seconds(
     batch_sizes: Sequence[int],
     budget_seconds: float,
     *,
-    rough: Least,
-    apart: Sequence[Least],
+    rough: MinSamples,
+    apart: Sequence[MinSamples],
 ) -> float:
     """Seconds that a search takes at most, about: each precision, sessions and threads at every batch size that fits.
 

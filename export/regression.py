@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from export.duration import baseline_seconds
-from export.latency.measure import REWARM_RUNS, Least, check_sizes, warm_until_steady
+from export.latency.measure import REWARM_RUNS, MinSamples, check_sizes, warm_until_steady
 from export.latency.pool import Pool, find_pool
-from export.latency.runner import Engine, onnxruntime_engine
+from export.latency.runner import Runner, onnxruntime_engine
 from export.latency.statistics import RESAMPLES
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -37,7 +37,7 @@ class Gate:
 
     provider: str
     batch_sizes: Sequence[int]
-    least: Least
+    least: MinSamples
     max_regression: float = MAX_REGRESSION
     precision: str | None = None
     threads: int | None = None
@@ -105,7 +105,7 @@ def against_baseline(
 
 
 def compare_engines(
-    new: Engine, old: Engine, pool: Pool, batch_size: int, gate: Gate, *, advance: Callable[[], object] = lambda: None
+    new: Runner, old: Runner, pool: Pool, batch_size: int, gate: Gate, *, advance: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
     """Compare two engines at one batch size; a regression is a ratio past the limit that chance doesn't explain.
 
@@ -145,12 +145,12 @@ def _side(size: tuple[int, int] | None) -> str:
     return "x".join(map(str, size or ()))
 
 
-def _block(engine: Engine, batches: Sequence[Feed], runs: int) -> None:
+def _block(engine: Runner, batches: Sequence[Feed], runs: int) -> None:
     engine.warm_up(batches, REWARM_RUNS)
     engine.measure(batches, runs)
 
 
-def _last(engine: Engine, runs: int) -> float:
+def _last(engine: Runner, runs: int) -> float:
     """Median seconds of the last block."""
     return float(np.median(engine.times[-runs:]))
 

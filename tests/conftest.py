@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.ListedImage]) -> None:
     """The files that take longest first, so that no worker is left alone with one at the end; slow tests if asked."""
     items.sort(key=lambda item: "training" not in item.path.parts)
     for item in items:
@@ -168,11 +168,11 @@ def pixel_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def _export(run: Path, graph_input: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from export.bundle import Wanted, export_bundle
+    from export.bundle import ExportOptions, export_bundle
     from toolkit.runs.finished_run import Run
 
     out = tmp_path_factory.mktemp("bundles") / f"{run.name}-{graph_input}"
-    export_bundle(Run(run), out, Wanted(graph_input))
+    export_bundle(Run(run), out, ExportOptions(graph_input))
     return out
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import killed_at_lines
 
-from toolkit.files import heal
+from toolkit.files import recover_interrupted_writes
 
 PARTS = ("manifest.json", "a.bin", "b.bin", "deep/c.bin")
 REPLACE = """
@@ -51,21 +51,21 @@ def write_tree(folder: Path, *files: str) -> None:
 
 def test_an_old_folder_comes_back_if_its_successor_never_took_its_place(tmp_path: Path) -> None:
     write_tree(tmp_path, ".best.old-k3_x/a", ".best.old-k3_x/deep/b", ".best.partial-k3_x/a")
-    heal(tmp_path)
+    recover_interrupted_writes(tmp_path)
     assert names_in(tmp_path) == ["best", "best/a", "best/deep", "best/deep/b"]
     assert (tmp_path / "best" / "a").read_text() == ".best.old-k3_x/a"
 
 
 def test_an_old_folder_goes_if_its_successor_took_its_place(tmp_path: Path) -> None:
     write_tree(tmp_path, ".best.old-k3_x/a", ".best.old-k3_x/deep/b", "best/a")
-    heal(tmp_path)
+    recover_interrupted_writes(tmp_path)
     assert names_in(tmp_path) == ["best", "best/a"]
     assert (tmp_path / "best" / "a").read_text() == "best/a"
 
 
 def test_each_old_folder_is_judged_by_its_own_successor(tmp_path: Path) -> None:
     write_tree(tmp_path, ".step-1.old-aaaa/f", ".step-2.old-bbbb/f", "step-2/f", ".v1.0.old-x.old-cccc/f")
-    heal(tmp_path)
+    recover_interrupted_writes(tmp_path)
     read = {path.name: (path / "f").read_text() for path in tmp_path.iterdir()}
     assert read == {"step-1": ".step-1.old-aaaa/f", "step-2": "step-2/f", "v1.0.old-x": ".v1.0.old-x.old-cccc/f"}
 
@@ -75,7 +75,7 @@ def test_half_written_files_and_folders_go_and_all_else_stays(tmp_path: Path) ->
     write_tree(tmp_path, *stays)
     before = names_in(tmp_path)
     write_tree(tmp_path, ".recipe.yaml.partial-8ad", ".best.partial-k3_x/deep/a", ".r.safetensors.partial-1234")
-    heal(tmp_path)
+    recover_interrupted_writes(tmp_path)
     assert names_in(tmp_path) == before
     assert all((tmp_path / file).read_text() == file for file in stays)
 
@@ -84,8 +84,8 @@ def test_healing_what_is_sound_empty_or_not_there_changes_nothing(tmp_path: Path
     write_tree(tmp_path, "best/a", "empty/.lock")
     before = names_in(tmp_path)
     for folder in (tmp_path, tmp_path / "best", tmp_path / "empty", tmp_path / "nowhere"):
-        heal(folder)
-        heal(folder)
+        recover_interrupted_writes(folder)
+        recover_interrupted_writes(folder)
     assert names_in(tmp_path) == before
 
 
@@ -113,7 +113,7 @@ def test_a_folder_outlives_kills_at_any_moment_of_its_replacing(tmp_path: Path) 
             time.sleep(chance.uniform(0, 0.05))
             process.kill()
             reported += process.stdout.readlines()
-        heal(tmp_path)
+        recover_interrupted_writes(tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {".lock", "best"}
         done = version_of(tmp_path / "best")
         assert done - int(reported[-1]) in (0, 1)
@@ -124,7 +124,7 @@ def test_a_folder_outlives_a_kill_at_each_line_of_its_replacing(tmp_path: Path) 
     subprocess.run(killing, check=True, env=killed_at_lines.environment())
     versions = []
     for folder in sorted(tmp_path.iterdir()):
-        heal(folder)
+        recover_interrupted_writes(folder)
         assert [path.name for path in folder.iterdir()] == ["best"]
         versions.append(version_of(folder / "best"))
     assert set(versions) == {0, 1}

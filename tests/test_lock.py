@@ -12,22 +12,22 @@ import pytest
 
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
-from toolkit.lock import locked
+from toolkit.lock import lock
 from toolkit.recipe.schema import Recipe
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from toolkit.lock import locked
-with locked(Path(sys.argv[1]), what="another run is writing here"):
+from toolkit.lock import lock
+with lock(Path(sys.argv[1]), what="another run is writing here"):
     print("held", flush=True)
     time.sleep(600)
 """
 HOLD_WITH_A_CHILD = """
 import os, sys, time
 from pathlib import Path
-from toolkit.lock import locked
-with locked(Path(sys.argv[1]), what="another run is writing here"):
+from toolkit.lock import lock
+with lock(Path(sys.argv[1]), what="another run is writing here"):
     if os.fork() == 0:
         for line in sys.stdin:
             print("child heard", line, end="", flush=True)
@@ -38,12 +38,12 @@ with locked(Path(sys.argv[1]), what="another run is writing here"):
 COUNT = """
 import sys, time
 from pathlib import Path
-from toolkit.lock import TakenError, locked
+from toolkit.lock import TakenError, lock
 folder, times = Path(sys.argv[1]), int(sys.argv[2])
 for _ in range(times):
     while True:
         try:
-            with locked(folder, what="another counter counts"):
+            with lock(folder, what="another counter counts"):
                 count = int((folder / "count").read_text())
                 time.sleep(0.001)
                 (folder / "count").write_text(str(count + 1))
@@ -69,7 +69,7 @@ def take(tmp_path: Path) -> Callable[[], None]:
     """Take the lock of a folder that is not there yet, and give it back."""
 
     def take() -> None:
-        with locked(tmp_path / "deep" / "run", what="another run is writing here"):
+        with lock(tmp_path / "deep" / "run", what="another run is writing here"):
             pass
 
     return take
@@ -82,7 +82,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 def test_a_second_process_cannot_take_it_until_the_first_gives_it_back(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "run"
-    with locked(folder, what="another run is writing here"), started(HOLD, folder) as second:
+    with lock(folder, what="another run is writing here"), started(HOLD, folder) as second:
         _, errors = second.communicate()
         assert second.returncode == 1
         assert "TakenError: another run is writing here already" in errors
@@ -107,7 +107,7 @@ def test_it_is_free_once_its_holder_was_killed(script: str, tmp_path: Path, take
 
 
 def test_an_error_inside_gives_it_back(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), locked(tmp_path, what="another run is writing here"):
+    with pytest.raises(ZeroDivisionError), lock(tmp_path, what="another run is writing here"):
         raise ZeroDivisionError
     with started(HOLD, tmp_path) as other:
         assert line_of(other) == "held"
@@ -140,5 +140,5 @@ def test_a_run_waits_for_another_that_fills_the_same_cache(
 
 def test_a_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ToolkitError, match="can't write here"), locked(tmp_path / "file" / "run", what="another run"):
+    with pytest.raises(ToolkitError, match="can't write here"), lock(tmp_path / "file" / "run", what="another run"):
         pass

@@ -156,12 +156,12 @@ def export(
         >>> bundle.parity["results"]["fp32"]["cpu"]["passed"]
         True
     """
-    from export.bundle import Wanted, export_bundle
+    from export.bundle import ExportOptions, export_bundle
     from export.graph.classifier_graph import check_input
     from toolkit.runtime.bundle import Bundle
 
     precisions, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
-    wanted = Wanted(check_input(input), precisions, budget, images, calibration_images)
+    wanted = ExportOptions(check_input(input), precisions, budget, images, calibration_images)
     more = {} if report is None else {"report": report}
     export_bundle(
         opened_run(run, data), Path(out), wanted, provider=provider, threads=threads, sign=sign, force=force, **more
@@ -282,18 +282,18 @@ def bench_latency(
         >>> latency["rows"][0]["p50_ms"] > 0
         True
     """
-    from export.benchmark import Compared, Measured, benchmark
+    from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
     from export.change import Target
-    from export.latency.measure import Least
+    from export.latency.measure import MinSamples
 
     more = {name: told for name, told in (("advance", advance), ("announce", announce)) if told is not None}
     return benchmark(
         opened_bundle(bundle),
         provider=provider,
         batch_sizes=list(batch_sizes),
-        compare=Compared(list(compare), path_of(run), path_of(data)),
-        least=Least(runs, seconds),
-        measured=Measured(precision, threads, path_of(images), list(scenarios), target_p99_ms, details),
+        compare=ComparisonOptions(list(compare), path_of(run), path_of(data)),
+        least=MinSamples(runs, seconds),
+        measured=BenchmarkOptions(precision, threads, path_of(images), list(scenarios), target_p99_ms, details),
         to=Target(out, sign),
         **more,
     )

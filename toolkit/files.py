@@ -54,7 +54,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def writing_to(target: Path) -> Iterator[None]:
+def explain_os_errors(target: Path) -> Iterator[None]:
     """Turn an unusable path, missing permission or full disk into an error that says so."""
     try:
         yield
@@ -84,7 +84,7 @@ def staged_folder(
 ) -> Iterator[Path]:
     """Build a folder beside ``target`` and rename it into place; on an error nothing is left.
 
-    A process that is killed in between leaves a hidden folder, which :func:`heal` clears up.
+    A process that is killed in between leaves a hidden folder, which :func:`recover_interrupted_writes` clears up.
 
     Args:
         target: where the folder shall be.
@@ -98,7 +98,7 @@ def staged_folder(
     """
     target = target.absolute()
     refuse_existing(target, what=what, marker=marker, replace=replace)
-    with writing_to(target):
+    with explain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
         stage.chmod(0o755)
@@ -138,7 +138,7 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def heal(folder: Path) -> None:
+def recover_interrupted_writes(folder: Path) -> None:
     """Clear up what killed processes left in a folder that nobody else writes into.
 
     Half-written files and folders go; a folder that was moved aside to be replaced comes back
@@ -161,7 +161,7 @@ def refuse_existing(target: Path, *, what: str, marker: str, replace: bool = Fal
     if not is_utf8(str(target.absolute())):
         what = "a path to write to must be UTF-8, and this one is not"
         raise ToolkitError(what, where=target.absolute(), fix="choose another path")
-    with writing_to(target):
+    with explain_os_errors(target):
         there = target.exists()
     if target.is_symlink() and not there:
         raise ToolkitError("a link is there that leads nowhere", where=target, fix="remove it, or choose another path")

@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 
 from toolkit.errors import ToolkitError
-from toolkit.files import writing_to
+from toolkit.files import explain_os_errors
 
 try:
     import fcntl
@@ -25,7 +25,7 @@ class TakenError(ToolkitError):
 
 
 @contextmanager
-def locked(folder: Path, *, what: str) -> Iterator[None]:
+def lock(folder: Path, *, what: str) -> Iterator[None]:
     """Hold ``folder`` (made if it is missing) against other processes.
 
     Record locks (``lockf``) rather than ``flock``, which filelock takes where there are no others: a loader's
@@ -42,7 +42,7 @@ def locked(folder: Path, *, what: str) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            with writing_to(folder):
+            with explain_os_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 lock = filelock.FileLock(folder / LOCK, timeout=0) if fcntl is None else _RecordLock(folder / LOCK)
             held.enter_context(lock)

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
-from export.graph.config import FUSED, METADATA, Form
+from export.graph.config import FUSED, METADATA, GraphConfig
 from export.graph.half import to_half
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
@@ -39,7 +39,7 @@ def build_graph(
     preprocess: Preprocess,
     provenance: dict[str, Any],
     graph_input: GraphInput = "image",
-    form: Form = FUSED,
+    form: GraphConfig = FUSED,
 ) -> onnx.ModelProto:
     """The whole classifier as one graph with a dynamic batch; the same arguments give the same bytes.
 
@@ -82,7 +82,7 @@ def build_graph(
     helper.set_model_props(model, metadata)
     match form.precision:
         case "fp16" | "bf16":
-            return to_half(model, form.precision, form.islands)
+            return to_half(model, form.precision, form.keep_fp32)
         case _:
             return model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from export.graph.quantization import FLOAT, Quantization
 from toolkit.errors import ToolkitError
@@ -13,30 +13,30 @@ METADATA = "form"
 """Key of the form in a graph's ``metadata_props``."""
 
 
-class Form(BaseModel):
+class GraphConfig(BaseModel):
     """How the parts of a network are said."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     precision: Precision = "fp32"
     quantization: Quantization = FLOAT
     """With int8, which products are rounded, and how."""
-    islands: dict[str, float] = {}
+    keep_fp32: dict[str, float] = Field({}, alias="islands")
     """With fp16, tensors that stay float32, with the largest magnitude that was measured in each."""
     temperature: float | None = None
     """Of the probabilities, where it was fitted again for this form; the classifier's otherwise."""
-    joined_norms: bool = True
+    fuse_skip_layernorm: bool = Field(True, alias="joined_norms")
     """Residual sum, bias of the product before it, and norm by one operator; integer products add their bias
     themselves, and then a sum and a norm apart are faster on CPUs."""
-    standard: bool = False
+    standard_ops_only: bool = Field(False, alias="standard")
     """Standard operators alone, for compilers that know no others, such as TensorRT."""
 
 
-FUSED = Form()
+FUSED = GraphConfig()
 """Float32 in ONNX Runtime's fused operators."""
 
 
-def form_of(model: onnx.ModelProto) -> Form:
+def config_of(model: onnx.ModelProto) -> GraphConfig:
     """The form that a graph was written in.
 
     Raises:
@@ -44,5 +44,5 @@ def form_of(model: onnx.ModelProto) -> Form:
     """
     for entry in model.metadata_props:
         if entry.key == METADATA:
-            return Form.model_validate_json(entry.value)
+            return GraphConfig.model_validate_json(entry.value)
     raise ToolkitError("the graph does not say in which form it is", where="metadata_props", fix="export it again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from export.graph.config import Form
+from export.graph.config import GraphConfig
 from toolkit.errors import CheckFailed
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.session import PROVIDERS, ExecutedNode
@@ -27,7 +27,9 @@ def fused_counts(nodes: Sequence[ExecutedNode]) -> dict[str, int]:
     return {kind: sum(node.operator in operators for node in nodes) for kind, operators in FUSED.items()}
 
 
-def check_nodes(nodes: Sequence[ExecutedNode], classifier: Classifier, provider: str, form: Form) -> dict[str, int]:
+def check_nodes(
+    nodes: Sequence[ExecutedNode], classifier: Classifier, provider: str, form: GraphConfig
+) -> dict[str, int]:
     """Count the fused operators and see where the heavy ones ran; of a traced encoder the latter alone is checked.
 
     Args:
@@ -47,11 +49,11 @@ def check_nodes(nodes: Sequence[ExecutedNode], classifier: Classifier, provider:
     layers, gelus = len(blocks), sum(block.mlp.gate is None for block in blocks)
     counts = fused_counts(nodes)
     expected = {"integer product": len(form.quantization.products)}
-    if not form.standard:
+    if not form.standard_ops_only:
         expected |= {"attention": layers, "activation": gelus}
     if provider == "cpu" and form.precision in ("fp16", "bf16"):
         expected.pop("activation", None)  # GELU has no kernel for it there, and is computed in float32 by its parts
-    if form.joined_norms:  # a layer has two norms; the first one of the first layer has nothing to add
+    if form.fuse_skip_layernorm:  # a layer has two norms; the first one of the first layer has nothing to add
         expected |= {"layer norm with residual": 2 * layers}
     missing = [f"{wanted} of {kind}, but {counts[kind]}" for kind, wanted in expected.items() if counts[kind] < wanted]
     if missing and provider not in COMPILING:

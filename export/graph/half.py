@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
-from export.graph.config import FUSED, Form
+from export.graph.config import FUSED, GraphConfig
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
 from export.graph.subgraph import gives_floats, preprocessing_part
@@ -52,7 +52,7 @@ class Plan:
     """What these nodes give."""
 
 
-def to_half(model: onnx.ModelProto, precision: HalfPrecision, islands: Collection[str] = ()) -> onnx.ModelProto:
+def to_half(model: onnx.ModelProto, precision: HalfPrecision, keep_fp32: Collection[str] = ()) -> onnx.ModelProto:
     """A copy of a graph whose network computes in half precision; the same arguments give the same bytes.
 
     Inputs and outputs keep their types.
@@ -60,10 +60,10 @@ def to_half(model: onnx.ModelProto, precision: HalfPrecision, islands: Collectio
     Args:
         model: what :func:`export.graph.classifier_graph.build_graph` gave, with either input.
         precision: ``fp16`` or ``bf16``.
-        islands: tensors that have to stay fp32, such as :func:`export.precision.overflow.overflowing` finds; so
+        keep_fp32: tensors that have to stay fp32, such as :func:`export.precision.overflow.overflowing` finds; so
             do the nodes that give or read one, and everything that merely moves its values.
     """
-    who = plan(model, precision, islands)
+    who = plan(model, precision, keep_fp32)
     constants, in_half = _constants(model, precision, who)
     nodes: list[onnx.NodeProto] = []
     casts: set[str] = set()
@@ -101,7 +101,7 @@ def to_half(model: onnx.ModelProto, precision: HalfPrecision, islands: Collectio
     return converted
 
 
-def plan(model: onnx.ModelProto, precision: HalfPrecision, islands: Collection[str] = ()) -> Plan:
+def plan(model: onnx.ModelProto, precision: HalfPrecision, keep_fp32: Collection[str] = ()) -> Plan:
     """Decide for every node of the network; see :func:`to_half` for the arguments."""
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     floating = {PIXEL_VALUES}
@@ -114,7 +114,7 @@ def plan(model: onnx.ModelProto, precision: HalfPrecision, islands: Collection[s
         if gives_floats(node) and (floating | weights) & set(node.input):
             floating.update(filter(None, node.output))
             network.append(node)
-    seeds = {*islands, *(_too_large(model) if precision == "fp16" else ())}
+    seeds = {*keep_fp32, *(_too_large(model) if precision == "fp16" else ())}
     kept = _with_same_values(seeds, network, floating)
     nodes: set[str] = set()
     tensors: set[str] = set()
@@ -133,7 +133,9 @@ def in_head(tensor: str) -> bool:
     return tensor.replace("/", ".").split(".")[0] in ("head", LOGITS, PROBABILITIES)
 
 
-def network_graph(classifier: Classifier, form: Form = FUSED, size: tuple[int, int] | None = None) -> onnx.ModelProto:
+def network_graph(
+    classifier: Classifier, form: GraphConfig = FUSED, size: tuple[int, int] | None = None
+) -> onnx.ModelProto:
     """The classifier in float32 without preprocessing and metadata.
 
     Args:
@@ -159,13 +161,13 @@ def _too_large(model: onnx.ModelProto) -> Iterator[str]:
                 yield tensor.name
 
 
-def _with_same_values(islands: set[str], network: Sequence[onnx.NodeProto], floating: set[str]) -> set[str]:
+def _with_same_values(keep_fp32: set[str], network: Sequence[onnx.NodeProto], floating: set[str]) -> set[str]:
     """Islands, and the tensors that hold the same values or that feed an attention operator which is one.
 
     What overflows inside attention is known by the tensor that the operator gives; keys and values
     that nodes before it make would be infinite before they reach it.
     """
-    kept, by_tensor = set(islands), {output: node for node in network for output in node.output if output}
+    kept, by_tensor = set(keep_fp32), {output: node for node in network for output in node.output if output}
     while True:
         before = len(kept)
         for node in network:

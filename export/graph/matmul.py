@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from export.graph.builder import MICROSOFT, GraphBuilder
-from export.graph.config import Form
+from export.graph.config import GraphConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def product(
-    builder: GraphBuilder, form: Form, x: str, name: str, matrix: Tensor, bias: Tensor | None = None, *, to: str
+    builder: GraphBuilder, form: GraphConfig, x: str, name: str, matrix: Tensor, bias: Tensor | None = None, *, to: str
 ) -> str:
     """``x`` [..., in] times ``matrix`` [in, out], plus ``bias`` [out].
 
@@ -36,14 +36,14 @@ def product(
         return str(builder.node("DynamicQuantizeMatMul", inputs, name=to, domain=MICROSOFT))
     step, zero = (builder.constant(value) for value in form.quantization.activation(name))
     levels = builder.node("QuantizeLinear", [x, step, zero], name=f"{name}/QuantizeLinear")
-    if not form.standard:
+    if not form.standard_ops_only:
         return integer_product(builder, levels, (step, zero), weights, shift, to)
     values = builder.node("DequantizeLinear", [levels, step, zero], name=f"{name}/DequantizeLinear")
     weight = builder.node("DequantizeLinear", weights, name=f"{name}.weight^T", axis=1)
     return _shifted(builder, builder.node("MatMul", [values, weight], name=before_shift), shift, to)
 
 
-def rounded_matrix(builder: GraphBuilder, form: Form, name: str, matrix: Tensor) -> list[str]:
+def rounded_matrix(builder: GraphBuilder, form: GraphConfig, name: str, matrix: Tensor) -> list[str]:
     """A matrix [in, out] in integers, and its scales."""
     rounded, scale = form.quantization.weight(matrix.detach().cpu().numpy())
     constants = {f"{name}.weight^T.int8": rounded, f"{name}.weight^T.scale": scale}

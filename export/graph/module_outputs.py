@@ -14,7 +14,7 @@ from toolkit.models.families.tower import fold_layer_scales
 
 
 @torch.inference_mode()
-def captured(classifier: Classifier, pixel_values: Tensor, *, own: bool = False) -> dict[str, Tensor]:
+def module_outputs(classifier: Classifier, pixel_values: Tensor, *, own: bool = False) -> dict[str, Tensor]:
     """Run the reference forward pass and keep all tensors between its modules.
 
     Args:

@@ -19,7 +19,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from export.graph.builder import MICROSOFT, GraphBuilder, Scope
-from export.graph.config import FUSED, Form
+from export.graph.config import FUSED, GraphConfig
 from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.matmul import integer_product, product, rounded_matrix
 from export.graph.preprocessing import RESIZED
@@ -61,7 +61,7 @@ class NetworkBuilder:
         self,
         builder: GraphBuilder,
         classifier: Classifier,
-        form: Form,
+        form: GraphConfig,
         preprocess: Preprocess | None,
         size: tuple[int, int] | None,
     ) -> None:
@@ -94,7 +94,7 @@ class NetworkBuilder:
         name = self.names.of(module)
         affine = [self.weight(f"{name}.weight", module.weight), self.weight(f"{name}.bias", module.bias)]
         epsilon = float(module.eps)
-        if isinstance(x, Residual) and not self.form.joined_norms:
+        if isinstance(x, Residual) and not self.form.fuse_skip_layernorm:
             x = str(self.builder.node("Add", [x.stream, x.product], name=x.name))
         if isinstance(x, str):
             node = self.builder.node("LayerNormalization", [x, *affine], name=name, axis=-1, epsilon=epsilon)
@@ -116,7 +116,7 @@ class NetworkBuilder:
             ToolkitError: another activation, named.
         """
         name, kind = self.names.of(module), type(module).__name__
-        if kind == "QuickGELUActivation" and self.form.standard:
+        if kind == "QuickGELUActivation" and self.form.standard_ops_only:
             add = self.scope(module)
             gate = add("Sigmoid", add("Mul", x, add.single(QUICK_GELU_ALPHA)))
             return str(add("Mul", x, gate, name=name))
@@ -144,7 +144,7 @@ class NetworkBuilder:
         """Attention of all tokens to all tokens, before its output projection: [B, T, D] -> [B, T, D]."""
         name, to = self.names.joint_matmul(attention, "qkv"), self.names.mixed_values(attention)
         matrix, shift = joined(attention.query, attention.key, attention.value)
-        if self.form.standard or self.form.quantization.rounds(name):
+        if self.form.standard_ops_only or self.form.quantization.rounds(name):
             add = self.scope(attention.module)
             three = self.product(x, name, matrix, shift, to=f"{name}/Add")
             query, key, value = add("Split", three, outputs=3, axis=2, num_outputs=3)
@@ -177,7 +177,7 @@ class NetworkBuilder:
         """Softmax of scaled scores times values: [B, Q, D] and twice [B, T, D] -> [B, Q, D]."""
         add, heads, scale = self.scope(attention.module), attention.heads, attention.scale
         to = self.names.mixed_values(attention)
-        if not self.form.standard:
+        if not self.form.standard_ops_only:
             inputs = (query, key, value)
             return str(add("MultiHeadAttention", *inputs, name=to, domain=MICROSOFT, num_heads=heads, scale=scale))
         split = add.integers(0, 0, heads, -1)
@@ -212,7 +212,7 @@ class NetworkBuilder:
         of, matrix, bias = self.names.of(projection.module), projection.weight.T, projection.bias
         if scale is not None:
             matrix, bias = matrix * scale, None if bias is None else bias * scale
-        if self.form.joined_norms:
+        if self.form.fuse_skip_layernorm:
             constant = "" if bias is None else self.weight(f"{of}.bias", bias)
             return Residual(stream, self.product(x, of, matrix, to=f"{of}/MatMul"), constant, name)
         return Residual(stream, self.product(x, of, matrix, bias, to=of), "", name)
@@ -333,7 +333,7 @@ def add_classifier(
     builder: GraphBuilder,
     classifier: Classifier,
     pixel_values: str,
-    form: Form = FUSED,
+    form: GraphConfig = FUSED,
     preprocess: Preprocess | None = None,
     size: tuple[int, int] | None = None,
 ) -> None:

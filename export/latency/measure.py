@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from export.latency.pool import Pool
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
 from toolkit.runtime.inputs import Feed
@@ -39,7 +39,7 @@ WARMUP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Least:
+class MinSamples:
     """How much is counted for each engine and batch size, at least."""
 
     runs: int = 50
@@ -58,10 +58,10 @@ class Least:
 
 
 def measure(
-    engines: Sequence[Engine],
+    engines: Sequence[Runner],
     pool: Pool,
     batch_sizes: Sequence[int],
-    least: Least,
+    least: MinSamples,
     *,
     skipped: list[dict[str, Any]] | None = None,
     advance: Callable[[], object] = lambda: None,
@@ -104,12 +104,12 @@ def check_sizes(batch_sizes: Sequence[int]) -> None:
 
 
 def _fitting(
-    engines: Sequence[Engine],
+    engines: Sequence[Runner],
     pool: Pool,
     batch_size: int,
     growth: Mapping[int, float],
     skipped: list[dict[str, Any]],
-) -> list[Engine]:
+) -> list[Runner]:
     """Engines that run a batch of this size; why the others don't goes to ``skipped``.
 
     A batch whose growth alone would fill the machine is not tried at all: the system would kill the process.
@@ -125,7 +125,7 @@ def _fitting(
     return fitting
 
 
-def _shortage(engine: Engine, pool: Pool, batch_size: int, growth_mib: float) -> str | None:
+def _shortage(engine: Runner, pool: Pool, batch_size: int, growth_mib: float) -> str | None:
     """Why a batch does not fit in memory, where each image takes so much; None if it does."""
     try:
         there = available_mib()
@@ -141,7 +141,7 @@ def _shortage(engine: Engine, pool: Pool, batch_size: int, growth_mib: float) ->
     return None
 
 
-def _growth_mib(engine: Engine, pool: Pool) -> float:
+def _growth_mib(engine: Runner, pool: Pool) -> float:
     """MiB that each further image of a batch takes at the peak, and its own pixels; tried with one and with a few.
 
     Where the system does not let the peak begin anew, what the process holds afterwards stands for it: ONNX Runtime
@@ -162,9 +162,9 @@ def _growth_mib(engine: Engine, pool: Pool) -> float:
 
 
 def alternate(
-    engines: Sequence[Engine],
+    engines: Sequence[Runner],
     batches: Sequence[Feed],
-    least: Least,
+    least: MinSamples,
     *,
     blocks: int = BLOCKS,
     advance: Callable[[], object] = lambda: None,
@@ -183,7 +183,7 @@ def alternate(
             advance()
 
 
-def warm_until_steady(engine: Engine, batches: Sequence[Feed], most_seconds: float) -> float:
+def warm_until_steady(engine: Runner, batches: Sequence[Feed], most_seconds: float) -> float:
     """Run until two neighbouring windows have the same median to 3 %, or the time is over.
 
     Returns:
@@ -201,7 +201,7 @@ def warm_until_steady(engine: Engine, batches: Sequence[Feed], most_seconds: flo
             return float(np.median(last))
 
 
-def row_of(engine: Engine, batch_size: int) -> dict[str, Any]:
+def row_of(engine: Runner, batch_size: int) -> dict[str, Any]:
     """What was counted of an engine, as a row of ``latency.json``."""
     seconds = np.array(engine.times)
     starts = np.cumsum([0, *engine.blocks[:-1]])

@@ -16,7 +16,7 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import read_encoded
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.image_files import expand
-from toolkit.runtime.inputs import Array, Example, Feed, bytes_of, examples_in, part_of, places_by_shapes, stacked
+from toolkit.runtime.inputs import Array, Feed, Inputs, bytes_of, examples_in, part_of, places_by_shapes, stacked
 from toolkit.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Pool:
 
 def pool_of(bundle: Bundle, kind: str, contents: Sequence[bytes], source: str) -> Pool:
     """Encoded images as the pool of a graph that takes ``kind``: ``image`` or ``pixel_values``."""
-    inputs: dict[int, Example] = {}
+    inputs: dict[int, Inputs] = {}
     held = 0
     for place, content in enumerate(contents):
         inputs[place] = graph_input(kind, bundle.preprocess, content)

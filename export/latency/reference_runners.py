@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from export.graph.traced import quiet_exporter
-from export.latency.runner import BOUND, Engine
+from export.latency.runner import BOUND, Runner
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.runs.finished_run import Run
@@ -26,7 +26,7 @@ REDUCED = {"torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
 RIVALS = ("torch-eager", "torch-compile", *REDUCED, "onnxruntime-plain", "hf-pipeline")
 
 
-def rival(name: str, run: Run, beside: Engine) -> Engine:
+def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
     """Another engine with the device, the threads and the inputs of the one that it stands beside.
 
     - ``torch-eager``, ``torch-compile``: transformers' forward pass in fp32.
@@ -67,7 +67,7 @@ def rival(name: str, run: Run, beside: Engine) -> Engine:
         return model.probabilities(logits.float()).cpu().numpy()  # the copy to the host waits for the device
 
     precision = name.removeprefix("torch-") if reduced is not None else "fp32"
-    engine = Engine(
+    engine = Runner(
         "torch-eager" if reduced is not None else name,
         precision,
         beside.provider,
@@ -115,7 +115,7 @@ class _Probabilities(torch.nn.Module):
         return self.classifier.probabilities(self.classifier.reference_logits(pixel_values))
 
 
-def _plain(run: Run, beside: Engine) -> Engine:
+def _plain(run: Run, beside: Runner) -> Runner:
     """The graph that ``torch.onnx.export`` writes, opened as its documentation shows."""
     size = run.processor(images=[Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
     example = size.repeat(2, 1, 1, 1)
@@ -138,10 +138,10 @@ def _plain(run: Run, beside: Engine) -> Engine:
     def compute(feed: Feed) -> Any:
         return session.run(None, {"pixel_values": _pixel_values(run, feed)})[0]
 
-    return Engine("onnxruntime-plain", "fp32", beside.provider, beside.threads, compute, beside.input)
+    return Runner("onnxruntime-plain", "fp32", beside.provider, beside.threads, compute, beside.input)
 
 
-def _pipeline(run: Run, beside: Engine, device: str) -> Engine:
+def _pipeline(run: Run, beside: Runner, device: str) -> Runner:
     """The pipeline of transformers around the same classifier."""
     if beside.input != "image":
         fix = "export the bundle with --input image, or drop hf-pipeline"
@@ -170,4 +170,4 @@ def _pipeline(run: Run, beside: Engine, device: str) -> Engine:
         images = [Image.fromarray(np.asarray(image)) for image in feed["image"]]
         return pipeline(images, batch_size=len(images), top_k=None)
 
-    return Engine("hf-pipeline", "fp32", beside.provider, beside.threads, compute, beside.input)
+    return Runner("hf-pipeline", "fp32", beside.provider, beside.threads, compute, beside.input)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.latency.measure import REWARM_RUNS, Least
+from export.latency.measure import REWARM_RUNS, MinSamples
 from export.latency.statistics import percentiles
 from toolkit.runtime.binding import Binding
 from toolkit.runtime.bundle import Bundle
@@ -18,7 +18,7 @@ from toolkit.runtime.session import Session
 STEPS = ("decode_ms", "preprocess_ms", "host_to_device_ms", "network_ms", "device_to_host_ms", "file_to_label_ms")
 
 
-def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], least: Least) -> dict[str, Any]:
+def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], least: MinSamples) -> dict[str, Any]:
     """Time each step of single requests over a pool of encoded images.
 
     Args:
@@ -82,7 +82,7 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
     }
 
 
-def _repeat(request: Callable[[bytes], None], contents: Sequence[bytes], least: Least) -> None:
+def _repeat(request: Callable[[bytes], None], contents: Sequence[bytes], least: MinSamples) -> None:
     """Enough requests, one after the other."""
     for content in contents[:REWARM_RUNS]:
         request(content)

@@ -19,7 +19,7 @@ SPINNING: Final = "session.intra_op.allow_spinning"
 
 
 @dataclass
-class Engine:
+class Runner:
     """An engine and the seconds that its counted runs took."""
 
     name: str
@@ -78,7 +78,7 @@ def onnxruntime_engine(
     session_options: Mapping[str, str] | None = None,
     provider_options: Mapping[str, str] | None = None,
     batch_size: int | None = None,
-) -> Engine:
+) -> Runner:
     """The bundle's graph with production's session options, on the provider asked for or not at all.
 
     Threads and spinning are never those of ``serving.json``: bundles and precisions that are set side by side get
@@ -105,14 +105,14 @@ def onnxruntime_engine(
         return sessions[size].run(batch)
 
     by_size = provider == "tensorrt" and batch_size is None
-    return Engine("onnxruntime", precision, provider, session.threads, run if by_size else session.run, session.input)
+    return Runner("onnxruntime", precision, provider, session.threads, run if by_size else session.run, session.input)
 
 
 BOUND = {"onnxruntime-bound": {}, "onnxruntime-cuda-graph": {"enable_cuda_graph": "1"}}
 """Engines whose inputs and outputs stay on the device, and the provider options that each takes."""
 
 
-def bound_engine(name: str, bundle: Bundle, beside: Engine) -> Engine:
+def bound_engine(name: str, bundle: Bundle, beside: Runner) -> Runner:
     """The graph of another engine with memory bound for each shape, on a CUDA device also replayed as a CUDA graph.
 
     Raises:
@@ -144,4 +144,4 @@ def bound_engine(name: str, bundle: Bundle, beside: Engine) -> Engine:
             bindings[shapes] = Binding(session, dict(shapes))
         return bindings[shapes].run(batch)
 
-    return Engine(name, beside.precision, beside.provider, beside.threads, run, beside.input)
+    return Runner(name, beside.precision, beside.provider, beside.threads, run, beside.input)

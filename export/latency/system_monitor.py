@@ -32,7 +32,7 @@ CLOCK_REASONS = {
 
 @dataclass
 class Conditions:
-    """Facts at the end of a measurement, filled in when :func:`watched` ends."""
+    """Facts at the end of a measurement, filled in when :func:`monitored` ends."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     """``clocks_mhz`` [least, most] over cores, ``load_average``, ``stolen_share``, ``other_processes_share``,
@@ -41,7 +41,7 @@ class Conditions:
 
 
 @contextlib.contextmanager
-def watched(provider: str, system: Path = SYSTEM) -> Iterator[Conditions]:
+def monitored(provider: str, system: Path = SYSTEM) -> Iterator[Conditions]:
     """Watch the machine while it is measured, its control groups under ``system``."""
     conditions = Conditions()
     before, watch = _counters(system), _GpuWatch(provider)

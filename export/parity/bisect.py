@@ -13,14 +13,15 @@ import onnx
 import torch
 from PIL import Image
 
-from export.graph.config import form_of
-from export.graph.module_outputs import aligned, captured, with_folded_scales
+from export.graph.config import config_of
+from export.graph.module_outputs import aligned, module_outputs, with_folded_scales
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESCALED, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, producers
 from export.graph.tensor_names import LOGITS
-from export.parity.reference import Reference, Sample, spread
+from export.parity.reference import Reference, spread
 from export.precision.fake_quant import largest_step
 from export.precision.precision_reference import InPyTorch
+from toolkit.data.source import LabelledImage
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Preprocess
@@ -51,7 +52,11 @@ class Finding:
 
 
 def bisect(
-    session: Session, model: onnx.ModelProto, preprocess: Preprocess, reference: Reference, samples: Sequence[Sample]
+    session: Session,
+    model: onnx.ModelProto,
+    preprocess: Preprocess,
+    reference: Reference,
+    samples: Sequence[LabelledImage],
 ) -> dict[str, Any]:
     """Compare all tensors that have a counterpart in PyTorch, in the order of computation.
 
@@ -118,7 +123,11 @@ def _as_json(finding: Finding | None) -> dict[str, Any] | None:
 
 
 def _preprocessing(
-    session: Session, model: onnx.ModelProto, preprocess: Preprocess, reference: Reference, samples: Sequence[Sample]
+    session: Session,
+    model: onnx.ModelProto,
+    preprocess: Preprocess,
+    reference: Reference,
+    samples: Sequence[LabelledImage],
 ) -> Iterator[Finding]:
     """Stage by stage, an image after the other; nothing may differ at all."""
     trained, processor = preprocess_from(reference.processor), type(reference.processor).__name__
@@ -154,12 +163,12 @@ def _preprocessing(
 
 def stages_of(preprocess: Preprocess, image: Image.Image) -> dict[str, Values]:
     """An image after each stage, by the name of the image processor's method."""
-    stages: dict[str, Values] = {"resize": np.asarray(preprocess.resized(image))}
+    error_by_stage: dict[str, Values] = {"resize": np.asarray(preprocess.resized(image))}
     if preprocess.crop:
-        stages["center_crop"] = preprocess.cropped(stages["resize"])
+        error_by_stage["center_crop"] = preprocess.cropped(error_by_stage["resize"])
     if preprocess.rescale_factor is not None:
-        stages["rescale"] = Preprocess(**preprocess.model_dump() | {"mean": None, "std": None})(image)
-    return stages | {"normalize": preprocess(image)}
+        error_by_stage["rescale"] = Preprocess(**preprocess.model_dump() | {"mean": None, "std": None})(image)
+    return error_by_stage | {"normalize": preprocess(image)}
 
 
 def _difference(ours: Values, theirs: Values) -> float:
@@ -179,17 +188,17 @@ def _network(
 ) -> Iterator[Finding]:
     """Every tensor with a counterpart, in the graph's order."""
     inputs = torch.from_numpy(feed[PIXEL_VALUES])
-    form = form_of(model)
+    form = config_of(model)
     own = InPyTorch.of(reference.classifier, preprocess, form) if form.precision != "fp32" else None
     least = 0.0
     if own is not None and form.precision == "int8":  # beside PyTorch with the very same rounding
-        single = captured(own.classifier, inputs, own=True)
+        single = module_outputs(own.classifier, inputs, own=True)
         least = largest_step(own.classifier)
-        exact = captured(copy.deepcopy(own.classifier).double(), inputs.double(), own=True)
+        exact = module_outputs(copy.deepcopy(own.classifier).double(), inputs.double(), own=True)
     else:
         plain = with_folded_scales(reference.classifier)
-        single = captured(plain if own is None else own.classifier, inputs)
-        exact = captured(copy.deepcopy(plain).double(), inputs.double())
+        single = module_outputs(plain if own is None else own.classifier, inputs)
+        exact = module_outputs(copy.deepcopy(plain).double(), inputs.double())
     by_tensor = producers(model)
     names = [name for name in by_tensor if name in exact]
     part = open_part(network_part(model, names), session)

@@ -13,8 +13,9 @@ from PIL import Image
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
 from export.graph.tensor_names import LOGITS, tensor_after
-from export.parity.reference import Reference, Sample, spread
-from toolkit.runtime.inputs import Example, stacked
+from export.parity.reference import Reference, spread
+from toolkit.data.source import LabelledImage
+from toolkit.runtime.inputs import Inputs, stacked
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 
@@ -22,12 +23,12 @@ STAGE_IMAGES = 4
 """Images on which the error is split."""
 
 
-def stages(
+def error_by_stage(
     session: Session,
     model: onnx.ModelProto,
     preprocess: Preprocess,
     reference: Reference,
-    kept: Sequence[tuple[Sample, Example]],
+    kept: Sequence[tuple[LabelledImage, Inputs]],
     expected: Float32,
 ) -> dict[str, Any]:
     """Compare each stage with the reference's, fed with what the reference feeds it.

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export.graph.config import Form, form_of
+from export.graph.config import GraphConfig, config_of
 from export.graph.subgraph import network_input, network_part, open_part
 from export.graph.tensor_names import LOGITS
 from export.parity.agreement import agreement, changes
-from export.parity.error_by_stage import STAGE_IMAGES, largest_difference, stages
-from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, Sample, groups_of, noise_floor, spread
+from export.parity.error_by_stage import STAGE_IMAGES, error_by_stage, largest_difference
+from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, groups_of, noise_floor, spread
 from export.precision.precision_reference import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, InPyTorch
+from toolkit.data.source import UNLABELLED, LabelledImage
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import (
-    Example,
     Feed,
+    Inputs,
     bytes_of,
     examples_in,
     images_a_batch,
@@ -52,13 +53,13 @@ class Comparison:
     """What both engines gave for the same files."""
 
     names: list[str] = field(default_factory=list)
-    labels: list[int | None] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
     expected: list[Float32] = field(default_factory=list)
     logits: list[Float32] = field(default_factory=list)
     finite: bool = True
     worst_by_batch_size: dict[int, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("preparation", "reference", "graph"), 0.0))
-    kept: dict[int, tuple[Sample, Example]] = field(default_factory=dict)
+    kept: dict[int, tuple[LabelledImage, Inputs]] = field(default_factory=dict)
     """Samples that were asked for, with their reference inputs."""
 
 
@@ -66,7 +67,7 @@ def compare(
     session: Session,
     preprocess: Preprocess,
     reference: Reference,
-    samples: Sequence[Sample],
+    samples: Sequence[LabelledImage],
     *,
     keep: Sequence[int] = (),
     advance: Advance = lambda done: None,
@@ -95,7 +96,7 @@ def compare(
         outcome.seconds["preparation"] += prepared - started
         outcome.seconds["reference"] += computed - prepared
         outcome.seconds["graph"] += done - computed
-        outcome.names += [sample.name for sample in chunk]
+        outcome.names += [str(sample.path) for sample in chunk]
         outcome.labels += [sample.label for sample in chunk]
         outcome.expected.append(expected)
         outcome.logits.append(logits)
@@ -108,7 +109,7 @@ def compare(
     return outcome
 
 
-def _run(session: Session, inputs: dict[int, Example], expected: Float32, outcome: Comparison) -> Float32:
+def _run(session: Session, inputs: dict[int, Inputs], expected: Float32, outcome: Comparison) -> Float32:
     """The graph's logits of a chunk, noting the largest difference at each batch size."""
     logits = np.zeros_like(expected)
     groups = places_by_shapes(inputs)
@@ -153,7 +154,7 @@ def prove(
     model: onnx.ModelProto,
     preprocess: Preprocess,
     reference: Reference,
-    samples: Sequence[Sample],
+    samples: Sequence[LabelledImage],
     advance: Advance = lambda done: None,
 ) -> dict[str, Any]:
     """The entry of ``parity.json`` for a precision and provider, passed or not.
@@ -166,7 +167,7 @@ def prove(
         samples: real images.
         advance: told how many images are done.
     """
-    form = form_of(model)
+    form = config_of(model)
     keep = spread(len(samples), max(NOISE_IMAGES, STAGE_IMAGES))
     outcome = compare(session, preprocess, reference, samples, keep=keep, advance=advance)
     expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
@@ -186,11 +187,11 @@ def prove(
         bounds = reduced(reference, preprocess, form, floor.largest, feed, given)
     tolerance = bounds["noise_multiple"] * bounds["noise_floor"]
     flip_margin = decisions["largest_flip_margin"] or 0.0
-    error_by_stage = stages(session, model, preprocess, reference, kept, expected[keep])
+    stages = error_by_stage(session, model, preprocess, reference, kept, expected[keep])
     sound = bounds.get("same_rounding", {}).get("passed", True) and bounds.get("against_fp32", {}).get("passed", True)
     if form.precision != "fp32":  # what would hide below the cost of the precision
-        sound &= error_by_stage["decode"]["max_grey_levels"] == 0
-        sound &= error_by_stage["preprocess"]["max_pixel_value"] == 0
+        sound &= stages["decode"]["max_grey_levels"] == 0
+        sound &= stages["preprocess"]["max_pixel_value"] == 0
     sure = decisions["top1_agreement_at_most"] >= LEAST_AGREEMENT.get(form.precision, 0.0)
     entry: dict[str, Any] = {
         "max_abs_logit": worst,
@@ -206,13 +207,13 @@ def prove(
         "tolerance": tolerance,
         **bounds,
         "noise": _noise(floor, logits[keep][some]),
-        "stages": error_by_stage,
+        "stages": stages,
         "finite": outcome.finite,
         "seconds": outcome.seconds,
         "form": form.model_dump(mode="json"),
         "passed": outcome.finite and sound and sure and worst <= tolerance and flip_margin <= 2 * tolerance,
     }
-    known = [label for label in outcome.labels if label is not None]
+    known = [label for label in outcome.labels if label != UNLABELLED]
     if len(known) == len(samples) and outcome.finite:
         temperatures = float(reference.classifier.temperature), form.temperature
         entry["figures"] = changes(task, expected, logits, known, *temperatures)
@@ -223,7 +224,7 @@ def prove(
 def reduced(
     reference: Reference,
     preprocess: Preprocess,
-    form: Form,
+    form: GraphConfig,
     single: float,
     feed: Feed,
     given: Float32,

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,12 @@ from PIL import Image
 
 from export.graph.preprocessing import PIXEL_VALUES
 from export.precision.trunk import boundary_of, open_trunk
-from toolkit.data.source import Example
+from toolkit.data.source import LabelledImage
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.runs.finished_run import Run
-from toolkit.runtime.decode import decode
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Float32
-from toolkit.runtime.value_range import Range
 
 BATCH_SIZE = 32
 OTHER_BATCH_SIZE = 7
@@ -32,32 +29,7 @@ NOISE_IMAGES = 8
 """Images on which PyTorch is compared with itself."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image of the proof: its name, its encoded content, and its class where that is known."""
-
-    name: str
-    read: Callable[[], bytes]
-    label: int | None = None
-    value_range: Range | None = None
-    """What training read as black and white in files of more than 8 bits."""
-    group: str = ""
-    """What it shares with other images, such as a patient."""
-
-    def decode(self) -> Image.Image:
-        """Upright RGB pixels."""
-        return decode(self.read(), where=Path(self.name), value_range=self.value_range)
-
-
-def samples_of(examples: Sequence[Example]) -> list[Sample]:
-    """A data set's images as samples."""
-    return [
-        Sample(str(example.path), example.read, example.label, example.value_range, example.group)
-        for example in examples
-    ]
-
-
-def groups_of(images: Sequence[Sample | Example]) -> list[str] | None:
+def groups_of(images: Sequence[LabelledImage]) -> list[str] | None:
     """Each image's group; None where they have none."""
     groups = [image.group for image in images]
     return groups if any(groups) else None

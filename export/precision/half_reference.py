@@ -16,7 +16,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import Tower, fold_layer_scales
 
 
-def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collection[str] = ()) -> Classifier:
+def rounded(classifier: Classifier, precision: HalfPrecision, keep_fp32: Collection[str] = ()) -> Classifier:
     """A copy that computes in fp32, with weights and activations of the encoder rounded to half.
 
     What is rounded is what :func:`export.graph.half.to_half` with the same arguments has in half. The sums
@@ -26,7 +26,7 @@ def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collectio
     Args:
         classifier: in evaluation form, float32; it stays as it is.
         precision: ``fp16`` or ``bf16``.
-        islands: tensors that stay fp32.
+        keep_fp32: tensors that stay fp32.
 
     Returns:
         A classifier for :meth:`~toolkit.models.classifier.Classifier.reference_logits`.
@@ -36,7 +36,7 @@ def rounded(classifier: Classifier, precision: HalfPrecision, islands: Collectio
     if tower is None:
         return _with_rounded_leaves(result, dtype)
     network = network_graph(classifier)
-    known, half = set(producers(network)), plan(network, precision, islands).tensors
+    known, half = set(producers(network)), plan(network, precision, keep_fp32).tensors
     fold_layer_scales(tower)
     inside = _inside_attention(tower, names)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx
 
-from export.graph.config import Form
+from export.graph.config import GraphConfig
 from export.graph.half import HALF_MAX, in_head, network_graph
 from export.graph.preprocessing import PIXEL_VALUES
 from export.graph.subgraph import gives_floats, network_part, open_model, producers, read_by
@@ -17,7 +17,7 @@ from toolkit.runtime.inputs import Feed
 
 FIX = "check the run's weights and the calibration images"
 ATTENTION = frozenset({"Attention", "MultiHeadAttention"})
-UNFUSED = Form(joined_norms=False, standard=True)
+UNFUSED = GraphConfig(fuse_skip_layernorm=False, standard_ops_only=True)
 """Standard operators, between which every value is a tensor."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.graph.config import Form
+from export.graph.config import GraphConfig
 from export.graph.preprocessing import PIXEL_VALUES
 from export.precision.fake_quant import dithered, quantised
 from export.precision.half_reference import rounded
@@ -29,16 +29,16 @@ LEAST_AGREEMENT = {"fp16": 0.995, "bf16": 0.98, "int8": 0.98}
 class InPyTorch:
     """A classifier rounded as a graph's form says."""
 
-    form: Form
+    form: GraphConfig
     classifier: Classifier
 
     @classmethod
-    def of(cls, classifier: Classifier, preprocess: Preprocess, form: Form) -> InPyTorch:
+    def of(cls, classifier: Classifier, preprocess: Preprocess, form: GraphConfig) -> InPyTorch:
         """Round a classifier; it stays as it is."""
         if form.precision == "int8":
             return cls(form, quantised(classifier, preprocess, form.quantization))
         assert form.precision in ("fp16", "bf16")
-        return cls(form, rounded(classifier, form.precision, form.islands))
+        return cls(form, rounded(classifier, form.precision, form.keep_fp32))
 
     @property
     def own(self) -> bool:

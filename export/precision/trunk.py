@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graph.classifier_graph import build_graph
-from export.graph.config import Form
+from export.graph.config import GraphConfig
 from export.graph.grey_levels import fills_grid
 from export.graph.preprocessing import PIXEL_VALUES
 from export.graph.quantization import Quantization
@@ -26,7 +26,7 @@ from export.graph.tensor_names import tensor_after
 from export.precision.activation_ranges import observe, product_inputs
 from export.precision.overflow import overflowing
 from toolkit import __version__
-from toolkit.data.source import DataSource, Example
+from toolkit.data.source import DataSource, LabelledImage
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.traced import refuse_traced
@@ -83,7 +83,7 @@ def measure_trunk(
     refuse_traced(classifier.encoder.family, precision)
     examples = calibration_examples(data)
     if precision == "int8":
-        model = build_graph(classifier, preprocess, {}, "pixel_values", Form(joined_norms=False))
+        model = build_graph(classifier, preprocess, {}, "pixel_values", GraphConfig(fuse_skip_layernorm=False))
         of_trunk = [name for name in quantisable(classifier, preprocess, model) if in_trunk(classifier, name)]
         with_range = [name for name in of_trunk if name in product_inputs(model)]
         if not of_trunk:
@@ -92,10 +92,12 @@ def measure_trunk(
         seen = observe(model, with_range, pixel_batches(preprocess, examples))
         ranges = {name: observed.range() for name, observed in seen.items()}
         rounding = Quantization(products=tuple(of_trunk), ranges=ranges, weight_bits=weight_bits)
-        form = Form(precision="int8", quantization=rounding, joined_norms=False)
+        form = GraphConfig(precision="int8", quantization=rounding, fuse_skip_layernorm=False)
     else:
-        islands = overflowing(classifier, pixel_batches(preprocess, examples))
-        form = Form(precision="fp16", islands=islands, joined_norms=False)  # a joined one reads weights that learn
+        keep_fp32 = overflowing(classifier, pixel_batches(preprocess, examples))
+        form = GraphConfig(
+            precision="fp16", keep_fp32=keep_fp32, fuse_skip_layernorm=False
+        )  # a joined one reads weights that learn
     content: dict[str, Any] = {
         "precision": precision,
         "boundary": classifier.groups[classifier.boundary].name,
@@ -137,20 +139,20 @@ def open_trunk(
 
 def trunk_graph(classifier: Classifier, preprocess: Preprocess, content: dict[str, Any]) -> onnx.ModelProto:
     """From ``pixel_values`` to what the first trainable group takes."""
-    form = form_of_trunk(content)
+    form = config_of_trunk(content)
     group = classifier.groups[boundary_of(classifier, content) - 1]
     whole = build_graph(classifier, preprocess, {}, "pixel_values", form)
     return network_part(whole, [tensor_after(classifier, group)])
 
 
-def form_of_trunk(content: dict[str, Any]) -> Form:
+def config_of_trunk(content: dict[str, Any]) -> GraphConfig:
     """The form of the graph that the trunk in ``trunk.json`` is.
 
     Raises:
         ToolkitError: it is damaged.
     """
     try:
-        form = Form.model_validate(content["form"])
+        form = GraphConfig.model_validate(content["form"])
         if form.precision != content["precision"]:
             raise ValueError(f"its precision is {content['precision']}, its form's {form.precision}")
         unknown = [name for name in form.quantization.products if name not in form.quantization.ranges]
@@ -195,7 +197,7 @@ def quantisable(classifier: Classifier, preprocess: Preprocess, model: onnx.Mode
     return convolutions + [name for name in product_inputs(model) if name.startswith(prefixes)]
 
 
-def calibration_examples(data: DataSource, count: int | None = None) -> list[Example]:
+def calibration_examples(data: DataSource, count: int | None = None) -> list[LabelledImage]:
     """Training images that ranges are measured on, spread over the split.
 
     Raises:
@@ -209,7 +211,7 @@ def calibration_examples(data: DataSource, count: int | None = None) -> list[Exa
     return [members[index * len(members) // wanted] for index in range(wanted)]
 
 
-def pixel_batches(preprocess: Preprocess, examples: Sequence[Example]) -> Iterator[Feed]:
+def pixel_batches(preprocess: Preprocess, examples: Sequence[LabelledImage]) -> Iterator[Feed]:
     """``pixel_values`` [batch, 3, height, width] of images."""
     for first in range(0, len(examples), BATCH_SIZE):
         part = examples[first : first + BATCH_SIZE]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from export.graph.classifier_graph import GraphInput, build_graph
-from export.graph.config import Form
+from export.graph.config import GraphConfig
 from export.graph.subgraph import open_model
-from export.latency.measure import Least, measure
+from export.latency.measure import MinSamples, measure
 from export.latency.pool import Pool
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from export.parity.agreement import verdict
-from export.selection.search import Candidates, describe
+from export.selection.search import PrecisionSearch, in_words
 from toolkit.errors import CheckFailed
 from toolkit.runtime.examples import graph_input as as_input
 from toolkit.runtime.inputs import Feed, places_by_shapes, stacked, windows
@@ -21,7 +21,7 @@ POOL = 32
 RUNS, SECONDS = 20, 0.5
 
 
-def fastest_within_budget(candidates: Candidates, graph_input: GraphInput, budget: float) -> Form:
+def fastest_within_budget(candidates: PrecisionSearch, graph_input: GraphInput, budget: float) -> GraphConfig:
     """Measure all forms that the provider might run well; the fastest of those that keep the budget.
 
     A form keeps it where the upper bound of what it loses does. Where too few images leave that open for every form,
@@ -60,12 +60,12 @@ def fastest_within_budget(candidates: Candidates, graph_input: GraphInput, budge
         figures = candidates.figures(nearest)
         raise CheckFailed(
             f"no form keeps a budget of {budget:g} percentage points on {figures['images']} validation images; "
-            f"nearest: {describe(nearest)}, which loses {figures['accuracy_drop']:.2f}"
+            f"nearest: {in_words(nearest)}, which loses {figures['accuracy_drop']:.2f}"
         )
     for form, latency in zip(possible, _latencies(candidates, possible, graph_input), strict=True):
         candidates.figures(form)["p50_ms"] = latency
 
-    def preference(form: Form) -> tuple[float, float]:
+    def preference(form: GraphConfig) -> tuple[float, float]:
         figures = candidates.figures(form)
         open_bound = 0.0 if figures["within_budget"] else figures["accuracy_drop_at_most"]
         return open_bound, figures["p50_ms"]
@@ -75,22 +75,22 @@ def fastest_within_budget(candidates: Candidates, graph_input: GraphInput, budge
     return best
 
 
-def _latencies(candidates: Candidates, forms: list[Form], graph_input: GraphInput) -> list[float]:
+def _latencies(candidates: PrecisionSearch, forms: list[GraphConfig], graph_input: GraphInput) -> list[float]:
     """p50 in milliseconds of each form at batch 1, in alternating blocks."""
     engines = []
     for form in forms:
         model = build_graph(candidates.run.classifier, candidates.preprocess, {}, graph_input, form)
         session = open_model(model, provider=candidates.provider, threads=candidates.threads)
         engines.append(
-            Engine(describe(form), form.precision, candidates.provider, session.threads, session.run, session.input)
+            Runner(in_words(form), form.precision, candidates.provider, session.threads, session.run, session.input)
         )
     pool = Pool([], [_pool(candidates, graph_input)], "validation")
     candidates.advance("measuring latency")
-    rows: list[dict[str, Any]] = measure(engines, pool, [1], Least(RUNS, SECONDS))
+    rows: list[dict[str, Any]] = measure(engines, pool, [1], MinSamples(RUNS, SECONDS))
     return [float(row["p50_ms"]) for row in rows]
 
 
-def _pool(candidates: Candidates, graph_input: GraphInput) -> Feed:
+def _pool(candidates: PrecisionSearch, graph_input: GraphInput) -> Feed:
     """Inputs of one shape."""
     examples = (as_input(graph_input, candidates.preprocess, example.read()) for example in candidates.examples[:POOL])
     inputs = next(windows(examples, POOL))

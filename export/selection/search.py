@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from export.graph.classifier_graph import build_graph
-from export.graph.config import Form
+from export.graph.config import GraphConfig
 from export.graph.quantization import Quantization
 from export.graph.subgraph import open_model, producers
 from export.graph.tensor_names import TensorNames
@@ -21,13 +21,13 @@ from export.precision.overflow import overflowing
 from export.precision.trunk import (
     boundary_of,
     calibration_examples,
-    form_of_trunk,
+    config_of_trunk,
     in_trunk,
     pixel_batches,
     quantisable,
     trunk_graph,
 )
-from toolkit.data.source import Example
+from toolkit.data.source import LabelledImage
 from toolkit.errors import ToolkitError
 from toolkit.metrics.intervals import Drop, images_needed, paired_drop
 from toolkit.models.families.traced import refuse_traced
@@ -50,7 +50,7 @@ WORTHWHILE = 1e-4
 Advance = Callable[[str], object]
 
 
-class Candidates:
+class PrecisionSearch:
     """Makes forms of a run's network and measures them on validation images."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Candidates:
         self._standard = provider == "tensorrt"
         self._known: dict[str, tuple[dict[str, Any], Float32]] = {}
 
-    def form(self, precision: Precision) -> Form:
+    def form(self, precision: Precision) -> GraphConfig:
         """The best form of a precision, by measurement where there is a choice.
 
         Raises:
@@ -102,16 +102,16 @@ class Candidates:
         if self.run.trunk is not None:
             return self._half_behind_trunk(self.run.trunk)
         if precision == "fp16":
-            return self._plain("fp16", islands=self.islands)
+            return self._plain("fp16", keep_fp32=self.keep_fp32)
         return self._plain(precision)
 
-    def all_forms(self) -> list[Form]:
+    def all_forms(self) -> list[GraphConfig]:
         """Everything that the provider might run well, the safest first."""
         forms = self.base_forms()
         rounded = [form for form in forms if form.precision == "int8"]
         return forms + (list(self._less_rounded(rounded[0])) if rounded and self.run.trunk is None else [])
 
-    def base_forms(self) -> list[Form]:
+    def base_forms(self) -> list[GraphConfig]:
         """Those that don't leave layers float."""
         floating: dict[str, tuple[Precision, ...]] = {
             "cpu": ("fp32",),
@@ -123,14 +123,14 @@ class Candidates:
         if self.run.trunk is not None:
             return rounded or [self._half_behind_trunk(self.run.trunk)]
         known = [each for each in floating[self.provider] if described or each != "bf16"]
-        forms = [self._plain(each, islands=self.islands if each == "fp16" else {}) for each in known]
+        forms = [self._plain(each, keep_fp32=self.keep_fp32 if each == "fp16" else {}) for each in known]
         return forms + rounded
 
-    def figures(self, form: Form) -> dict[str, Any]:
+    def figures(self, form: GraphConfig) -> dict[str, Any]:
         """What a form gives on the validation images; noted among those that were tried."""
         return self._measured(form)[0]
 
-    def calibrated(self, form: Form) -> tuple[Form, dict[str, Any] | None]:
+    def calibrated(self, form: GraphConfig) -> tuple[GraphConfig, dict[str, Any] | None]:
         """The form with a temperature of its own, where that makes validation likelier, and what it saves."""
         if form.precision == "fp32" or not np.isfinite(self._measured(form)[1]).all():
             return form, None
@@ -154,7 +154,7 @@ class Candidates:
         kept = found["nll_before"] - found["nll_fitted"] > WORTHWHILE
         return form.model_copy(update={"temperature": after}) if kept else form, found | {"kept": kept}
 
-    def accuracy_drop(self, form: Form) -> Drop:
+    def accuracy_drop(self, form: GraphConfig) -> Drop:
         """Share of accuracy that a form loses against PyTorch in fp32, both on the same validation images."""
         answers = np.array(self.labels)
         before, after = (
@@ -164,7 +164,7 @@ class Candidates:
         return paired_drop(before, after, groups_of(self.examples))
 
     @cached_property
-    def examples(self) -> list[Example]:
+    def examples(self) -> list[LabelledImage]:
         """Validation images that forms are compared on."""
         members = self.run.data.splits["validation"]
         return [members[place] for place in spread(len(members), self.validation_images)]
@@ -185,23 +185,23 @@ class Candidates:
         return self.reference.logits(self._inputs)
 
     @cached_property
-    def islands(self) -> dict[str, float]:
+    def keep_fp32(self) -> dict[str, float]:
         """Tensors that come near fp16's largest number."""
         self.advance("looking for activations that overflow fp16")
         return overflowing(self.run.classifier, pixel_batches(self.preprocess, self.calibration))
 
-    def _plain(self, precision: Precision, islands: dict[str, float] | None = None) -> Form:
-        return Form(
+    def _plain(self, precision: Precision, keep_fp32: dict[str, float] | None = None) -> GraphConfig:
+        return GraphConfig(
             precision=precision,
-            islands=islands or {},
-            joined_norms=precision != "int8" and not self._standard,
-            standard=self._standard,
+            keep_fp32=keep_fp32 or {},
+            fuse_skip_layernorm=precision != "int8" and not self._standard,
+            standard_ops_only=self._standard,
         )
 
-    def _rounded(self, quantization: Quantization) -> Form:
+    def _rounded(self, quantization: Quantization) -> GraphConfig:
         return self._plain("int8").model_copy(update={"quantization": quantization})
 
-    def _int8(self) -> Form:
+    def _int8(self) -> GraphConfig:
         """The first form that agrees well enough, else the best one, its worst layers left float until it does."""
         best, *others = self._int8_forms()
         if self.figures(best)["top1_agreement"] >= GOOD_AGREEMENT:
@@ -215,12 +215,12 @@ class Candidates:
                 return best
         return self._with_float_layers(best)
 
-    def _better(self, form: Form, than: Form) -> bool:
+    def _better(self, form: GraphConfig, than: GraphConfig) -> bool:
         ours, theirs = self.figures(form), self.figures(than)
         key = ("top1_agreement", "mean_abs_logit")
         return (ours[key[0]], -ours[key[1]]) > (theirs[key[0]], -theirs[key[1]])
 
-    def _with_float_layers(self, form: Form) -> Form:
+    def _with_float_layers(self, form: GraphConfig) -> GraphConfig:
         """Leave the layers float whose rounding costs most, up to half of them, until agreement is good."""
         best = form
         for candidate in self._less_rounded(form):
@@ -230,7 +230,7 @@ class Candidates:
                 break
         return best
 
-    def _less_rounded(self, form: Form) -> Iterator[Form]:
+    def _less_rounded(self, form: GraphConfig) -> Iterator[GraphConfig]:
         """The form with ever more layers left float, those first whose rounding costs most."""
         by_layer: dict[str, set[str]] = {}
         names = TensorNames(self.run.classifier)
@@ -249,7 +249,7 @@ class Candidates:
             left |= by_layer[layer]
             yield self._rounded(form.quantization.without(left))
 
-    def _int8_forms(self) -> list[Form]:
+    def _int8_forms(self) -> list[GraphConfig]:
         """Static and dynamic, a scale a channel or a matrix, patches rounded or not."""
         trunk = self.run.trunk
         if trunk is not None:
@@ -277,16 +277,16 @@ class Candidates:
         ]
         return [self._rounded(choice) for place, choice in enumerate(choices) if choice not in choices[:place]]
 
-    def _half_behind_trunk(self, trunk: dict[str, Any]) -> Form:
-        """The trunk as it was learned on, and islands of what learned behind it."""
-        form = form_of_trunk(trunk)
+    def _half_behind_trunk(self, trunk: dict[str, Any]) -> GraphConfig:
+        """The trunk as it was learned on, and what learned behind it in half but for what would overflow."""
+        form = config_of_trunk(trunk)
         inside = producers(trunk_graph(self.run.classifier, self.preprocess, trunk))
-        behind = {name: largest for name, largest in self.islands.items() if name not in inside}
-        return form.model_copy(update={"islands": form.islands | behind})
+        behind = {name: largest for name, largest in self.keep_fp32.items() if name not in inside}
+        return form.model_copy(update={"keep_fp32": form.keep_fp32 | behind})
 
-    def _forms_behind_trunk(self, trunk: dict[str, Any]) -> list[Form]:
+    def _forms_behind_trunk(self, trunk: dict[str, Any]) -> list[GraphConfig]:
         """The trunk as it was learned on; the layers behind it rounded too, or float."""
-        form = form_of_trunk(trunk)
+        form = config_of_trunk(trunk)
         if form.precision != "int8":
             return []
         behind = boundary_of(self.run.classifier, trunk)
@@ -301,7 +301,9 @@ class Candidates:
 
     @cached_property
     def _float_graph(self) -> Any:
-        return build_graph(self.run.classifier, self.preprocess, {}, "pixel_values", Form(joined_norms=False))
+        return build_graph(
+            self.run.classifier, self.preprocess, {}, "pixel_values", GraphConfig(fuse_skip_layernorm=False)
+        )
 
     def _ranges(self, products: Iterable[str], *, symmetric: bool = False) -> dict[str, tuple[float, float]]:
         self.advance(f"measuring activations on {len(self.calibration)} training images")
@@ -309,18 +311,18 @@ class Candidates:
         seen = observe(self._float_graph, products, batches, threads=self.threads)
         return {name: observed.range(symmetric=symmetric) for name, observed in seen.items()}
 
-    def _measured(self, form: Form) -> tuple[dict[str, Any], Float32]:
+    def _measured(self, form: GraphConfig) -> tuple[dict[str, Any], Float32]:
         """Figures and logits; each form is run once."""
         key = form.model_copy(update={"temperature": None}).model_dump_json()
         if key not in self._known:
-            self.advance(f"trying {describe(form)}")
+            self.advance(f"trying {in_words(form)}")
             logits = self.session(form).run_batches(self._inputs, BATCH_SIZE)["logits"]
             figures = self._figures_of(form, logits)
             self._known[key] = figures, logits
             self.tried.append(figures)
         return self._known[key]
 
-    def _figures_of(self, form: Form, logits: Float32) -> dict[str, Any]:
+    def _figures_of(self, form: GraphConfig, logits: Float32) -> dict[str, Any]:
         task, given = self.run.classifier.task, np.nan_to_num(logits)
         names = [str(example.path) for example in self.examples]
         decisions = agreement(task, self.expected, given, names, groups_of(self.examples))
@@ -328,7 +330,7 @@ class Candidates:
         accuracy = changes(task, self.expected, given, self.labels, temperature)["accuracy"]
         quantization = form.quantization
         return {
-            "form": describe(form),
+            "form": in_words(form),
             "precision": form.precision,
             "activations": quantization.activations if form.precision == "int8" else None,
             "per_channel": quantization.per_channel if form.precision == "int8" else None,
@@ -340,7 +342,7 @@ class Candidates:
             "reference_accuracy": accuracy["reference"],
         }
 
-    def session(self, form: Form) -> Session:
+    def session(self, form: GraphConfig) -> Session:
         """The network in a form, from ``pixel_values`` on."""
         model = build_graph(self.run.classifier, self.preprocess, {}, "pixel_values", form)
         return open_model(model, provider=self.provider, threads=self.threads)
@@ -352,10 +354,10 @@ def validation_images_for(budget: float | None) -> int:
     return min(max(needed, VALIDATION_IMAGES), MOST_VALIDATION_IMAGES)
 
 
-def describe(form: Form) -> str:
+def in_words(form: GraphConfig) -> str:
     """A form in a few words."""
     if form.precision != "int8":
-        return f"{form.precision}, {len(form.islands)} tensors in fp32" if form.islands else form.precision
+        return f"{form.precision}, {len(form.keep_fp32)} tensors in fp32" if form.keep_fp32 else form.precision
     scales = "channel" if form.quantization.per_channel else "matrix"
     products = len(form.quantization.products)
     return f"int8 {form.quantization.activations} per {scales}, {products} products"

@@ -12,7 +12,7 @@ import torch
 
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, Key, Loader, default_workers
-from toolkit.data.source import Example, open_data
+from toolkit.data.source import LabelledImage, open_data
 from toolkit.errors import ToolkitError
 from toolkit.recipe.schema import DataConfig
 from toolkit.runtime.decode import UnreadableImageError, decode
@@ -26,11 +26,11 @@ EVERYTHING = DataConfig(
 
 
 @pytest.fixture(scope="module")
-def examples(color_data: Path) -> list[Example]:
+def examples(color_data: Path) -> list[LabelledImage]:
     return open_data(DataConfig(path=color_data)).splits["train"]
 
 
-def dataset_of(examples: Sequence[Example], seed: int = 0) -> ImageDataset:
+def dataset_of(examples: Sequence[LabelledImage], seed: int = 0) -> ImageDataset:
     return ImageDataset(examples, PREPROCESS, Augment(EVERYTHING, (16, 16)), seed)
 
 
@@ -38,7 +38,7 @@ def keys_of(dataset: ImageDataset, epoch: int = 1) -> list[Key]:
     return [(epoch, index) for index in range(len(dataset))]
 
 
-def test_without_augmentation_a_batch_is_the_decoded_and_preprocessed_files(examples: list[Example]) -> None:
+def test_without_augmentation_a_batch_is_the_decoded_and_preprocessed_files(examples: list[LabelledImage]) -> None:
     dataset = ImageDataset(examples, PREPROCESS)
     assert len(dataset) == len(examples)
     batch = dataset.__getitems__(keys_of(dataset))
@@ -48,28 +48,28 @@ def test_without_augmentation_a_batch_is_the_decoded_and_preprocessed_files(exam
     assert batch["seconds"] > 0
 
 
-def test_augmentation_is_a_function_of_seed_epoch_and_index(examples: list[Example]) -> None:
+def test_augmentation_is_a_function_of_seed_epoch_and_index(examples: list[LabelledImage]) -> None:
     forwards, backwards = dataset_of(examples, seed=5), dataset_of(examples, seed=5)
     seen = {key: forwards.pixel_values(key) for key in keys_of(forwards, epoch=3)}
     assert all(torch.equal(backwards.pixel_values(key), seen[key]) for key in reversed(seen))
 
 
 @pytest.mark.parametrize(("epoch", "seed"), [(4, 5), (3, 6)], ids=["other-epoch", "other-seed"])
-def test_another_epoch_or_seed_gives_other_pixels(examples: list[Example], epoch: int, seed: int) -> None:
+def test_another_epoch_or_seed_gives_other_pixels(examples: list[LabelledImage], epoch: int, seed: int) -> None:
     one, other = dataset_of(examples, seed=5), dataset_of(examples, seed=seed)
     assert not any(
         torch.equal(one.pixel_values((3, index)), other.pixel_values((epoch, index))) for index in range(len(examples))
     )
 
 
-def test_the_same_image_at_another_index_gives_other_pixels(examples: list[Example]) -> None:
+def test_the_same_image_at_another_index_gives_other_pixels(examples: list[LabelledImage]) -> None:
     dataset = dataset_of([examples[0]] * 8)
     distinct = {dataset.pixel_values(key).numpy().tobytes() for key in keys_of(dataset)}
     assert len(distinct) == 8
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_gives_what_was_asked_in_that_order_each_time(examples: list[Example], workers: int) -> None:
+def test_a_loader_gives_what_was_asked_in_that_order_each_time(examples: list[LabelledImage], workers: int) -> None:
     dataset = dataset_of(examples)
     loader = Loader(dataset, workers)
     for asked in ([[(1, 3), (1, 0)], [(2, 3)]], [[(4, 7)]], []):
@@ -111,7 +111,7 @@ class Killed(ImageDataset):
         return super().pixel_values(key)
 
 
-def test_a_worker_that_is_killed_is_one_line(examples: list[Example]) -> None:
+def test_a_worker_that_is_killed_is_one_line(examples: list[LabelledImage]) -> None:
     loader = Loader(Killed(examples, PREPROCESS), 1)
     with pytest.raises(ToolkitError, match=r"DataLoader worker \(pid") as caught:
         list(loader.read([[(1, 0)]]))

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from toolkit.data.inspection import Inspected, inspect_content, inspect_items
-from toolkit.data.listing import Item, WholeFile
+from toolkit.data.listing import ListedImage, WholeFile
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
 
 
-def items_of(paths: list[Path]) -> list[Item]:
-    return [Item("train", "a", str(path), WholeFile(str(path))) for path in paths]
+def items_of(paths: list[Path]) -> list[ListedImage]:
+    return [ListedImage("train", "a", str(path), WholeFile(str(path))) for path in paths]
 
 
 def test_images_are_inspected_in_the_order_given(color_data: Path, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ class Counted:
 
 def test_no_more_than_a_window_is_read_ahead(color_data: Path) -> None:
     content, read = next(color_data.rglob("*.png")).read_bytes(), list[int]()
-    items = [Item("train", "a", str(index), Counted(read, content)) for index in range(5000)]
+    items = [ListedImage("train", "a", str(index), Counted(read, content)) for index in range(5000)]
     results: Iterator[Inspected] = inspect_items(items)
     next(results)
     assert 1 <= len(read) <= 80 * usable_cores()
@@ -56,10 +56,10 @@ def test_no_more_than_a_window_is_read_ahead(color_data: Path) -> None:
 def test_content_that_an_index_did_not_promise_is_refused(color_data: Path) -> None:
     path = next(color_data.rglob("*.png"))
     right = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert [each.error for each in inspect_items([Item("train", "a", str(path), WholeFile(str(path)), "", right)])] == [
-        None
-    ]
+    assert [
+        each.error for each in inspect_items([ListedImage("train", "a", str(path), WholeFile(str(path)), "", right)])
+    ] == [None]
     with pytest.raises(ToolkitError, match="promises other content") as caught:
-        list(inspect_items([Item("train", "a", str(path), WholeFile(str(path)), "", "0" * 64)]))
+        list(inspect_items([ListedImage("train", "a", str(path), WholeFile(str(path)), "", "0" * 64)]))
     assert caught.value.where == str(path)
     assert "toolkit data index" in caught.value.fix

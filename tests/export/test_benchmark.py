@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.benchmark import SCENARIOS, Compared, Measured, benchmark, measured_sizes
-from export.latency.measure import BLOCKS, Least, measure
+from export.benchmark import SCENARIOS, BenchmarkOptions, ComparisonOptions, benchmark, measured_sizes
+from export.latency.measure import BLOCKS, MinSamples, measure
 from export.latency.pool import Pool
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from export.latency.tuning.tune_bundle import tune_bundle
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -41,7 +41,7 @@ def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
 def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) -> None:
     opened = Bundle(bundle)
     latency = benchmark(
-        opened, provider="cpu", batch_sizes=[1, 3], compare=Compared(["torch-eager"]), least=Least(5, 0)
+        opened, provider="cpu", batch_sizes=[1, 3], compare=ComparisonOptions(["torch-eager"]), least=MinSamples(5, 0)
     )
     assert json.loads((bundle / "latency.json").read_text()) == latency
     assert [(row["engine"], row["batch_size"]) for row in latency["rows"]] == [
@@ -79,9 +79,9 @@ def test_without_comparison_the_golden_images_are_enough(bundle: Path, tmp_path:
         Bundle(bundle),
         provider="cpu",
         batch_sizes=[16],
-        compare=Compared(),
-        least=Least(1, 0),
-        measured=Measured(threads=1, details=False),
+        compare=ComparisonOptions(),
+        least=MinSamples(1, 0),
+        measured=BenchmarkOptions(threads=1, details=False),
     )
     assert [row["engine"] for row in latency["rows"]] == ["onnxruntime"]
     assert latency["inputs"]["images"] == 256
@@ -92,13 +92,13 @@ def test_engines_alternate_in_re_warmed_blocks_over_the_same_inputs() -> None:
     calls: list[tuple[str, tuple[float, ...]]] = []
     pool = np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1) * np.ones((1, 3, 2, 2), np.float32)
 
-    def engine(name: str) -> Engine:
+    def engine(name: str) -> Runner:
         def run(feed: dict[str, Float32]) -> None:
             calls.append((name, tuple(feed["image"][:, 0, 0, 0].tolist())))
 
-        return Engine(name, "fp32", "cpu", 1, run)
+        return Runner(name, "fp32", "cpu", 1, run)
 
-    rows = measure([engine("a"), engine("b")], Pool([], [{"image": pool}], "here"), [2], Least(10, 0))
+    rows = measure([engine("a"), engine("b")], Pool([], [{"image": pool}], "here"), [2], MinSamples(10, 0))
     assert [row["runs"] for row in rows] == [10, 10]
     turns = [name for position, (name, _) in enumerate(calls) if position == 0 or calls[position - 1][0] != name]
     assert len(turns) >= BLOCKS + 2  # warm-up and calibration, then a turn a block; neighbours of one name merge
@@ -115,7 +115,7 @@ def test_nothing_to_measure_is_refused(options: dict[str, object], message: str)
     pool = Pool([], [{"pixel_values": np.zeros((1, 3, 2, 2), np.float32)}], "here")
     arguments: dict[str, Any] = {"batch_sizes": [1], "runs": 1} | options
     with pytest.raises(ToolkitError, match=message):
-        measure([], pool, arguments["batch_sizes"], Least(arguments["runs"], 0))
+        measure([], pool, arguments["batch_sizes"], MinSamples(arguments["runs"], 0))
 
 
 def test_bound_memory_is_measured_beside_and_gives_the_same(bundle: Path) -> None:
@@ -123,13 +123,15 @@ def test_bound_memory_is_measured_beside_and_gives_the_same(bundle: Path) -> Non
         Bundle(bundle),
         provider="cpu",
         batch_sizes=[2],
-        compare=Compared(["onnxruntime-bound"]),
-        least=Least(2, 0),
-        measured=Measured(details=False),
+        compare=ComparisonOptions(["onnxruntime-bound"]),
+        least=MinSamples(2, 0),
+        measured=BenchmarkOptions(details=False),
     )
     assert [row["engine"] for row in latency["rows"]] == ["onnxruntime", "onnxruntime-bound"]
     with pytest.raises(ToolkitError, match="--provider cuda"):
-        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(["onnxruntime-cuda-graph"]))
+        benchmark(
+            Bundle(bundle), provider="cpu", batch_sizes=[1], compare=ComparisonOptions(["onnxruntime-cuda-graph"])
+        )
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_skipped_and_said(pixel_bundle: Path, tmp_path: Path) -> None:
@@ -138,9 +140,9 @@ def test_a_batch_that_does_not_fit_in_memory_is_skipped_and_said(pixel_bundle: P
         Bundle(copy),
         provider="cpu",
         batch_sizes=[1, 10_000_000],
-        compare=Compared(),
-        least=Least(2, 0),
-        measured=Measured(details=False),
+        compare=ComparisonOptions(),
+        least=MinSamples(2, 0),
+        measured=BenchmarkOptions(details=False),
     )
     assert [row["batch_size"] for row in latency["rows"]] == [1]
     (skipped,) = latency["skipped"]
@@ -159,7 +161,7 @@ def test_memory_that_an_engine_keeps_does_not_hide_what_a_larger_batch_takes() -
             kept[0] = np.ones(len(batch) << 22, np.uint8)
 
     pool, skipped = Pool([], [{"pixel_values": np.zeros((64, 3, 2, 2), np.float32)}], "here"), []
-    rows = measure([Engine("arena", "fp32", "cpu", 1, run)], pool, [64, 10_000_000], Least(1, 0), skipped=skipped)
+    rows = measure([Runner("arena", "fp32", "cpu", 1, run)], pool, [64, 10_000_000], MinSamples(1, 0), skipped=skipped)
     assert [row["batch_size"] for row in rows] == [64]
     (missing,) = skipped
     assert missing["reason"].startswith("batch size 10000000 takes about ")
@@ -169,8 +171,15 @@ def test_plots_of_an_earlier_measurement_do_not_stand_beside_new_figures(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def again() -> None:
-        opened, measured = Bundle(bundle), Measured(details=False)
-        benchmark(opened, provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(1, 0), measured=measured)
+        opened, measured = Bundle(bundle), BenchmarkOptions(details=False)
+        benchmark(
+            opened,
+            provider="cpu",
+            batch_sizes=[1],
+            compare=ComparisonOptions(),
+            least=MinSamples(1, 0),
+            measured=measured,
+        )
 
     again()
     assert (bundle / "plots" / "latency.png").is_file()
@@ -183,12 +192,21 @@ def test_plots_of_an_earlier_measurement_do_not_stand_beside_new_figures(
 def test_every_scenario_is_measured_and_stands_in_the_report(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import export.benchmark as module
 
-    for name, least in (("offline", Least(1, 0)), ("multi_stream", Least(1, 0)), ("concurrency", Least(1, 0))):
+    for name, least in (
+        ("offline", MinSamples(1, 0)),
+        ("multi_stream", MinSamples(1, 0)),
+        ("concurrency", MinSamples(1, 0)),
+    ):
         monkeypatch.setattr(module, name, functools.partial(getattr(module, name), least=least))
-    monkeypatch.setattr(module, "find_rate", functools.partial(module.find_rate, least=Least(10, 0.2)))
-    measured = Measured(scenarios=SCENARIOS, details=False, target_p99_ms=1000)
+    monkeypatch.setattr(module, "find_rate", functools.partial(module.find_rate, least=MinSamples(10, 0.2)))
+    measured = BenchmarkOptions(scenarios=SCENARIOS, details=False, target_p99_ms=1000)
     latency = benchmark(
-        Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(1, 0), measured=measured
+        Bundle(bundle),
+        provider="cpu",
+        batch_sizes=[1],
+        compare=ComparisonOptions(),
+        least=MinSamples(1, 0),
+        measured=measured,
     )
     page = (bundle / "report.html").read_text()
     for title in ("Offline: ", "Server: ", "MultiStream: ", "Sessions and threads"):
@@ -199,29 +217,31 @@ def test_every_scenario_is_measured_and_stands_in_the_report(bundle: Path, monke
 
 def test_details_are_of_the_batches_that_fit(bundle: Path) -> None:
     """Each precision has sizes of its own; a size that one of them has no room for is not tried again."""
-    engines = [Engine("onnxruntime", name, "cpu", 1, lambda batch: None) for name in ("fp32", "int8")]
-    rows = measure(engines[:1], Pool([], [{"image": np.zeros((8, 2, 2, 3), np.uint8)}], "here"), [1, 4], Least(1, 0))
-    rows += measure(engines[1:], Pool([], [{"image": np.zeros((8, 2, 2, 3), np.uint8)}], "here"), [1], Least(1, 0))
+    engines = [Runner("onnxruntime", name, "cpu", 1, lambda batch: None) for name in ("fp32", "int8")]
+    rows = measure(
+        engines[:1], Pool([], [{"image": np.zeros((8, 2, 2, 3), np.uint8)}], "here"), [1, 4], MinSamples(1, 0)
+    )
+    rows += measure(engines[1:], Pool([], [{"image": np.zeros((8, 2, 2, 3), np.uint8)}], "here"), [1], MinSamples(1, 0))
     assert measured_sizes(engines, rows) == {"fp32": [1, 4], "int8": [1]}
 
 
 @pytest.mark.parametrize(
     ("measured", "message"),
     [
-        (Measured(scenarios=["rush-hour"]), "rush-hour"),
-        (Measured(target_p99_ms=0), "0 ms"),
-        (Measured(target_p99_ms=float("nan")), "nan"),
+        (BenchmarkOptions(scenarios=["rush-hour"]), "rush-hour"),
+        (BenchmarkOptions(target_p99_ms=0), "0 ms"),
+        (BenchmarkOptions(target_p99_ms=float("nan")), "nan"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_first(bundle: Path, measured: Measured, message: str) -> None:
+def test_what_cannot_be_measured_is_refused_first(bundle: Path, measured: BenchmarkOptions, message: str) -> None:
     with pytest.raises(ToolkitError, match=message):
-        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(), measured=measured)
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=ComparisonOptions(), measured=measured)
 
 
 def test_a_changed_bundle_is_not_measured(bundle: Path) -> None:
     (bundle / "labels.json").write_text("[]")
     with pytest.raises(CheckFailed, match=r"labels.json was changed"):
-        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared())
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=ComparisonOptions())
 
 
 def test_a_bundle_whose_parity_failed_is_neither_measured_nor_tuned(bundle: Path) -> None:
@@ -230,12 +250,18 @@ def test_a_bundle_whose_parity_failed_is_neither_measured_nor_tuned(bundle: Path
     (bundle / "parity.json").write_text(json.dumps(parity))
     Bundle(bundle).update_manifest()
     with pytest.raises(CheckFailed, match="fp32 failed on cpu"):
-        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared())
+        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=ComparisonOptions())
     with pytest.raises(CheckFailed, match="fp32 failed on cpu"):
         tune_bundle(Bundle(bundle), Budget(p99_ms=50, max_accuracy_drop=1), provider="cpu")
 
 
 def test_an_unknown_engine_is_refused(bundle: Path) -> None:
     with pytest.raises(ToolkitError, match="tensorflow"):
-        benchmark(Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(["tensorflow"]), least=Least(1, 0))
+        benchmark(
+            Bundle(bundle),
+            provider="cpu",
+            batch_sizes=[1],
+            compare=ComparisonOptions(["tensorflow"]),
+            least=MinSamples(1, 0),
+        )
     assert not (bundle / "latency.json").exists()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.benchmark import Compared, benchmark
+from export.benchmark import ComparisonOptions, benchmark
 from export.bundle import prove_again
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from recipes.finetune import finetune
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.finished_run import Run
@@ -36,7 +36,11 @@ def test_parity_verification_and_latency_on_cuda(finished_run: Path, finished_bu
     assert set(parity["results"]["fp32"]) == {"cpu", "cuda"}
     assert verify(bundle, provider="cuda")["passed"]
     latency = benchmark(
-        Bundle(bundle), provider="cuda", batch_sizes=[1, 8], compare=Compared(["torch-eager"]), least=Least(20, 0)
+        Bundle(bundle),
+        provider="cuda",
+        batch_sizes=[1, 8],
+        compare=ComparisonOptions(["torch-eager"]),
+        least=MinSamples(20, 0),
     )
     assert {row["provider"] for row in latency["rows"]} == {"cuda"}
 

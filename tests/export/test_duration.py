@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from export.benchmark import Compared, Measured, benchmark
+from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
 from export.duration import baseline_seconds, benchmark_seconds, tune_seconds
-from export.latency.measure import Least
-from export.latency.scenarios.concurrency import Combination
+from export.latency.measure import MinSamples
+from export.latency.scenarios.concurrency import SessionLayout
 from export.latency.tuning.accuracy import Drop
 from export.latency.tuning.search import Configuration, Effort, nothing_keeps
 from export.latency.tuning.tune_bundle import tune_bundle
@@ -17,19 +17,19 @@ from export.regression import Gate, against_baseline
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import Budget
 
-LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1), Least(10, 0))
+LITTLE = Effort(MinSamples(3, 0), MinSamples(4, 0), 2, MinSamples(10, 1), MinSamples(10, 0))
 PLAIN = {"details": False, "scenarios": (), "combinations": 3}
 
 
 def test_what_is_counted_is_what_it_takes() -> None:
     # 50 runs of 0.1 s, 16 to warm up, and 2 again before each of 10 blocks, at batch 1 and at 10
-    assert benchmark_seconds([0.1], [], [1], Least(50, 2.0), **PLAIN) == pytest.approx(1.6 + 5.0 + 2.0)  # type: ignore[arg-type]
-    assert benchmark_seconds([0.1], [], [10], Least(50, 2.0), **PLAIN) == pytest.approx(5.0 + 50 + 20)  # type: ignore[arg-type]
-    assert benchmark_seconds([1e-6], [], [1], Least(50, 2.0), **PLAIN) == pytest.approx(2, abs=0.01)  # type: ignore[arg-type]
+    assert benchmark_seconds([0.1], [], [1], MinSamples(50, 2.0), **PLAIN) == pytest.approx(1.6 + 5.0 + 2.0)  # type: ignore[arg-type]
+    assert benchmark_seconds([0.1], [], [10], MinSamples(50, 2.0), **PLAIN) == pytest.approx(5.0 + 50 + 20)  # type: ignore[arg-type]
+    assert benchmark_seconds([1e-6], [], [1], MinSamples(50, 2.0), **PLAIN) == pytest.approx(2, abs=0.01)  # type: ignore[arg-type]
 
 
 def test_more_to_measure_takes_longer() -> None:
-    least, sizes = Least(50, 2.0), [1, 8]
+    least, sizes = MinSamples(50, 2.0), [1, 8]
     plain = benchmark_seconds([0.01], [], sizes, least, **PLAIN)  # type: ignore[arg-type]
     assert plain < benchmark_seconds([0.01], [0.02], sizes, least, **PLAIN)  # type: ignore[arg-type]
     assert plain < benchmark_seconds([0.01, 0.01], [], sizes, least, **PLAIN)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def test_more_to_measure_takes_longer() -> None:
 
 
 def test_a_search_goes_as_far_as_the_budget() -> None:
-    rough, apart = Least(20, 0.6), [Least(200, 8.0)] * 4 + [Least(300, 15.0)]
+    rough, apart = MinSamples(20, 0.6), [MinSamples(200, 8.0)] * 4 + [MinSamples(300, 15.0)]
 
     def at_most(budget: float, combinations: int = 2) -> float:
         return tune_seconds([0.01], combinations, (1, 2, 4, 8), budget, rough=rough, apart=apart)
@@ -60,9 +60,9 @@ def test_each_measurement_says_it_once_before_it_starts(finished_bundle: Path, t
         bundle,
         provider="cpu",
         batch_sizes=[1],
-        compare=Compared(),
-        least=Least(1, 0),
-        measured=Measured(details=False),
+        compare=ComparisonOptions(),
+        least=MinSamples(1, 0),
+        measured=BenchmarkOptions(details=False),
         advance=said.append,
         announce=said.append,
     )
@@ -70,7 +70,7 @@ def test_each_measurement_says_it_once_before_it_starts(finished_bundle: Path, t
     assert said[0] > 0
     assert [type(each) for each in said].count(float) == 1
     said.clear()
-    against_baseline(bundle, bundle, Gate("cpu", [1], Least(1, 0), 300.0), announce=said.append)
+    against_baseline(bundle, bundle, Gate("cpu", [1], MinSamples(1, 0), 300.0), announce=said.append)
     assert len(said) == 1
     said.clear()
     budget = Budget(p99_ms=5000, max_accuracy_drop=100)
@@ -84,7 +84,7 @@ def test_each_measurement_says_it_once_before_it_starts(finished_bundle: Path, t
 
 def test_load_from_outside_is_said_where_nothing_keeps_the_budget() -> None:
     figures = {"p50_ms": 9.0, "p99_ms": 12.0, "throughput_ips": 100.0, "intervals": {"p99_ms": [11.0, 14.0]}}
-    nearest = Configuration("fp32", 1, Combination(1, 1), Drop(0.0, (0.0, 0.0), 0.0, 100, ""), figures)
+    nearest = Configuration("fp32", 1, SessionLayout(1, 1), Drop(0.0, (0.0, 0.0), 0.0, 100, ""), figures)
     quiet = str(nothing_keeps(Budget(p99_ms=10, max_accuracy_drop=1), [nearest], []))
     assert quiet.startswith("nothing keeps p99 within 10 ms; nearest: fp32, batch 1")
     assert "meanwhile" not in quiet

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from export.bundle import Wanted, export_bundle, prove_again, require_passed
+from export.bundle import ExportOptions, export_bundle, prove_again, require_passed
 from export.parity.prove import BATCH_SIZES
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of
@@ -107,7 +107,7 @@ def test_the_same_run_gives_the_same_graph_bytes(finished_run: Path, finished_bu
 
 def test_more_images_than_there_are_is_an_error_that_leaves_nothing(finished_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match="37 held-out images were asked for, but there are 36"):
-        export_bundle(Run(finished_run), tmp_path / "bundle", Wanted(images=37))
+        export_bundle(Run(finished_run), tmp_path / "bundle", ExportOptions(images=37))
     assert list(tmp_path.iterdir()) == []
 
 

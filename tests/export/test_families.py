@@ -19,7 +19,7 @@ from transformers import (
     ViTModel,
 )
 
-from export.bundle import Wanted, bisect_bundle, export_bundle
+from export.bundle import ExportOptions, bisect_bundle, export_bundle
 from export.graph.classifier_graph import GraphInput
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
@@ -73,7 +73,7 @@ def test_a_described_family_ships_in_every_precision(
     family: str, precision: str, graph_input: Any, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     run, out = Run(runs[family]), tmp_path / "bundle"
-    parity = export_bundle(run, out, Wanted(graph_input, precisions=[precision]))
+    parity = export_bundle(run, out, ExportOptions(graph_input, precisions=[precision]))
     entry = parity["results"][precision]["cpu"]
     assert entry["passed"]
     assert entry["form"]["quantization"]["products"] or precision != "int8"
@@ -87,7 +87,7 @@ def test_a_described_family_ships_in_every_precision(
 def test_an_encoder_without_a_description_is_traced(precision: str, runs: dict[str, Path], tmp_path: Path) -> None:
     run, out = Run(runs["vit"]), tmp_path / "bundle"
     assert [group.name for group in run.classifier.groups] == ["encoder", "head"]
-    entry = export_bundle(run, out, Wanted(precisions=[precision]))["results"][precision]["cpu"]
+    entry = export_bundle(run, out, ExportOptions(precisions=[precision]))["results"][precision]["cpu"]
     assert entry["passed"]
     assert entry["fusion_check"].startswith("not made")
     assert verify(out)["passed"]
@@ -99,7 +99,7 @@ def test_an_encoder_without_a_description_is_traced(precision: str, runs: dict[s
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
 def test_a_traced_encoder_has_no_integers(precision: str, runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match=f"{precision} (needs|on|can't)|can't run {precision}"):
-        export_bundle(Run(runs["vit"]), tmp_path / "bundle", Wanted(precisions=[precision]))
+        export_bundle(Run(runs["vit"]), tmp_path / "bundle", ExportOptions(precisions=[precision]))
 
 
 def test_the_layers_of_a_traced_encoder_have_no_names(

@@ -29,11 +29,13 @@ assert all("label" in entry for entry in entries), entries
 """
 PARITY = """
 from export.parity.prove import compare
-from export.parity.reference import Reference, Sample
+from export.parity.reference import Reference
+from toolkit.data.listing import WholeFile
+from toolkit.data.source import UNLABELLED, LabelledImage
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 bundle, reference = Bundle(Path(sys.argv[1])), Reference(Run(Path(sys.argv[2])))
-samples = [Sample(path, Path(path).read_bytes) for path in sys.argv[3:]]
+samples = [LabelledImage(Path(path), UNLABELLED, WholeFile(path)) for path in sys.argv[3:]]
 outcome = compare(bundle.session(threads=1), bundle.preprocess, reference, samples)
 assert len(outcome.names) == len(samples) and set(outcome.worst_by_batch_size) == {1}, outcome.worst_by_batch_size
 """

@@ -14,9 +14,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 
-from export.bundle import Wanted, bisect_bundle, export_bundle
+from export.bundle import ExportOptions, bisect_bundle, export_bundle
 from export.graph.classifier_graph import build_graph
-from export.graph.config import Form
+from export.graph.config import GraphConfig
 from export.graph.tensor_names import POOLED
 from recipes.finetune import finetune
 from toolkit.models.build import load_classifier
@@ -41,7 +41,7 @@ def run(
 @pytest.fixture(scope="module")
 def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / run.name
-    export_bundle(Run(run), out, Wanted(precisions=PRECISIONS))
+    export_bundle(Run(run), out, ExportOptions(precisions=PRECISIONS))
     return out
 
 
@@ -90,8 +90,8 @@ def test_a_fault_in_the_pooling_is_found_there(run: Path, bundle: Path, tmp_path
     assert (fault["node"], fault["module"]) == ("planted", "encoder")
 
 
-@pytest.mark.parametrize("form", [Form(), Form(standard=True)], ids=["fused", "standard"])
-def test_the_graph_computes_what_pytorch_computes_for_any_batch(form: Form, run: Path) -> None:
+@pytest.mark.parametrize("form", [GraphConfig(), GraphConfig(standard_ops_only=True)], ids=["fused", "standard"])
+def test_the_graph_computes_what_pytorch_computes_for_any_batch(form: GraphConfig, run: Path) -> None:
     classifier, processor = load_classifier(run / "best")
     model = build_graph(classifier, preprocess_from(processor), {}, "pixel_values", form)
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT

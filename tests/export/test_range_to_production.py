@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from deep_files import png, tiff
 
-from export.bundle import Wanted, export_bundle, prove_again
+from export.bundle import ExportOptions, export_bundle, prove_again
 from export.latency.pool import golden_contents, pool_of
-from export.parity.reference import Reference, samples_of
+from export.parity.reference import Reference
 from recipes.finetune import finetune
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
@@ -64,7 +64,7 @@ def deep_run(deep_data: Path, make_recipe: Callable[..., Recipe], tmp_path_facto
 @pytest.fixture(scope="module", params=["image", "pixel_values"])
 def deep_bundle(request: pytest.FixtureRequest, deep_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("deep-bundles") / request.param
-    export_bundle(Run(deep_run), out, Wanted(request.param))
+    export_bundle(Run(deep_run), out, ExportOptions(request.param))
     return out
 
 
@@ -170,7 +170,7 @@ def test_a_run_of_before_ranges_were_recorded_reads_each_file_alone(deep_run: Pa
     run = Run(old)
     assert run.data.value_range is None
     assert open_data(run.recipe.data).value_range == (0, 4095)
-    dark = next(sample for sample in samples_of(run.data.splits["test"]) if sample.name.endswith(DARK))
+    dark = next(sample for sample in run.data.splits["test"] if str(sample.path).endswith(DARK))
     assert np.asarray(dark.decode()).max() > 190
     export_bundle(run, tmp_path / "bundle")
     assert Bundle(tmp_path / "bundle").preprocess.value_range is None

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from export.latency.pool import Pool
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from export.regression import MOST_PAIRS, PAIRS, Gate, against_baseline, compare_engines
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -22,7 +22,7 @@ from toolkit.runtime.session import Session
 POOL = Pool([], [{"pixel_values": np.zeros((4, 3, 2, 2), np.float32)}], "here")
 
 
-class Clock(Engine):
+class Clock(Runner):
     """An engine whose runs take what a list of seconds says, on a clock of its own."""
 
     def __init__(self, seconds: Any) -> None:
@@ -48,7 +48,7 @@ def drifting(factor: float, seed: int) -> Any:
 def test_a_slowdown_is_told_from_drift_and_noise(factor: float, expected: bool) -> None:
     for seed in range(10):
         new, old = Clock(drifting(factor, seed)), Clock(drifting(1.0, seed + 100))
-        row = compare_engines(new, old, POOL, 1, Gate("cpu", [1], Least(50, 0)))
+        row = compare_engines(new, old, POOL, 1, Gate("cpu", [1], MinSamples(50, 0)))
         assert row["regression"] == expected
         assert row["ratio_interval"][0] <= row["ratio"] <= row["ratio_interval"][1]
         assert row["ratio"] == pytest.approx(factor, rel=0.04)
@@ -57,16 +57,16 @@ def test_a_slowdown_is_told_from_drift_and_noise(factor: float, expected: bool) 
 def test_more_pairs_are_measured_where_the_interval_holds_the_limit() -> None:
     """At the limit itself no count is enough; far from it the first is."""
     at_the_limit = compare_engines(
-        Clock(drifting(1.05, 1)), Clock(drifting(1, 2)), POOL, 1, Gate("cpu", [1], Least(50, 0))
+        Clock(drifting(1.05, 1)), Clock(drifting(1, 2)), POOL, 1, Gate("cpu", [1], MinSamples(50, 0))
     )
-    far = compare_engines(Clock(drifting(2, 1)), Clock(drifting(1, 2)), POOL, 1, Gate("cpu", [1], Least(50, 0)))
+    far = compare_engines(Clock(drifting(2, 1)), Clock(drifting(1, 2)), POOL, 1, Gate("cpu", [1], MinSamples(50, 0)))
     assert at_the_limit["pairs"] > PAIRS == far["pairs"]
     assert at_the_limit["pairs"] <= MOST_PAIRS
 
 
 def test_the_same_bundle_is_no_regression_and_nothing_is_written(finished_bundle: Path, tmp_path: Path) -> None:
     new = Path(shutil.copytree(finished_bundle, tmp_path / "new"))
-    outcome = against_baseline(Bundle(new), Bundle(finished_bundle), Gate("cpu", [1], Least(5, 0), 100.0))
+    outcome = against_baseline(Bundle(new), Bundle(finished_bundle), Gate("cpu", [1], MinSamples(5, 0), 100.0))
     (row,) = outcome["rows"]
     assert outcome["passed"]
     assert row["new_p50_ms"] > 0
@@ -83,7 +83,7 @@ def test_inputs_come_from_the_folder_that_was_asked_for(finished_bundle: Path, t
         seen.add(feed["image"].shape)
         return real(self, feed)
 
-    gate = Gate("cpu", [2], Least(1, 0), 10_000.0, images=tmp_path / "images")
+    gate = Gate("cpu", [2], MinSamples(1, 0), 10_000.0, images=tmp_path / "images")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "run", run)
         against_baseline(Bundle(finished_bundle), Bundle(finished_bundle), gate)
@@ -102,7 +102,7 @@ def test_networks_of_other_sides_are_not_compared(finished_bundle: Path, tmp_pat
     (other / "preprocess.json").write_text(json.dumps(preprocess))
     Bundle(other).update_manifest()
     with pytest.raises(ToolkitError, match="the new network takes images of 32x32 pixels, the old of 64x64"):
-        against_baseline(Bundle(finished_bundle), Bundle(other), Gate("cpu", [1], Least(1, 0)))
+        against_baseline(Bundle(finished_bundle), Bundle(other), Gate("cpu", [1], MinSamples(1, 0)))
 
 
 def test_a_real_slowdown_is_called_one(finished_bundle: Path) -> None:
@@ -113,19 +113,19 @@ def test_a_real_slowdown_is_called_one(finished_bundle: Path) -> None:
         session.run(batch)
         time.sleep(0.02)
 
-    engines = [Engine("e", "fp32", "cpu", 1, run, session.input) for run in (slow, session.run)]
+    engines = [Runner("e", "fp32", "cpu", 1, run, session.input) for run in (slow, session.run)]
     pool = Pool([], [{"image": np.zeros((4, 40, 40, 3), np.uint8)}], "here")
-    assert compare_engines(*engines, pool, 1, Gate("cpu", [1], Least(5, 0)))["regression"]
+    assert compare_engines(*engines, pool, 1, Gate("cpu", [1], MinSamples(5, 0)))["regression"]
 
 
 def test_bundles_that_cannot_be_compared(finished_bundle: Path, pixel_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match="image"):
-        against_baseline(Bundle(finished_bundle), Bundle(pixel_bundle), Gate("cpu", [1], Least(1, 0)))
+        against_baseline(Bundle(finished_bundle), Bundle(pixel_bundle), Gate("cpu", [1], MinSamples(1, 0)))
     changed = Path(shutil.copytree(finished_bundle, tmp_path / "changed"))
     (changed / "labels.json").write_text("[]")
     with pytest.raises(CheckFailed, match=r"labels.json"):
-        against_baseline(Bundle(finished_bundle), Bundle(changed), Gate("cpu", [1], Least(1, 0)))
+        against_baseline(Bundle(finished_bundle), Bundle(changed), Gate("cpu", [1], MinSamples(1, 0)))
     with pytest.raises(ToolkitError, match="batch size"):
-        against_baseline(Bundle(finished_bundle), Bundle(finished_bundle), Gate("cpu", [0], Least(1, 0)))
+        against_baseline(Bundle(finished_bundle), Bundle(finished_bundle), Gate("cpu", [0], MinSamples(1, 0)))
     with pytest.raises(ToolkitError, match="--max-regression"):
-        against_baseline(Bundle(finished_bundle), Bundle(finished_bundle), Gate("cpu", [1], Least(1, 0), -1))
+        against_baseline(Bundle(finished_bundle), Bundle(finished_bundle), Gate("cpu", [1], MinSamples(1, 0), -1))

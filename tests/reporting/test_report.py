@@ -16,7 +16,7 @@ from measured import latency, serving
 
 from toolkit.reporting.html import number, table
 from toolkit.reporting.latency_plot import plot_measured
-from toolkit.reporting.pages import describe
+from toolkit.reporting.pages import write_pages
 from toolkit.runtime.bundle import Bundle
 
 HOSTILE = '<b>&"'
@@ -74,7 +74,7 @@ def described(bundle: Path, folder: Path, figures: dict[str, Any] | None, chosen
         plot_measured(figures, folder / "plots")
     if chosen is not None:
         (folder / "serving.json").write_text(json.dumps(chosen))
-    describe(folder, Bundle(bundle).manifest)
+    write_pages(folder, Bundle(bundle).manifest)
     return folder / "report.html"
 
 
@@ -249,10 +249,10 @@ def test_a_host_without_matplotlib_writes_the_page(full: Path) -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "from pathlib import Path\n"
-        "from toolkit.reporting.pages import describe\n"
+        "from toolkit.reporting.pages import write_pages\n"
         "from toolkit.runtime.manifest import Manifest\n"
         "folder = Path(sys.argv[1])\n"
-        "describe(folder, Manifest.model_validate_json((folder / 'manifest.json').read_text()))\n"
+        "write_pages(folder, Manifest.model_validate_json((folder / 'manifest.json').read_text()))\n"
     )
     subprocess.run([sys.executable, "-c", code, str(full.parent)], check=True)
     assert full.read_bytes() == before

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import toolkit
-from export.bundle import Wanted, bisect_bundle, export_bundle
+from export.bundle import ExportOptions, bisect_bundle, export_bundle
 from export.latency.tuning.search import Effort
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
@@ -100,7 +100,7 @@ def test_it_learns_and_its_metrics_follow_its_decisions(run: Run) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_it_is_exported_proven_and_predicted(precision: str, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    entry = export_bundle(run, out, Wanted(precisions=[precision]))["results"][precision]["cpu"]
+    entry = export_bundle(run, out, ExportOptions(precisions=[precision]))["results"][precision]["cpu"]
     assert entry["passed"]
     assert entry["figures"]["accuracy"]["reference"] == pytest.approx(run.summary["test"]["accuracy"], abs=0.3)
     graph = onnx.load(out / Bundle(out).graph_name())
@@ -119,12 +119,12 @@ def test_it_is_exported_proven_and_predicted(precision: str, run: Run, tmp_path:
 
 
 def test_it_is_tuned(run: Run, tmp_path: Path) -> None:
-    from export.latency.measure import Least
+    from export.latency.measure import MinSamples
     from export.latency.tuning.tune_bundle import tune_bundle
     from toolkit.runtime.serving import Budget
 
-    export_bundle(run, tmp_path / "bundle", Wanted(precisions=["fp32", "int8"]))
-    effort = Effort(Least(2, 0), Least(2, 0), 1, Least(2, 0), Least(2, 0), Least(1, 0))
+    export_bundle(run, tmp_path / "bundle", ExportOptions(precisions=["fp32", "int8"]))
+    effort = Effort(MinSamples(2, 0), MinSamples(2, 0), 1, MinSamples(2, 0), MinSamples(2, 0), MinSamples(1, 0))
     tuned = tune_bundle(
         Bundle(tmp_path / "bundle"), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu", effort=effort
     )

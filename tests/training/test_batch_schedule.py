@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from toolkit.training.batch_schedule import MicroBatch, Plan
+from toolkit.training.batch_schedule import BatchSchedule, MicroBatch
 
 IMAGES, BATCH_SIZES, BATCHES_PER_STEP, PROCESSES = (1, 2, 7, 23, 96), (1, 3, 8, 200), (1, 2, 5), (1, 2, 3, 7)
 SHAPES = list(itertools.product(IMAGES, BATCH_SIZES, BATCHES_PER_STEP))
@@ -15,7 +15,7 @@ def steps_of_all(
     shape: tuple[int, int, int], processes: int, first: int = 0, epoch: int = 1
 ) -> list[list[list[MicroBatch]]]:
     """For each step, the micro-batches of each process."""
-    ranks = [Plan(*shape, seed=3, process=rank, processes=processes) for rank in range(processes)]
+    ranks = [BatchSchedule(*shape, seed=3, process=rank, processes=processes) for rank in range(processes)]
     return [list(step) for step in zip(*(plan.steps(epoch, first) for plan in ranks), strict=True)]
 
 
@@ -60,14 +60,14 @@ def test_the_weights_of_a_steps_images_sum_to_one(processes: int) -> None:
 def test_starting_at_a_step_is_leaving_out_those_before(processes: int) -> None:
     for shape in SHAPES:
         steps = steps_of_all(shape, processes)
-        assert len(steps) == Plan(*shape).steps_per_epoch
+        assert len(steps) == BatchSchedule(*shape).steps_per_epoch
         for first in range(len(steps) + 1):
             assert steps_of_all(shape, processes, first) == steps[first:], shape
 
 
 def test_no_batch_and_no_step_is_larger_than_asked_for() -> None:
     for images, batch_size, batches_per_step in SHAPES:
-        plan = Plan(images, batch_size, batches_per_step)
+        plan = BatchSchedule(images, batch_size, batches_per_step)
         *full, last = plan.steps(1)
         assert all(len(batch.indices) == batch_size for step in full for batch in step)
         assert {batch.step_images for step in full for batch in step} <= {plan.effective_batch}
@@ -76,12 +76,15 @@ def test_no_batch_and_no_step_is_larger_than_asked_for() -> None:
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     keys = list(itertools.product((0, 1, 7), (1, 2, 3)))
-    orders = {(seed, epoch): Plan(50, 8, seed=seed).order(epoch) for seed, epoch in keys}
-    again = {(seed, epoch): Plan(50, 3, 2, seed, process=1, processes=4).order(epoch) for seed, epoch in reversed(keys)}
+    orders = {(seed, epoch): BatchSchedule(50, 8, seed=seed).order(epoch) for seed, epoch in keys}
+    again = {
+        (seed, epoch): BatchSchedule(50, 3, 2, seed, process=1, processes=4).order(epoch)
+        for seed, epoch in reversed(keys)
+    }
     assert orders == again
     assert len({tuple(order) for order in orders.values()}) == len(keys)
 
 
 def test_without_a_seed_the_order_is_the_splits_own_in_every_epoch() -> None:
-    plan = Plan(50, 8)
+    plan = BatchSchedule(50, 8)
     assert plan.order(1) == plan.order(2) == list(range(50))

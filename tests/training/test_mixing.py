@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from toolkit.recipe.schema import TrainingConfig
-from toolkit.training.batch_schedule import MicroBatch, Plan
+from toolkit.training.batch_schedule import BatchSchedule, MicroBatch
 from toolkit.training.mixing import Mix, Mixing
 
 IMAGES = torch.randn(6, 3, 8, 12, generator=torch.Generator().manual_seed(0))
@@ -84,7 +84,7 @@ def test_with_both_each_gets_its_turn() -> None:
 
 def test_a_balanced_epoch_holds_each_class_alike_and_no_image_twice_more_than_another() -> None:
     labels = np.array([0] * 70 + [1] * 25 + [2] * 5)
-    plan = Plan(images=100, batch_size=8, seed=0, balance=tuple(labels.tolist()))
+    plan = BatchSchedule(images=100, batch_size=8, seed=0, balance=tuple(labels.tolist()))
     orders = [plan.order(epoch) for epoch in (1, 2)]
     assert orders[0] != orders[1]
     assert plan.order(1) == orders[0]

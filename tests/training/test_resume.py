@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
-from toolkit.lock import locked
+from toolkit.lock import lock
 from toolkit.recipe.schema import BoundaryCacheConfig, Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
@@ -334,8 +334,8 @@ def test_data_that_changed_is_refused(make_recipe: Callable[..., Recipe], color_
 
 def test_two_runs_do_not_write_into_one_folder(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom toolkit.lock import locked\n"
-        "with locked(Path(sys.argv[1]), what='x'):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom toolkit.lock import lock\n"
+        "with lock(Path(sys.argv[1]), what='x'):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -344,7 +344,7 @@ def test_two_runs_do_not_write_into_one_folder(make_recipe: Callable[..., Recipe
             finetune(make_recipe(training={"epochs": 1}), tmp_path / "run")
         holder.kill()
     finetune(make_recipe(training={"epochs": 1}), tmp_path / "run")
-    with locked(tmp_path / "run", what="a finished run"):
+    with lock(tmp_path / "run", what="a finished run"):
         pass
 
 

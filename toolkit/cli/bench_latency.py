@@ -102,11 +102,11 @@ def bench_latency(
         require_run(run or opened.run, of_bundle=run is None)
         require_data(data)
     from export.benchmark import SCENARIOS
-    from export.latency.measure import Least
+    from export.latency.measure import MinSamples
     from export.regression import Gate, against_baseline
     from toolkit.api import bench_latency as measure
 
-    least = Least(runs, seconds)
+    least = MinSamples(runs, seconds)
     wanted = list(SCENARIOS) if scenarios == "all" else _names(scenarios)
     if baseline is not None:
         gate = Gate(provider, sizes, least, max_regression, precision, threads, images)

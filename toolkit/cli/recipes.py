@@ -10,7 +10,7 @@ import typer
 
 from toolkit.cli.output import ForceFlag, JsonFlag, console, print_json, print_table
 from toolkit.errors import ToolkitError
-from toolkit.files import writing_to
+from toolkit.files import explain_os_errors
 from toolkit.user_paths import require_local
 
 app = typer.Typer(help="List, copy and explain recipes.", no_args_is_help=True)
@@ -56,7 +56,7 @@ def copy(
     target = dest / source.name if dest.is_dir() else dest
     if target.exists() and not force:
         raise ToolkitError("there is a file already", where=target, fix="choose another path, or pass --force")
-    with writing_to(target):
+    with explain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     if json:

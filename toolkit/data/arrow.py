@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.listing import UNSPLIT, Item, refuse_unlabelled, split_named
+from toolkit.data.listing import UNSPLIT, ListedImage, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
 from toolkit.recipe.schema import ColumnsConfig
@@ -39,7 +39,7 @@ class TableRow:
         return read_regular(Path(value["path"]), MAX_BYTES)
 
 
-def list_arrow(path: Path, columns: ColumnsConfig) -> tuple[list[Item], list[str] | None]:
+def list_arrow(path: Path, columns: ColumnsConfig) -> tuple[list[ListedImage], list[str] | None]:
     """Every row of a data set on disk, and its class names in their order where it says them.
 
     Raises:
@@ -71,7 +71,7 @@ def list_arrow(path: Path, columns: ColumnsConfig) -> tuple[list[Item], list[str
 
 def _rows(
     path: Path, title: str, table: Any, split: str, columns: ColumnsConfig
-) -> tuple[list[Item], list[str] | None]:
+) -> tuple[list[ListedImage], list[str] | None]:
     import datasets
 
     for role in ("image", "label"):
@@ -94,7 +94,9 @@ def _rows(
     refuse_unlabelled([row for row, label in enumerate(labels, 1) if not label], f"{title}, row", path)
     groups = table[columns.group] if columns.group in table.column_names else [None] * len(labels)
     items = [
-        Item(split, label, str(path / title / str(index)), TableRow(raw, columns.image, index), label_text(group))
+        ListedImage(
+            split, label, str(path / title / str(index)), TableRow(raw, columns.image, index), label_text(group)
+        )
         for index, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
     return items, names

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
-from toolkit.data.listing import UNSPLIT, Item, Listing, leaking_groups
+from toolkit.data.listing import UNSPLIT, ListedImage, Listing, leaking_groups
 from toolkit.data.near_duplicates import near_duplicates, perceptual_hasher
 from toolkit.data.splits import Division, Entry, divide
 from toolkit.data.survey import Survey
@@ -107,7 +107,7 @@ def _range_problems(survey: Survey, config: DataConfig) -> list[str]:
     return []
 
 
-def _twins(entries: Sequence[Entry], listing: Listing) -> list[list[Item]]:
+def _twins(entries: Sequence[Entry], listing: Listing) -> list[list[ListedImage]]:
     """Sets of images of one content."""
     first: dict[str, int] = {}
     alike: dict[str, list[int]] = {}
@@ -117,7 +117,7 @@ def _twins(entries: Sequence[Entry], listing: Listing) -> list[list[Item]]:
     return [[listing.items[index] for index in indices] for indices in alike.values()]
 
 
-def _paths(twins: Iterable[list[Item]]) -> list[list[str]]:
+def _paths(twins: Iterable[list[ListedImage]]) -> list[list[str]]:
     return [sorted(path_text(item.path) for item in items) for items in twins]
 
 

@@ -12,7 +12,7 @@ from toolkit.data.listing import (
     ABOUT,
     SPLIT_NAMES,
     UNSPLIT,
-    Item,
+    ListedImage,
     WholeFile,
     named,
     refuse_unlabelled,
@@ -30,7 +30,7 @@ KNOWN = ", ".join(name for names in SPLIT_NAMES.values() for name in names)
 class ImageFolder:
     """What an image folder lists."""
 
-    items: list[Item]
+    items: list[ListedImage]
     classes: list[str]
     """Names of all class folders, also of empty ones."""
     left_out: dict[str, int]
@@ -87,7 +87,7 @@ def list_folder(root: Path) -> ImageFolder:
     nameless = [path for path in folders_of_classes if not label_text(path.name)]
     refuse_unlabelled(nameless, "folder name", root, "name the folder after its class, or remove it")
     items = [
-        Item(split, label_text(path.name), name, WholeFile(name))
+        ListedImage(split, label_text(path.name), name, WholeFile(name))
         for split, classes in by_split.items()
         for path, names in classes.items()
         for name in names

@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit.data import arrow, manifest, shards
 from toolkit.data.folder import list_folder
-from toolkit.data.listing import ABOUT, Item, Listing, classes_of, named, refuse_half_split
+from toolkit.data.listing import ABOUT, ListedImage, Listing, classes_of, named, refuse_half_split
 from toolkit.errors import ToolkitError
 from toolkit.recipe.schema import DataConfig, DataFormat
 from toolkit.regular_files import read_settings
@@ -50,7 +50,7 @@ def _refuse_names_that_are_no_text(names: list[str], path: Path) -> None:
         raise ToolkitError(what, where=path, fix="rename the folders, or write the labels anew in UTF-8")
 
 
-def _list(config: DataConfig, found: DataFormat) -> tuple[list[Item], list[str] | None, dict[str, int]]:
+def _list(config: DataConfig, found: DataFormat) -> tuple[list[ListedImage], list[str] | None, dict[str, int]]:
     """Every image of a data set of a known format, the class names where the format says them, and what is left out."""
     if found == "manifest":
         return manifest.list_manifest(config.path, config.columns), None, {}

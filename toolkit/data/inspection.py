@@ -12,7 +12,7 @@ from itertools import islice
 from PIL import Image
 
 from toolkit.data.brightness import Spread, spread_of, spread_of_samples
-from toolkit.data.listing import Content, Item
+from toolkit.data.listing import Content, ListedImage
 from toolkit.data.value_ranges import Found
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import IN_MEMORY, UnreadableImageError, decoding, explained, load, to_rgb
@@ -72,7 +72,9 @@ def inspect_content(content: Content, look: Hasher | None = None) -> Inspected:
     return Inspected(digest, loaded.size, loaded.mode, None, found, spread, perceptual)
 
 
-def inspect_items(items: Sequence[Item], report: Report = silent, look: Hasher | None = None) -> Iterator[Inspected]:
+def inspect_items(
+    items: Sequence[ListedImage], report: Report = silent, look: Hasher | None = None
+) -> Iterator[Inspected]:
     """Inspect images on all usable cores, in order, a few ahead of what is asked for.
 
     Args:
@@ -93,7 +95,7 @@ def inspect_items(items: Sequence[Item], report: Report = silent, look: Hasher |
         yield inspected
 
 
-def _ahead(items: Iterable[Item], look: Hasher | None) -> Iterator[Inspected]:
+def _ahead(items: Iterable[ListedImage], look: Hasher | None) -> Iterator[Inspected]:
     cores, remaining = usable_cores(), iter(items)
     waiting: deque[Future[list[Inspected]]] = deque()
     with ThreadPoolExecutor(cores) as pool:

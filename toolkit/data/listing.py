@@ -54,7 +54,7 @@ class WholeFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ListedImage:
     """One image as its source names it."""
 
     split: str
@@ -78,7 +78,7 @@ class Listing:
     """All images of a source."""
 
     root: Path
-    items: list[Item]
+    items: list[ListedImage]
     classes: list[str]
     """Names of all classes in order, also of those without an image."""
     about: dict[str, Any] = field(default_factory=dict)
@@ -110,7 +110,7 @@ def split_in_name(name: str) -> str | None:
     return split_named(around[1]) if around else None
 
 
-def refuse_half_split(items: Iterable[Item], where: Path) -> None:
+def refuse_half_split(items: Iterable[ListedImage], where: Path) -> None:
     """Raise if some items belong to a split and others to none: these would be left out unseen.
 
     Raises:
@@ -128,7 +128,7 @@ def refuse_half_split(items: Iterable[Item], where: Path) -> None:
     raise ToolkitError(what, where=where, fix="rename them after the split they belong to, or move them elsewhere")
 
 
-def _file_of(item: Item) -> str:
+def _file_of(item: ListedImage) -> str:
     """The name of the file that holds an item: its shard's, or its own."""
     return getattr(item.content, "path", item.path).name
 
@@ -172,7 +172,7 @@ def check_listing(listing: Listing) -> None:
         )
 
 
-def leaking_groups(items: Iterable[Item]) -> dict[str, list[str]]:
+def leaking_groups(items: Iterable[ListedImage]) -> dict[str, list[str]]:
     """Groups that stand in more than one split, with these."""
     splits: dict[str, set[str]] = {}
     for item in items:
@@ -181,7 +181,7 @@ def leaking_groups(items: Iterable[Item]) -> dict[str, list[str]]:
     return {group: sorted(found) for group, found in splits.items() if len(found) > 1}
 
 
-def classes_of(items: Sequence[Item], given: Sequence[str] | None, where: Path) -> list[str]:
+def classes_of(items: Sequence[ListedImage], given: Sequence[str] | None, where: Path) -> list[str]:
     """The classes in order: those given, else all that occur, sorted.
 
     Raises:

@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.listing import UNSPLIT, Item, WholeFile, named, refuse_unlabelled, split_named
+from toolkit.data.listing import UNSPLIT, ListedImage, WholeFile, named, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import cell_text, label_text
 from toolkit.recipe.schema import ColumnsConfig
@@ -19,7 +19,7 @@ EXTENSIONS = frozenset({".csv", ".tsv", ".parquet"})
 MOST_ROWS = 100_000_000
 
 
-def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
+def list_manifest(path: Path, columns: ColumnsConfig) -> list[ListedImage]:
     """Every row of a manifest; relative paths start at the manifest's own folder.
 
     Raises:
@@ -50,7 +50,7 @@ def list_manifest(path: Path, columns: ColumnsConfig) -> list[Item]:
     splits = _splits(path, texts["split"], rows)
     groups = texts["group"] or [""] * rows
     return [
-        Item(split, label, place, WholeFile(place), group)
+        ListedImage(split, label, place, WholeFile(place), group)
         for split, label, place, group in zip(splits, texts["label"], places, groups, strict=True)
     ]
 

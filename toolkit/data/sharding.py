@@ -13,12 +13,12 @@ from typing import Any
 
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, silent
-from toolkit.data.listing import ABOUT, UNSPLIT, Item
+from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage
 from toolkit.data.shard_index import FilePart, Sample, ShardContent, write_index
 from toolkit.data.shard_scan import scan
 from toolkit.data.shards import shards_in
 from toolkit.errors import ToolkitError
-from toolkit.files import staged_folder, write_json, writing_to
+from toolkit.files import explain_os_errors, staged_folder, write_json
 from toolkit.recipe.schema import DataConfig
 from toolkit.runtime.decode import suffix_of
 from toolkit.runtime.image_files import has_image_suffix, suffix_in
@@ -44,7 +44,10 @@ def write_shards(
         ToolkitError: what can't be listed, or an image that can't be read.
     """
     listing = list_data(config)
-    with staged_folder(dest, what="folder of shards", marker="dataset.json", replace=force) as stage, writing_to(dest):
+    with (
+        staged_folder(dest, what="folder of shards", marker="dataset.json", replace=force) as stage,
+        explain_os_errors(dest),
+    ):
         done, names = 0, []
         for split in listing.splits:
             items = [item for item in listing.items if item.split == split]
@@ -77,7 +80,7 @@ def index_shards(path: Path, report: Report = silent) -> dict[str, int]:
     found = {}
     for done, shard in enumerate(shards, 1):
         content = _hashed(shard)
-        with writing_to(shard.parent):
+        with explain_os_errors(shard.parent):
             write_index(shard, content)
         found[str(shard)] = len(content.samples)
         report(done, len(shards))
@@ -94,7 +97,7 @@ def _hash(shard: Path, sample: Sample) -> str:
     return hashlib.sha256(FilePart(shard, sample.offset, sample.length).read()).hexdigest()
 
 
-def _write_shard(shard: Path, items: Sequence[Item], first: int) -> None:
+def _write_shard(shard: Path, items: Sequence[ListedImage], first: int) -> None:
     """Two members an image, without times or owners: the same images give the same bytes."""
     with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, item in enumerate(items, first):

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from toolkit.data.listing import ABOUT, UNSPLIT, Item, split_in_name, split_named
+from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage, split_in_name, split_named
 from toolkit.data.shard_index import INDEX, FilePart, Sample, index_of, read_index
 from toolkit.data.shard_scan import scan
 from toolkit.errors import ToolkitError
@@ -33,7 +33,7 @@ def _files(path: Path, pattern: str) -> list[Path]:
     return sorted(file for file in found if not any(map(reason_against, file.relative_to(path).parts)))
 
 
-def list_shards(path: Path) -> tuple[list[Item], dict[str, int]]:
+def list_shards(path: Path) -> tuple[list[ListedImage], dict[str, int]]:
     """Every image of a folder's shards, from their indexes, or from the shards where there is none.
 
     Returns:
@@ -42,7 +42,7 @@ def list_shards(path: Path) -> tuple[list[Item], dict[str, int]]:
     Raises:
         ToolkitError: a broken shard, or an index that doesn't match its shard.
     """
-    items, left_out = list[Item](), _files_beside(path)
+    items, left_out = list[ListedImage](), _files_beside(path)
     _refuse_lonely_indexes(path)
     for shard in shards_in(path):
         content = read_index(shard) if index_of(shard).exists() else scan(shard)
@@ -83,7 +83,7 @@ def _refuse_lonely_indexes(path: Path) -> None:
             raise ToolkitError(f"the index's shard {shard.name} is missing", where=index, fix=fix)
 
 
-def _item(root: Path, shard: Path, sample: Sample) -> Item:
+def _item(root: Path, shard: Path, sample: Sample) -> ListedImage:
     """A sample as an item; its split stands in the index, else in the key's folders, the shard's name or its folder."""
     folder = "" if root in {shard.parent, shard} else shard.parent.name
     names = [*map(split_in_name, PurePosixPath(sample.name).parts[:-1]), _split_of_shard(shard), split_in_name(folder)]
@@ -92,7 +92,7 @@ def _item(root: Path, shard: Path, sample: Sample) -> Item:
         fix = "use train, validation or test"
         raise ToolkitError(f"{sample.name} is of the split {sample.split!r}", where=shard, fix=fix)
     content = FilePart(shard, sample.offset, sample.length)
-    return Item(split, sample.label, str(shard / sample.name), content, sample.group, sample.sha256)
+    return ListedImage(split, sample.label, str(shard / sample.name), content, sample.group, sample.sha256)
 
 
 def _split_of_shard(shard: Path) -> str | None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, inspect_items, silent
-from toolkit.data.listing import Content, Item, Listing, check_listing, named
+from toolkit.data.listing import Content, ListedImage, Listing, check_listing, named
 from toolkit.data.splits import divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
@@ -23,14 +23,18 @@ from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.value_range import Range
 from toolkit.text import path_text
 
+UNLABELLED = -1
+"""The label of an image that nobody has labelled."""
+
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One image with its label, an index into the classes, and its content's SHA-256."""
+class LabelledImage:
+    """One image with its label and its content's SHA-256."""
 
     path: Path
     """Where it lies, and what messages call it; within a shard or a table, a path below it."""
     label: int
+    """Place among the classes, or :data:`UNLABELLED`."""
     content: Content
     sha256: str = ""
     group: str = ""
@@ -63,7 +67,7 @@ class DataSource:
 
     root: Path
     classes: list[str]
-    splits: dict[str, list[Example]]
+    splits: dict[str, list[LabelledImage]]
     fingerprint: str
     """SHA-256 over every image's split, class and content, in order."""
     skipped: list[dict[str, str]] = field(default_factory=list)
@@ -151,10 +155,10 @@ def open_data(config: DataConfig, report: Report = silent) -> DataSource:
 
 def _read(
     listing: Listing, value_range: Range | None, report: Report
-) -> tuple[dict[str, list[Example]], list[dict[str, str]], Survey]:
+) -> tuple[dict[str, list[LabelledImage]], list[dict[str, str]], Survey]:
     """The readable images of each split in canonical order, the others with the reason, and what the pixels are."""
     labels = {name: index for index, name in enumerate(listing.classes)}
-    found: dict[str, list[Example]] = {split: [] for split in listing.splits}
+    found: dict[str, list[LabelledImage]] = {split: [] for split in listing.splits}
     bad = []
     survey = Survey(value_range)
     for item, inspected in zip(listing.items, inspect_items(listing.items, report), strict=True):
@@ -168,11 +172,11 @@ def _read(
     return found, bad, survey
 
 
-def _example(item: Item, label: int, sha256: str) -> Example:
-    return Example(item.path, label, item.content, sha256, item.group)
+def _example(item: ListedImage, label: int, sha256: str) -> LabelledImage:
+    return LabelledImage(item.path, label, item.content, sha256, item.group)
 
 
-def fingerprint(splits: dict[str, list[Example]], classes: list[str]) -> str:
+def fingerprint(splits: dict[str, list[LabelledImage]], classes: list[str]) -> str:
     """SHA-256 over (split, class, content) of every image, whatever the files are called."""
     lines = sorted(
         f"{split}\t{classes[example.label]}\t{example.sha256}"
@@ -182,7 +186,7 @@ def fingerprint(splits: dict[str, list[Example]], classes: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _contradictions(found: Mapping[str, Sequence[Example]], classes: Sequence[str]) -> list[list[str]]:
+def _contradictions(found: Mapping[str, Sequence[LabelledImage]], classes: Sequence[str]) -> list[list[str]]:
     """Images of one content with different labels, each set with the labels."""
     first: dict[str, int] = {}
     examples = [example for images in found.values() for example in images]
@@ -194,7 +198,7 @@ def _contradictions(found: Mapping[str, Sequence[Example]], classes: Sequence[st
     return [sorted(images) for images in sets.values()]
 
 
-def _check_splits(splits: dict[str, list[Example]], classes: list[str], where: Path) -> None:
+def _check_splits(splits: dict[str, list[LabelledImage]], classes: list[str], where: Path) -> None:
     for split, examples in splits.items():
         present = {example.label for example in examples}
         empty = [name for index, name in enumerate(classes) if index not in present]

@@ -18,7 +18,7 @@ MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 """What reading figures raises that are missing, or of another type: hashes fit whatever a stranger wrote."""
 
 
-def describe(folder: Path, manifest: Manifest) -> None:
+def write_pages(folder: Path, manifest: Manifest) -> None:
     """Write ``MODEL_CARD.md`` and ``report.html`` from the figures that lie in the bundle.
 
     Raises:
@@ -29,10 +29,10 @@ def describe(folder: Path, manifest: Manifest) -> None:
 
 
 def pages(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """What :func:`describe` writes, by file; a verb that measures asks first whether it can be written.
+    """What :func:`write_pages` writes, by file; a verb that measures asks first whether it can be written.
 
     Raises:
-        ToolkitError: see :func:`describe`.
+        ToolkitError: see :func:`write_pages`.
     """
     try:
         labels, parity = (read_json((folder / name).read_bytes()) for name in ("labels.json", "parity.json"))

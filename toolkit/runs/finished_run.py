@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.source import DataSource, Example, open_data
+from toolkit.data.source import DataSource, LabelledImage, open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import WEIGHTS, load_classifier
@@ -155,7 +155,7 @@ class Run:
             ) from error
         return content if isinstance(content, dict) else {}
 
-    def held_out(self, count: int, *, exactly: bool = False) -> list[Example]:
+    def held_out(self, count: int, *, exactly: bool = False) -> list[LabelledImage]:
         """Images that were not trained on: the test split's, then validation's; spread over classes.
 
         Args:
@@ -170,7 +170,7 @@ class Run:
         if exactly and available < count:
             what = f"{count} held-out images were asked for, but there are {available}"
             raise ToolkitError(what, where=self.data_place, fix=f"leave the option out to use all {available}")
-        examples: list[Example] = []
+        examples: list[LabelledImage] = []
         for split in held_out:
             members = self.data.splits[split]
             wanted = min(len(members), count - len(examples))

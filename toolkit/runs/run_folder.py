@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import ToolkitError
-from toolkit.files import heal, refuse_existing, sync, write_bytes, write_json, writing_to
-from toolkit.lock import LOCK, locked
+from toolkit.files import explain_os_errors, recover_interrupted_writes, refuse_existing, sync, write_bytes, write_json
+from toolkit.lock import LOCK, lock
 from toolkit.models.tensor_files import difference, load_tensors, save_tensors
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.launch import launch_id, was_restarted
@@ -48,7 +48,7 @@ class RunFolder:
 
         What a killed start leaves behind, the lock and half-written files of ours, doesn't count.
         """
-        with writing_to(self.path):
+        with explain_os_errors(self.path):
             there = self.path.is_dir()
         if there and all(LEFT_BY_A_START.fullmatch(child.name) for child in self.path.iterdir()):
             return
@@ -56,7 +56,7 @@ class RunFolder:
 
     def held(self) -> AbstractContextManager[None]:
         """Keep other runs out of the folder until this one ends, however it ends."""
-        return locked(self.path, what="another run is writing here")
+        return lock(self.path, what="another run is writing here")
 
     def prepare(self, recipe: Recipe, processes: int, *, resume: bool, trunk: dict[str, Any] | None = None) -> None:
         """Empty the folder unless a run goes on in it, and write the resolved recipe and the environment.
@@ -73,10 +73,10 @@ class RunFolder:
         if resume and self.is_run() and not recipe.equals(self._resolved()):
             fix = f"resume with --config {self.path / 'recipe.yaml'} and no overrides, or start without --resume"
             raise ToolkitError("the run was started with another recipe", where=self.path / "recipe.yaml", fix=fix)
-        with writing_to(self.path):
+        with explain_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             for folder in (self.path, self.checkpoints):
-                heal(folder)
+                recover_interrupted_writes(folder)
             if not resume:
                 for child in self.path.iterdir():
                     if child.name != LOCK:
@@ -107,7 +107,7 @@ class RunFolder:
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with writing_to(self._metrics), self._metrics.open("a", encoding="utf-8", newline="\n") as file:
+        with explain_os_errors(self._metrics), self._metrics.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
 
     def lines_logged(self) -> int:
@@ -163,7 +163,7 @@ class RunFolder:
     def keep_fine_tuned(self, weights: dict[str, Tensor]) -> None:
         """Write what :meth:`fine_tuned` gives, whole or not at all."""
         partial = self._fine_tuned.with_name(f".{self._fine_tuned.name}.partial-0")
-        with writing_to(self._fine_tuned):
+        with explain_os_errors(self._fine_tuned):
             save_tensors(partial, weights)
             sync(partial)
             partial.replace(self._fine_tuned)

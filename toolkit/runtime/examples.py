@@ -11,7 +11,7 @@ from PIL import Image
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import IN_MEMORY, ORIENTATION_TAG, UPRIGHT, decoding, to_rgb
-from toolkit.runtime.inputs import Example
+from toolkit.runtime.inputs import Inputs
 from toolkit.runtime.preprocess import Preprocess
 
 Source = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
@@ -20,7 +20,7 @@ MANY_BITS = ("I", "F")
 """First letters of Pillow's modes of more than 8 bits."""
 
 
-def graph_input(kind: str, preprocess: Preprocess, source: Source) -> Example:
+def graph_input(kind: str, preprocess: Preprocess, source: Source) -> Inputs:
     """One image as a graph takes it, by the name of its input.
 
     Args:

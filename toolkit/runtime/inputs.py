@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Example = Mapping[str, Array]
+Inputs = Mapping[str, Array]
 """Tensors by name: ``image`` [height, width, 3], ``pixel_values`` [3, height, width]."""
 Feed = Mapping[str, Array]
 """The same with the batch in front."""
@@ -58,12 +58,12 @@ def examples_in(feed: Feed) -> int:
     return len(next(iter(feed.values())))
 
 
-def bytes_of(tensors: Example | Feed) -> int:
+def bytes_of(tensors: Inputs | Feed) -> int:
     """Bytes that the tensors hold."""
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def shapes_of(tensors: Example | Feed) -> Shapes:
+def shapes_of(tensors: Inputs | Feed) -> Shapes:
     """What examples have in common that can stand in one batch."""
     return tuple(sorted((name, tensor.shape) for name, tensor in tensors.items()))
 
@@ -73,7 +73,7 @@ def part_of(feed: Feed, places: Any) -> Feed:
     return {name: tensor[places] for name, tensor in feed.items()}
 
 
-def stacked(examples: Iterable[Example]) -> Feed:
+def stacked(examples: Iterable[Inputs]) -> Feed:
     """A batch of examples of the same shapes; a single one is not copied."""
     taken = list(examples)
     if len(taken) == 1:
@@ -106,7 +106,7 @@ def windows(examples: Iterable[T], most: int, budget: int = BATCH_BYTES) -> Iter
         yield window
 
 
-def places_by_shapes(examples: Mapping[int, Example]) -> list[list[int]]:
+def places_by_shapes(examples: Mapping[int, Inputs]) -> list[list[int]]:
     """Keys of examples that can stand in one batch, in order."""
     groups: dict[Shapes, list[int]] = {}
     for place, example in examples.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toolkit.errors import ToolkitError
-from toolkit.files import writing_to
+from toolkit.files import explain_os_errors
 
 Write = Callable[[dict[str, Any]], None]
 ROW_GROUP = 10_000
@@ -32,7 +32,7 @@ def check_prediction_file(path: Path) -> None:
         _parquet()
     if path.is_dir():
         raise ToolkitError("a folder is there already", where=f"--out {path}", fix="name a file")
-    with writing_to(path):
+    with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -56,7 +56,7 @@ def prediction_file(path: Path, labels: Sequence[str], top_k: int | None) -> Ite
         ToolkitError: a full disk, or a folder that can't be written into.
     """
     few = None if top_k is None or top_k >= len(labels) else top_k
-    with writing_to(path):
+    with explain_os_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.partial-")
         os.close(handle)
         partial = Path(name)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.files import write_bytes, writing_to
+from toolkit.files import explain_os_errors, write_bytes
 from toolkit.runtime.bundle import MANIFEST, SIGNATURE, Bundle
 from toolkit.runtime.manifest import folder_entries
 from toolkit.strict_json import read_json
@@ -43,7 +43,7 @@ def sign(bundle: Path, private_key: Path) -> None:
     """
     signer = _signer(private_key)
     Bundle(bundle).check_files()
-    with writing_to(bundle / SIGNATURE), tempfile.TemporaryDirectory() as elsewhere:
+    with explain_os_errors(bundle / SIGNATURE), tempfile.TemporaryDirectory() as elsewhere:
         written = Path(elsewhere) / SIGNATURE
         signer.set_hashing_config(_all_but_the_signature()).sign(bundle, written)
         write_bytes(bundle / SIGNATURE, written.read_bytes())

@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from toolkit.errors import ToolkitError
-from toolkit.files import sync, writing_to
+from toolkit.files import explain_os_errors, sync
 from toolkit.runtime.manifest import MANIFEST, SIGNATURE, STAGED, STAGING, folder_entries, read_manifest
 
 LOCK, CONTENT = "lock", "bundle"
@@ -59,7 +59,7 @@ def changing(bundle: Path, *, empty: bool = False) -> Iterator[Path]:
     Raises:
         ToolkitError: another process changes the bundle, or it can't be written.
     """
-    with writing_to(bundle), _staging(bundle) as staging:
+    with explain_os_errors(bundle), _staging(bundle) as staging:
         for name, fault in folder_entries(bundle)[1].items():
             raise ToolkitError(f"a bundle can't hold {name!r}: it {fault}", where=bundle, fix="remove it")
         content = staging / CONTENT

@@ -15,7 +15,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.examples import Source, graph_input
-from toolkit.runtime.inputs import Example, places_by_shapes, stacked, windows
+from toolkit.runtime.inputs import Inputs, places_by_shapes, stacked, windows
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Outputs
 from toolkit.serving.pool import AHEAD, BundlePool
@@ -60,7 +60,7 @@ class Predictor:
             batch_size: images a run, at most: the pool's unless given; fewer where they are large.
         """
         most = batch_size or self.pool.batch_size
-        pending: deque[tuple[list[Example | ToolkitError], list[tuple[list[int], Future[Outputs]]]]] = deque()
+        pending: deque[tuple[list[Inputs | ToolkitError], list[tuple[list[int], Future[Outputs]]]]] = deque()
         for window in windows(map(self._read, sources), most):
             examples = {place: read for place, read in enumerate(window) if not isinstance(read, ToolkitError)}
             runs = [
@@ -73,14 +73,14 @@ class Predictor:
         while pending:
             yield from self._gathered(*pending.popleft())
 
-    def _read(self, source: Source) -> Example | ToolkitError:
+    def _read(self, source: Source) -> Inputs | ToolkitError:
         try:
             return graph_input(self.pool.input, self.bundle.preprocess, source)
         except UnreadableImageError as error:
             return error
 
     def _gathered(
-        self, window: list[Example | ToolkitError], runs: list[tuple[list[int], Future[Outputs]]]
+        self, window: list[Inputs | ToolkitError], runs: list[tuple[list[int], Future[Outputs]]]
     ) -> Iterator[Predicted]:
         predicted: dict[int, Predicted] = {
             place: read for place, read in enumerate(window) if isinstance(read, ToolkitError)

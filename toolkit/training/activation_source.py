@@ -19,14 +19,14 @@ from toolkit.training.mixing import Mixing
 from toolkit.training.stopwatch import Stopwatch
 
 
-class Feed(Protocol):
+class ActivationSource(Protocol):
     """Gives each micro-batch its activations [B, ...] and labels [B], on the device."""
 
     def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
         """Feed micro-batches in order, and count the time that it takes."""
 
 
-class PixelFeed:
+class PixelSource:
     """Reads, preprocesses and mixes images, and runs them through ``trunk`` if there is one."""
 
     def __init__(

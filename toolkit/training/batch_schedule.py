@@ -43,7 +43,7 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchSchedule:
     """The order of a split's images, as one process of several sees it."""
 
     images: int

@@ -28,11 +28,11 @@ from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runtime import decode, preprocess, range_statements, read_samples, samples, value_range
 from toolkit.runtime.preprocess import Preprocess
-from toolkit.training.activation_source import CacheFeed, Feed, PixelFeed
+from toolkit.training.activation_source import ActivationSource, CacheFeed, PixelSource
 from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
 from toolkit.training.cache_fill import fill_cache
 from toolkit.training.mixing import Mixing
-from toolkit.training.processes import Agreement
+from toolkit.training.processes import AllRanks
 from toolkit.training.progress import bar, console
 from toolkit.training.trunk import Trunk, check_trunk_precision
 
@@ -60,7 +60,7 @@ class Boundary:
         data: DataSource,
         recipe: Recipe,
         accelerator: Accelerator,
-        agreement: Agreement,
+        agreement: AllRanks,
         trunk: Trunk | None = None,
     ) -> None:
         precision = recipe.training.trunk_precision
@@ -97,11 +97,11 @@ class Boundary:
         mixing: Mixing | None,
         run: RunFolder,
         stop_if_asked: Callable[[], None],
-    ) -> dict[str, Feed]:
+    ) -> dict[str, ActivationSource]:
         """For each split that epochs read, its feed, training images mixed; a cache is filled first."""
         device, trunk = self.accelerator.device, self._run_by(model)
-        pixels: dict[str, Feed] = {
-            split: PixelFeed(loaders[split], trunk, device, mixing if split == "train" else None)
+        pixels: dict[str, ActivationSource] = {
+            split: PixelSource(loaders[split], trunk, device, mixing if split == "train" else None)
             for split in CACHED_SPLITS
         }
         if not self.config.enabled:
@@ -131,7 +131,7 @@ class Boundary:
         self._filled = cache
         return {split: self._cached(cache, split) for split in CACHED_SPLITS}
 
-    def plain_feed(self, split: str) -> Feed | None:
+    def plain_feed(self, split: str) -> ActivationSource | None:
         """The cached activations of the training images as they are; None where there are none."""
         if self._filled is None or split != "train" or self.recipe.data.augment:
             return None

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import ToolkitError
-from toolkit.files import sync, write_json, writing_to
+from toolkit.files import explain_os_errors, sync, write_json
 from toolkit.models.tensor_files import save_tensors
 from toolkit.strict_json import read_json
 
@@ -129,7 +129,7 @@ class BoundaryCache:
         Raises:
             ToolkitError: saying what it needs and what is free.
         """
-        with writing_to(self.folder):
+        with explain_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
         need = self.layout.bytes_of(missing)
@@ -140,7 +140,7 @@ class BoundaryCache:
 
     def write_key(self) -> None:
         """Say beside the shards, for people, what they depend on."""
-        with writing_to(self.folder):
+        with explain_os_errors(self.folder):
             write_json(self.folder / "key.json", {"key": self.key, **self.contents})
 
     def missing(self, shards: Sequence[Shard]) -> tuple[list[Shard], int]:
@@ -150,7 +150,7 @@ class BoundaryCache:
             copies = self._copies(shard)
             broken = [path for path in copies if not self._is_whole(path, shard)]
             for path in broken:
-                with writing_to(path):
+                with explain_os_errors(path):
                     path.unlink()
             damaged += len(broken)
             if len(broken) == len(copies):
@@ -171,7 +171,7 @@ class BoundaryCache:
         partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
         # one entry, since safetensors writes several in any order
         about = {"key": self.key, "shard": shard.name, "sha256": _sha256(rows.view(torch.uint8).numpy())}
-        with writing_to(target):
+        with explain_os_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 save_tensors(partial, {"rows": rows}, {ABOUT: json.dumps(about)})

@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from toolkit.errors import ToolkitError
-from toolkit.files import heal
-from toolkit.lock import TakenError, locked
-from toolkit.training.activation_source import Feed
+from toolkit.files import recover_interrupted_writes
+from toolkit.lock import TakenError, lock
+from toolkit.training.activation_source import ActivationSource
 from toolkit.training.batch_schedule import MicroBatch
 from toolkit.training.boundary_cache import DTYPES, FILL_BATCH, BoundaryCache, Shard
-from toolkit.training.processes import Agreement, on_main_process, raise_together
+from toolkit.training.processes import AllRanks, on_main_process, raise_together
 from toolkit.training.progress import console
 from toolkit.training.stopwatch import Stopwatch
 
@@ -28,9 +28,9 @@ LOOK_SECONDS = 0.5
 
 def fill_cache(
     cache: BoundaryCache,
-    feeds: Mapping[str, Feed],
+    feeds: Mapping[str, ActivationSource],
     accelerator: Accelerator,
-    agreement: Agreement,
+    agreement: AllRanks,
     stop_if_asked: Callable[[], None],
     advance: Callable[[int, int], None],
 ) -> dict[str, int]:
@@ -53,7 +53,7 @@ def fill_cache(
         shards = cache.layout.shards()
         if accelerator.is_main_process:
             for folder in sorted(cache.folder.glob("rank-*")):
-                heal(folder)
+                recover_interrupted_writes(folder)
         accelerator.wait_for_everyone()
         found = agreement.gathered(cache.missing(shards[process::processes]))
         missing = sorted((shard for theirs, _ in found for shard in theirs), key=lambda shard: shard.name)
@@ -69,7 +69,7 @@ def _wait_for_turn(held: ExitStack, folder: Path, accelerator: Accelerator, stop
 
     def take() -> bool:
         try:
-            held.enter_context(locked(folder, what=what))
+            held.enter_context(lock(folder, what=what))
         except TakenError:
             return False
         return True
@@ -95,9 +95,9 @@ def _fill(
     cache: BoundaryCache,
     mine: list[Shard],
     rounds: int,
-    feeds: Mapping[str, Feed],
+    feeds: Mapping[str, ActivationSource],
     accelerator: Accelerator,
-    agreement: Agreement,
+    agreement: AllRanks,
     stop_if_asked: Callable[[], None],
     advance: Callable[[int, int], None],
 ) -> None:
@@ -119,7 +119,7 @@ def _fill(
 
 
 def _computed(
-    mine: list[Shard], rounds: int, cache: BoundaryCache, feeds: Mapping[str, Feed], watch: Stopwatch
+    mine: list[Shard], rounds: int, cache: BoundaryCache, feeds: Mapping[str, ActivationSource], watch: Stopwatch
 ) -> Iterator[tuple[Shard | None, MicroBatch, Tensor]]:
     """The activations of this process's shards, and then of repeated images (shard None) until all rounds are done."""
     work = [(shard.split, shard, batch) for shard in mine for batch in _cut(shard)]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from toolkit.errors import ToolkitError
-from toolkit.files import sha256_of, staged_folder, write_json, writing_to
+from toolkit.files import explain_os_errors, sha256_of, staged_folder, write_json
 from toolkit.models.tensor_files import difference, load_tensors, save_tensors
 from toolkit.regular_files import read_settings
 from toolkit.strict_json import read_json
@@ -76,7 +76,7 @@ def write_checkpoint(
     """
     target = folder / f"step-{step:08d}"
     with (
-        writing_to(target),
+        explain_os_errors(target),
         staged_folder(target, what="checkpoint", marker=STATE, replace=True, durable=True) as stage,
     ):
         for name, content in tensors.items():

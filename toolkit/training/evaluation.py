@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from toolkit.data.inspection import Report, silent
-from toolkit.training.activation_source import Feed
-from toolkit.training.batch_schedule import Plan
+from toolkit.training.activation_source import ActivationSource
+from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.stopwatch import Stopwatch
 
 
@@ -16,8 +16,8 @@ from toolkit.training.stopwatch import Stopwatch
 def predict_split(
     model: nn.Module,
     start: int,
-    feed: Feed,
-    plan: Plan,
+    feed: ActivationSource,
+    plan: BatchSchedule,
     classes: int,
     accelerator: Accelerator,
     watch: Stopwatch,

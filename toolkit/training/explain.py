@@ -19,8 +19,8 @@ from torch import Tensor
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, default_workers
 from toolkit.data.formats import list_data
-from toolkit.data.listing import SPLITS, Item, Listing, check_listing
-from toolkit.data.source import Example
+from toolkit.data.listing import SPLITS, ListedImage, Listing, check_listing
+from toolkit.data.source import LabelledImage
 from toolkit.data.splits import Entry, divide
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
@@ -28,7 +28,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.recipe.schema import DataConfig, Recipe
 from toolkit.runtime.machine import usable_cores
-from toolkit.training.batch_schedule import Plan
+from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.cache_choice import reason_against
 from toolkit.training.optimizer import build_optimizer
 from toolkit.training.trunk import check_trunk_precision
@@ -79,7 +79,7 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
     check_trunk_precision(config.trunk_precision, classifier)
     rates = {group["name"]: group["lr"] for group in build_optimizer(classifier.groups, config).param_groups}
     images = _images(listing, recipe.data) if listing else None
-    plan = Plan(images["train"] if images else 1, config.batch_size, config.gradient_accumulation * processes)
+    plan = BatchSchedule(images["train"] if images else 1, config.batch_size, config.gradient_accumulation * processes)
     costs = _probe(classifier, processor, recipe, listing) if probe else None
     asked = config.boundary_cache.enabled
     against = reason_against(recipe, frozen=classifier.boundary > 0) if asked == "auto" else None
@@ -143,7 +143,7 @@ def _images(listing: Listing, config: DataConfig) -> dict[str, int]:
     return {split: len(entries) for split, entries in divide(found, config, listing.classes).splits.items()}
 
 
-def _content_hash(item: Item) -> str:
+def _content_hash(item: ListedImage) -> str:
     """SHA-256 of an image's file; empty where it can't be read."""
     try:
         return item.sha256 or hashlib.sha256(item.content.read()).hexdigest()
@@ -199,7 +199,7 @@ def _reading(recipe: Recipe, preprocess: Any, size: tuple[int, int], listing: Li
     """Seconds to read a batch from spread-out images; None if one of them can't be read."""
     step = max(1, len(listing.items) // recipe.training.batch_size)
     items = list(islice(listing.items, 0, None, step))[: recipe.training.batch_size]
-    examples = [Example(item.path, 0, item.content, value_range=recipe.data.value_range) for item in items]
+    examples = [LabelledImage(item.path, 0, item.content, value_range=recipe.data.value_range) for item in items]
     dataset = ImageDataset(examples, preprocess, Augment(recipe.data, size))
     keys = [(1, index) for index in range(len(examples))]
     try:

@@ -20,8 +20,8 @@ from toolkit.models.classifier import Classifier
 from toolkit.tasks.task import Task
 from toolkit.tasks.temperature import temperature_note
 from toolkit.text import is_utf8, path_text
-from toolkit.training.activation_source import Feed, PixelFeed
-from toolkit.training.batch_schedule import Plan
+from toolkit.training.activation_source import ActivationSource, PixelSource
+from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.boundary import Boundary
 from toolkit.training.evaluation import predict_split
 from toolkit.training.progress import console, counting
@@ -44,7 +44,7 @@ def predict_splits(
     classifier: Classifier,
     boundary: Boundary,
     loaders: Mapping[str, Loader],
-    plan: Callable[[str], Plan],
+    plan: Callable[[str], BatchSchedule],
     accelerator: Accelerator,
 ) -> dict[str, Tensor]:
     """Logits [images, classes] of splits, from the image files through all that production will run.
@@ -55,7 +55,7 @@ def predict_splits(
     watch, logits = Stopwatch(accelerator.device), {}
     for split, loader in loaders.items():
         cached = boundary.plain_feed(split)
-        feed: Feed = cached or PixelFeed(loader, boundary.trunk, accelerator.device)
+        feed: ActivationSource = cached or PixelSource(loader, boundary.trunk, accelerator.device)
         start = 0 if cached is None and boundary.trunk is None else boundary.start
         if accelerator.is_main_process and not console.is_terminal:
             console.print(f"evaluating {split}: {plan(split).images:,} images")
@@ -67,7 +67,7 @@ def predict_splits(
     return logits
 
 
-class Outcome:
+class FinalEvaluation:
     """Everything that a finished run says of its classifier; made in one process.
 
     Args:

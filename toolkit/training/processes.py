@@ -36,7 +36,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Res
     return outcome[0]  # type: ignore[return-value]
 
 
-class Agreement:
+class AllRanks:
     """Lets all processes know what any of them saw: one small reduction on the CPU, which no GPU waits for."""
 
     def __init__(self, processes: int) -> None:
@@ -60,7 +60,7 @@ class Agreement:
         return everyone
 
 
-def raise_together(agreement: Agreement, error: ToolkitError | None) -> None:
+def raise_together(agreement: AllRanks, error: ToolkitError | None) -> None:
     """Raise, in every process, the first error that any of them has; else do nothing."""
     if agreement.any(error is not None)[0]:
         errors = agreement.gathered(None if error is None else (error.what, error.where, error.fix))

@@ -22,7 +22,7 @@ from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
 from toolkit.recipe.schema import Recipe
 from toolkit.runtime.image_files import in_words
-from toolkit.training.batch_schedule import Plan
+from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.precision import check_precision, precision_handlers
 from toolkit.training.processes import PATIENCE, processes_asked_for
 from toolkit.training.progress import console
@@ -85,7 +85,9 @@ def check_batch(accelerator: Accelerator, data: DataSource, recipe: Recipe) -> N
         raise ToolkitError(what, where="training.batch_size", fix=fix)
 
 
-def announce(accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: Plan, notes: Sequence[str] = ()) -> None:
+def announce(
+    accelerator: Accelerator, data: DataSource, recipe: Recipe, plan: BatchSchedule, notes: Sequence[str] = ()
+) -> None:
     """Say what runs: processes, device, data, batch arithmetic, what is odd, and ``notes`` on the encoder."""
     if not accelerator.is_main_process:
         return

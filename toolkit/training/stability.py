@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolkit.data.source import Example
+from toolkit.data.source import LabelledImage
 from toolkit.errors import ToolkitError
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.batch_schedule import MicroBatch
 from toolkit.training.checkpoints import checkpoints_in
-from toolkit.training.processes import Agreement
+from toolkit.training.processes import AllRanks
 
 MAX_SKIPPED = 20
 """Steps in a row that a gradient scaler may skip while it looks for a scale."""
 
 
-class FiniteWatch:
+class NonFiniteGuard:
     """Looks at each step's losses and gradient norm; on CUDA one step late, so that the device never idles for it."""
 
-    def __init__(self, run: RunFolder, root: Path, examples: Sequence[Example], agreement: Agreement) -> None:
+    def __init__(self, run: RunFolder, root: Path, examples: Sequence[LabelledImage], agreement: AllRanks) -> None:
         self.run, self.root, self.examples, self.agreement = run, root, examples, agreement
         self._last: _Step | None = None
         self._suspect: _Step | None = None

@@ -41,7 +41,7 @@ from toolkit.training.trunk import Trunk
 
 
 @dataclass
-class Standing:
+class TrainState:
     """How far a run is: what a checkpoint keeps beside weights and moments."""
 
     epoch: int = 0
@@ -75,7 +75,7 @@ class Standing:
         return {each.name: getattr(self, each.name) for each in fields(self) if not each.metadata.get("transient")}
 
     @classmethod
-    def restored(cls, content: Any, path: Path) -> Standing:
+    def restored(cls, content: Any, path: Path) -> TrainState:
         """What :meth:`lasting` gave, read from a checkpoint.
 
         Raises:
@@ -118,7 +118,7 @@ class EpochRecord:
         self.hits.zero_()
 
 
-class Keeper:
+class CheckpointManager:
     """Writes checkpoints of a run, and reads the newest one."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Keeper:
         self.optimizer, self.accelerator, self.trunk = optimizer, accelerator, trunk
         self.model = accelerator.unwrap_model(model)
 
-    def save(self, standing: Standing, record: EpochRecord) -> None:
+    def save(self, standing: TrainState, record: EpochRecord) -> None:
         """Write a checkpoint; every process takes part, the main one writes.
 
         Raises:
@@ -155,7 +155,7 @@ class Keeper:
             raise unstable(f"weights are not finite after step {standing.step}: {', '.join(bad[:3])}", self.run)
         on_main_process(self.accelerator, lambda: self._write(standing, tensors))
 
-    def _write(self, standing: Standing, tensors: dict[str, dict[str, Tensor]]) -> None:
+    def _write(self, standing: TrainState, tensors: dict[str, dict[str, Tensor]]) -> None:
         scaler = self.accelerator.scaler
         state = {
             "standing": standing.lasting(),
@@ -167,7 +167,7 @@ class Keeper:
         }
         write_checkpoint(self.run.checkpoints, standing.step, tensors, state, self.recipe.training.keep_last)
 
-    def restore(self, record: EpochRecord) -> Standing | None:
+    def restore(self, record: EpochRecord) -> TrainState | None:
         """Put the newest checkpoint back; where the run stands, or None without one.
 
         Raises:
@@ -188,7 +188,7 @@ class Keeper:
         if other:
             fix = "resume with the recipe and the data that wrote it, or start without --resume"
             raise ToolkitError(f"the checkpoint belongs to another {other[0]}", where=path, fix=fix)
-        standing = Standing.restored(state["standing"], path)
+        standing = TrainState.restored(state["standing"], path)
         if self.average is not None:
             check_tensors(path, AVERAGE, tensors.get(AVERAGE, {}), self.average.parameters)
         losses, hits = record.losses, record.hits

@@ -18,7 +18,7 @@ from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, Loader, cores_of_this_process
 from toolkit.data.source import DataSource
 from toolkit.errors import Stopped, ToolkitError
-from toolkit.files import staged_folder, write_bytes, write_json, writing_to
+from toolkit.files import explain_os_errors, staged_folder, write_bytes, write_json
 from toolkit.metrics.split import score_by
 from toolkit.models.build import load_classifier, save_classifier, trainable_groups
 from toolkit.models.classifier import Classifier
@@ -27,21 +27,21 @@ from toolkit.models.selection import freeze_all_but
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runtime.memory import MIB, peak_resident_mib
-from toolkit.training.activation_source import Feed
+from toolkit.training.activation_source import ActivationSource
 from toolkit.training.averaging import RunningAverage, choose_alpha, encoder_weights
-from toolkit.training.batch_schedule import MicroBatch, Plan, seed_of
+from toolkit.training.batch_schedule import BatchSchedule, MicroBatch, seed_of
 from toolkit.training.boundary import Boundary
 from toolkit.training.checkpoints import whole
 from toolkit.training.evaluation import predict_split
-from toolkit.training.final_evaluation import Outcome, calibrate, predict_splits
+from toolkit.training.final_evaluation import FinalEvaluation, calibrate, predict_splits
 from toolkit.training.interruption import Interruption
 from toolkit.training.mixing import Mixing
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
-from toolkit.training.processes import Agreement, on_main_process
+from toolkit.training.processes import AllRanks, on_main_process
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
-from toolkit.training.stability import MAX_SKIPPED, FiniteWatch, unstable
+from toolkit.training.stability import MAX_SKIPPED, NonFiniteGuard, unstable
 from toolkit.training.stopwatch import Stopwatch, advice
-from toolkit.training.train_state import EpochRecord, Keeper, Standing
+from toolkit.training.train_state import CheckpointManager, EpochRecord, TrainState
 from toolkit.training.trunk import Trunk
 
 
@@ -64,11 +64,11 @@ class Trainer:
         self.classifier, self.processor, self.data = classifier, processor, data
         self.recipe, self.run, self.accelerator = recipe, run, accelerator
         config, device = recipe.training, accelerator.device
-        self.standing = Standing(batches_per_step=config.gradient_accumulation * accelerator.num_processes)
+        self.standing = TrainState(batches_per_step=config.gradient_accumulation * accelerator.num_processes)
         self.record = EpochRecord(len(data.splits["train"]), device)
-        self.agreement = Agreement(accelerator.num_processes)
+        self.agreement = AllRanks(accelerator.num_processes)
         self.interruption = Interruption()
-        self.finite = FiniteWatch(run, data.root, data.splits["train"], self.agreement)
+        self.finite = NonFiniteGuard(run, data.root, data.splits["train"], self.agreement)
         preprocess = preprocess_from(processor)
         size = preprocess.output_size
         assert size is not None  # checked when the preprocessing was built
@@ -102,7 +102,7 @@ class Trainer:
             classifier.compile()  # in place, so that no name gets a prefix
         self.model, self.optimizer = accelerator.prepare(classifier, optimizer)
         self.average = RunningAverage(classifier, config.ema_decay) if config.ema_decay else None
-        self.keeper = Keeper(run, recipe, data, self.model, self.optimizer, accelerator, self.average, trunk)
+        self.keeper = CheckpointManager(run, recipe, data, self.model, self.optimizer, accelerator, self.average, trunk)
 
     @property
     def is_main(self) -> bool:
@@ -110,7 +110,7 @@ class Trainer:
         return bool(self.accelerator.is_main_process)
 
     @property
-    def train_plan(self) -> Plan:
+    def train_plan(self) -> BatchSchedule:
         """The order of the training images; a step keeps its images when a run goes on with other processes."""
         config = self.recipe.training
         plan = self._plan("train", self.standing.batches_per_step, config.seed)
@@ -198,7 +198,7 @@ class Trainer:
         temperature = calibrate(best, logits["validation"], self.data.labels("validation"))
         freeze_all_but(best.groups, best, trainable_groups(self.classifier))
         self._save_best(best)
-        outcome = Outcome(self.task, self.data, logits, temperature)
+        outcome = FinalEvaluation(self.task, self.data, logits, temperature)
         write_bytes(self.run.path / "test_predictions.csv", outcome.predictions_csv())
         write_json(self.run.path / "test_curves.json", outcome.curves())
         summary = outcome.summary()
@@ -249,11 +249,11 @@ class Trainer:
         """Write a classifier to ``best/``, in place of what is there."""
         folder = self.run.best
         stage = staged_folder(folder, what="checkpoint", marker="model.safetensors", replace=True, durable=True)
-        with writing_to(folder), stage as path:
+        with explain_os_errors(folder), stage as path:
             save_classifier(path, classifier, self.recipe.model.head, self.processor, weights)
 
-    def _plan(self, split: str, batches_per_step: int, seed: int | None = None) -> Plan:
-        return Plan(
+    def _plan(self, split: str, batches_per_step: int, seed: int | None = None) -> BatchSchedule:
+        return BatchSchedule(
             images=len(self.data.splits[split]),
             batch_size=self.recipe.training.batch_size,
             batches_per_step=batches_per_step,
@@ -262,11 +262,11 @@ class Trainer:
             processes=self.accelerator.num_processes,
         )
 
-    def _evaluation_plan(self, split: str) -> Plan:
+    def _evaluation_plan(self, split: str) -> BatchSchedule:
         """A split in its own order, a batch for each process at a time."""
         return self._plan(split, self.accelerator.num_processes)
 
-    def _run_epochs(self, feeds: dict[str, Feed]) -> None:
+    def _run_epochs(self, feeds: dict[str, ActivationSource]) -> None:
         epochs, steps = self.recipe.training.epochs, self.train_plan.steps_per_epoch
         with bar(self.is_main) as progress:
             task = progress.add_task("training", total=epochs * steps, completed=self.standing.step, figures="")
@@ -281,7 +281,7 @@ class Trainer:
         patience = self.recipe.training.early_stopping
         return patience is not None and self.standing.epoch - self.standing.best_epoch >= patience
 
-    def _train_epoch(self, epoch: int, feed: Feed, progress: Progress, task: TaskID) -> None:
+    def _train_epoch(self, epoch: int, feed: ActivationSource, progress: Progress, task: TaskID) -> None:
         plan, done = self.train_plan, self.standing.steps_of_epoch
         self.model.train()
         watch = Stopwatch(self.accelerator.device)
@@ -355,7 +355,7 @@ class Trainer:
         if self.agreement.any(self.finite.saw_trouble_at_last())[0]:
             self.finite.fail()
 
-    def _keep_or_stop(self, plan: Plan) -> None:
+    def _keep_or_stop(self, plan: BatchSchedule) -> None:
         """Write a checkpoint within an epoch where one is due, or wished for before stopping."""
         every, done = self.recipe.training.checkpoint_every, self.standing.steps_of_epoch
         due = every is not None and self.standing.step % every == 0 and done < plan.steps_per_epoch
@@ -402,7 +402,7 @@ class Trainer:
             progress.update(task, figures=figures)
         progress.advance(task)
 
-    def _validate(self, epoch: int, feed: Feed) -> None:
+    def _validate(self, epoch: int, feed: ActivationSource) -> None:
         """Evaluate on validation, keep the weights if they are the best, write a checkpoint."""
         watch = Stopwatch(self.accelerator.device)
         plan, classes = self._evaluation_plan("validation"), len(self.data.classes)

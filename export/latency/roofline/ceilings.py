@@ -26,9 +26,9 @@ from onnx import TensorProto, helper
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
 from export.graph.matmul import integer_product
 from export.graph.subgraph import open_model
-from export.latency.measure import Least, alternate
+from export.latency.measure import MinSamples, alternate
 from export.latency.roofline.work import Product, Work
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
 
 RUNTIME, TORCH = "onnxruntime", "torch"
@@ -49,7 +49,7 @@ def computed(product: Product) -> str:
     return "int8" if product.precision == "int8" else "fp32"
 
 
-def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str = "cpu") -> list[Engine]:
+def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str = "cpu") -> list[Runner]:
     """The products of a graph as engines to measure beside it: ONNX Runtime's, and torch's where it is installed.
 
     Torch has no products that round as int8 graphs do, so it stands beside graphs without integers only.
@@ -60,25 +60,25 @@ def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str =
     """
     if provider != "cpu":
         raise ToolkitError(f"no ceilings are measured on {provider}", where="--provider", fix="use --provider cpu")
-    engines = [Engine(RUNTIME, precision, provider, threads, runtime_products(work.products, threads))]
+    engines = [Runner(RUNTIME, precision, provider, threads, runtime_products(work.products, threads))]
     if find_spec("torch") and all(computed(product) == "fp32" for product in work.products):
-        engines.append(Engine(TORCH, precision, provider, threads, torch_products(work.products, threads)))
+        engines.append(Runner(TORCH, precision, provider, threads, torch_products(work.products, threads)))
     return engines
 
 
-def best_seconds(engine: Engine) -> float:
+def best_seconds(engine: Runner) -> float:
     """Median seconds of a run in an engine's best block: a ceiling is the best that a machine does."""
     return min(block_medians(engine))
 
 
-def block_medians(engine: Engine) -> list[float]:
+def block_medians(engine: Runner) -> list[float]:
     """Median seconds of a run, of each block."""
     ends = np.cumsum(engine.blocks)
     return [float(np.median(engine.times[end - count : end])) for end, count in zip(ends, engine.blocks, strict=True)]
 
 
 def measure_ceilings(
-    work: Work, *, precision: str, threads: int, provider: str = "cpu", least: Least | None = None
+    work: Work, *, precision: str, threads: int, provider: str = "cpu", least: MinSamples | None = None
 ) -> dict[str, float]:
     """GFLOP/s of all products together by library, in alternating blocks.
 
@@ -86,7 +86,7 @@ def measure_ceilings(
         ``onnxruntime``, and ``torch`` where it is installed and the graph has no integers.
     """
     engines = ceiling_engines(work, precision=precision, threads=threads, provider=provider)
-    alternate(engines, [{}], least or Least())
+    alternate(engines, [{}], least or MinSamples())
     return {engine.name: work.gflop / best_seconds(engine) for engine in engines}
 
 

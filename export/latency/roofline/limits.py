@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.latency.measure import Least, alternate
+from export.latency.measure import MinSamples, alternate
 from export.latency.pool import MOST_BYTES
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Feed
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from export.latency.roofline.work import Work
 
 NETWORK = "network"
-LEAST = Least(20, 1.0)
+LEAST = MinSamples(20, 1.0)
 DISTINCT_BATCHES = 8
 WHAT = (
     "operations of the graph's matrix products (a multiply-add is two) a second, over those of the products alone "
@@ -46,7 +46,7 @@ def limits(
     *,
     provider: str,
     threads: int,
-    least: Least = LEAST,
+    least: MinSamples = LEAST,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """What :func:`measure_limits` gives for a bundle's graphs of these precisions, or ``{"left_out": reason}``."""
@@ -73,7 +73,7 @@ def measure_limits(
     batch_sizes: Mapping[str, Sequence[int]],
     *,
     threads: int,
-    least: Least = LEAST,
+    least: MinSamples = LEAST,
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Count each graph's work, and measure the CPU's ceilings in blocks that alternate with the network itself.
@@ -109,7 +109,7 @@ def measure_limits(
         for batch_size in batch_sizes[precision]:
             counted = count_work(model, [batch_size, 3, *preprocess.output_size])
             engines = ceiling_engines(counted, precision=precision, threads=threads)
-            itself = Engine(NETWORK, precision, "cpu", threads, run)
+            itself = Runner(NETWORK, precision, "cpu", threads, run)
             alternate([itself, *engines], batches_of(preprocess, batch_size, entry), least, advance=advance)
             for engine in engines:
                 rates = by_library.setdefault(engine.name, {}).setdefault(precision, {})
@@ -159,7 +159,7 @@ def batches_of(preprocess: Preprocess, batch_size: int, entry: str) -> list[Feed
     return batches
 
 
-def attained(work: Work, network: Engine, ceilings: Sequence[Engine]) -> dict[str, Any]:
+def attained(work: Work, network: Runner, ceilings: Sequence[Runner]) -> dict[str, Any]:
     """What a network attained beside the products that were measured in turns with it.
 
     ``share_of_ceiling`` sets the median of all its runs beside the products' best block; ``share_by_block`` is the

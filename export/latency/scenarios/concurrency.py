@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from export.latency.measure import REWARM_RUNS, Least
+from export.latency.measure import REWARM_RUNS, MinSamples
 from export.latency.pool import Pool
-from export.latency.runner import SPINNING, Engine
+from export.latency.runner import SPINNING, Runner
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
 from toolkit.runtime.inputs import Feed, examples_in
@@ -24,11 +24,11 @@ BLOCKS = 4
 """Turns of each combination."""
 SHARE = 0.9
 """Of the memory that is available, what sessions may be expected to take."""
-LEAST = Least(runs=50, seconds=8.0)
+LEAST = MinSamples(runs=50, seconds=8.0)
 
 
 @dataclass
-class Combination:
+class SessionLayout:
     """Sessions that run at once, the threads of each, and what was counted."""
 
     sessions: int
@@ -60,11 +60,11 @@ class Combination:
         return row | percentiles(self.times) | {"throughput_ips": float(np.mean(self.rates)), "block_ips": self.rates}
 
 
-Opener = Callable[[Combination], Engine]
+Opener = Callable[[SessionLayout], Runner]
 """Opens one of a combination's sessions."""
 
 
-def combinations(cores: int) -> list[Combination]:
+def combinations(cores: int) -> list[SessionLayout]:
     """Powers of two, and all cores, as sessions and threads that together take no more than the cores.
 
     With several sessions, those whose threads are several come twice: with pools that spin and that don't. A
@@ -72,7 +72,7 @@ def combinations(cores: int) -> list[Combination]:
     """
     counts = sorted({1 << power for power in range(cores.bit_length())} | {cores})
     return [
-        Combination(sessions, threads, allow_spinning)
+        SessionLayout(sessions, threads, allow_spinning)
         for sessions in counts
         for threads in counts
         if sessions * threads <= cores
@@ -89,15 +89,15 @@ STREAMS = (1, 2, 4)
 """Sessions that share a GPU, each with a stream."""
 
 
-def combinations_on(provider: str, cores: int) -> list[Combination]:
+def combinations_on(provider: str, cores: int) -> list[SessionLayout]:
     """What may run side by side on a provider, with each choice of its options."""
     if provider == "cpu":
         return combinations(cores)
     choices = PROVIDER_CHOICES[provider]
-    return [Combination(sessions, 1, provider_options=choice) for choice in choices for sessions in STREAMS]
+    return [SessionLayout(sessions, 1, provider_options=choice) for choice in choices for sessions in STREAMS]
 
 
-def session_options(combination: Combination) -> dict[Any, str]:
+def session_options(combination: SessionLayout) -> dict[Any, str]:
     """Entries of ONNX Runtime's configuration for sessions that stand side by side."""
     return {SPINNING: "1" if combination.allow_spinning else "0"}
 
@@ -105,8 +105,8 @@ def session_options(combination: Combination) -> dict[Any, str]:
 def concurrency(
     opener: Opener,
     pool: Pool,
-    swept: Sequence[Combination] | None = None,
-    least: Least = LEAST,
+    swept: Sequence[SessionLayout] | None = None,
+    least: MinSamples = LEAST,
     *,
     batch_size: int = 1,
     blocks: int = BLOCKS,
@@ -140,7 +140,7 @@ def concurrency(
     if not swept or any(min(each.sessions, each.threads) < 1 for each in swept):
         raise ToolkitError("a combination has 1 session and 1 thread or more", where="--sessions", fix="give 1 or more")
     batches = pool.batches(batch_size)
-    a_block = Least(-(-least.runs // blocks), least.seconds / blocks)
+    a_block = MinSamples(-(-least.runs // blocks), least.seconds / blocks)
     session_mib = 0.0
     for block in range(blocks):
         for combination in swept if block % 2 == 0 else reversed(swept):
@@ -151,14 +151,14 @@ def concurrency(
 
 
 def _block(
-    opener: Opener, combination: Combination, batches: Sequence[Feed], least: Least, session_mib: float
+    opener: Opener, combination: SessionLayout, batches: Sequence[Feed], least: MinSamples, session_mib: float
 ) -> float:
     """Count a block, or note that it does not fit in memory.
 
     Returns:
         The most MiB that a session was seen to take.
     """
-    engines: list[Engine] = []
+    engines: list[Runner] = []
     try:
         while len(engines) < combination.sessions:
             held, there = resident_mib(), available_mib()
@@ -180,7 +180,7 @@ def _block(
     return session_mib
 
 
-def closed_loop(engines: Sequence[Engine], batches: Sequence[Feed], least: Least) -> tuple[list[float], float]:
+def closed_loop(engines: Sequence[Runner], batches: Sequence[Feed], least: MinSamples) -> tuple[list[float], float]:
     """Run all engines at once, each again as soon as it is done.
 
     Args:
@@ -194,7 +194,7 @@ def closed_loop(engines: Sequence[Engine], batches: Sequence[Feed], least: Least
     """
     together = threading.Barrier(len(engines))
 
-    def work(engine: Engine, place: int) -> tuple[list[float], float]:
+    def work(engine: Runner, place: int) -> tuple[list[float], float]:
         offset = place * len(batches) // len(engines)
         try:
             engine.warm_up(batches, REWARM_RUNS)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from export.latency.measure import Least, alternate, row_of
+from export.latency.measure import MinSamples, alternate, row_of
 from export.latency.pool import BATCHES, MOST_BYTES, SEED, Pool
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
-from toolkit.runtime.inputs import Example, Feed, examples_in, part_of, places_by_shapes, stacked
+from toolkit.runtime.inputs import Feed, Inputs, examples_in, part_of, places_by_shapes, stacked
 
 SAMPLES = (1, 2, 4, 8)
 """Images of a query; MLPerf's has 8."""
@@ -21,10 +21,10 @@ Query = list[Feed]
 
 
 def multi_stream(
-    engine: Engine,
+    engine: Runner,
     pool: Pool,
     samples: Sequence[int] = SAMPLES,
-    least: Least | None = None,
+    least: MinSamples | None = None,
     *,
     advance: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def multi_stream(
     Raises:
         ToolkitError: no runs, or a query without images.
     """
-    least = least or Least()
+    least = least or MinSamples()
     least.check()
     if not samples or min(samples) < 1:
         raise ToolkitError("a query holds 1 image or more", where="--streams", fix="write it like 1,2,4,8")
@@ -76,6 +76,6 @@ def queries(pool: Pool, size: int) -> list[Query]:
     return [_by_shape([images[at] for at in row]) for row in order[: count * size].reshape(count, size).tolist()]
 
 
-def _by_shape(images: Sequence[Example]) -> Query:
+def _by_shape(images: Sequence[Inputs]) -> Query:
     groups = places_by_shapes(dict(enumerate(images)))
     return [stacked(images[place] for place in places) for places in groups]

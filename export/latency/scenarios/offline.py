@@ -6,9 +6,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from export.latency.measure import BLOCKS, Least, alternate, row_of
+from export.latency.measure import BLOCKS, MinSamples, alternate, row_of
 from export.latency.pool import Pool
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from toolkit.runtime.memory import (
     MIB,
     available_mib,
@@ -26,13 +26,13 @@ LARGEST = 1024
 """Images of the largest batch."""
 SHARE = 0.9
 """Of the memory that is available, what a step may be expected to take."""
-LEAST = Least(runs=10, seconds=2.0)
+LEAST = MinSamples(runs=10, seconds=2.0)
 
 
 def offline(
-    engine: Engine,
+    engine: Runner,
     pool: Pool,
-    least: Least = LEAST,
+    least: MinSamples = LEAST,
     *,
     largest: int = LARGEST,
     available: Callable[[], float] = available_mib,
@@ -91,7 +91,9 @@ def offline(
     return {"rows": rows, "best_ips": best or None, "offline_end": end}
 
 
-def _row(engine: Engine, pool: Pool, batch_size: int, least: Least, advance: Callable[[], object]) -> dict[str, Any]:
+def _row(
+    engine: Runner, pool: Pool, batch_size: int, least: MinSamples, advance: Callable[[], object]
+) -> dict[str, Any]:
     reset_peak()
     alternate([engine], pool.batches(batch_size), least, blocks=min(BLOCKS, least.runs), advance=advance)
     peak = peak_resident_mib()

@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from export.latency.measure import REWARM_RUNS, Least
+from export.latency.measure import REWARM_RUNS, MinSamples
 from export.latency.pool import SEED, Pool
 from export.latency.queueing import Limits, Queue, Samples, poisson_arrivals
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from export.latency.statistics import PERCENTILES, percentiles
 from toolkit.errors import ToolkitError
 from toolkit.runtime.inputs import examples_in, part_of
 from toolkit.runtime.memory import peak_resident_mib, reset_peak, resident_mib
 from toolkit.serving.pool import SessionPool
 
-LEAST = Least(runs=500, seconds=10.0)
+LEAST = MinSamples(runs=500, seconds=10.0)
 """Requests, and seconds, of a point."""
 WAITING = 4096
 """Requests that wait at once, at most."""
@@ -56,7 +56,7 @@ class Server:
     doesn't wait for more.
     """
 
-    engines: Sequence[Engine]
+    engines: Sequence[Runner]
     """One a session; each runs in a thread of its own."""
     pool: Pool
     batch_size: int = 1
@@ -98,7 +98,7 @@ class Server:
                 engine.warm_up([batch], REWARM_RUNS)
 
 
-def serve(server: Server, rate: float, least: Least = LEAST, *, seed: int = SEED) -> dict[str, Any]:
+def serve(server: Server, rate: float, least: MinSamples = LEAST, *, seed: int = SEED) -> dict[str, Any]:
     """Offer a rate for as long as ``least`` says, and count what comes back.
 
     ``offered_ips`` counts the scheduled arrivals of the window and ``achieved_ips`` the results that came within
@@ -168,7 +168,7 @@ def _work_through(server: Server, queue: Queue, samples: Samples, finished: Any,
     """
     sizes: list[int] = []
 
-    def work(engine: Engine, place: int) -> None:
+    def work(engine: Runner, place: int) -> None:
         try:
             while requests := queue.take():
                 engine.run(samples.batch(requests))
@@ -209,7 +209,7 @@ def find_rate(
     *,
     target_p99_ms: float,
     offline_ips: float,
-    least: Least = LEAST,
+    least: MinSamples = LEAST,
     seed: int = SEED,
 ) -> dict[str, Any]:
     """The largest rate at which p99 stays within a target, found by bisection and verified by a run of its own.
@@ -240,7 +240,7 @@ def find_rate(
     verified = None
     for step in range(VERIFICATIONS if low else 0):
         rate = low * (1 - RESOLUTION) ** step
-        points.append(serve(server, rate, Least(2 * least.runs, 2 * least.seconds), seed=seed + 1))
+        points.append(serve(server, rate, MinSamples(2 * least.runs, 2 * least.seconds), seed=seed + 1))
         if holds(points[-1], target_p99_ms):
             verified = points[-1]["offered_ips"]
             break
@@ -260,7 +260,9 @@ def find_rate(
     }
 
 
-def saturate(server: Server, offline_ips: float, least: Least = LEAST, *, seed: int = SEED) -> list[dict[str, Any]]:
+def saturate(
+    server: Server, offline_ips: float, least: MinSamples = LEAST, *, seed: int = SEED
+) -> list[dict[str, Any]]:
     """Offer twice the Offline throughput, and twice as much again until the sessions no longer keep up.
 
     Returns:
@@ -277,12 +279,12 @@ def saturate(server: Server, offline_ips: float, least: Least = LEAST, *, seed: 
     points: list[dict[str, Any]] = []
     while len(points) < DOUBLINGS and not (points and points[-1]["saturated"]):
         rate = 2 * (points[-1]["offered_ips"] if points else offline_ips)
-        points.append(serve(server, rate, Least(runs, least.seconds), seed=seed))
+        points.append(serve(server, rate, MinSamples(runs, least.seconds), seed=seed))
     return points
 
 
 def _bisect(
-    server: Server, points: list[dict[str, Any]], target_p99_ms: float, high: float, least: Least, seed: int
+    server: Server, points: list[dict[str, Any]], target_p99_ms: float, high: float, least: MinSamples, seed: int
 ) -> float:
     """The largest rate below ``high`` that holds, to 5 %; 0 if none of 1/16 of it or more does."""
     low, lowest = 0.0, LOWEST * high

@@ -15,7 +15,7 @@ from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
 
 if TYPE_CHECKING:
-    from toolkit.data.source import Example
+    from toolkit.data.source import LabelledImage
     from toolkit.runs.finished_run import Run
 
 IMAGES = 1500
@@ -67,7 +67,7 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
     return drops
 
 
-def _labels(bundle: Bundle, precision: str, provider: str, examples: Sequence[Example]) -> Any:
+def _labels(bundle: Bundle, precision: str, provider: str, examples: Sequence[LabelledImage]) -> Any:
     """Class of each image; they are read as they are needed."""
     session = bundle.session(provider=provider, precision=precision, batch_size=BATCH_SIZE)
     labels, first = np.zeros(len(examples), np.int64), 0

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from export.duration import tune_seconds
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from export.latency.pool import SEED, Pool
-from export.latency.runner import Engine, onnxruntime_engine
-from export.latency.scenarios.concurrency import Combination, combinations_on, concurrency, session_options
+from export.latency.runner import Runner, onnxruntime_engine
+from export.latency.scenarios.concurrency import SessionLayout, combinations_on, concurrency, session_options
 from export.latency.scenarios.server import Server, serve
-from export.latency.system_monitor import watched
+from export.latency.system_monitor import monitored
 from export.latency.tuning.accuracy import Drop
 from export.latency.tuning.throughput import files_per_second
 from export.parity.agreement import Verdict, verdict
@@ -25,8 +25,8 @@ from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.serving import Budget, Expected, Serving
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-ROUGH, FINAL, SERVED, CONFIRM = Least(20, 0.6), Least(200, 8.0), Least(200, 5.0), Least(300, 15.0)
-FILES = Least(5, 5.0)
+ROUGH, FINAL, SERVED, CONFIRM = MinSamples(20, 0.6), MinSamples(200, 8.0), MinSamples(200, 5.0), MinSamples(300, 15.0)
+FILES = MinSamples(5, 5.0)
 FINALISTS = 4
 GROWTH = 1.03
 """What a batch twice as large must gain in throughput for the next to be tried."""
@@ -38,17 +38,17 @@ HEADROOM = 0.9
 class Effort:
     """How much is counted."""
 
-    rough: Least = ROUGH
+    rough: MinSamples = ROUGH
     """Of each configuration in the search."""
-    final: Least = FINAL
+    final: MinSamples = FINAL
     """Of each finalist, over all rounds."""
     rounds: int = 5
     """Turns of the finalists, so that what disturbs the machine hits all of them."""
-    served: Least = SERVED
+    served: MinSamples = SERVED
     """Of each finalist at the rate asked for."""
-    confirm: Least = CONFIRM
+    confirm: MinSamples = CONFIRM
     """Of the choice, once more and apart."""
-    files: Least = FILES
+    files: MinSamples = FILES
     """Of the choice, from encoded files on."""
 
 
@@ -58,7 +58,7 @@ class Configuration:
 
     precision: str
     batch_size: int
-    combination: Combination
+    combination: SessionLayout
     drop: Drop
     figures: dict[str, Any] = field(default_factory=dict)
     served: dict[str, Any] | None = None
@@ -162,12 +162,12 @@ class Search:
             apart=[*finals * FINALISTS, self.effort.confirm, self.effort.files],
         )
 
-    def opener(self, configuration: Configuration, kept: list[Engine] | None = None) -> Callable[[object], Engine]:
+    def opener(self, configuration: Configuration, kept: list[Runner] | None = None) -> Callable[[object], Runner]:
         """Opens a configuration's sessions one after the other, those that are kept first; keeps what it opens."""
         kept = [] if kept is None else kept
         opened = count()
 
-        def open_session(_: object) -> Engine:
+        def open_session(_: object) -> Runner:
             place = next(opened)
             if place == len(kept):
                 kept.append(
@@ -185,7 +185,7 @@ class Search:
 
         return open_session
 
-    def measure(self, configuration: Configuration, least: Least, kept: list[Engine] | None = None) -> None:
+    def measure(self, configuration: Configuration, least: MinSamples, kept: list[Runner] | None = None) -> None:
         """Count more of a configuration, over sessions that are kept if there are; its figures cover all of it."""
         self.advance(configuration.describe())
         configuration.figures = concurrency(
@@ -203,7 +203,7 @@ class Search:
         for precision, drop in _eligible(self.drops, budget.max_accuracy_drop).items():
             for combination in combinations_on(self.provider, self.cores):
                 best = 0.0
-                kept: list[Engine] = []
+                kept: list[Runner] = []
                 for batch_size in BATCH_SIZES:
                     if self.provider == "tensorrt":
                         kept = []  # its engine is built for the batch
@@ -222,12 +222,12 @@ class Search:
         rounds, final = self.effort.rounds, self.effort.final
         for turn in range(rounds):
             for each in finalists if turn % 2 == 0 else reversed(finalists):
-                self.measure(each, Least(-(-final.runs // rounds), final.seconds / rounds))
+                self.measure(each, MinSamples(-(-final.runs // rounds), final.seconds / rounds))
         if budget.rate is not None:
             for each in finalists:
                 each.served = self.served(each, budget.rate, self.effort.served, seed=SEED)
 
-    def served(self, configuration: Configuration, rate: float, least: Least, *, seed: int) -> dict[str, Any]:
+    def served(self, configuration: Configuration, rate: float, least: MinSamples, *, seed: int) -> dict[str, Any]:
         """Offer a configuration so many requests a second."""
         self.advance(f"{configuration.describe()}, {rate:g} requests a second")
         opener = self.opener(configuration)
@@ -272,7 +272,7 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
         CheckFailed: nothing fits, with what comes nearest; the bundle is left as it was.
     """
     _require_accuracy(search, budget)
-    with search.bundle.holding(), watched(search.provider) as conditions:
+    with search.bundle.holding(), monitored(search.provider) as conditions:
         search.announce(search.expected_seconds(budget))
         found = search.candidates(budget)
         finalists: list[Configuration] = []
@@ -311,7 +311,7 @@ def nothing_keeps(budget: Budget, finalists: Sequence[Configuration], disturbanc
     Args:
         budget: that is not kept.
         finalists: what was measured to the end.
-        disturbances: sentences of :func:`export.latency.system_monitor.watched`.
+        disturbances: sentences of :func:`export.latency.system_monitor.monitored`.
     """
     nearest = min(finalists, key=lambda each: each.p99_ms_at_most)
     rate = f" at {budget.rate:g} requests a second" if budget.rate else ""

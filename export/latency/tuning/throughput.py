@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import Serving
 from toolkit.serving.pool import open_pool
 from toolkit.serving.predictor import Predictor
 
 
-def files_per_second(bundle: Bundle, serving: Serving, contents: Sequence[bytes], least: Least) -> float:
+def files_per_second(bundle: Bundle, serving: Serving, contents: Sequence[bytes], least: MinSamples) -> float:
     """Predict encoded images in a stream, as ``toolkit predict`` does with files.
 
     Args:

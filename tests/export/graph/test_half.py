@@ -32,10 +32,10 @@ def logits(classifier: Classifier, pixel_values: torch.Tensor) -> np.ndarray[Any
     return classifier.reference_logits(pixel_values).numpy()
 
 
-def floor(classifier: Classifier, precision: HalfPrecision, islands: Any = ()) -> float:
+def floor(classifier: Classifier, precision: HalfPrecision, keep_fp32: Any = ()) -> float:
     """What PyTorch's own rounding changes."""
     inputs = pixels()
-    return float(np.abs(logits(rounded(classifier, precision, islands), inputs) - logits(classifier, inputs)).max())
+    return float(np.abs(logits(rounded(classifier, precision, keep_fp32), inputs) - logits(classifier, inputs)).max())
 
 
 def cast_names(model: onnx.ModelProto) -> list[str]:
@@ -145,8 +145,8 @@ def test_the_same_arguments_give_the_same_bytes(
 ) -> None:
     names = [f"{LAYER['siglip']}.mlp.{part}" for part in ("fc1", "fc2/MatMul", "activation_fn")]
     first, second = (
-        to_half(build_graph(*made(encoders["siglip"]), {}, graph_input), precision, islands).SerializeToString()
-        for islands in (names, set(names))
+        to_half(build_graph(*made(encoders["siglip"]), {}, graph_input), precision, keep_fp32).SerializeToString()
+        for keep_fp32 in (names, set(names))
     )
     assert first == second
 
@@ -155,17 +155,17 @@ def test_the_same_arguments_give_the_same_bytes(
 def test_a_planted_overflow_becomes_an_island(family: str, encoders: dict[str, Path]) -> None:
     classifier, preprocess = made(encoders[family])
     scale_hidden_layer(classifier, family)
-    islands = overflowing(classifier, [{"pixel_values": pixels().numpy()}])
+    keep_fp32 = overflowing(classifier, [{"pixel_values": pixels().numpy()}])
     fc1, activation, fc2 = (f"{LAYER[family]}.mlp.{part}" for part in ("fc1", "activation_fn", "fc2/MatMul"))
-    assert list(islands) == [f"{fc1}/MatMul", fc1, activation]
-    converted = to_half(build_graph(classifier, preprocess, {}, "pixel_values"), "fp16", islands)
+    assert list(keep_fp32) == [f"{fc1}/MatMul", fc1, activation]
+    converted = to_half(build_graph(classifier, preprocess, {}, "pixel_values"), "fp16", keep_fp32)
     onnx.checker.check_model(converted, full_check=True)
     known = types(converted)
     assert {known[name] for name in (f"{fc1}/MatMul", fc1, activation, fc2)} == {TensorProto.FLOAT}
     assert cast_names(converted)[1:3] == [f"{LAYER[family]}.layer_norm2/single", f"{fc2}/half"]
     got = Session(converted.SerializeToString()).run({"pixel_values": pixels().numpy()})["logits"]
     difference = np.abs(got - logits(classifier, pixels())).max()
-    assert 0 < difference <= FLOOR_MULTIPLE * floor(classifier, "fp16", islands)
+    assert 0 < difference <= FLOOR_MULTIPLE * floor(classifier, "fp16", keep_fp32)
     assert not np.isfinite(logits(classifier.half(), pixels().half())).any()
 
 
@@ -182,23 +182,23 @@ def test_an_attention_island_takes_its_keys_and_values_with_it(
 ) -> None:
     classifier, preprocess = made(encoders[family])
     scale_values(classifier, attention)
-    islands = overflowing(classifier, [{"pixel_values": pixels().numpy()}])
-    assert f"{attention}.out_proj/input" in islands
+    keep_fp32 = overflowing(classifier, [{"pixel_values": pixels().numpy()}])
+    assert f"{attention}.out_proj/input" in keep_fp32
     inner = tuple(f"{attention}{part}/" for part in ("", ".kv", ".out_proj"))
-    assert all(name.startswith(inner) for name in islands)
-    converted = to_half(build_graph(classifier, preprocess, {}, "pixel_values"), "fp16", islands)
+    assert all(name.startswith(inner) for name in keep_fp32)
+    converted = to_half(build_graph(classifier, preprocess, {}, "pixel_values"), "fp16", keep_fp32)
     known = types(converted)
     inside = {name for name in known if name.startswith((f"{attention}/", f"{attention}.kv/"))}
     inside.add(f"{attention}.out_proj/MatMul")
     values = {name for name in inside if name.endswith(("/MatMul", "/Add", "/Split:0", "/Split:1"))}
-    assert {known[name] for name in values | set(islands)} == {TensorProto.FLOAT}
+    assert {known[name] for name in values | set(keep_fp32)} == {TensorProto.FLOAT}
     outside = {name for name, node in producers(converted).items() if name.startswith("encoder.")} - inside
     single = {name for name in outside if known.get(name) == TensorProto.FLOAT and not name.endswith("/single")}
     queries = {f"{attention}.q_proj", f"{attention}.q_proj/MatMul", "encoder.model.head/Expand"}
-    assert single <= {*islands, *queries}
+    assert single <= {*keep_fp32, *queries}
     got = Session(converted.SerializeToString()).run({"pixel_values": pixels().numpy()})["logits"]
     difference = np.abs(got - logits(classifier, pixels())).max()
-    assert difference <= FLOOR_MULTIPLE * floor(classifier, "fp16", islands)
+    assert difference <= FLOOR_MULTIPLE * floor(classifier, "fp16", keep_fp32)
     assert not np.isfinite(logits(classifier.half(), pixels().half())).any()
 
 

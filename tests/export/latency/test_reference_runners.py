@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from export.latency.pool import POOL, golden_contents, pool_of
-from export.latency.reference_runners import rival
+from export.latency.reference_runners import reference_runner
 from export.latency.runner import onnxruntime_engine
 from toolkit.errors import ToolkitError
 from toolkit.runs.finished_run import run_of
@@ -19,7 +19,7 @@ def test_every_rival_computes_the_same_classifier(finished_bundle: Path, name: s
     ours = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")
     pool = pool_of(bundle, ours.input, *golden_contents(bundle))
     assert pool.images == POOL
-    other = rival(name, run_of(bundle, None), ours)
+    other = reference_runner(name, run_of(bundle, None), ours)
     assert other.precision == ("bf16" if name == "torch-bf16" else "fp32")
     for batch in (pool.batches(1)[0], pool.batches(2)[0]):
         tolerance = 0.05 if name == "torch-bf16" else 1e-5
@@ -30,7 +30,7 @@ def test_the_pipeline_gives_the_same_labels(finished_bundle: Path, capfd: pytest
     bundle = Bundle(finished_bundle)
     ours = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")
     batch = pool_of(bundle, ours.input, *golden_contents(bundle)).batches(1)[0]
-    pipeline = rival("hf-pipeline", run_of(bundle, None), ours)
+    pipeline = reference_runner("hf-pipeline", run_of(bundle, None), ours)
     assert pipeline.run(batch)[0][0]["label"] == bundle.labels[int(ours.run(batch)["probabilities"].argmax())]
     assert capfd.readouterr().err == ""
 
@@ -39,11 +39,11 @@ def test_the_pipeline_takes_images_alone(pixel_bundle: Path) -> None:
     bundle = Bundle(pixel_bundle)
     ours = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")
     with pytest.raises(ToolkitError, match="the pipeline takes images"):
-        rival("hf-pipeline", run_of(bundle, None), ours)
+        reference_runner("hf-pipeline", run_of(bundle, None), ours)
 
 
 def test_fp16_on_a_cpu_is_refused(finished_bundle: Path) -> None:
     bundle = Bundle(finished_bundle)
     ours = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")
     with pytest.raises(ToolkitError, match="torch-bf16"):
-        rival("torch-fp16", run_of(bundle, None), ours)
+        reference_runner("torch-fp16", run_of(bundle, None), ours)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from export.latency.system_monitor import watched
+from export.latency.system_monitor import monitored
 
 
 def test_the_machine_is_described_after_the_measurement() -> None:
-    with watched("cpu") as seen:
+    with monitored("cpu") as seen:
         time.sleep(0.05)
     assert seen.facts["load_average"][0] >= 0
     assert 0 <= seen.facts["stolen_share"] <= 1
@@ -32,7 +32,7 @@ def test_other_processes_that_take_the_cores_are_said() -> None:
         process.start()
     for _ in processes:
         started.acquire()
-    with watched("cpu") as seen:
+    with monitored("cpu") as seen:
         time.sleep(1.5)
     ended.set()
     for process in processes:
@@ -55,7 +55,7 @@ def test_a_quota_that_throttles_is_said(member: str, file: str, key: str, a_mill
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text(f"{member}\n")
     stat.write_text(f"nr_periods 1000\n{key} {5 * a_millisecond}\n")
-    with watched("cpu", tmp_path) as seen:
+    with monitored("cpu", tmp_path) as seen:
         stat.write_text(f"nr_periods 2000\n{key} {255 * a_millisecond}\n")
     assert seen.facts["quota_throttled_ms"] == 250
     assert "the container's CPU quota held it back for 250 ms" in seen.facts["throttled"]

@@ -13,15 +13,15 @@ import torch
 from onnx import numpy_helper
 
 from export.graph.classifier_graph import build_graph
-from export.graph.config import Form, form_of
+from export.graph.config import GraphConfig, config_of
 from export.graph.fusion_check import check_nodes
 from export.graph.preprocessing import RESIZED
 from export.parity.bisect import bisect
 from export.parity.prove import prove
-from export.parity.reference import Reference, samples_of
+from export.parity.reference import Reference
 from export.precision.fake_quant import quantised
 from export.precision.precision_reference import LEAST_AGREEMENT, STEPS_MULTIPLE, InPyTorch
-from export.selection.search import Candidates
+from export.selection.search import PrecisionSearch
 from toolkit.errors import CheckFailed
 from toolkit.models.processing import preprocess_from
 from toolkit.runs.finished_run import Run
@@ -29,12 +29,12 @@ from toolkit.runtime.session import ExecutedNode, Session
 
 
 @pytest.fixture(scope="module")
-def candidates(finished_run: Path) -> Candidates:
-    return Candidates(Run(finished_run), provider="cpu", threads=1)
+def candidates(finished_run: Path) -> PrecisionSearch:
+    return PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
-def forms(candidates: Candidates) -> dict[str, Form]:
+def forms(candidates: PrecisionSearch) -> dict[str, GraphConfig]:
     """By what they are: static or dynamic, per channel or matrix, with patches or not."""
     named = {}
     for form in candidates.base_forms():
@@ -55,7 +55,7 @@ def pixel_values_of(run: Run, count: int = 8) -> np.ndarray[Any, np.dtype[np.flo
 @pytest.mark.parametrize("name", FORMS)
 @torch.inference_mode()
 def test_the_graph_computes_the_integers_that_pytorch_computes(
-    name: str, candidates: Candidates, forms: dict[str, Form]
+    name: str, candidates: PrecisionSearch, forms: dict[str, GraphConfig]
 ) -> None:
     """Up to values at the border of two steps; another rounding of the weights would be far off."""
     run, form = candidates.run, forms[name]
@@ -68,7 +68,9 @@ def test_the_graph_computes_the_integers_that_pytorch_computes(
     assert np.abs(logits - coarse(torch.from_numpy(pixel_values)).numpy()).max() > STEPS_MULTIPLE * floor
 
 
-def test_static_rounding_does_not_depend_on_the_neighbours(candidates: Candidates, forms: dict[str, Form]) -> None:
+def test_static_rounding_does_not_depend_on_the_neighbours(
+    candidates: PrecisionSearch, forms: dict[str, GraphConfig]
+) -> None:
     pixel_values = pixel_values_of(candidates.run)
     session = candidates.session(forms["static channel patches"])
     together = session.run({"pixel_values": pixel_values})["logits"]
@@ -76,7 +78,7 @@ def test_static_rounding_does_not_depend_on_the_neighbours(candidates: Candidate
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_dynamic_rounding_depends_on_the_neighbours(candidates: Candidates, forms: dict[str, Form]) -> None:
+def test_dynamic_rounding_depends_on_the_neighbours(candidates: PrecisionSearch, forms: dict[str, GraphConfig]) -> None:
     """Why it is not the first choice: a bright neighbour takes steps from an image."""
     pixel_values = pixel_values_of(candidates.run)
     session = candidates.session(forms["dynamic channel"])
@@ -87,7 +89,7 @@ def test_dynamic_rounding_depends_on_the_neighbours(candidates: Candidates, form
 
 @pytest.mark.parametrize("graph_input", ["image", "pixel_values"])
 def test_rounded_patches_take_grey_levels_and_nothing_is_computed_in_vain(
-    graph_input: Any, candidates: Candidates, forms: dict[str, Form]
+    graph_input: Any, candidates: PrecisionSearch, forms: dict[str, GraphConfig]
 ) -> None:
     run, form = candidates.run, forms["static channel patches"]
     model = build_graph(run.classifier, candidates.preprocess, {}, graph_input, form)
@@ -99,10 +101,10 @@ def test_rounded_patches_take_grey_levels_and_nothing_is_computed_in_vain(
     read |= {name for node in model.graph.node for a in node.attribute for n in a.g.node for name in n.input}
     for node in model.graph.node:
         assert read & set(node.output), node.name
-    assert form_of(model) == form
+    assert config_of(model) == form
 
 
-def test_both_inputs_give_the_same_logits(candidates: Candidates, forms: dict[str, Form]) -> None:
+def test_both_inputs_give_the_same_logits(candidates: PrecisionSearch, forms: dict[str, GraphConfig]) -> None:
     run, form = candidates.run, forms["static channel patches"]
     image = run.held_out(1)[0].decode()
     by_image, by_pixels = (
@@ -122,10 +124,10 @@ def wrong_scale(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def test_a_wrong_scale_fails_parity_and_is_found(candidates: Candidates, forms: dict[str, Form]) -> None:
+def test_a_wrong_scale_fails_parity_and_is_found(candidates: PrecisionSearch, forms: dict[str, GraphConfig]) -> None:
     run, preprocess = candidates.run, candidates.preprocess
     model = build_graph(run.classifier, preprocess, {}, "image", forms["static channel patches"])
-    samples = samples_of(run.held_out(36))
+    samples = run.held_out(36)
     reference = Reference(run)
     sound = Session(model.SerializeToString(), threads=1)
     entry = prove(sound, model, preprocess, reference, samples)
@@ -155,32 +157,32 @@ def darker(model: onnx.ModelProto) -> None:
 
 
 def test_a_fault_of_the_preprocessing_does_not_hide_below_the_cost_of_int8(
-    candidates: Candidates, forms: dict[str, Form]
+    candidates: PrecisionSearch, forms: dict[str, GraphConfig]
 ) -> None:
     run, preprocess = candidates.run, candidates.preprocess
     model = build_graph(run.classifier, preprocess, {}, "image", forms["static channel patches"])
     darker(model)
     session = Session(model.SerializeToString(), threads=1)
-    entry = prove(session, model, preprocess, candidates.reference, samples_of(run.held_out(36)))
+    entry = prove(session, model, preprocess, candidates.reference, run.held_out(36))
     assert entry["stages"]["preprocess"]["max_pixel_value"] > 0
     assert not entry["passed"]
 
 
 def test_labels_that_certainly_agree_too_little_fail(
-    candidates: Candidates, forms: dict[str, Form], monkeypatch: pytest.MonkeyPatch
+    candidates: PrecisionSearch, forms: dict[str, GraphConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound is moved, since no tiny graph is that bad: 36 images can't exclude an agreement of 100 %."""
     run, preprocess = candidates.run, candidates.preprocess
     model = build_graph(run.classifier, preprocess, {}, "pixel_values", forms["static channel patches"])
     session = Session(model.SerializeToString(), threads=1)
-    samples = samples_of(run.held_out(36))
+    samples = run.held_out(36)
     assert prove(session, model, preprocess, candidates.reference, samples)["passed"]
     monkeypatch.setitem(LEAST_AGREEMENT, "int8", 1.01)
     assert not prove(session, model, preprocess, candidates.reference, samples)["passed"]
 
 
 def test_layers_are_left_float_until_agreement_is_good(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = Candidates(Run(finished_run), provider="cpu", threads=1)
+    candidates = PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
     monkeypatch.setattr("export.selection.search.GOOD_AGREEMENT", 1.01)  # never good enough: everything is tried
     form = candidates.form("int8")
     assert len(candidates.tried) >= len(FORMS) + 1
@@ -190,7 +192,9 @@ def test_layers_are_left_float_until_agreement_is_good(finished_run: Path, monke
     assert fewest < len(candidates.base_forms()[1].quantization.products) - 3
 
 
-def test_a_product_that_runs_in_float_is_no_int8_graph(candidates: Candidates, forms: dict[str, Form]) -> None:
+def test_a_product_that_runs_in_float_is_no_int8_graph(
+    candidates: PrecisionSearch, forms: dict[str, GraphConfig]
+) -> None:
     form = forms["static channel patches"]
     nodes = [ExecutedNode(name, "MatMul", "CPUExecutionProvider") for name in form.quantization.products]
     with pytest.raises(CheckFailed, match=rf"{len(nodes)} of integer product, but 0"):
@@ -200,7 +204,7 @@ def test_a_product_that_runs_in_float_is_no_int8_graph(candidates: Candidates, f
 def test_standard_operators_alone_give_the_same(finished_run: Path) -> None:
     """What TensorRT takes: no operator of ONNX Runtime's own, integers around zero, said as Q and DQ."""
     run = Run(finished_run)
-    candidates = Candidates(run, provider="tensorrt", threads=1)
+    candidates = PrecisionSearch(run, provider="tensorrt", threads=1)
     pixel_values = pixel_values_of(run)
     expected = Reference(run).logits({"pixel_values": pixel_values})
     for form in candidates.base_forms():
@@ -221,7 +225,7 @@ def test_standard_operators_alone_give_the_same(finished_run: Path) -> None:
 @torch.inference_mode()
 def test_standard_operators_compute_the_same_integers(finished_run: Path) -> None:
     """With pairs that fit, which TensorRT has no need of."""
-    candidates = Candidates(Run(finished_run), provider="tensorrt", threads=1)
+    candidates = PrecisionSearch(Run(finished_run), provider="tensorrt", threads=1)
     form = next(form for form in candidates.base_forms() if form.precision == "int8")
     fitting = form.quantization.model_copy(update={"pairs_fit": True})
     run, pixel_values = candidates.run, pixel_values_of(candidates.run)

@@ -10,7 +10,7 @@ import torch
 from half_cases import LAYER, made, pixels
 
 from export.graph.half import TORCH_TYPES, HalfPrecision, network_graph, plan
-from export.graph.module_outputs import captured
+from export.graph.module_outputs import module_outputs
 from export.precision.half_reference import rounded
 
 PRECISIONS = get_args(HalfPrecision)
@@ -24,7 +24,7 @@ def test_what_the_graph_has_in_half_is_rounded(
     classifier, _ = made(encoders[family])
     half = plan(network_graph(classifier), precision).tensors
     copy, dtype = rounded(classifier, precision), TORCH_TYPES[precision]
-    tensors = captured(copy, pixels())
+    tensors = module_outputs(copy, pixels())
     names = {name for name in half & set(tensors) if not name.endswith("/MatMul")}  # products are the capture's own
     names |= {f"{LAYER[family]}.self_attn.{part}_proj" for part in "qkv"}
     assert len(names) >= 20
@@ -54,12 +54,12 @@ def test_weights_of_the_encoder_are_rounded_and_the_original_is_not(
 def test_an_island_is_left_as_it_is(family: str, encoders: dict[str, Path]) -> None:
     classifier, _ = made(encoders[family])
     fc1, fc2 = (classifier.get_submodule(f"{LAYER[family]}.mlp.{part}") for part in ("fc1", "fc2"))
-    islands = [f"{LAYER[family]}.mlp.fc1/MatMul", f"{LAYER[family]}.mlp.fc1"]
-    copy = rounded(classifier, "fp16", islands)
+    keep_fp32 = [f"{LAYER[family]}.mlp.fc1/MatMul", f"{LAYER[family]}.mlp.fc1"]
+    copy = rounded(classifier, "fp16", keep_fp32)
     kept, other = (copy.get_submodule(f"{LAYER[family]}.mlp.{part}") for part in ("fc1", "fc2"))
     assert torch.equal(kept.weight, fc1.weight)  # type: ignore[arg-type]
     assert not torch.equal(other.weight, fc2.weight)  # type: ignore[arg-type]
-    given = captured(copy, pixels())[islands[1]]
+    given = module_outputs(copy, pixels())[keep_fp32[1]]
     assert not torch.equal(given, given.half().float())
 
 
@@ -68,7 +68,7 @@ def test_an_attention_island_keeps_its_queries_keys_and_values(family: str, enco
     classifier, _ = made(encoders[family])
     attention = f"{LAYER[family]}.self_attn"
     copy = rounded(classifier, "fp16", [f"{attention}.out_proj/input"])
-    tensors = captured(copy, pixels())
+    tensors = module_outputs(copy, pixels())
     for part in "qkv":
         name = f"{attention}.{part}_proj"
         assert torch.equal(copy.get_submodule(name).weight, classifier.get_submodule(name).weight)  # type: ignore[arg-type]

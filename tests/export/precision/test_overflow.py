@@ -10,7 +10,7 @@ import torch
 from half_cases import LAYER, made, pixels, scale_hidden_layer, scale_scores
 
 from export.graph.half import HALF_MAX, MOVING, in_head, network_graph
-from export.graph.module_outputs import captured
+from export.graph.module_outputs import module_outputs
 from export.graph.subgraph import producers
 from export.precision.overflow import overflowing
 from toolkit.errors import ToolkitError
@@ -44,7 +44,7 @@ def test_the_largest_of_all_batches_counts(family: str, encoders: dict[str, Path
     parts = [overflowing(classifier, [part]) for part in (first, second)]
     assert both == {name: max(part.get(name, 0.0) for part in parts) for name in both}
     activation = f"{LAYER[family]}.mlp.activation_fn"
-    largest = captured(classifier, torch.cat([pixels(1), pixels(2)]))[activation].abs().max()
+    largest = module_outputs(classifier, torch.cat([pixels(1), pixels(2)]))[activation].abs().max()
     np.testing.assert_allclose(both[activation], float(largest), rtol=1e-6)
     assert both[activation] > HALF_MAX
 
@@ -55,7 +55,7 @@ def test_scores_count_for_what_attention_gives(family: str, encoders: dict[str, 
     scale_scores(classifier, family)
     found = overflowing(classifier, [{"pixel_values": pixels().numpy()}])
     assert list(found) == [f"{LAYER[family]}.self_attn.out_proj/input"]
-    tensors = captured(classifier, pixels())
+    tensors = module_outputs(classifier, pixels())
     query, key = (tensors[f"{LAYER[family]}.self_attn.{part}_proj"] for part in "qk")
     assert max(float(query.max()), float(key.max())) < HALF_MAX / 2
     scores = torch.einsum("bqhd,bkhd->bhqk", query.unflatten(-1, (2, 16)), key.unflatten(-1, (2, 16))) / 4

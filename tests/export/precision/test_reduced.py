@@ -16,16 +16,16 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from export.benchmark import Compared, Measured, benchmark
-from export.bundle import Wanted, export_bundle, prove_again, require_passed
+from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
+from export.bundle import ExportOptions, export_bundle, prove_again, require_passed
 from export.graph.classifier_graph import build_graph
-from export.graph.config import Form, form_of
-from export.latency.measure import Least
+from export.graph.config import GraphConfig, config_of
+from export.latency.measure import MinSamples
 from export.parity.reference import Reference
 from export.precision.activation_ranges import observe
 from export.precision.trunk import quantisable
 from export.selection.fastest import fastest_within_budget
-from export.selection.search import WORTHWHILE, Candidates
+from export.selection.search import WORTHWHILE, PrecisionSearch
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.recipe.schema import Recipe
 from toolkit.runs.finished_run import Run
@@ -49,7 +49,7 @@ CONTRACT = {
 @pytest.fixture(scope="module")
 def reduced_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reduced") / finished_run.name
-    export_bundle(Run(finished_run), out, Wanted(precisions=("fp32", "fp16", "int8")))
+    export_bundle(Run(finished_run), out, ExportOptions(precisions=("fp32", "fp16", "int8")))
     return out
 
 
@@ -68,8 +68,8 @@ def test_every_precision_is_a_file_with_a_proof(reduced_bundle: Path) -> None:
         assert entry["passed"]
         assert entry["max_abs_logit"] <= entry["tolerance"] == entry["noise_multiple"] * entry["noise_floor"]
         model = onnx.load(reduced_bundle / opened.graph_name(precision))
-        assert form_of(model) == Form.model_validate(entry["form"])
-        assert form_of(model).precision == precision
+        assert config_of(model) == GraphConfig.model_validate(entry["form"])
+        assert config_of(model).precision == precision
         assert set(opened.golden().outputs) == {"fp32", "fp16", "int8"}
     assert opened.parity_results["int8"]["cpu"]["fused"]["integer product"] > 0
 
@@ -106,19 +106,24 @@ def test_one_precision_is_proven_again_alone(copy: Path, finished_run: Path) -> 
         prove_again(Bundle(copy), Run(finished_run), provider="cpu", threads=1, precision="bf16")
 
 
-QUICK = Measured(threads=1, details=False)
+QUICK = BenchmarkOptions(threads=1, details=False)
 
 
 def test_latency_has_a_row_for_each_precision(copy: Path) -> None:
     latency = benchmark(
-        Bundle(copy), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(2, 0), measured=QUICK
+        Bundle(copy),
+        provider="cpu",
+        batch_sizes=[1],
+        compare=ComparisonOptions(),
+        least=MinSamples(2, 0),
+        measured=QUICK,
     )
     assert [row["precision"] for row in latency["rows"]] == ["fp32", "fp16", "int8"]
     assert set(latency["graphs"]) == {"fp32", "fp16", "int8"}
 
 
 def test_a_bundle_of_int8_alone_is_served_by_default(finished_run: Path, tmp_path: Path) -> None:
-    export_bundle(Run(finished_run), tmp_path / "bundle", Wanted(precisions=["int8"]))
+    export_bundle(Run(finished_run), tmp_path / "bundle", ExportOptions(precisions=["int8"]))
     opened = Bundle(tmp_path / "bundle")
     assert (opened.manifest.default, opened.precisions) == ("model.int8.onnx", ["int8"])
     files = [opened.path / "golden" / name for name in opened.golden().names]
@@ -132,13 +137,13 @@ def test_a_bundle_of_int8_alone_is_served_by_default(finished_run: Path, tmp_pat
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        (Wanted(precisions=["bf16"]), "CPUExecutionProvider can't run bf16"),
-        (Wanted(precisions=["int9"]), "no precision 'int9'"),
-        (Wanted(precisions=["int8"], calibration_images=37), "37 calibration images were asked for"),
+        (ExportOptions(precisions=["bf16"]), "CPUExecutionProvider can't run bf16"),
+        (ExportOptions(precisions=["int9"]), "no precision 'int9'"),
+        (ExportOptions(precisions=["int8"], calibration_images=37), "37 calibration images were asked for"),
     ],
 )
 def test_what_can_not_be_exported_is_said_and_leaves_nothing(
-    wanted: Wanted, says: str, finished_run: Path, tmp_path: Path
+    wanted: ExportOptions, says: str, finished_run: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ToolkitError, match=says):
         export_bundle(Run(finished_run), tmp_path / "bundle", wanted)
@@ -146,8 +151,10 @@ def test_what_can_not_be_exported_is_said_and_leaves_nothing(
 
 
 def test_calibration_images_that_are_all_alike_are_refused(finished_run: Path) -> None:
-    candidates = Candidates(Run(finished_run), provider="cpu", threads=1)
-    model = build_graph(candidates.run.classifier, candidates.preprocess, {}, "pixel_values", Form(joined_norms=False))
+    candidates = PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
+    model = build_graph(
+        candidates.run.classifier, candidates.preprocess, {}, "pixel_values", GraphConfig(fuse_skip_layernorm=False)
+    )
     height, width = candidates.preprocess.output_size or (0, 0)
     products = quantisable(candidates.run.classifier, candidates.preprocess, model)[1:]
     alike = {"pixel_values": np.ones((4, 3, height, width), np.float32)}
@@ -163,12 +170,12 @@ def test_an_activation_that_overflows_fp16_stays_fp32_and_is_reported(finished_r
         weights[name] *= 2e6
     weights[fc1.replace("fc1", "fc2")] /= 2e6
     save_file(weights, run / "best" / "model.safetensors")
-    parity = export_bundle(Run(run), tmp_path / "bundle", Wanted(precisions=["fp16"]))
+    parity = export_bundle(Run(run), tmp_path / "bundle", ExportOptions(precisions=["fp16"]))
     entry = parity["results"]["fp16"]["cpu"]
     assert entry["passed"]
-    islands = entry["form"]["islands"]
-    assert any(name.endswith("layers.1.mlp.fc1") for name in islands)
-    assert max(islands.values()) > float(np.finfo(np.float16).max)
+    keep_fp32 = entry["form"]["islands"]
+    assert any(name.endswith("layers.1.mlp.fc1") for name in keep_fp32)
+    assert max(keep_fp32.values()) > float(np.finfo(np.float16).max)
 
 
 class TestTrunk:
@@ -194,12 +201,12 @@ class TestTrunk:
         parity = export_bundle(run, tmp_path / "bundle")
         (entry,) = parity["results"]["int8"].values()
         assert entry["passed"]
-        trunk, shipped = (Form.model_validate(form).quantization for form in (run.trunk["form"], entry["form"]))
+        trunk, shipped = (GraphConfig.model_validate(form).quantization for form in (run.trunk["form"], entry["form"]))
         assert set(trunk.products) <= set(shipped.products)
         assert all(shipped.ranges[name] == limits for name, limits in trunk.ranges.items())
 
     def test_with_float_layers_behind_it_the_graph_gives_what_training_gave(self, aware_run: Path) -> None:
-        candidates = Candidates(Run(aware_run), provider="cpu", threads=1)
+        candidates = PrecisionSearch(Run(aware_run), provider="cpu", threads=1)
         _, float_behind = candidates.base_forms()
         assert candidates.figures(float_behind)["mean_abs_logit"] < 1e-5
 
@@ -216,7 +223,7 @@ class TestTrunk:
 
     def test_another_trunk_is_refused(self, aware_run: Path, tmp_path: Path) -> None:
         with pytest.raises(ToolkitError, match="learned on a trunk in int8, and fp32") as caught:
-            export_bundle(Run(aware_run), tmp_path / "bundle", Wanted(precisions=["fp32"]))
+            export_bundle(Run(aware_run), tmp_path / "bundle", ExportOptions(precisions=["fp32"]))
         assert "--precision int8" in caught.value.fix
         run = Path(shutil.copytree(aware_run, tmp_path / "run"))
         weights = load_file(run / "best" / "model.safetensors")
@@ -243,7 +250,7 @@ class TestTrunk:
 
         training = {"trunk_precision": precision, "epochs": 1, "boundary_cache": {"enabled": True}}
         finetune(make_recipe(family, model=model, training=training), tmp_path / "run")
-        parity = export_bundle(Run(tmp_path / "run"), tmp_path / "bundle", Wanted("pixel_values"))
+        parity = export_bundle(Run(tmp_path / "run"), tmp_path / "bundle", ExportOptions("pixel_values"))
         assert list(parity["results"]) == [precision]
         assert verify(tmp_path / "bundle")["passed"]
 
@@ -261,10 +268,10 @@ class TestChoice:
     """``--precision auto``."""
 
     @pytest.fixture(scope="class")
-    def candidates(self, finished_run: Path) -> Candidates:
-        return Candidates(Run(finished_run), provider="cpu", threads=1)
+    def candidates(self, finished_run: Path) -> PrecisionSearch:
+        return PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
 
-    def test_the_fastest_within_the_budget_is_taken(self, candidates: Candidates) -> None:
+    def test_the_fastest_within_the_budget_is_taken(self, candidates: PrecisionSearch) -> None:
         best = fastest_within_budget(candidates, "pixel_values", 100.0)
         assert all(each["within_budget"] for each in candidates.tried)
         assert candidates.figures(best)["p50_ms"] == min(each["p50_ms"] for each in candidates.tried)
@@ -273,14 +280,14 @@ class TestChoice:
         low, high = candidates.figures(best)["accuracy_drop_interval"]
         assert low <= candidates.figures(best)["accuracy_drop"] <= high
 
-    def test_fp32_loses_nothing(self, candidates: Candidates) -> None:
+    def test_fp32_loses_nothing(self, candidates: PrecisionSearch) -> None:
         fp32 = candidates.base_forms()[0]
         assert candidates.figures(fp32)["top1_agreement"] == 1.0
         drop, images = candidates.accuracy_drop(fp32), len(candidates.labels)
         assert drop.value == 0
         assert drop.at_most == pytest.approx(1 - 0.05 ** (1 / images))  # all that so few images can show
 
-    def test_too_few_images_decide_for_fp32_and_nothing_that_loses_is_taken(self, candidates: Candidates) -> None:
+    def test_too_few_images_decide_for_fp32_and_nothing_that_loses_is_taken(self, candidates: PrecisionSearch) -> None:
         best = fastest_within_budget(candidates, "pixel_values", 0.2)
         assert best.precision == "fp32"
         for each in candidates.tried:
@@ -289,11 +296,11 @@ class TestChoice:
             assert each["accuracy_drop"] <= each["accuracy_drop_at_most"]
         assert "undecided" in {each["verdict"] for each in candidates.tried}
 
-    def test_a_budget_that_nothing_keeps_names_the_nearest(self, candidates: Candidates) -> None:
+    def test_a_budget_that_nothing_keeps_names_the_nearest(self, candidates: PrecisionSearch) -> None:
         with pytest.raises(CheckFailed, match=r"no form keeps a budget of -50 .* nearest: .*which loses"):
             fastest_within_budget(candidates, "pixel_values", -50.0)
 
-    def test_the_temperature_is_fitted_again_where_that_pays(self, candidates: Candidates) -> None:
+    def test_the_temperature_is_fitted_again_where_that_pays(self, candidates: PrecisionSearch) -> None:
         form = candidates.base_forms()[1]
         calibrated, found = candidates.calibrated(form)
         assert found is not None
@@ -309,7 +316,7 @@ class TestChoice:
         np.testing.assert_allclose(probabilities, torch.softmax(torch.from_numpy(logits) / 3, -1), atol=1e-6)
 
     @staticmethod
-    def _logits(candidates: Candidates) -> list[Any]:
+    def _logits(candidates: PrecisionSearch) -> list[Any]:
         """The first int8 form's and the reference's, on the validation images."""
         pixel_values = np.stack([candidates.preprocess(example.decode()) for example in candidates.examples])
         return [
@@ -318,7 +325,7 @@ class TestChoice:
         ]
 
     def test_the_table_travels_with_the_bundle(self, finished_run: Path, tmp_path: Path) -> None:
-        parity = export_bundle(Run(finished_run), tmp_path / "bundle", Wanted(budget=100.0))
+        parity = export_bundle(Run(finished_run), tmp_path / "bundle", ExportOptions(budget=100.0))
         assert json.loads((tmp_path / "bundle" / "parity.json").read_text())["tried"] == parity["tried"]
         (precision,) = parity["results"]
         assert Bundle(tmp_path / "bundle").precisions == [precision]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from export.latency.roofline import ceilings
 from export.latency.roofline.ceilings import (
     best_seconds,
@@ -25,13 +25,13 @@ from export.latency.roofline.ceilings import (
 )
 from export.latency.roofline.limits import add_shares, best_of, limits
 from export.latency.roofline.work import Product, Work, count_work
-from export.latency.runner import Engine
+from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
 from toolkit.reporting.limits_section import limits_section
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import Session
 
-LEAST = Least(1, 0)
+LEAST = MinSamples(1, 0)
 FLOAT = (Product(3, 5, 7, "fp32"), Product(3, 5, 7, "fp32"), Product(3, 5, 3, "fp32", together=4, constant=False))
 INTEGER = (*FLOAT, Product(2, 8, 4, "int8"))
 
@@ -98,7 +98,7 @@ def test_ceilings_are_measured_on_cpus_alone() -> None:
 
 
 def test_a_ceiling_is_the_median_of_the_best_block() -> None:
-    engine = Engine("products", "fp32", "cpu", 1, lambda _: None, times=[5, 1, 9, 3, 4, 2], blocks=[3, 2, 1])
+    engine = Runner("products", "fp32", "cpu", 1, lambda _: None, times=[5, 1, 9, 3, 4, 2], blocks=[3, 2, 1])
     assert block_medians(engine) == [5, 3.5, 2]
     assert best_seconds(engine) == 2
 

@@ -19,10 +19,10 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET
 from export.graph.classifier_graph import build_graph
-from export.graph.config import FUSED, Form
+from export.graph.config import FUSED, GraphConfig
 from export.graph.subgraph import producers
 from export.latency.roofline.work import Work, count_work, inferred, products_of
-from export.selection.search import Candidates
+from export.selection.search import PrecisionSearch
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
@@ -41,7 +41,7 @@ def made(folder: Path, head: Any = "mlp") -> tuple[Classifier, Preprocess]:
     return classifier.eval(), preprocess_from(processor)
 
 
-def work_of(folder: Path, kind: Any = "pixel_values", form: Form = FUSED, batch: int = SHAPE[0]) -> Work:
+def work_of(folder: Path, kind: Any = "pixel_values", form: GraphConfig = FUSED, batch: int = SHAPE[0]) -> Work:
     classifier, preprocess = made(folder)
     return count_work(build_graph(classifier, preprocess, {}, kind, form), [batch, *SHAPE[1:]])
 
@@ -100,15 +100,18 @@ def test_work_is_linear_in_the_batch(family: str, encoders: dict[str, Path]) -> 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("form", [FUSED, Form(standard=True), Form(joined_norms=False), Form(precision="fp16")])
+@pytest.mark.parametrize(
+    "form",
+    [FUSED, GraphConfig(standard_ops_only=True), GraphConfig(fuse_skip_layernorm=False), GraphConfig(precision="fp16")],
+)
 def test_the_form_of_the_graph_does_not_change_its_operations(
-    family: str, form: Form, encoders: dict[str, Path]
+    family: str, form: GraphConfig, encoders: dict[str, Path]
 ) -> None:
     plain = work_of(encoders[family])
     for kind in ("pixel_values", "image"):
         work = work_of(encoders[family], kind, form)
         assert work.operations == plain.operations
-        assert work.shapes == plain.shapes or form.standard  # standard graphs may order attention otherwise
+        assert work.shapes == plain.shapes or form.standard_ops_only  # standard graphs may order attention otherwise
     halves = {product.precision for product in work.products}
     assert halves == ({"fp16", "fp32"} if form.precision == "fp16" else {"fp32"})
     if form.precision == "fp16":
@@ -118,7 +121,7 @@ def test_the_form_of_the_graph_does_not_change_its_operations(
 @pytest.mark.parametrize("kind", ["pixel_values", "image"])
 def test_rounded_graphs_do_the_same_operations_in_integers(kind: Any, finished_run: Path) -> None:
     run = Run(finished_run)
-    candidates = Candidates(run, provider="cpu", threads=1)
+    candidates = PrecisionSearch(run, provider="cpu", threads=1)
     classifier, preprocess = run.classifier, candidates.preprocess
     plain = count_work(build_graph(classifier, preprocess, {}, kind), SHAPE)
     forms = [form for form in candidates.base_forms() if form.quantization.products]
@@ -129,9 +132,9 @@ def test_rounded_graphs_do_the_same_operations_in_integers(kind: Any, finished_r
         in_integers = sum(product.precision == "int8" for product in work.products)
         assert in_integers == len(form.quantization.products)
         assert work.weight_bytes < 0.6 * plain.weight_bytes
-        standard = form.model_copy(update={"standard": True})
+        standard_ops_only = form.model_copy(update={"standard": True})
         if form.quantization.activations == "static":
-            same = count_work(build_graph(classifier, preprocess, {}, kind, standard), SHAPE)
+            same = count_work(build_graph(classifier, preprocess, {}, kind, standard_ops_only), SHAPE)
             assert same.operations == plain.operations
             assert sum(product.precision == "int8" for product in same.products) == in_integers
 

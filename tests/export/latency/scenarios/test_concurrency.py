@@ -9,12 +9,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from export.latency.pool import Pool, golden_contents, pool_of
-from export.latency.runner import SPINNING, Engine, onnxruntime_engine
+from export.latency.runner import SPINNING, Runner, onnxruntime_engine
 from export.latency.scenarios.concurrency import (
     BLOCKS,
-    Combination,
+    SessionLayout,
     closed_loop,
     combinations,
     combinations_on,
@@ -28,8 +28,8 @@ from toolkit.runtime.session import PROBE, Session
 POOL = Pool([], [{"pixel_values": np.zeros((8, 3, 2, 2), np.float32)}], "here")
 
 
-def fake(run: Callable[[Any], Any]) -> Engine:
-    return Engine("fake", "fp32", "cpu", 1, run)
+def fake(run: Callable[[Any], Any]) -> Runner:
+    return Runner("fake", "fp32", "cpu", 1, run)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 4, 6, 16, 64])
@@ -60,12 +60,12 @@ def test_streams_share_a_gpu_with_each_choice_of_kernels_that_a_bundle_may_set(p
 def test_combinations_alternate_and_their_sessions_are_opened_for_a_block() -> None:
     opened: list[tuple[int, int]] = []
 
-    def opener(combination: Combination) -> Engine:
+    def opener(combination: SessionLayout) -> Runner:
         opened.append((combination.sessions, combination.threads))
         return fake(lambda _: time.sleep(0.001))
 
-    swept = [Combination(1, 2), Combination(2, 1)]
-    rows = concurrency(opener, POOL, swept, Least(8, 0))
+    swept = [SessionLayout(1, 2), SessionLayout(2, 1)]
+    rows = concurrency(opener, POOL, swept, MinSamples(8, 0))
     assert [(row["sessions"], row["threads"]) for row in rows] == [(1, 2), (2, 1)]
     assert opened[:6] == [(1, 2), (2, 1), (2, 1), (2, 1), (2, 1), (1, 2)]
     assert len(opened) == 3 * BLOCKS
@@ -78,7 +78,7 @@ def test_combinations_alternate_and_their_sessions_are_opened_for_a_block() -> N
 
 def test_sessions_run_at_once_and_their_throughputs_add_up() -> None:
     both = threading.Barrier(2)
-    times, rate = closed_loop([fake(lambda _: both.wait(10))] * 2, POOL.batches(4), Least(5, 0))
+    times, rate = closed_loop([fake(lambda _: both.wait(10))] * 2, POOL.batches(4), MinSamples(5, 0))
     assert len(times) == 10
     assert rate > 0
 
@@ -88,16 +88,16 @@ def test_a_session_that_fails_ends_all() -> None:
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        closed_loop([fake(lambda _: None), fake(broken)], POOL.batches(1), Least(1, 0))
+        closed_loop([fake(lambda _: None), fake(broken)], POOL.batches(1), MinSamples(1, 0))
 
 
 def test_sessions_that_do_not_fit_in_memory_are_said() -> None:
-    def opener(combination: Combination) -> Engine:
+    def opener(combination: SessionLayout) -> Runner:
         if combination.sessions > 1:
             raise RuntimeError("bad allocation")
         return fake(lambda _: None)
 
-    rows = concurrency(opener, POOL, [Combination(1, 1), Combination(2, 1)], Least(4, 0))
+    rows = concurrency(opener, POOL, [SessionLayout(1, 1), SessionLayout(2, 1)], MinSamples(4, 0))
     assert rows[0]["throughput_ips"] > 0
     assert rows[1]["throughput_ips"] is None
     assert rows[1]["note"] == "2 sessions do not fit in memory"
@@ -109,15 +109,15 @@ def test_sessions_that_would_not_fit_are_not_opened(monkeypatch: pytest.MonkeyPa
     room = iter([1000.0, 1000.0, 90.0])
     monkeypatch.setattr("export.latency.scenarios.concurrency.available_mib", lambda: next(room))
     rows = concurrency(
-        lambda _: fake(lambda _: None), POOL, [Combination(1, 1), Combination(2, 1)], Least(1, 0), blocks=1
+        lambda _: fake(lambda _: None), POOL, [SessionLayout(1, 1), SessionLayout(2, 1)], MinSamples(1, 0), blocks=1
     )
     assert rows[0]["runs"] == 1
     assert rows[1]["runs"] == 0
     assert "1 leave 90 MiB" in rows[1]["note"]
 
 
-@pytest.mark.parametrize("swept", [[], [Combination(0, 1)], [Combination(1, 0)]])
-def test_nothing_to_sweep_is_refused(swept: list[Combination]) -> None:
+@pytest.mark.parametrize("swept", [[], [SessionLayout(0, 1)], [SessionLayout(1, 0)]])
+def test_nothing_to_sweep_is_refused(swept: list[SessionLayout]) -> None:
     with pytest.raises(ToolkitError, match="1 session and 1 thread"):
         concurrency(lambda _: fake(lambda _: None), POOL, swept)
 
@@ -134,7 +134,7 @@ def test_a_session_can_do_without_spinning() -> None:
 def test_a_real_bundle_is_swept(finished_bundle: Path) -> None:
     bundle = Bundle(finished_bundle)
 
-    def opener(combination: Combination) -> Engine:
+    def opener(combination: SessionLayout) -> Runner:
         return onnxruntime_engine(
             bundle,
             provider="cpu",
@@ -144,5 +144,5 @@ def test_a_real_bundle_is_swept(finished_bundle: Path) -> None:
         )
 
     pool = pool_of(bundle, "image", *golden_contents(bundle))
-    rows = concurrency(opener, pool, [Combination(1, 1), Combination(2, 1, False)], Least(2, 0), blocks=2)
+    rows = concurrency(opener, pool, [SessionLayout(1, 1), SessionLayout(2, 1, False)], MinSamples(2, 0), blocks=2)
     assert all(row["throughput_ips"] > 0 for row in rows)

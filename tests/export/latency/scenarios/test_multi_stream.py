@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from export.latency.pool import Pool, golden_contents, pool_of
-from export.latency.runner import Engine, onnxruntime_engine
+from export.latency.runner import Runner, onnxruntime_engine
 from export.latency.scenarios.multi_stream import multi_stream, queries
 from toolkit.errors import ToolkitError
 from toolkit.reporting.scenario_section import scenario_parts
@@ -34,8 +34,8 @@ def test_queries_hold_their_images_and_draw_on_the_whole_pool(size: int) -> None
 
 def test_rows_count_queries_and_their_latency_is_that_of_all_batches() -> None:
     images: list[int] = []
-    engine = Engine("fake", "int8", "cpu", 1, lambda batch: images.append(len(batch["image"])))
-    rows = multi_stream(engine, TWO_SHAPES, (1, 8), Least(20, 0))
+    engine = Runner("fake", "int8", "cpu", 1, lambda batch: images.append(len(batch["image"])))
+    rows = multi_stream(engine, TWO_SHAPES, (1, 8), MinSamples(20, 0))
     assert [row["samples_per_query"] for row in rows] == [1, 8]
     assert [row["batches_per_query"] for row in rows] == [1.0, 2.0]
     assert sum(images) == sum(row["samples_per_query"] * (row["runs"] + row["warmup_runs"]) for row in rows)
@@ -49,7 +49,7 @@ def test_rows_count_queries_and_their_latency_is_that_of_all_batches() -> None:
 
 @pytest.mark.parametrize("samples", [(), (0,), (4, -1)])
 def test_queries_without_images_are_refused(samples: tuple[int, ...]) -> None:
-    engine: Any = Engine("fake", "fp32", "cpu", 1, lambda _: None)
+    engine: Any = Runner("fake", "fp32", "cpu", 1, lambda _: None)
     with pytest.raises(ToolkitError, match="query"):
         multi_stream(engine, ONE_SHAPE, samples)
 
@@ -58,7 +58,7 @@ def test_a_real_bundle_answers_queries_and_the_report_shows_them(finished_bundle
     bundle = Bundle(finished_bundle)
     engine = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")
     pool = pool_of(bundle, engine.input, *golden_contents(bundle))
-    rows = multi_stream(engine, pool, (2, 3), Least(2, 0))
+    rows = multi_stream(engine, pool, (2, 3), MinSamples(2, 0))
     assert rows[0]["throughput_ips"] > 0
     shown = "".join(scenario_parts({"multi_stream": rows}, tmp_path))
     assert all(f'<td>fp32 on cpu</td><td class="n">{size}</td>' in shown for size in (2, 3))

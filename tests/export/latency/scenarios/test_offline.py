@@ -8,9 +8,9 @@ import numpy as np
 import psutil
 import pytest
 
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from export.latency.pool import Pool, golden_contents, pool_of
-from export.latency.runner import Engine, onnxruntime_engine
+from export.latency.runner import Runner, onnxruntime_engine
 from export.latency.scenarios.offline import offline
 from toolkit.errors import ToolkitError
 from toolkit.reporting.scenario_section import scenario_parts
@@ -18,14 +18,14 @@ from toolkit.runtime import memory
 from toolkit.runtime.bundle import Bundle
 
 POOL = Pool([], [{"pixel_values": np.zeros((8, 3, 2, 2), np.float32)}], "here")
-LEAST = Least(3, 0)
+LEAST = MinSamples(3, 0)
 
 
-def fake(run: Callable[[Any], Any]) -> Engine:
-    return Engine("fake", "fp32", "cpu", 1, run)
+def fake(run: Callable[[Any], Any]) -> Runner:
+    return Runner("fake", "fp32", "cpu", 1, run)
 
 
-class Steady(Engine):
+class Steady(Runner):
     """Runs that took exactly as long as a rule says, in seconds by batch size."""
 
     def timed(self, batch: Any) -> float:
@@ -33,7 +33,7 @@ class Steady(Engine):
         return seconds
 
 
-def steady(seconds: Callable[[int], float]) -> Engine:
+def steady(seconds: Callable[[int], float]) -> Runner:
     return Steady("fake", "fp32", "cpu", 1, seconds)
 
 
@@ -79,7 +79,7 @@ def test_other_errors_are_errors() -> None:
 
 
 def test_the_sweep_ends_when_throughput_stops_growing() -> None:
-    found = offline(steady(lambda batch_size: 0.01 * max(1, batch_size / 2)), POOL, Least(5, 0))
+    found = offline(steady(lambda batch_size: 0.01 * max(1, batch_size / 2)), POOL, MinSamples(5, 0))
     assert [row["batch_size"] for row in found["rows"]] == [1, 2, 4, 8]
     assert found["best_ips"] == pytest.approx(200)
     assert "stopped growing" in found["offline_end"]
@@ -110,14 +110,14 @@ def test_a_batch_is_not_tried_when_memory_would_end(monkeypatch: pytest.MonkeyPa
 
 def test_no_runs_are_refused() -> None:
     with pytest.raises(ToolkitError, match="0 runs"):
-        offline(fake(lambda _: None), POOL, Least(0, 0))
+        offline(fake(lambda _: None), POOL, MinSamples(0, 0))
 
 
 def test_a_real_bundle_is_swept_and_the_report_shows_it(finished_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle(finished_bundle)
     engine = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")
     pool = pool_of(bundle, engine.input, *golden_contents(bundle))
-    found = offline(engine, pool, Least(1, 0), largest=2)
+    found = offline(engine, pool, MinSamples(1, 0), largest=2)
     assert found["rows"]
     assert found["best_ips"] > 0
     shown = "".join(scenario_parts({"offline": found["rows"], "offline_end": found["offline_end"]}, tmp_path))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.latency.measure import Least
+from export.latency.measure import MinSamples
 from export.latency.pool import Pool, golden_contents, pool_of
 from export.latency.queueing import Limits, Queue, Samples, Seconds, poisson_arrivals
-from export.latency.runner import Engine, onnxruntime_engine
+from export.latency.runner import Runner, onnxruntime_engine
 from export.latency.scenarios.server import Server, find_rate, holds, saturate, serve
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -20,8 +20,8 @@ from toolkit.runtime.bundle import Bundle
 POOL = Pool([], [{"image": np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)}], "here")
 
 
-def fake(run: Callable[[Any], Any]) -> Engine:
-    return Engine("fake", "fp32", "cpu", 1, run)
+def fake(run: Callable[[Any], Any]) -> Runner:
+    return Runner("fake", "fp32", "cpu", 1, run)
 
 
 class FakeTime:
@@ -138,14 +138,14 @@ def test_samples_draw_all_images_of_the_pool_and_batch_those_of_a_shape() -> Non
 
 def test_a_slow_run_counts_in_the_latency_of_all_that_arrive_meanwhile() -> None:
     slow = iter([0.0] * 12 + [0.5])
-    point = serve(Server([fake(lambda _: time.sleep(next(slow, 0)))], POOL), 100, Least(1, 1.0))
+    point = serve(Server([fake(lambda _: time.sleep(next(slow, 0)))], POOL), 100, MinSamples(1, 1.0))
     assert point["p90_ms"] > 100
     assert point["requests"] == point["offered_ips"] * point["seconds"]
 
 
 def test_saturation_is_said_and_not_drained() -> None:
     held = threading.Event()
-    point = serve(Server([fake(lambda _: held.wait(0.02))], POOL, waiting=20), 500, Least(1, 0.5))
+    point = serve(Server([fake(lambda _: held.wait(0.02))], POOL, waiting=20), 500, MinSamples(1, 0.5))
     assert point["saturated"]
     assert "dropped" in point["note"]
     assert point["dropped"] > 0
@@ -166,7 +166,7 @@ def test_two_sessions_serve_at_once_and_batches_form_when_requests_wait() -> Non
         with lock:
             running -= 1
 
-    point = serve(Server([fake(run), fake(run)], POOL, batch_size=4), 200, Least(1, 0.5))
+    point = serve(Server([fake(run), fake(run)], POOL, batch_size=4), 200, MinSamples(1, 0.5))
     assert most == 2
     assert 1 < point["mean_batch"] <= 4
 
@@ -179,7 +179,7 @@ def test_an_engine_that_fails_ends_the_run() -> None:
             raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        serve(Server([fake(run), fake(lambda _: None)], POOL), 100, Least(1, 20))
+        serve(Server([fake(run), fake(lambda _: None)], POOL), 100, MinSamples(1, 20))
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
@@ -208,7 +208,7 @@ def test_a_throughput_of_nothing_is_refused() -> None:
 
 def test_the_rate_that_holds_lies_below_saturation_and_was_verified() -> None:
     server = Server([fake(lambda _: time.sleep(0.01))], POOL)
-    found = find_rate(server, target_p99_ms=2000, offline_ips=100, least=Least(30, 0.3))
+    found = find_rate(server, target_p99_ms=2000, offline_ips=100, least=MinSamples(30, 0.3))
     rates = [point["offered_ips"] for point in found["points"]]
     assert rates == sorted(rates)
     assert found["points"][-1]["saturated"]
@@ -221,7 +221,7 @@ def test_the_rate_that_holds_lies_below_saturation_and_was_verified() -> None:
 
 def test_a_target_below_the_time_of_an_image_alone_is_not_searched_for() -> None:
     server = Server([fake(lambda _: time.sleep(0.01))], POOL)
-    found = find_rate(server, target_p99_ms=5, offline_ips=100, least=Least(30, 0.1))
+    found = find_rate(server, target_p99_ms=5, offline_ips=100, least=MinSamples(30, 0.1))
     assert found["rate_that_holds_ips"] is None
     assert "an image alone takes" in found["note"]
     assert len(found["points"]) == 1
@@ -232,7 +232,7 @@ def test_a_real_bundle_is_served(finished_bundle: Path) -> None:
     engines = [onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32") for _ in range(2)]
     pool = pool_of(bundle, engines[0].input, *golden_contents(bundle))
     server = Server(engines, pool, batch_size=4)
-    point = serve(server, 20, Least(10, 0.5))
+    point = serve(server, 20, MinSamples(10, 0.5))
     assert point["requests"] > 0
     assert 0 < point["p50_ms"] <= point["p99_ms"]
     assert server.describe()["sessions"] == 2

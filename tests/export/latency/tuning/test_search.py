@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.benchmark import Compared, Measured, benchmark
-from export.bundle import Wanted, export_bundle
-from export.latency.measure import Least
+from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
+from export.bundle import ExportOptions, export_bundle
+from export.latency.measure import MinSamples
 from export.latency.runner import onnxruntime_engine
-from export.latency.scenarios.concurrency import Combination
+from export.latency.scenarios.concurrency import SessionLayout
 from export.latency.tuning.accuracy import Drop, accuracy_drops
 from export.latency.tuning.search import BATCH_SIZES, Configuration, Effort, Search, pareto, tune
 from export.latency.tuning.tune_bundle import tune_bundle
@@ -25,7 +25,7 @@ from toolkit.runtime.serving import Budget, Serving
 from toolkit.runtime.verify import verify
 from toolkit.serving.classifier import Classifier
 
-LITTLE = Effort(Least(3, 0), Least(4, 0), 2, Least(10, 1), Least(10, 0), Least(1, 0))
+LITTLE = Effort(MinSamples(3, 0), MinSamples(4, 0), 2, MinSamples(10, 1), MinSamples(10, 0), MinSamples(1, 0))
 NO_DROP = Drop(0.0, (0.0, 0.0), 0.0, 100, "nothing lost")
 
 
@@ -36,7 +36,7 @@ def both(make_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
 
     root = tmp_path_factory.mktemp("both")
     finetune(make_recipe("clip"), root / "run")
-    export_bundle(Run(root / "run"), root / "bundle", Wanted(precisions=["fp32", "int8"]))
+    export_bundle(Run(root / "run"), root / "bundle", ExportOptions(precisions=["fp32", "int8"]))
     return root / "bundle"
 
 
@@ -141,9 +141,14 @@ def test_bundles_side_by_side_get_the_same_threads_tuned_or_not(bundle: Path, bo
 
 def test_what_was_tuned_is_measured_again_by_the_benchmark(bundle: Path) -> None:
     tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100, rate=60), provider="cpu", effort=LITTLE)
-    measured = Measured(details=False)
+    measured = BenchmarkOptions(details=False)
     latency = benchmark(
-        Bundle(bundle), provider="cpu", batch_sizes=[1], compare=Compared(), least=Least(2, 0), measured=measured
+        Bundle(bundle),
+        provider="cpu",
+        batch_sizes=[1],
+        compare=ComparisonOptions(),
+        least=MinSamples(2, 0),
+        measured=measured,
     )
     assert latency["serving"]["within_budget"]
     row = latency["serving"]
@@ -191,13 +196,13 @@ def test_pareto_keeps_what_no_other_beats_in_both() -> None:
 def test_the_best_of_several_is_measured_once_more_apart(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is quick while the finalists are compared, and slow afterwards."""
     search = Search(Bundle(bundle), None, {"fp32": NO_DROP}, "cpu", LITTLE, cores=1)  # type: ignore[arg-type]
-    best = Configuration("fp32", 1, Combination(1, 1, times=[0.001] * 100, rates=[1000.0]), NO_DROP)
+    best = Configuration("fp32", 1, SessionLayout(1, 1, times=[0.001] * 100, rates=[1000.0]), NO_DROP)
     best.figures = best.combination.row(1)
     budget = Budget(p99_ms=10, max_accuracy_drop=1)
     assert best.keeps_latency(budget)
 
     def measured(milliseconds: float) -> Callable[..., None]:
-        def measure(_: Search, configuration: Configuration, least: Least) -> None:
+        def measure(_: Search, configuration: Configuration, least: MinSamples) -> None:
             assert least == LITTLE.confirm
             configuration.combination.times += [milliseconds / 1000] * 100
             configuration.combination.rates.append(1000 / milliseconds)
@@ -215,11 +220,11 @@ def test_the_best_of_several_is_measured_once_more_apart(bundle: Path, monkeypat
 
 def test_headroom_is_asked_of_the_upper_end_of_p99() -> None:
     figures = {"p50_ms": 5.0, "p99_ms": 8.0, "throughput_ips": 100.0, "intervals": {"p99_ms": [7.0, 9.5]}}
-    configuration = Configuration("fp32", 1, Combination(1, 1), NO_DROP, figures)
+    configuration = Configuration("fp32", 1, SessionLayout(1, 1), NO_DROP, figures)
     assert not configuration.keeps_latency(Budget(p99_ms=10, max_accuracy_drop=1))
     assert configuration.keeps_latency(Budget(p99_ms=11, max_accuracy_drop=1))
     saturated = Configuration(
-        "fp32", 1, Combination(1, 1), NO_DROP, figures, figures | {"saturated": True, "dropped": 0}
+        "fp32", 1, SessionLayout(1, 1), NO_DROP, figures, figures | {"saturated": True, "dropped": 0}
     )
     assert not saturated.keeps_latency(Budget(p99_ms=1000, max_accuracy_drop=1))
 
