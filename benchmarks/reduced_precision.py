@@ -104,7 +104,7 @@ def latency(run: Run, forms: dict[str, GraphConfig], work: Path) -> dict[str, An
     return rows
 
 
-def products(forms: dict[str, GraphConfig], work: Path) -> dict[str, Any]:
+def matmuls(forms: dict[str, GraphConfig], work: Path) -> dict[str, Any]:
     """Where the milliseconds of the int8 and the fp32 graph go, by operator, from a JPEG's pixels on."""
     with Image.open(io.BytesIO(jpegs(work / "elpv", 1)[0])) as image:
         pixels = np.asarray(image)[None]
@@ -187,7 +187,7 @@ def main() -> None:
         found["size"] = graphs(run, forms, work)
         measures: dict[str, Callable[[], Any]] = {
             "latency": lambda: latency(run, forms, work),
-            "products": lambda: products(forms, work),
+            "products": lambda: matmuls(forms, work),
             "agreement": lambda: agreements(run, forms),
             "cache": lambda: cache(run),
         }

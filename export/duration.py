@@ -52,7 +52,7 @@ def benchmark_seconds(
     if details:
         for one in ours:
             seconds += REPEATS * (START_SECONDS + one * sum(batch_sizes)) + counted_seconds(one, least)
-            # the network itself beside the products of two libraries
+            # the network itself beside the matmuls of two libraries
             seconds += 3 * sum(counted_seconds(one * size, limits.LEAST) for size in batch_sizes)
     if {"offline", "server"} & set(scenarios):
         seconds += sum(counted_seconds(first * 2**power, offline.LEAST) for power in range(OFFLINE_SIZES))

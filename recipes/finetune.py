@@ -64,7 +64,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     with ExitStack() as held:
         held.enter_context(room_for(out))
         trainer = Trainer(classifier, processor, data, recipe, folder, accelerator, trunk)
-        on_main_process(accelerator, lambda: held.enter_context(folder.held()))
+        on_main_process(accelerator, lambda: held.enter_context(folder.lock()))
         on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))  # somebody was faster
         on_main_process(
             accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume, trunk=about)

@@ -49,7 +49,7 @@ def build_graph(
         provenance: kept in ``metadata_props``, like labels and preprocessing, so that the file alone can be served.
         graph_input: ``image``, uint8 [batch, height, width, 3] of any size, or ``pixel_values``,
             float32 [batch, 3, height, width].
-        form: in which operators, and which products in integers.
+        form: in which operators, and which matmuls in integers.
 
     Returns:
         A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes].

@@ -20,13 +20,13 @@ class GraphConfig(BaseModel):
 
     precision: Precision = "fp32"
     quantization: Quantization = FLOAT
-    """With int8, which products are rounded, and how."""
+    """With int8, which matmuls are rounded, and how."""
     keep_fp32: dict[str, float] = Field({}, alias="islands")
     """With fp16, tensors that stay float32, with the largest magnitude that was measured in each."""
     temperature: float | None = None
     """Of the probabilities, where it was fitted again for this form; the classifier's otherwise."""
     fuse_skip_layernorm: bool = Field(True, alias="joined_norms")
-    """Residual sum, bias of the product before it, and norm by one operator; integer products add their bias
+    """Residual sum, bias of the matmul before it, and norm by one operator; integer matmuls add their bias
     themselves, and then a sum and a norm apart are faster on CPUs."""
     standard_ops_only: bool = Field(False, alias="standard")
     """Standard operators alone, for compilers that know no others, such as TensorRT."""

@@ -48,7 +48,7 @@ def check_nodes(
     blocks = tower.blocks if tower else []
     layers, gelus = len(blocks), sum(block.mlp.gate is None for block in blocks)
     counts = fused_counts(nodes)
-    expected = {"integer product": len(form.quantization.products)}
+    expected = {"integer product": len(form.quantization.matmuls)}
     if not form.standard_ops_only:
         expected |= {"attention": layers, "activation": gelus}
     if provider == "cpu" and form.precision in ("fp16", "bf16"):

@@ -37,7 +37,7 @@ def fills_grid(module: nn.Conv2d, preprocess: Preprocess) -> bool:
 
 
 def patches_of_levels(module: nn.Conv2d, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
-    """A patch embedding as a product with grey levels, normalisation included.
+    """A patch embedding as a matmul with grey levels, normalisation included.
 
     Returns:
         The matrix [side * side * 3, D], whose rows stand in the order row, column, channel, and the bias [D].

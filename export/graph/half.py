@@ -64,14 +64,14 @@ def to_half(model: onnx.ModelProto, precision: HalfPrecision, keep_fp32: Collect
             do the nodes that give or read one, and everything that merely moves its values.
     """
     who = plan(model, precision, keep_fp32)
-    constants, in_half = _constants(model, precision, who)
+    constants, in_half_names = _constants(model, precision, who)
     nodes: list[onnx.NodeProto] = []
     casts: set[str] = set()
 
     def read(name: str, *, half: bool) -> str:
         """The tensor's name in the kind that the reader needs."""
-        if name in in_half:
-            return in_half[name] if half else name
+        if name in in_half_names:
+            return in_half_names[name] if half else name
         if name not in who.floating or (name in who.tensors) == half:
             return name
         cast = f"{name}/{'half' if half else 'single'}"
@@ -182,7 +182,7 @@ def _with_same_values(keep_fp32: set[str], network: Sequence[onnx.NodeProto], fl
 def _up_to_products(
     attention: onnx.NodeProto, by_tensor: dict[str, onnx.NodeProto], floating: set[str]
 ) -> Iterator[str]:
-    """Tensors between an attention operator and the products that feed it."""
+    """Tensors between an attention operator and the matmuls that feed it."""
     open_ends = list(attention.input)
     while open_ends:
         tensor = open_ends.pop()

@@ -24,7 +24,7 @@ def module_outputs(classifier: Classifier, pixel_values: Tensor, *, own: bool = 
 
     Returns:
         ``NAME`` for a module's output, ``NAME/input`` for what it takes, ``NAME/MatMul`` for a
-        linear layer's product without its bias, and ``logits``.
+        linear layer's matmul without its bias, and ``logits``.
     """
     tensors: dict[str, Tensor] = {}
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from export.graph.builder import MICROSOFT, GraphBuilder, Scope
 from export.graph.config import FUSED, GraphConfig
 from export.graph.grey_levels import affine_of, patches_of_levels
-from export.graph.matmul import integer_product, product, rounded_matrix
+from export.graph.matmul import integer_matmul, matmul, quantized_matrix
 from export.graph.preprocessing import RESIZED
 from export.graph.tensor_names import LOGITS, POOLED, PROBABILITIES, TensorNames
 from export.graph.traced import add_traced
@@ -47,7 +47,7 @@ class Residual:
     """A sum that the next layer norm forms: the stream, a matmul, and the bias of that matmul."""
 
     stream: str
-    product: str
+    matmul: str
     bias: str
     """Empty where the matmul has it already."""
     name: str
@@ -77,14 +77,14 @@ class NetworkBuilder:
         """A parameter as a constant of the graph."""
         return self.builder.constant(value, name=name)
 
-    def product(self, x: str, name: str, matrix: Tensor, bias: Tensor | None = None, *, to: str) -> str:
-        """See :func:`export.graph.matmul.product`."""
-        return product(self.builder, self.form, x, name, matrix, bias, to=to)
+    def matmul(self, x: str, name: str, matrix: Tensor, bias: Tensor | None = None, *, to: str) -> str:
+        """See :func:`export.graph.matmul.matmul`."""
+        return matmul(self.builder, self.form, x, name, matrix, bias, to=to)
 
     def linear(self, x: str, module: nn.Module, *, to: str = "") -> str:
         """[..., in] -> [..., out]."""
         name, layer = self.names.of(module), Projection(module)
-        return self.product(x, name, layer.weight.T, layer.bias, to=to or name)
+        return self.matmul(x, name, layer.weight.T, layer.bias, to=to or name)
 
     def layer_norm(self, x: str | Residual, module: nn.LayerNorm) -> tuple[str, str]:
         """Normalise the last axis; the result, and what was normalised.
@@ -95,13 +95,13 @@ class NetworkBuilder:
         affine = [self.weight(f"{name}.weight", module.weight), self.weight(f"{name}.bias", module.bias)]
         epsilon = float(module.eps)
         if isinstance(x, Residual) and not self.form.fuse_skip_layernorm:
-            x = str(self.builder.node("Add", [x.stream, x.product], name=x.name))
+            x = str(self.builder.node("Add", [x.stream, x.matmul], name=x.name))
         if isinstance(x, str):
             node = self.builder.node("LayerNormalization", [x, *affine], name=name, axis=-1, epsilon=epsilon)
             return node, x
         self.builder.node(
             "SkipLayerNormalization",
-            [x.stream, x.product, *affine, x.bias],
+            [x.stream, x.matmul, *affine, x.bias],
             name=name,
             outputs=[name, "", "", x.name],
             domain=MICROSOFT,
@@ -146,7 +146,7 @@ class NetworkBuilder:
         matrix, shift = joined(attention.query, attention.key, attention.value)
         if self.form.standard_ops_only or self.form.quantization.rounds(name):
             add = self.scope(attention.module)
-            three = self.product(x, name, matrix, shift, to=f"{name}/Add")
+            three = self.matmul(x, name, matrix, shift, to=f"{name}/Add")
             query, key, value = add("Split", three, outputs=3, axis=2, num_outputs=3)
             return self.attention(query, key, value, attention)
         weight, bias = self.weight(f"{name}.weight^T", matrix), self.weight(f"{name}.bias", shift)
@@ -169,7 +169,7 @@ class NetworkBuilder:
     def cross_attention(self, query: str, x: str, attention: Attention) -> str:
         """Attention of ready queries [B, Q, D] to keys and values of [B, T, D]."""
         name = self.names.joint_matmul(attention, "kv")
-        both = self.product(x, name, *joined(attention.key, attention.value), to=f"{name}/Add")
+        both = self.matmul(x, name, *joined(attention.key, attention.value), to=f"{name}/Add")
         key, value = self.scope(attention.module)("Split", both, outputs=2, axis=2, num_outputs=2)
         return self.attention(query, key, value, attention)
 
@@ -214,8 +214,8 @@ class NetworkBuilder:
             matrix, bias = matrix * scale, None if bias is None else bias * scale
         if self.form.fuse_skip_layernorm:
             constant = "" if bias is None else self.weight(f"{of}.bias", bias)
-            return Residual(stream, self.product(x, of, matrix, to=f"{of}/MatMul"), constant, name)
-        return Residual(stream, self.product(x, of, matrix, bias, to=of), "", name)
+            return Residual(stream, self.matmul(x, of, matrix, to=f"{of}/MatMul"), constant, name)
+        return Residual(stream, self.matmul(x, of, matrix, bias, to=of), "", name)
 
     def patches(self, pixel_values: str, module: nn.Conv2d) -> str:
         """``pixel_values`` [B, 3, height, width] -> [B, patches, D]."""
@@ -243,8 +243,8 @@ class NetworkBuilder:
         cut = add("Transpose", add("Reshape", levels, add.integers(0, *grid)), perm=[0, 1, 3, 2, 4])
         rows = add("Reshape", cut, add.integers(0, grid[0] * grid[2], side * side * 3))
         step, zero = self.builder.constant(np.float32(1)), self.builder.constant(np.uint8(0))
-        weights = rounded_matrix(self.builder, self.form, name, matrix)
-        return integer_product(self.builder, rows, (step, zero), weights, self.weight(f"{name}.shift", shift), name)
+        weights = quantized_matrix(self.builder, self.form, name, matrix)
+        return integer_matmul(self.builder, rows, (step, zero), weights, self.weight(f"{name}.shift", shift), name)
 
     def _levels(self, pixel_values: str, preprocess: Preprocess, add: Scope) -> str:
         """Grey levels uint8 [B, height, width, 3]: the preprocessing's own, or what ``pixel_values`` came from."""
@@ -343,7 +343,7 @@ def add_classifier(
         builder: of the graph.
         classifier: in evaluation form, float32, on the CPU.
         pixel_values: the tensor that the encoder takes.
-        form: in which operators, and which products in integers.
+        form: in which operators, and which matmuls in integers.
         preprocess: what gave ``pixel_values``; a patch embedding in integers needs it.
         size: height and width of ``pixel_values``, where that is not said by ``preprocess``.
     """

@@ -1,11 +1,11 @@
-"""How the products of a network are rounded to integers: what graph, PyTorch and a run agree on.
+"""How the matmuls of a network are rounded to integers: what graph, PyTorch and a run agree on.
 
-A product x W of float32 is computed as (x_q - z) W_q of 8-bit integers, exact in 32 bits, times the
+A matmul x W of float32 is computed as (x_q - z) W_q of 8-bit integers, exact in 32 bits, times the
 two scales. Weights are rounded symmetrically, activations to 256 steps over a range that is measured
 on training images (``static``) or taken from each batch (``dynamic``, which lets an image's logits
 depend on its neighbours).
 
-x86 processors without VNNI add the products of rows 2k and 2k + 1 in 16 bits and cut off what does not
+x86 processors without VNNI add the matmuls of rows 2k and 2k + 1 in 16 bits and cut off what does not
 fit, silently. Weights are therefore scaled so that two such neighbours come to 128 at most:
 255 * 128 fits, the result is the same on every processor, and the steps are still finer than with
 weights of 7 bits, the usual way out.
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit.errors import ToolkitError
 
@@ -34,30 +34,30 @@ TINY = float(np.finfo(np.float32).tiny) * 2**10
 
 
 class Quantization(BaseModel):
-    """Which products are rounded, and how; JSON keeps it beside a graph and in a run."""
+    """Which matmuls are rounded, and how; JSON keeps it beside a graph and in a run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
     activations: Literal["static", "dynamic"] = "static"
     per_channel: bool = True
-    """A scale for each output of a product; one for all of them otherwise."""
+    """A scale for each output of a matmul; one for all of them otherwise."""
     weight_bits: Literal[8, 4] = 8
     pairs_fit: bool = True
     """Keep neighbouring weights below ``LARGEST_PAIR`` together, for processors without VNNI."""
     symmetric: bool = False
     """Activations in int8 around zero, as TensorRT takes them; uint8 over any range otherwise."""
-    products: tuple[str, ...] = ()
-    """Names of the products that are rounded; all others stay float."""
+    matmuls: tuple[str, ...] = Field((), alias="products")
+    """Names of the matmuls that are rounded; all others stay float."""
     ranges: dict[str, tuple[float, float]] = {}
-    """With static activations, the smallest and largest value that a product's input is rounded in."""
+    """With static activations, the smallest and largest value that a matmul's input is rounded in."""
 
-    def rounds(self, product: str) -> bool:
-        """Whether a product is computed in integers."""
-        return product in self.products
+    def rounds(self, matmul: str) -> bool:
+        """Whether a matmul is computed in integers."""
+        return matmul in self.matmuls
 
-    def without(self, products: set[str]) -> Quantization:
-        """The same with some products left float."""
-        return self.model_copy(update={"products": tuple(name for name in self.products if name not in products)})
+    def without(self, matmuls: set[str]) -> Quantization:
+        """The same with some matmuls left float."""
+        return self.model_copy(update={"matmuls": tuple(name for name in self.matmuls if name not in matmuls)})
 
     def weight(self, matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
         """A matrix [in, out] in integers, and its scales [out], or one scale []."""
@@ -69,16 +69,16 @@ class Quantization(BaseModel):
         rounded = np.clip(np.rint(matrix / scale), -largest, largest).astype(np.int8)
         return _fitted(rounded) if self.pairs_fit else rounded, scale
 
-    def activation(self, product: str) -> tuple[np.float32, np.uint8 | np.int8]:
-        """Scale and zero point of a product's input.
+    def activation(self, matmul: str) -> tuple[np.float32, np.uint8 | np.int8]:
+        """Scale and zero point of a matmul's input.
 
         Raises:
             ToolkitError: its range was never measured.
         """
-        if product not in self.ranges:
+        if matmul not in self.ranges:
             what, fix = "the range of a product's input is missing", "export or train again"
-            raise ToolkitError(what, where=product, fix=fix)
-        low, high = self.ranges[product]
+            raise ToolkitError(what, where=matmul, fix=fix)
+        low, high = self.ranges[matmul]
         return affine(low, high, symmetric=self.symmetric)
 
 

@@ -5,8 +5,8 @@ weights from a filter, computed in float64, normalised and rounded to 22 binary 
 exact in integers and is rounded back to 8 bits between the axes (Pillow 13, ``src/libImaging/
 Resample.c``). ONNX's ``Resize`` computes its weights in float32 and so differs by a grey level here
 and there. Here the weights are computed in float64 too, for whatever size comes in, and the sums are
-matrix products: the outputs of an axis are cut into blocks, and a block is a product of its window
-with a small matrix. Products are fp32, which holds integers of 24 bits: a weight goes in as two
+matmuls: the outputs of an axis are cut into blocks, and a block is a matmul of its window
+with a small matrix. Matmuls are fp32, which holds integers of 24 bits: a weight goes in as two
 parts of 15 and 7 bits, whose sums stay below that for windows of up to 1,023 pixels.
 """
 
@@ -27,7 +27,7 @@ WEIGHT_BITS = 22
 LOW_BITS = 7
 """Bits of a weight's smaller part."""
 BLOCK = 8
-"""Outputs of a block, about: larger ones waste products, smaller ones waste calls."""
+"""Outputs of a block, about: larger ones waste matmuls, smaller ones waste calls."""
 CHANNELS = 3
 
 
@@ -172,8 +172,8 @@ def _columns(add: Scope, pixels: str, axis: Axis) -> str:
     matrix = add("Reshape", matrix, add.integers(blocks, -1, 1, axis.outputs, 1))
     matrix = add("Mul", matrix, add.double(np.eye(CHANNELS).reshape(1, 1, CHANNELS, 1, CHANNELS)))
     matrix = add("Reshape", matrix, add.integers(blocks, -1, width))  # [K, V*3, N*3]
-    products = add("MatMul", add("Cast", stacked, to=TensorProto.FLOAT), _two_parts(add, matrix, axis=2))
-    values = _rounded(add, products, axis=2)  # [K, B*H, N*3]
+    matmuls = add("MatMul", add("Cast", stacked, to=TensorProto.FLOAT), _two_parts(add, matrix, axis=2))
+    values = _rounded(add, matmuls, axis=2)  # [K, B*H, N*3]
 
     shape = add("Shape", pixels, start=0, end=2)  # [B, H]
     values = add("Reshape", values, add("Concat", add.integers(blocks), shape, add.integers(width), axis=0))
@@ -186,8 +186,8 @@ def _rows(add: Scope, pixels: str, axis: Axis) -> str:
     steps = add("Range", add.integer(0), add("Squeeze", axis.window), add.integer(1))
     index = add("Add", add("Reshape", axis.starts, add.integers(axis.blocks, 1)), steps)  # [K, V]
     windows = add("Cast", add("Gather", pixels, index, axis=1), to=TensorProto.FLOAT)  # [B, K, V, M]
-    products = add("MatMul", _two_parts(add, axis.weights, axis=1), windows)
-    values = _rounded(add, products, axis=2)  # [B, K, N, M]
+    matmuls = add("MatMul", _two_parts(add, axis.weights, axis=1), windows)
+    values = _rounded(add, matmuls, axis=2)  # [B, K, N, M]
     width = add("Shape", pixels, start=2, end=3)
     return str(add("Reshape", values, add("Concat", add.integers(0, axis.blocks * axis.outputs), width, axis=0)))
 
@@ -201,9 +201,9 @@ def _two_parts(add: Scope, weights: str, axis: int) -> str:
     return str(add("Cast", add("Concat", high, low, axis=axis), to=TensorProto.FLOAT))
 
 
-def _rounded(add: Scope, products: str, axis: int) -> str:
+def _rounded(add: Scope, matmuls: str, axis: int) -> str:
     """The two parts' sums together, rounded half up to whole numbers from 0 to 255; each step is exact in float32."""
-    high, low = add("Split", products, outputs=2, axis=axis, num_outputs=2)
+    high, low = add("Split", matmuls, outputs=2, axis=axis, num_outputs=2)
     low = add("Mul", add("Floor", low), add.single(2.0 ** (LOW_BITS - WEIGHT_BITS)))
     total = add("Add", add("Add", high, low), add.single(0.5))
     return str(add("Clip", add("Floor", total), add.single(0.0), add.single(255.0)))

@@ -33,7 +33,7 @@ def poisson_arrivals(rate: float, start: float, end: float, seed: int) -> Second
     return start + times[times < end - start]
 
 
-class Samples:
+class RequestImages:
     """Which image of a pool each request is for; a request holds no more than its number."""
 
     def __init__(self, pool: Pool) -> None:

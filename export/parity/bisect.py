@@ -20,7 +20,7 @@ from export.graph.subgraph import network_input, network_part, open_part, prepro
 from export.graph.tensor_names import LOGITS
 from export.parity.reference import Reference, spread
 from export.precision.fake_quant import largest_step
-from export.precision.precision_reference import InPyTorch
+from export.precision.precision_reference import PrecisionReference
 from toolkit.data.source import LabelledImage
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.inputs import Feed
@@ -189,7 +189,7 @@ def _network(
     """Every tensor with a counterpart, in the graph's order."""
     inputs = torch.from_numpy(feed[PIXEL_VALUES])
     form = config_of(model)
-    own = InPyTorch.of(reference.classifier, preprocess, form) if form.precision != "fp32" else None
+    own = PrecisionReference.of(reference.classifier, preprocess, form) if form.precision != "fp32" else None
     least = 0.0
     if own is not None and form.precision == "int8":  # beside PyTorch with the very same rounding
         single = module_outputs(own.classifier, inputs, own=True)

@@ -17,7 +17,7 @@ from export.graph.tensor_names import LOGITS
 from export.parity.agreement import agreement, changes
 from export.parity.error_by_stage import STAGE_IMAGES, error_by_stage, largest_difference
 from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, groups_of, noise_floor, spread
-from export.precision.precision_reference import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, InPyTorch
+from export.precision.precision_reference import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, PrecisionReference
 from toolkit.data.source import UNLABELLED, LabelledImage
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import (
@@ -244,7 +244,7 @@ def reduced(
         ``against_fp32``, the graph beside PyTorch in fp32 throughout, whatever trunk the reference
         has; for int8 ``same_rounding``, the graph beside PyTorch with the very same rounding.
     """
-    own = InPyTorch.of(reference.classifier, preprocess, form)
+    own = PrecisionReference.of(reference.classifier, preprocess, form)
     logits, exact = own.logits(feed), reference.without_trunk(feed)
     cost = max(largest_difference(logits, exact), single)
     off = largest_difference(given, exact)

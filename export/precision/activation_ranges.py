@@ -47,8 +47,8 @@ class Observed:
         return float(low), float(high)
 
 
-def product_inputs(model: onnx.ModelProto) -> dict[str, str]:
-    """Which tensor each product of a float graph takes, by the product's name."""
+def matmul_inputs(model: onnx.ModelProto) -> dict[str, str]:
+    """Which tensor each matmul of a float graph takes, by the matmul's name."""
     return {
         node.input[1].removesuffix(WEIGHT): node.input[0]
         for node in model.graph.node
@@ -57,24 +57,24 @@ def product_inputs(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def observe(
-    model: onnx.ModelProto, products: Iterable[str], batches: Iterable[Feed], *, threads: int | None = None
+    model: onnx.ModelProto, matmuls: Iterable[str], batches: Iterable[Feed], *, threads: int | None = None
 ) -> dict[str, Observed]:
-    """What each product's input holds over images.
+    """What each matmul's input holds over images.
 
     Args:
         model: the network in float32, said without joined norms.
-        products: names.
+        matmuls: names.
         batches: what the network takes, such as ``pixel_values`` [batch, 3, height, width].
         threads: threads of the session, on the CPU.
 
     Raises:
         ToolkitError: the images are all alike, so that their ranges say nothing of others.
     """
-    inputs = product_inputs(model)
-    by_product = {name: inputs[name] for name in products}
-    if not by_product:
+    inputs = matmul_inputs(model)
+    by_matmul = {name: inputs[name] for name in matmuls}
+    if not by_matmul:
         return {}
-    tensors = list(dict.fromkeys(by_product.values()))
+    tensors = list(dict.fromkeys(by_matmul.values()))
     part = open_model(network_part(model, tensors), provider="cpu", threads=threads)
     seen = {tensor: Observed() for tensor in tensors}
     rng, first, alike, count = np.random.default_rng(0), None, True, 0
@@ -91,7 +91,7 @@ def observe(
             where="the training split",
             fix="give more of them (--calibration-images), and varied ones, or use fp32 or fp16",
         )
-    return {name: seen[tensor] for name, tensor in by_product.items()}
+    return {name: seen[tensor] for name, tensor in by_matmul.items()}
 
 
 def _error(values: Float32, low: float, high: float, symmetric: bool) -> float:

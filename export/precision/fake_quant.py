@@ -17,13 +17,13 @@ from toolkit.models.families.tower import fold_layer_scales
 from toolkit.runtime.preprocess import Preprocess
 
 
-class RoundedLinear(nn.Linear):
+class QuantizedLinear(nn.Linear):
     """A linear layer whose weight and input are rounded; it is differentiable nowhere and needn't be."""
 
-    def __init__(self, origin: nn.Linear, weight: Tensor, quantization: Quantization, product: str) -> None:
+    def __init__(self, origin: nn.Linear, weight: Tensor, quantization: Quantization, matmul: str) -> None:
         super().__init__(origin.in_features, origin.out_features, bias=origin.bias is not None, device="meta")
         self.weight, self.bias = nn.Parameter(weight), origin.bias
-        self.quantization, self.product = quantization, product
+        self.quantization, self.matmul = quantization, matmul
         self.step = 0.0
         """Of the newest input's rounding."""
         self.dither = 0.0
@@ -31,11 +31,11 @@ class RoundedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        rounded, self.step = _rounded(input, self.quantization, self.product, self.dither)
+        rounded, self.step = _rounded(input, self.quantization, self.matmul, self.dither)
         return nn.functional.linear(rounded, self.weight, self.bias)
 
 
-class LevelPatches(nn.Conv2d):
+class QuantizedPatches(nn.Conv2d):
     """A patch embedding that takes grey levels of ``pixel_values``, with rounded weights."""
 
     def __init__(self, origin: nn.Conv2d, weight: Tensor, shift: Tensor, preprocess: Preprocess) -> None:
@@ -50,8 +50,8 @@ class LevelPatches(nn.Conv2d):
         return super().forward(levels.to(input.dtype))
 
 
-def quantised(classifier: Classifier, preprocess: Preprocess, quantization: Quantization) -> Classifier:
-    """A copy whose products are rounded as the graph's are.
+def quantized_classifier(classifier: Classifier, preprocess: Preprocess, quantization: Quantization) -> Classifier:
+    """A copy whose matmuls are rounded as the graph's are.
 
     Run it by its own forward pass, which leaves out the tokens that the graph leaves out.
     """
@@ -59,15 +59,15 @@ def quantised(classifier: Classifier, preprocess: Preprocess, quantization: Quan
     tower, names = rounded.encoder.tower, TensorNames(rounded)
     fold_layer_scales(tower)
     joint = names.joint_matmuls(tower.attentions if tower else [])
-    for product in quantization.products:
-        modules = [each.module for each in joint[product]] if product in joint else [rounded.get_submodule(product)]
+    for matmul in quantization.matmuls:
+        modules = [each.module for each in joint[matmul]] if matmul in joint else [rounded.get_submodule(matmul)]
         if isinstance(modules[0], nn.Conv2d):
-            _replace(rounded, product, _patches(modules[0], preprocess, quantization))
+            _replace(rounded, matmul, _patches(modules[0], preprocess, quantization))
             continue
         layers = [module for module in modules if isinstance(module, nn.Linear)]
         weights = _dequantised(torch.cat([layer.weight.T for layer in layers], dim=1), quantization)
         for layer, weight in zip(layers, weights.chunk(len(layers), dim=1), strict=True):
-            _replace(rounded, names.of(layer), RoundedLinear(layer, weight.T.contiguous(), quantization, product))
+            _replace(rounded, names.of(layer), QuantizedLinear(layer, weight.T.contiguous(), quantization, matmul))
     return rounded
 
 
@@ -76,11 +76,11 @@ def _replace(classifier: Classifier, name: str, module: nn.Module) -> None:
     setattr(classifier.get_submodule(parent), last, module)
 
 
-def _patches(module: nn.Conv2d, preprocess: Preprocess, quantization: Quantization) -> LevelPatches:
+def _patches(module: nn.Conv2d, preprocess: Preprocess, quantization: Quantization) -> QuantizedPatches:
     matrix, shift = patches_of_levels(module, preprocess)
     side = int(module.kernel_size[0])
     weight = _dequantised(matrix, quantization).reshape(side, side, 3, -1).permute(3, 2, 0, 1)
-    return LevelPatches(module, weight.contiguous(), shift, preprocess)
+    return QuantizedPatches(module, weight.contiguous(), shift, preprocess)
 
 
 def _dequantised(matrix: Tensor, quantization: Quantization) -> Tensor:
@@ -89,15 +89,15 @@ def _dequantised(matrix: Tensor, quantization: Quantization) -> Tensor:
 
 
 def largest_step(rounded: Classifier) -> float:
-    """What one activation that is rounded to the neighbouring step changes at most in a product, in the newest pass."""
-    linear = [module for module in rounded.modules() if isinstance(module, RoundedLinear)]
+    """What one activation that is rounded to the neighbouring step changes at most in a matmul, in the newest pass."""
+    linear = [module for module in rounded.modules() if isinstance(module, QuantizedLinear)]
     return max((module.step * float(module.weight.detach().abs().max()) for module in linear), default=0.0)
 
 
 @contextmanager
 def dithered(rounded: Classifier, share: float) -> Iterator[None]:
     """While this is open, values near the border of two steps are rounded to either."""
-    linear = [module for module in rounded.modules() if isinstance(module, RoundedLinear)]
+    linear = [module for module in rounded.modules() if isinstance(module, QuantizedLinear)]
     for module in linear:
         module.dither = share
     try:
@@ -107,10 +107,10 @@ def dithered(rounded: Classifier, share: float) -> Iterator[None]:
             module.dither = 0.0
 
 
-def _rounded(x: Tensor, quantization: Quantization, product: str, dither: float) -> tuple[Tensor, float]:
+def _rounded(x: Tensor, quantization: Quantization, matmul: str, dither: float) -> tuple[Tensor, float]:
     """Activations in 256 steps, as floating-point numbers again, and the step."""
     if quantization.activations == "static":
-        step, zero = quantization.activation(product)
+        step, zero = quantization.activation(matmul)
         scale, offset = float(step), int(zero)
     else:
         low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)

@@ -16,7 +16,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import Tower, fold_layer_scales
 
 
-def rounded(classifier: Classifier, precision: HalfPrecision, keep_fp32: Collection[str] = ()) -> Classifier:
+def half_reference(classifier: Classifier, precision: HalfPrecision, keep_fp32: Collection[str] = ()) -> Classifier:
     """A copy that computes in fp32, with weights and activations of the encoder rounded to half.
 
     What is rounded is what :func:`export.graph.half.to_half` with the same arguments has in half. The sums
@@ -49,14 +49,14 @@ def rounded(classifier: Classifier, precision: HalfPrecision, keep_fp32: Collect
     for name, module in result.named_modules():
         if not name.startswith("encoder."):
             continue
-        product, fused = f"{name}/MatMul", inside.get(module, ())
+        matmul, fused = f"{name}/MatMul", inside.get(module, ())
         # what a module gives has its name; else it adds its bias later, or is part of an attention operator
-        given = [tensor for tensor in (name, product, *fused[-1:]) if tensor in known]
+        given = [tensor for tensor in (name, matmul, *fused[-1:]) if tensor in known]
         if given and given[0] in half:
             module.register_forward_hook(round_output)
         if f"{name}/input" in half:
             module.register_forward_pre_hook(round_input)
-        read_for = (product, *fused[:-1], name, *fused[-1:], name.rpartition(".")[0])
+        read_for = (matmul, *fused[:-1], name, *fused[-1:], name.rpartition(".")[0])
         reading = [tensor for tensor in read_for if tensor in known]
         if reading and reading[0] in half:
             for parameter in module.parameters(recurse=False):

@@ -10,8 +10,8 @@ import torch
 
 from export.graph.config import GraphConfig
 from export.graph.preprocessing import PIXEL_VALUES
-from export.precision.fake_quant import dithered, quantised
-from export.precision.half_reference import rounded
+from export.precision.fake_quant import dithered, quantized_classifier
+from export.precision.half_reference import half_reference
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Float32, Preprocess
@@ -26,19 +26,19 @@ LEAST_AGREEMENT = {"fp16": 0.995, "bf16": 0.98, "int8": 0.98}
 
 
 @dataclass(frozen=True)
-class InPyTorch:
+class PrecisionReference:
     """A classifier rounded as a graph's form says."""
 
     form: GraphConfig
     classifier: Classifier
 
     @classmethod
-    def of(cls, classifier: Classifier, preprocess: Preprocess, form: GraphConfig) -> InPyTorch:
+    def of(cls, classifier: Classifier, preprocess: Preprocess, form: GraphConfig) -> PrecisionReference:
         """Round a classifier; it stays as it is."""
         if form.precision == "int8":
-            return cls(form, quantised(classifier, preprocess, form.quantization))
+            return cls(form, quantized_classifier(classifier, preprocess, form.quantization))
         assert form.precision in ("fp16", "bf16")
-        return cls(form, rounded(classifier, form.precision, form.keep_fp32))
+        return cls(form, half_reference(classifier, form.precision, form.keep_fp32))
 
     @property
     def own(self) -> bool:

@@ -1,7 +1,7 @@
 """The frozen trunk in the precision that production will run it in, for the layers behind it to learn on.
 
 What a run learned on is measured once, on training images, and kept in the run folder
-(``trunk.json``): the rounding of every product, and the hash of the graph that it makes. The
+(``trunk.json``): the rounding of every matmul, and the hash of the graph that it makes. The
 export says the same trunk again and compares.
 """
 
@@ -23,7 +23,7 @@ from export.graph.preprocessing import PIXEL_VALUES
 from export.graph.quantization import Quantization
 from export.graph.subgraph import network_part, open_model
 from export.graph.tensor_names import tensor_after
-from export.precision.activation_ranges import observe, product_inputs
+from export.precision.activation_ranges import matmul_inputs, observe
 from export.precision.overflow import overflowing
 from toolkit import __version__
 from toolkit.data.source import DataSource, LabelledImage
@@ -85,13 +85,13 @@ def measure_trunk(
     if precision == "int8":
         model = build_graph(classifier, preprocess, {}, "pixel_values", GraphConfig(fuse_skip_layernorm=False))
         of_trunk = [name for name in quantisable(classifier, preprocess, model) if in_trunk(classifier, name)]
-        with_range = [name for name in of_trunk if name in product_inputs(model)]
+        with_range = [name for name in of_trunk if name in matmul_inputs(model)]
         if not of_trunk:
             fix = "freeze layers too (model.unfreeze_last), or set training.trunk_precision=fp32"
             raise ToolkitError("the frozen trunk has no product to round", where="training.trunk_precision", fix=fix)
         seen = observe(model, with_range, pixel_batches(preprocess, examples))
         ranges = {name: observed.range() for name, observed in seen.items()}
-        rounding = Quantization(products=tuple(of_trunk), ranges=ranges, weight_bits=weight_bits)
+        rounding = Quantization(matmuls=tuple(of_trunk), ranges=ranges, weight_bits=weight_bits)
         form = GraphConfig(precision="int8", quantization=rounding, fuse_skip_layernorm=False)
     else:
         keep_fp32 = overflowing(classifier, pixel_batches(preprocess, examples))
@@ -155,7 +155,7 @@ def config_of_trunk(content: dict[str, Any]) -> GraphConfig:
         form = GraphConfig.model_validate(content["form"])
         if form.precision != content["precision"]:
             raise ValueError(f"its precision is {content['precision']}, its form's {form.precision}")
-        unknown = [name for name in form.quantization.products if name not in form.quantization.ranges]
+        unknown = [name for name in form.quantization.matmuls if name not in form.quantization.ranges]
         if len(unknown) > 1:  # a patch embedding takes grey levels, which need none
             raise ValueError(f"the range of {unknown[0]} is missing")
     except ValueError as error:
@@ -174,16 +174,16 @@ def boundary_of(classifier: Classifier, content: dict[str, Any]) -> int:
     return names.index(content["boundary"])
 
 
-def in_trunk(classifier: Classifier, product: str, boundary: int | None = None) -> bool:
-    """Whether a product belongs to the groups before the first that learns."""
+def in_trunk(classifier: Classifier, matmul: str, boundary: int | None = None) -> bool:
+    """Whether a matmul belongs to the groups before the first that learns."""
     groups = classifier.groups[: classifier.boundary if boundary is None else boundary]
     frozen = {module for group in groups for module in group.modules}
     names = [name for name, module in classifier.named_modules() if module in frozen]
-    return any(product.startswith(f"{name}.") for name in names)
+    return any(matmul.startswith(f"{name}.") for name in names)
 
 
 def quantisable(classifier: Classifier, preprocess: Preprocess, model: onnx.ModelProto) -> list[str]:
-    """Names of the products that may be rounded: the layers', and the patch embedding's.
+    """Names of the matmuls that may be rounded: the layers', and the patch embedding's.
 
     The head, the projection and the pooling in front of it are small and stay float.
     """
@@ -194,7 +194,7 @@ def quantisable(classifier: Classifier, preprocess: Preprocess, model: onnx.Mode
         for name, module in classifier.encoder.named_modules(prefix="encoder")
         if isinstance(module, nn.Conv2d) and fills_grid(module, preprocess)
     ]
-    return convolutions + [name for name in product_inputs(model) if name.startswith(prefixes)]
+    return convolutions + [name for name in matmul_inputs(model) if name.startswith(prefixes)]
 
 
 def calibration_examples(data: DataSource, count: int | None = None) -> list[LabelledImage]:

@@ -16,7 +16,7 @@ from export.graph.subgraph import open_model, producers
 from export.graph.tensor_names import TensorNames
 from export.parity.agreement import agreement, changes
 from export.parity.reference import Reference, groups_of, spread
-from export.precision.activation_ranges import observe, product_inputs
+from export.precision.activation_ranges import matmul_inputs, observe
 from export.precision.overflow import overflowing
 from export.precision.trunk import (
     boundary_of,
@@ -234,14 +234,14 @@ class PrecisionSearch:
         """The form with ever more layers left float, those first whose rounding costs most."""
         by_layer: dict[str, set[str]] = {}
         names = TensorNames(self.run.classifier)
-        for product in form.quantization.products:
-            by_layer.setdefault(names.block_of(product), set()).add(product)
+        for matmul in form.quantization.matmuls:
+            by_layer.setdefault(names.block_of(matmul), set()).add(matmul)
         some = spread(len(self.labels), RANKING_IMAGES)
         feed, expected = part_of(self._inputs, some), self.expected[some]
         errors = {}
-        for layer, products in by_layer.items():
+        for layer, matmuls in by_layer.items():
             self.advance(f"leaving {layer.rpartition('model.')[2]} float")
-            session = self.session(self._rounded(form.quantization.without(products)))
+            session = self.session(self._rounded(form.quantization.without(matmuls)))
             logits = session.run_batches(feed, BATCH_SIZE)["logits"]
             errors[layer] = float(np.abs(logits - expected).mean())
         left: set[str] = set()
@@ -254,26 +254,26 @@ class PrecisionSearch:
         trunk = self.run.trunk
         if trunk is not None:
             return self._forms_behind_trunk(trunk)
-        products = quantisable(self.run.classifier, self.preprocess, self._float_graph)
+        matmuls = quantisable(self.run.classifier, self.preprocess, self._float_graph)
         if self._standard:  # TensorRT takes convolutions and integers around zero
-            layers = tuple(name for name in products if name in product_inputs(self._float_graph))
+            layers = tuple(name for name in matmuls if name in matmul_inputs(self._float_graph))
             ranges = self._ranges(layers, symmetric=True)
             return [
                 self._rounded(
                     Quantization(
-                        products=layers, ranges=ranges, pairs_fit=False, symmetric=True, per_channel=per_channel
+                        matmuls=layers, ranges=ranges, pairs_fit=False, symmetric=True, per_channel=per_channel
                     )
                 )
                 for per_channel in (True, False)
             ]
-        whole, layers = tuple(products), tuple(name for name in products if name in product_inputs(self._float_graph))
+        whole, layers = tuple(matmuls), tuple(name for name in matmuls if name in matmul_inputs(self._float_graph))
         ranges = self._ranges(layers)
         choices = [
-            Quantization(products=whole, ranges=ranges),
-            Quantization(products=layers, ranges=ranges),
-            Quantization(products=whole, ranges=ranges, per_channel=False),
-            Quantization(products=layers, activations="dynamic"),
-            Quantization(products=layers, activations="dynamic", per_channel=False),
+            Quantization(matmuls=whole, ranges=ranges),
+            Quantization(matmuls=layers, ranges=ranges),
+            Quantization(matmuls=whole, ranges=ranges, per_channel=False),
+            Quantization(matmuls=layers, activations="dynamic"),
+            Quantization(matmuls=layers, activations="dynamic", per_channel=False),
         ]
         return [self._rounded(choice) for place, choice in enumerate(choices) if choice not in choices[:place]]
 
@@ -290,14 +290,14 @@ class PrecisionSearch:
         if form.precision != "int8":
             return []
         behind = boundary_of(self.run.classifier, trunk)
-        products = [
+        matmuls = [
             name
             for name in quantisable(self.run.classifier, self.preprocess, self._float_graph)
-            if name in product_inputs(self._float_graph) and not in_trunk(self.run.classifier, name, behind)
+            if name in matmul_inputs(self._float_graph) and not in_trunk(self.run.classifier, name, behind)
         ]
-        fixed, ranges = form.quantization, self._ranges(products)
-        both = fixed.model_copy(update={"products": (*fixed.products, *products), "ranges": fixed.ranges | ranges})
-        return [self._rounded(both), self._rounded(fixed)] if products else [self._rounded(fixed)]
+        fixed, ranges = form.quantization, self._ranges(matmuls)
+        both = fixed.model_copy(update={"matmuls": (*fixed.matmuls, *matmuls), "ranges": fixed.ranges | ranges})
+        return [self._rounded(both), self._rounded(fixed)] if matmuls else [self._rounded(fixed)]
 
     @cached_property
     def _float_graph(self) -> Any:
@@ -305,10 +305,10 @@ class PrecisionSearch:
             self.run.classifier, self.preprocess, {}, "pixel_values", GraphConfig(fuse_skip_layernorm=False)
         )
 
-    def _ranges(self, products: Iterable[str], *, symmetric: bool = False) -> dict[str, tuple[float, float]]:
+    def _ranges(self, matmuls: Iterable[str], *, symmetric: bool = False) -> dict[str, tuple[float, float]]:
         self.advance(f"measuring activations on {len(self.calibration)} training images")
         batches = pixel_batches(self.preprocess, self.calibration)
-        seen = observe(self._float_graph, products, batches, threads=self.threads)
+        seen = observe(self._float_graph, matmuls, batches, threads=self.threads)
         return {name: observed.range(symmetric=symmetric) for name, observed in seen.items()}
 
     def _measured(self, form: GraphConfig) -> tuple[dict[str, Any], Float32]:
@@ -334,7 +334,7 @@ class PrecisionSearch:
             "precision": form.precision,
             "activations": quantization.activations if form.precision == "int8" else None,
             "per_channel": quantization.per_channel if form.precision == "int8" else None,
-            "integer_products": len(quantization.products),
+            "integer_products": len(quantization.matmuls),
             "images": len(self.labels),
             "top1_agreement": decisions["top1_agreement"],
             "mean_abs_logit": float(np.abs(given - self.expected).mean()),
@@ -359,5 +359,5 @@ def in_words(form: GraphConfig) -> str:
     if form.precision != "int8":
         return f"{form.precision}, {len(form.keep_fp32)} tensors in fp32" if form.keep_fp32 else form.precision
     scales = "channel" if form.quantization.per_channel else "matrix"
-    products = len(form.quantization.products)
-    return f"int8 {form.quantization.activations} per {scales}, {products} products"
+    matmuls = len(form.quantization.matmuls)
+    return f"int8 {form.quantization.activations} per {scales}, {matmuls} products"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from toolkit.data.formats import list_data
 from toolkit.data.listing import UNSPLIT
-from toolkit.data.shard_index import Sample, index_of, read_index
+from toolkit.data.shard_index import IndexEntry, index_of, read_index
 from toolkit.data.shard_scan import key_of, scan
 from toolkit.data.sharding import index_shards, write_shards
 from toolkit.data.shards import list_shards
@@ -236,9 +236,9 @@ def test_an_image_that_was_broken_when_it_was_packed_is_skipped_if_asked(color_d
 
 
 def test_a_sample_knows_whether_it_lies_in_a_file() -> None:
-    assert Sample("a", 0, 10, "x").lies_in(10)
-    assert not Sample("a", 1, 10, "x").lies_in(10)
-    assert not Sample("a", 0, -1, "x").lies_in(10)
+    assert IndexEntry("a", 0, 10, "x").lies_in(10)
+    assert not IndexEntry("a", 1, 10, "x").lies_in(10)
+    assert not IndexEntry("a", 0, -1, "x").lies_in(10)
 
 
 def test_an_index_whose_shard_is_missing_is_refused(shards: Path) -> None:

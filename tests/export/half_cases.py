@@ -56,7 +56,7 @@ def scale_scores(classifier: Classifier, family: str) -> None:
 
 @torch.no_grad()
 def scale_values(classifier: Classifier, name: str) -> None:
-    """The values of an attention leave fp16's range; what its last product gives stays moderate."""
+    """The values of an attention leave fp16's range; what its last matmul gives stays moderate."""
     attention: Any = classifier.get_submodule(name)
     if isinstance(attention, torch.nn.MultiheadAttention):
         attention.in_proj_weight[-attention.embed_dim :] *= SCALE

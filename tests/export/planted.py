@@ -33,7 +33,7 @@ def wrong_epsilon(model: onnx.ModelProto) -> None:
 
 
 def overflowing_fp16(model: onnx.ModelProto) -> None:
-    """A product of layer 1 passes through fp16 in a scale that leaves fp16's range."""
+    """A matmul of layer 1 passes through fp16 in a scale that leaves fp16's range."""
     node = node_ending(model, "layers.1.mlp.fc1/MatMul")
     place = list(model.graph.node).index(node) + 1
     result, node.output[0] = node.output[0], "planted.product"

@@ -47,7 +47,7 @@ class FilePart:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class IndexEntry:
     """One line of an index."""
 
     name: str
@@ -69,7 +69,7 @@ class Sample:
 class ShardContent:
     """The samples of a shard, in order, and how many of its members are no part of them, by suffix or reason."""
 
-    samples: list[Sample]
+    samples: list[IndexEntry]
     left_out: dict[str, int]
 
 
@@ -84,7 +84,7 @@ def write_index(shard: Path, content: ShardContent) -> None:
     about = {"format": FORMAT, "shard": shard.name, "bytes": shard.stat().st_size, "images": len(samples)}
     if content.left_out:
         about["left_out"] = content.left_out
-    lines = [about, *({key: getattr(sample, key) for key in Sample.__slots__} for sample in samples)]
+    lines = [about, *({key: getattr(sample, key) for key in IndexEntry.__slots__} for sample in samples)]
     write_bytes(index_of(shard), "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
@@ -119,13 +119,13 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < LARGEST
 
 
-def _sample_in(line: dict[str, Any]) -> Sample:
+def _sample_in(line: dict[str, Any]) -> IndexEntry:
     """A line of an index as a sample, whatever JSON types another program wrote.
 
     Raises:
         TypeError: fields that are missing, unknown, or of a type that can't mean what they say.
     """
-    sample = Sample(**line)
+    sample = IndexEntry(**line)
     if not isinstance(sample.name, str) or not (_is_count(sample.offset) and _is_count(sample.length)):
         raise TypeError(f"no name or place of an image: {str(line)[:200]}")
     others = [sample.label, sample.split, sample.group, sample.sha256]

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from toolkit.data.listing import named
-from toolkit.data.shard_index import Sample, ShardContent
+from toolkit.data.shard_index import IndexEntry, ShardContent
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
 from toolkit.regular_files import MOST_SETTINGS, open_regular
@@ -31,7 +31,7 @@ def scan(shard: Path) -> ShardContent:
     Raises:
         ToolkitError: no tar file, cut off, or images without a label.
     """
-    left_out, samples = Counter[str](), list[Sample]()
+    left_out, samples = Counter[str](), list[IndexEntry]()
     try:
         with open_regular(shard) as content, tarfile.open(fileobj=content, mode="r:") as tar:
             members: dict[str, dict[str, tarfile.TarInfo]] = {}
@@ -100,7 +100,7 @@ def _cut_off(members: dict[str, dict[str, tarfile.TarInfo]], size: int) -> bool:
 
 def _sample(
     shard: Path, tar: tarfile.TarFile, key: str, image: tarfile.TarInfo, parts: dict[str, tarfile.TarInfo]
-) -> Sample:
+) -> IndexEntry:
     try:
         about: dict[str, Any] = dict(read_json(_text(tar, parts["json"]), finite=False)) if "json" in parts else {}
         label = next((_text(tar, parts[name]).strip() for name in LABELS if name in parts), None)
@@ -112,7 +112,7 @@ def _sample(
     if label is not None:
         texts["label"] = label_text(label)
     name = image.name if is_utf8(image.name) else for_terminal(image.name)  # an index is UTF-8
-    return Sample(name, image.offset_data, image.size, **texts)
+    return IndexEntry(name, image.offset_data, image.size, **texts)
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import Report, silent
 from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage
-from toolkit.data.shard_index import FilePart, Sample, ShardContent, write_index
+from toolkit.data.shard_index import FilePart, IndexEntry, ShardContent, write_index
 from toolkit.data.shard_scan import scan
 from toolkit.data.shards import shards_in
 from toolkit.errors import ToolkitError
@@ -93,7 +93,7 @@ def _hashed(shard: Path) -> ShardContent:
     return replace(content, samples=[replace(each, sha256=_hash(shard, each)) for each in content.samples])
 
 
-def _hash(shard: Path, sample: Sample) -> str:
+def _hash(shard: Path, sample: IndexEntry) -> str:
     return hashlib.sha256(FilePart(shard, sample.offset, sample.length).read()).hexdigest()
 
 

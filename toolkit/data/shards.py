@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage, split_in_name, split_named
-from toolkit.data.shard_index import INDEX, FilePart, Sample, index_of, read_index
+from toolkit.data.shard_index import INDEX, FilePart, IndexEntry, index_of, read_index
 from toolkit.data.shard_scan import scan
 from toolkit.errors import ToolkitError
 from toolkit.runtime.image_files import NO_IMAGE, has_image_suffix, reason_against, suffix_in, visible_folders
@@ -83,7 +83,7 @@ def _refuse_lonely_indexes(path: Path) -> None:
             raise ToolkitError(f"the index's shard {shard.name} is missing", where=index, fix=fix)
 
 
-def _item(root: Path, shard: Path, sample: Sample) -> ListedImage:
+def _item(root: Path, shard: Path, sample: IndexEntry) -> ListedImage:
     """A sample as an item; its split stands in the index, else in the key's folders, the shard's name or its folder."""
     folder = "" if root in {shard.parent, shard} else shard.parent.name
     names = [*map(split_in_name, PurePosixPath(sample.name).parts[:-1]), _split_of_shard(shard), split_in_name(folder)]

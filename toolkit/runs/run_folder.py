@@ -54,7 +54,7 @@ class RunFolder:
             return
         refuse_existing(self.path, what="run", marker="recipe.yaml", replace=replace)
 
-    def held(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Keep other runs out of the folder until this one ends, however it ends."""
         return lock(self.path, what="another run is writing here")
 

@@ -1,12 +1,12 @@
-"""The machine's own ceilings, measured: a network's matrix products with nothing around them, and copying memory.
+"""The machine's own ceilings, measured: a network's matmuls with nothing around them, and copying memory.
 
-All products of a graph stand side by side in one graph without anything between them, in the network's order
+All matmuls of a graph stand side by side in one graph without anything between them, in the network's order
 and each with a weight matrix of its own, so that weights come from the caches or the memory as they do in the
 network. One such graph and not one a shape: the idle threads of a session go on spinning for a while and would
 take the cores from the next.
 """
 
-# m, k, n: of a product [m, k] x [k, n]
+# m, k, n: of a matmul [m, k] x [k, n]
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
-from export.graph.matmul import integer_product
+from export.graph.matmul import integer_matmul
 from export.graph.subgraph import open_model
 from export.latency.measure import MinSamples, alternate
-from export.latency.roofline.work import Product, Work
+from export.latency.roofline.work import Matmul, Work
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
 
@@ -36,7 +36,7 @@ ELEMENTS: dict[str, tuple[int, type[np.generic]]] = {
     "fp32": (TensorProto.FLOAT, np.float32),
     "int8": (TensorProto.UINT8, np.uint8),
 }
-"""Element type of the activations of a product, by what the CPU computes it in."""
+"""Element type of the activations of a matmul, by what the CPU computes it in."""
 COPY_BYTES = 256 << 20
 """Of the array that is copied: far larger than the caches."""
 COPIES = 12
@@ -44,15 +44,15 @@ CHOOSING_RUNS = 5
 Array = npt.NDArray[Any]
 
 
-def computed(product: Product) -> str:
-    """What a CPU computes a product in: ONNX Runtime widens fp16 to float32, and so its ceiling is that of fp32."""
-    return "int8" if product.precision == "int8" else "fp32"
+def computed(matmul: Matmul) -> str:
+    """What a CPU computes a matmul in: ONNX Runtime widens fp16 to float32, and so its ceiling is that of fp32."""
+    return "int8" if matmul.precision == "int8" else "fp32"
 
 
 def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str = "cpu") -> list[Runner]:
-    """The products of a graph as engines to measure beside it: ONNX Runtime's, and torch's where it is installed.
+    """The matmuls of a graph as engines to measure beside it: ONNX Runtime's, and torch's where it is installed.
 
-    Torch has no products that round as int8 graphs do, so it stands beside graphs without integers only.
+    Torch has no matmuls that round as int8 graphs do, so it stands beside graphs without integers only.
     What a batch holds is of no matter to these engines; the shapes are those that were counted.
 
     Raises:
@@ -60,9 +60,9 @@ def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str =
     """
     if provider != "cpu":
         raise ToolkitError(f"no ceilings are measured on {provider}", where="--provider", fix="use --provider cpu")
-    engines = [Runner(RUNTIME, precision, provider, threads, runtime_products(work.products, threads))]
-    if find_spec("torch") and all(computed(product) == "fp32" for product in work.products):
-        engines.append(Runner(TORCH, precision, provider, threads, torch_products(work.products, threads)))
+    engines = [Runner(RUNTIME, precision, provider, threads, runtime_matmuls(work.matmuls, threads))]
+    if find_spec("torch") and all(computed(matmul) == "fp32" for matmul in work.matmuls):
+        engines.append(Runner(TORCH, precision, provider, threads, torch_matmuls(work.matmuls, threads)))
     return engines
 
 
@@ -80,7 +80,7 @@ def block_medians(engine: Runner) -> list[float]:
 def measure_ceilings(
     work: Work, *, precision: str, threads: int, provider: str = "cpu", least: MinSamples | None = None
 ) -> dict[str, float]:
-    """GFLOP/s of all products together by library, in alternating blocks.
+    """GFLOP/s of all matmuls together by library, in alternating blocks.
 
     Returns:
         ``onnxruntime``, and ``torch`` where it is installed and the graph has no integers.
@@ -90,10 +90,10 @@ def measure_ceilings(
     return {engine.name: work.gflop / best_seconds(engine) for engine in engines}
 
 
-def products_model(products: Sequence[Product]) -> onnx.ModelProto:
-    """A graph of nothing but products: ``x.NUMBER`` [m, k] times a constant, or times ``w.NUMBER``, is ``y.NUMBER``.
+def matmuls_model(matmuls: Sequence[Matmul]) -> onnx.ModelProto:
+    """A graph of nothing but matmuls: ``x.NUMBER`` [m, k] times a constant, or times ``w.NUMBER``, is ``y.NUMBER``.
 
-    Products of equal shapes have equal inputs, and constants of their own.
+    Matmuls of equal shapes have equal inputs, and constants of their own.
     """
     builder, rng = GraphBuilder(), np.random.default_rng(0)
     inputs: dict[str, onnx.ValueInfoProto] = {}
@@ -104,23 +104,23 @@ def products_model(products: Sequence[Product]) -> onnx.ModelProto:
         inputs[name] = helper.make_tensor_value_info(name, ELEMENTS[kind][0], shape)
         return name
 
-    for number, product in enumerate(products):
-        kind, to = computed(product), f"y.{number}"
-        lead = _lead(product)
-        x = entry("x", kind, [*lead, product.m, product.k])
-        matrix = [*lead, product.k, product.n]
+    for number, matmul in enumerate(matmuls):
+        kind, to = computed(matmul), f"y.{number}"
+        lead = _lead(matmul)
+        x = entry("x", kind, [*lead, matmul.m, matmul.k])
+        matrix = [*lead, matmul.k, matmul.n]
         if kind == "int8":
             weights = [
                 builder.constant(rng.integers(-64, 65, matrix, dtype=np.int8), name=f"w.{number}"),
-                builder.constant(np.ones(product.n, np.float32), name=f"scale.{number}"),
+                builder.constant(np.ones(matmul.n, np.float32), name=f"scale.{number}"),
             ]
             affine = builder.constant(np.float32(1)), builder.constant(np.uint8(128))
-            integer_product(builder, x, affine, weights, "", to)
+            integer_matmul(builder, x, affine, weights, "", to)
         else:
-            constant = product.constant
+            constant = matmul.constant
             w = builder.constant(_normal(rng, matrix), name=f"w.{number}") if constant else entry("w", kind, matrix)
             builder.node("MatMul", [x, w], name=to)
-        results.append(helper.make_tensor_value_info(to, TensorProto.FLOAT, [*lead, product.m, product.n]))
+        results.append(helper.make_tensor_value_info(to, TensorProto.FLOAT, [*lead, matmul.m, matmul.n]))
     graph = helper.make_graph(
         builder.nodes, "products", list(inputs.values()), results, list(builder.initializers.values())
     )
@@ -128,12 +128,12 @@ def products_model(products: Sequence[Product]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
-def runtime_products(products: Sequence[Product], threads: int) -> Callable[[Any], None]:
-    """All products in one session with production's options; results of one shape are written to one place.
+def runtime_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], None]:
+    """All matmuls in one session with production's options; results of one shape are written to one place.
 
     Inputs and results stay where they are from run to run, so no time goes into allocating or copying them.
     """
-    session = open_model(products_model(products), provider="cpu", threads=threads)._session
+    session = open_model(matmuls_model(matmuls), provider="cpu", threads=threads)._session
     binding, rng = session.io_binding(), np.random.default_rng(1)
     kept, results = [], {}
     for entry in session.get_inputs():
@@ -153,8 +153,8 @@ def runtime_products(products: Sequence[Product], threads: int) -> Callable[[Any
     return run
 
 
-def torch_products(products: Sequence[Product], threads: int) -> Callable[[Any], None]:
-    """The same products by torch, each shape in the form that is quickest here."""
+def torch_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], None]:
+    """The same matmuls by torch, each shape in the form that is quickest here."""
     import torch
 
     torch.set_num_threads(threads)
@@ -167,12 +167,12 @@ def torch_products(products: Sequence[Product], threads: int) -> Callable[[Any],
     results: dict[tuple[int, ...], torch.Tensor] = {}
     forms: dict[tuple[int, int, int], Callable[..., Any]] = {}
     calls: list[Callable[[], Any]] = []
-    for product in products:
-        shape = (product.m, product.k, product.n)
-        lead = _lead(product)
-        x, w, y = ((*lead, *shape[:2]), (*lead, *shape[1:]), (*lead, product.m, product.n))
+    for matmul in matmuls:
+        shape = (matmul.m, matmul.k, matmul.n)
+        lead = _lead(matmul)
+        x, w, y = ((*lead, *shape[:2]), (*lead, *shape[1:]), (*lead, matmul.m, matmul.n))
         inputs.setdefault(x, normal(*x))
-        matrix = normal(*w) if product.constant else inputs.setdefault(w, normal(*w))
+        matrix = normal(*w) if matmul.constant else inputs.setdefault(w, normal(*w))
         results.setdefault(y, torch.empty(y))
         if lead:
             calls.append(partial(torch.bmm, inputs[x], matrix, out=results[y]))
@@ -190,7 +190,7 @@ def torch_products(products: Sequence[Product], threads: int) -> Callable[[Any],
 
 
 def _quickest(torch: Any, x: Any, matrix: Any, y: Any) -> Callable[[Any, Any, Any], Callable[[], Any]]:
-    """Of a product with rows or columns of the matrix in a row in memory, written to a place or not, the quickest."""
+    """Of a matmul with rows or columns of the matrix in a row in memory, written to a place or not, the quickest."""
 
     def rows(x: Any, matrix: Any, y: Any) -> Callable[[], Any]:
         return partial(torch.mm, x, matrix, out=y)
@@ -228,9 +228,9 @@ def measure_copy(threads: int, *, nbytes: int = COPY_BYTES, copies: int = COPIES
     return 2 * source.nbytes / min(times[1:]) / 2**30
 
 
-def _lead(product: Product) -> list[int]:
-    """Axes before the matrices of a product."""
-    return [product.together] if product.together > 1 or not product.constant else []
+def _lead(matmul: Matmul) -> list[int]:
+    """Axes before the matrices of a matmul."""
+    return [matmul.together] if matmul.together > 1 or not matmul.constant else []
 
 
 def _normal(rng: np.random.Generator, shape: Sequence[int]) -> Array:

@@ -1,8 +1,8 @@
 """How far from the machine's limit: operations and bytes of a graph beside what the machine's ceilings allow.
 
-The attained share is the rate of the network's own operations over the rate of its matrix products alone. What
-is missing to 1 is everything that is no product: norms, activations, softmax, sums, moving, starting operators.
-Needs onnx to read the graph, and no torch; where torch is installed, its products stand beside the runtime's.
+The attained share is the rate of the network's own operations over the rate of its matmuls alone. What
+is missing to 1 is everything that is no matmul: norms, activations, softmax, sums, moving, starting operators.
+Needs onnx to read the graph, and no torch; where torch is installed, its matmuls stand beside the runtime's.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def measure_limits(
     """Count each graph's work, and measure the CPU's ceilings in blocks that alternate with the network itself.
 
     Args:
-        graphs: what loads each precision's graph; one is held in memory at a time, with its products' weights
+        graphs: what loads each precision's graph; one is held in memory at a time, with its matmuls' weights
             once more for each library.
         preprocess: of these graphs.
         batch_sizes: images a run, of each precision.
@@ -160,10 +160,10 @@ def batches_of(preprocess: Preprocess, batch_size: int, entry: str) -> list[Feed
 
 
 def attained(work: Work, network: Runner, ceilings: Sequence[Runner]) -> dict[str, Any]:
-    """What a network attained beside the products that were measured in turns with it.
+    """What a network attained beside the matmuls that were measured in turns with it.
 
-    ``share_of_ceiling`` sets the median of all its runs beside the products' best block; ``share_by_block`` is the
-    median over the blocks, with the least and the largest, of the products' time over the network's in the same
+    ``share_of_ceiling`` sets the median of all its runs beside the matmuls' best block; ``share_by_block`` is the
+    median over the blocks, with the least and the largest, of the matmuls' time over the network's in the same
     block, which the machine's drift hits alike.
     """
     from export.latency.roofline.ceilings import RUNTIME, best_seconds, block_medians

@@ -1,10 +1,10 @@
-"""What a graph has to do for a batch: its matrix products and the bytes that have to move, counted, not measured.
+"""What a graph has to do for a batch: its matmuls and the bytes that have to move, counted, not measured.
 
 Shapes and types are those that ONNX Runtime infers for the graph itself, its own operators included, when the
 input's shape is known; nothing is run and no weight is read.
 """
 
-# m, k, n: of a product [m, k] x [k, n]; B batch, T tokens of keys and values, Q tokens of queries, D width
+# m, k, n: of a matmul [m, k] x [k, n]; B batch, T tokens of keys and values, Q tokens of queries, D width
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ BYTES = {"float": 4, "float16": 2, "bfloat16": 2, "double": 8, "bool": 1} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
-"""Of a product, by the element type of what it multiplies."""
+"""Of a matmul, by the element type of what it multiplies."""
 SMALL = 64
 """Elements of a constant whose values may decide a shape; larger ones are known by their shapes alone."""
 OUTPUTS = ("logits", "probabilities")
 
 
 @dataclass(frozen=True)
-class Product:
-    """Products [m, k] x [k, n] that one operator does together."""
+class Matmul:
+    """Matmuls [m, k] x [k, n] that one operator does together."""
 
     m: int
     k: int
@@ -59,7 +59,7 @@ class Work:
     """What a network has to do for one batch, from ``pixel_values`` to ``logits`` and ``probabilities``."""
 
     batch_size: int
-    products: tuple[Product, ...]
+    matmuls: tuple[Matmul, ...]
     """In the graph's order, an entry an operator."""
     weight_bytes: int
     """All constants, each once."""
@@ -70,8 +70,8 @@ class Work:
 
     @property
     def operations(self) -> int:
-        """Of all matrix products, a multiply-add being two; norms, activations and sums are not counted."""
-        return sum(product.operations for product in self.products)
+        """Of all matmuls, a multiply-add being two; norms, activations and sums are not counted."""
+        return sum(matmul.operations for matmul in self.matmuls)
 
     @property
     def gflop(self) -> float:
@@ -85,15 +85,15 @@ class Work:
 
     @property
     def shapes(self) -> dict[tuple[int, int, int], int]:
-        """How many products of each (m, k, n) there are."""
+        """How many matmuls of each (m, k, n) there are."""
         counts: Counter[tuple[int, int, int]] = Counter()
-        for product in self.products:
-            counts[product.m, product.k, product.n] += product.together
+        for matmul in self.matmuls:
+            counts[matmul.m, matmul.k, matmul.n] += matmul.together
         return dict(counts)
 
     def describe(self) -> dict[str, Any]:
         """For ``latency.json``."""
-        ranked = sorted(Counter(self.products).items(), key=lambda pair: -pair[0].operations * pair[1])
+        ranked = sorted(Counter(self.matmuls).items(), key=lambda pair: -pair[0].operations * pair[1])
         return {
             "batch_size": self.batch_size,
             "gflop": self.gflop,
@@ -145,13 +145,13 @@ def count_work(model: onnx.ModelProto, input_shape: Sequence[int]) -> Work:
     values = inferred(part, shape)
     constants = {tensor.name for tensor in part.graph.initializer}
     makers = producers(part)
-    products = [product for node in nodes for product in products_of(node, values, constants, makers)]
+    matmuls = [matmul for node in nodes for matmul in matmuls_of(node, values, constants, makers)]
     activations = [
         values[name].nbytes for node in nodes for name in [*node.input, *node.output] if name and name not in constants
     ]
     return Work(
         batch,
-        tuple(products),
+        tuple(matmuls),
         weight_bytes=sum(values[name].nbytes for name in constants),
         input_bytes=values[entry.name].nbytes,
         output_bytes=sum(values[name].nbytes for name in OUTPUTS),
@@ -195,10 +195,10 @@ def _element(data_type: int) -> str:
 Values = dict[str, Value]
 
 
-def products_of(
+def matmuls_of(
     node: onnx.NodeProto, values: Values, constants: set[str], makers: dict[str, onnx.NodeProto]
-) -> list[Product]:
-    """The matrix products that a node does.
+) -> list[Matmul]:
+    """The matmuls that a node does.
 
     Raises:
         ToolkitError: it multiplies matrices in a way that is not known here.
@@ -216,9 +216,7 @@ def products_of(
     raise ToolkitError(what, where=node.name, fix="count a graph that toolkit export wrote")
 
 
-def _product(
-    values: Values, first: str, second: str, constants: set[str], makers: dict[str, onnx.NodeProto]
-) -> Product:
+def _product(values: Values, first: str, second: str, constants: set[str], makers: dict[str, onnx.NodeProto]) -> Matmul:
     """[..., m, k] x [..., k, n]; a plain second matrix takes all rows of the first at once."""
     *lead, m, k = values[first].shape
     *others, _, n = values[second].shape
@@ -228,37 +226,37 @@ def _product(
     precision = PRECISIONS[values[rounded].element]
     constant = rounded in constants
     if not others:
-        return Product(math.prod(lead) * m, k, n, precision, constant=constant)
+        return Matmul(math.prod(lead) * m, k, n, precision, constant=constant)
     together = math.prod(np.broadcast_shapes(tuple(lead), tuple(others)))
-    return Product(m, k, n, precision, together, constant)
+    return Matmul(m, k, n, precision, together, constant)
 
 
-def _gemm(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Product]:
+def _gemm(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Matmul]:
     first, (m, n) = inputs[0], output.shape
     k = first.shape[0 if _attribute(node, "transA", 0) else 1]
-    return [Product(m, k, n, PRECISIONS[first.element])]
+    return [Matmul(m, k, n, PRECISIONS[first.element])]
 
 
-def _convolution(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Product]:
-    """As the product of the windows' rows with the kernels' matrix, of each group."""
+def _convolution(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Matmul]:
+    """As the matmul of the windows' rows with the kernels' matrix, of each group."""
     kernels, groups = inputs[1], _attribute(node, "group", 1)
     batch, channels, *sides = output.shape
     rows, k = batch * math.prod(sides), math.prod(kernels.shape[1:])
-    return [Product(rows, k, channels // groups, PRECISIONS[kernels.element])] * groups
+    return [Matmul(rows, k, channels // groups, PRECISIONS[kernels.element])] * groups
 
 
-def _attention(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Product]:
-    """Query, key and value of all heads by one product, then as :func:`_scores_and_mix`."""
+def _attention(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Matmul]:
+    """Query, key and value of all heads by one matmul, then as :func:`_scores_and_mix`."""
     x, weight = inputs[0], inputs[1]
     batch, tokens, width = x.shape
     precision, heads = PRECISIONS[x.element], _attribute(node, "num_heads", 0)
     three = weight.shape[1]
     query, _, value = _attribute(node, "qkv_hidden_sizes", [three // 3] * 3)
-    projection = Product(batch * tokens, width, three, precision)
+    projection = Matmul(batch * tokens, width, three, precision)
     return [projection, *_scores_and_mix(batch, heads, (tokens, tokens), (query, value), precision)]
 
 
-def _cross_attention(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Product]:
+def _cross_attention(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Matmul]:
     """Ready queries [B, Q, D], keys and values [B, T, D]."""
     query, key, value = inputs[:3]
     if not key or not value or any(len(each.shape) != 3 for each in (query, key, value)) or len(inputs) > 6:
@@ -271,18 +269,18 @@ def _cross_attention(node: onnx.NodeProto, inputs: Sequence[Any], output: Value)
 
 def _scores_and_mix(
     batch: int, heads: int, tokens: tuple[int, int], widths: tuple[int, int], precision: str
-) -> list[Product]:
+) -> list[Matmul]:
     """Queries times keys, then softmax times values, of every head and image."""
     (queries, keys), (width, value_width) = tokens, widths
-    several = partial(Product, precision=precision, together=batch * heads, constant=False)
+    several = partial(Matmul, precision=precision, together=batch * heads, constant=False)
     return [several(queries, width // heads, keys), several(queries, keys, value_width // heads)]
 
 
-def _matmul_n_bits(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Product]:
+def _matmul_n_bits(node: onnx.NodeProto, inputs: Sequence[Any], output: Value) -> list[Matmul]:
     """Weights of few bits, which are multiplied in the activations' precision."""
     x = inputs[0]
     rows = math.prod(x.shape[:-1])
-    return [Product(rows, _attribute(node, "K", 0), _attribute(node, "N", 0), PRECISIONS[x.element])]
+    return [Matmul(rows, _attribute(node, "K", 0), _attribute(node, "N", 0), PRECISIONS[x.element])]
 
 
 def _attribute(node: onnx.NodeProto, name: str, otherwise: Any) -> Any:
@@ -300,7 +298,7 @@ FACTORS = {
     (MICROSOFT, "DynamicQuantizeMatMul"): (0, 1),
 }
 """Operators that multiply two of their inputs, and which."""
-COUNTED: dict[tuple[str, str], Callable[[onnx.NodeProto, Sequence[Any], Value], list[Product]]] = {
+COUNTED: dict[tuple[str, str], Callable[[onnx.NodeProto, Sequence[Any], Value], list[Matmul]]] = {
     ("", "Gemm"): _gemm,
     ("", "Conv"): _convolution,
     (MICROSOFT, "Attention"): _attention,

@@ -16,7 +16,7 @@ import numpy as np
 
 from export.latency.measure import REWARM_RUNS, MinSamples
 from export.latency.pool import SEED, Pool
-from export.latency.queueing import Limits, Queue, Samples, poisson_arrivals
+from export.latency.queueing import Limits, Queue, RequestImages, poisson_arrivals
 from export.latency.runner import Runner
 from export.latency.statistics import PERCENTILES, percentiles
 from toolkit.errors import ToolkitError
@@ -128,7 +128,7 @@ def serve(server: Server, rate: float, least: MinSamples = LEAST, *, seed: int =
         raise ToolkitError(f"a rate of {rate:g} a second offers nothing", where="--rate", fix="give more than 0")
     seconds = max(least.seconds, least.runs / rate)
     server.warm_up()
-    samples = Samples(server.pool)
+    samples = RequestImages(server.pool)
     arrivals = poisson_arrivals(rate, -LEAD * seconds, seconds, seed)
     limits = Limits(
         server.batch_size, server.waiting, server.batch_size * len(server.engines), max(1.0, DRAIN * seconds)
@@ -160,7 +160,7 @@ def serve(server: Server, rate: float, least: MinSamples = LEAST, *, seed: int =
     return point | {"note": _note(point)}
 
 
-def _work_through(server: Server, queue: Queue, samples: Samples, finished: Any, zero: float) -> list[int]:
+def _work_through(server: Server, queue: Queue, samples: RequestImages, finished: Any, zero: float) -> list[int]:
     """Have all sessions take requests until the run is over; note when each was done, in seconds.
 
     Returns:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.graph.classifier_graph import build_graph
 from export.graph.half import ELEMENT_TYPES, TORCH_TYPES, HalfPrecision, to_half
 from export.graph.subgraph import preprocessing_part, producers
-from export.precision.half_reference import rounded
+from export.precision.half_reference import half_reference
 from export.precision.overflow import overflowing
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
@@ -35,7 +35,9 @@ def logits(classifier: Classifier, pixel_values: torch.Tensor) -> np.ndarray[Any
 def floor(classifier: Classifier, precision: HalfPrecision, keep_fp32: Any = ()) -> float:
     """What PyTorch's own rounding changes."""
     inputs = pixels()
-    return float(np.abs(logits(rounded(classifier, precision, keep_fp32), inputs) - logits(classifier, inputs)).max())
+    return float(
+        np.abs(logits(half_reference(classifier, precision, keep_fp32), inputs) - logits(classifier, inputs)).max()
+    )
 
 
 def cast_names(model: onnx.ModelProto) -> list[str]:

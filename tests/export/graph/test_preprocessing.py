@@ -99,7 +99,7 @@ def test_twelve_megapixels() -> None:
 
 
 def test_a_window_of_the_most_pixels_that_are_summed_exactly() -> None:
-    """White is the worst case: all products have their largest size."""
+    """White is the worst case: all matmuls have their largest size."""
     preprocess = Preprocess(resize="squash", size=(8, 8))
     pixels = np.full((2040, 2040, 3), 255, np.uint8)  # windows of 4 * 255 + 1 pixels
     assert np.array_equal(in_graph(session_of(preprocess), pixels[None])[0], preprocess(Image.fromarray(pixels)))

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
-from export.graph.matmul import integer_product
+from export.graph.matmul import integer_matmul
 from export.graph.quantization import LARGEST_WEIGHT, Quantization, affine
 from export.precision.activation_ranges import Observed
 from toolkit.runtime.session import Session
@@ -55,7 +55,7 @@ def test_the_runtime_multiplies_such_weights_exactly(batch: int) -> None:
     builder = GraphBuilder()
     names = [builder.constant(value, name=name) for name, value in (("matrix", rounded), ("scale", scale))]
     affine = builder.constant(np.float32(1), name="step"), builder.constant(np.uint8(0), name="zero")
-    integer_product(builder, "levels", affine, names, "", "product")
+    integer_matmul(builder, "levels", affine, names, "", "product")
     entry = helper.make_tensor_value_info("levels", TensorProto.UINT8, ["batch", 64])
     result = helper.make_tensor_value_info("product", TensorProto.FLOAT, ["batch", 5])
     graph = helper.make_graph(builder.nodes, "product", [entry], [result], list(builder.initializers.values()))

@@ -132,7 +132,7 @@ def test_the_gate_names_what_is_not_fused_or_runs_elsewhere(finished_run: Path, 
     classifier, nodes = Run(finished_run).classifier, executed(pixel_bundle)
     with pytest.raises(CheckFailed, match=r"not run fused.*3 of attention, but 0 ran"):
         check_nodes([node for node in nodes if "Attention" not in node.operator], classifier, "cpu", FUSED)
-    product = next(node for node in nodes if node.operator == "MatMul")
+    matmul = next(node for node in nodes if node.operator == "MatMul")
     with pytest.raises(CheckFailed, match=r"elsewhere than on cuda") as caught:
         check_nodes(nodes, classifier, "cuda", FUSED)
-    assert product.name in str(caught.value)
+    assert matmul.name in str(caught.value)

@@ -19,8 +19,8 @@ from export.graph.preprocessing import RESIZED
 from export.parity.bisect import bisect
 from export.parity.prove import prove
 from export.parity.reference import Reference
-from export.precision.fake_quant import quantised
-from export.precision.precision_reference import LEAST_AGREEMENT, STEPS_MULTIPLE, InPyTorch
+from export.precision.fake_quant import quantized_classifier
+from export.precision.precision_reference import LEAST_AGREEMENT, STEPS_MULTIPLE, PrecisionReference
 from export.selection.search import PrecisionSearch
 from toolkit.errors import CheckFailed
 from toolkit.models.processing import preprocess_from
@@ -39,7 +39,7 @@ def forms(candidates: PrecisionSearch) -> dict[str, GraphConfig]:
     named = {}
     for form in candidates.base_forms():
         q = form.quantization
-        patches = any("patch" in name for name in q.products)
+        patches = any("patch" in name for name in q.matmuls)
         named[f"{q.activations} {'channel' if q.per_channel else 'matrix'}{' patches' if patches else ''}"] = form
     return named
 
@@ -61,10 +61,12 @@ def test_the_graph_computes_the_integers_that_pytorch_computes(
     run, form = candidates.run, forms[name]
     pixel_values = pixel_values_of(run)
     logits = candidates.session(form).run({"pixel_values": pixel_values})["logits"]
-    own = InPyTorch.of(run.classifier, candidates.preprocess, form)
+    own = PrecisionReference.of(run.classifier, candidates.preprocess, form)
     expected, floor = own.logits({"pixel_values": pixel_values}), own.steps({"pixel_values": pixel_values})
     assert np.abs(logits - expected).max() <= STEPS_MULTIPLE * floor
-    coarse = quantised(run.classifier, candidates.preprocess, form.quantization.model_copy(update={"weight_bits": 4}))
+    coarse = quantized_classifier(
+        run.classifier, candidates.preprocess, form.quantization.model_copy(update={"weight_bits": 4})
+    )
     assert np.abs(logits - coarse(torch.from_numpy(pixel_values)).numpy()).max() > STEPS_MULTIPLE * floor
 
 
@@ -95,7 +97,7 @@ def test_rounded_patches_take_grey_levels_and_nothing_is_computed_in_vain(
     model = build_graph(run.classifier, candidates.preprocess, {}, graph_input, form)
     onnx.checker.check_model(model)
     counts = Counter(node.op_type for node in model.graph.node)
-    assert counts["MatMulIntegerToFloat"] == len(form.quantization.products)
+    assert counts["MatMulIntegerToFloat"] == len(form.quantization.matmuls)
     assert counts["Conv"] == 0
     read = {name for node in model.graph.node for name in node.input} | {"logits", "probabilities"}
     read |= {name for node in model.graph.node for a in node.attribute for n in a.g.node for name in n.input}
@@ -117,7 +119,7 @@ def test_both_inputs_give_the_same_logits(candidates: PrecisionSearch, forms: di
 
 
 def wrong_scale(model: onnx.ModelProto) -> None:
-    """The scales of a product of layer 1 are half as large again."""
+    """The scales of a matmul of layer 1 are half as large again."""
     (tensor,) = (t for t in model.graph.initializer if t.name.endswith("layers.1.mlp.fc1.weight^T.scale"))
     values = numpy_helper.to_array(tensor).copy()
     values *= np.float32(1.5)
@@ -189,14 +191,14 @@ def test_layers_are_left_float_until_agreement_is_good(finished_run: Path, monke
     best = max(candidates.tried, key=lambda each: (each["top1_agreement"], -each["mean_abs_logit"]))
     assert candidates.figures(form) == best
     fewest = min(each["integer_products"] for each in candidates.tried)
-    assert fewest < len(candidates.base_forms()[1].quantization.products) - 3
+    assert fewest < len(candidates.base_forms()[1].quantization.matmuls) - 3
 
 
 def test_a_product_that_runs_in_float_is_no_int8_graph(
     candidates: PrecisionSearch, forms: dict[str, GraphConfig]
 ) -> None:
     form = forms["static channel patches"]
-    nodes = [ExecutedNode(name, "MatMul", "CPUExecutionProvider") for name in form.quantization.products]
+    nodes = [ExecutedNode(name, "MatMul", "CPUExecutionProvider") for name in form.quantization.matmuls]
     with pytest.raises(CheckFailed, match=rf"{len(nodes)} of integer product, but 0"):
         check_nodes(nodes, candidates.run.classifier, "cpu", form)
 
@@ -216,7 +218,7 @@ def test_standard_operators_alone_give_the_same(finished_run: Path) -> None:
         if form.precision == "int8":
             onnx.checker.check_model(model, full_check=True)
             quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-            assert len(quantizers) == len(form.quantization.products)
+            assert len(quantizers) == len(form.quantization.matmuls)
             constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
             zeros = [constants[node.input[2]] for node in quantizers]
             assert all(zero.dtype == np.int8 and zero == 0 for zero in zeros)
@@ -234,5 +236,7 @@ def test_standard_operators_compute_the_same_integers(finished_run: Path) -> Non
     )
     feed = {"pixel_values": pixel_values}
     logits = Session(model.SerializeToString(), threads=1).run(feed)["logits"]
-    own = InPyTorch.of(run.classifier, candidates.preprocess, form.model_copy(update={"quantization": fitting}))
+    own = PrecisionReference.of(
+        run.classifier, candidates.preprocess, form.model_copy(update={"quantization": fitting})
+    )
     assert np.abs(logits - own.logits(feed)).max() <= STEPS_MULTIPLE * own.steps(feed)

@@ -156,10 +156,10 @@ def test_calibration_images_that_are_all_alike_are_refused(finished_run: Path) -
         candidates.run.classifier, candidates.preprocess, {}, "pixel_values", GraphConfig(fuse_skip_layernorm=False)
     )
     height, width = candidates.preprocess.output_size or (0, 0)
-    products = quantisable(candidates.run.classifier, candidates.preprocess, model)[1:]
+    matmuls = quantisable(candidates.run.classifier, candidates.preprocess, model)[1:]
     alike = {"pixel_values": np.ones((4, 3, height, width), np.float32)}
     with pytest.raises(ToolkitError, match="all 8 calibration images are alike"):
-        observe(model, products, [alike, alike])
+        observe(model, matmuls, [alike, alike])
 
 
 def test_an_activation_that_overflows_fp16_stays_fp32_and_is_reported(finished_run: Path, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ class TestTrunk:
         (entry,) = parity["results"]["int8"].values()
         assert entry["passed"]
         trunk, shipped = (GraphConfig.model_validate(form).quantization for form in (run.trunk["form"], entry["form"]))
-        assert set(trunk.products) <= set(shipped.products)
+        assert set(trunk.matmuls) <= set(shipped.matmuls)
         assert all(shipped.ranges[name] == limits for name, limits in trunk.ranges.items())
 
     def test_with_float_layers_behind_it_the_graph_gives_what_training_gave(self, aware_run: Path) -> None:

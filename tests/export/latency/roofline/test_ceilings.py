@@ -1,4 +1,4 @@
-"""Ceilings are measured on the products that were counted, and compute what they should; no test says how fast."""
+"""Ceilings are measured on the matmuls that were counted, and compute what they should; no test says how fast."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from export.latency.roofline.ceilings import (
     best_seconds,
     block_medians,
     ceiling_engines,
+    matmuls_model,
     measure_ceilings,
     measure_copy,
-    products_model,
 )
 from export.latency.roofline.limits import add_shares, best_of, limits
-from export.latency.roofline.work import Product, Work, count_work
+from export.latency.roofline.work import Matmul, Work, count_work
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
 from toolkit.reporting.limits_section import limits_section
@@ -32,16 +32,16 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import Session
 
 LEAST = MinSamples(1, 0)
-FLOAT = (Product(3, 5, 7, "fp32"), Product(3, 5, 7, "fp32"), Product(3, 5, 3, "fp32", together=4, constant=False))
-INTEGER = (*FLOAT, Product(2, 8, 4, "int8"))
+FLOAT = (Matmul(3, 5, 7, "fp32"), Matmul(3, 5, 7, "fp32"), Matmul(3, 5, 3, "fp32", together=4, constant=False))
+INTEGER = (*FLOAT, Matmul(2, 8, 4, "int8"))
 
 
-def work(products: tuple[Product, ...]) -> Work:
-    return Work(1, products, weight_bytes=0, input_bytes=0, output_bytes=0, activation_bytes=0)
+def work(matmuls: tuple[Matmul, ...]) -> Work:
+    return Work(1, matmuls, weight_bytes=0, input_bytes=0, output_bytes=0, activation_bytes=0)
 
 
 def test_products_stand_side_by_side_with_a_matrix_of_their_own_each() -> None:
-    model = products_model(INTEGER)
+    model = matmuls_model(INTEGER)
     assert [node.op_type for node in model.graph.node] == ["MatMul", "MatMul", "MatMul", "MatMulIntegerToFloat"]
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert not np.array_equal(constants["w.0"], constants["w.1"])
@@ -64,10 +64,10 @@ def test_products_stand_side_by_side_with_a_matrix_of_their_own_each() -> None:
 def test_as_many_matrices_as_the_network_has(finished_bundle: Path) -> None:
     bundle = Bundle(finished_bundle)
     counted = count_work(onnx.load(finished_bundle / bundle.graph_name()), [2, 3, 32, 32])
-    model = products_model(counted.products)
+    model = matmuls_model(counted.matmuls)
     sizes = sum(np.prod(tensor.dims) for tensor in model.graph.initializer)
-    assert sizes == sum(product.k * product.n for product in counted.products if product.constant)
-    assert len(model.graph.output) == len(counted.products)
+    assert sizes == sum(matmul.k * matmul.n for matmul in counted.matmuls if matmul.constant)
+    assert len(model.graph.output) == len(counted.matmuls)
 
 
 def test_torch_stands_beside_graphs_without_integers() -> None:
@@ -85,8 +85,8 @@ def test_without_torch_the_runtime_stands_alone(monkeypatch: pytest.MonkeyPatch)
 def test_torch_multiplies_each_product_once_a_run() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    counted = work((*FLOAT, Product(4, 4, 4, "fp32"), Product(2, 3, 2, "fp16", together=2, constant=False)))
-    run = ceilings.torch_products(counted.products, threads=torch.get_num_threads())
+    counted = work((*FLOAT, Matmul(4, 4, 4, "fp32"), Matmul(2, 3, 2, "fp16", together=2, constant=False)))
+    run = ceilings.torch_matmuls(counted.matmuls, threads=torch.get_num_threads())
     with FlopCounterMode(display=False) as counter:
         run(None)
     assert counter.get_total_flops() == counted.operations

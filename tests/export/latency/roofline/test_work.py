@@ -21,7 +21,7 @@ from export.graph.builder import IR_VERSION, MICROSOFT, OPSET
 from export.graph.classifier_graph import build_graph
 from export.graph.config import FUSED, GraphConfig
 from export.graph.subgraph import producers
-from export.latency.roofline.work import Work, count_work, inferred, products_of
+from export.latency.roofline.work import Work, count_work, inferred, matmuls_of
 from export.selection.search import PrecisionSearch
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
@@ -112,7 +112,7 @@ def test_the_form_of_the_graph_does_not_change_its_operations(
         work = work_of(encoders[family], kind, form)
         assert work.operations == plain.operations
         assert work.shapes == plain.shapes or form.standard_ops_only  # standard graphs may order attention otherwise
-    halves = {product.precision for product in work.products}
+    halves = {matmul.precision for matmul in work.matmuls}
     assert halves == ({"fp16", "fp32"} if form.precision == "fp16" else {"fp32"})
     if form.precision == "fp16":
         assert 0.5 <= work.weight_bytes / plain.weight_bytes < 0.6
@@ -124,19 +124,19 @@ def test_rounded_graphs_do_the_same_operations_in_integers(kind: Any, finished_r
     candidates = PrecisionSearch(run, provider="cpu", threads=1)
     classifier, preprocess = run.classifier, candidates.preprocess
     plain = count_work(build_graph(classifier, preprocess, {}, kind), SHAPE)
-    forms = [form for form in candidates.base_forms() if form.quantization.products]
+    forms = [form for form in candidates.base_forms() if form.quantization.matmuls]
     assert {form.quantization.activations for form in forms} == {"static", "dynamic"}
     for form in forms:
         work = count_work(build_graph(classifier, preprocess, {}, kind, form), SHAPE)
         assert work.operations == plain.operations
-        in_integers = sum(product.precision == "int8" for product in work.products)
-        assert in_integers == len(form.quantization.products)
+        in_integers = sum(matmul.precision == "int8" for matmul in work.matmuls)
+        assert in_integers == len(form.quantization.matmuls)
         assert work.weight_bytes < 0.6 * plain.weight_bytes
-        standard_ops_only = form.model_copy(update={"standard": True})
+        standard_ops_only = form.model_copy(update={"standard_ops_only": True})
         if form.quantization.activations == "static":
             same = count_work(build_graph(classifier, preprocess, {}, kind, standard_ops_only), SHAPE)
             assert same.operations == plain.operations
-            assert sum(product.precision == "int8" for product in same.products) == in_integers
+            assert sum(matmul.precision == "int8" for matmul in same.matmuls) == in_integers
 
 
 def test_weights_are_counted_once_and_without_their_data(encoders: dict[str, Path]) -> None:
@@ -180,16 +180,16 @@ def test_operators_by_hand(
 ) -> None:
     node = helper.make_node(operator, ["x", "w"], ["y"], name="y", **attributes)
     model = model_of([node], {"w": weight})
-    (product,) = products_of(node, inferred(model, input_shape), {"w"}, producers(model))
-    assert (product.m, product.k, product.n) == expected
-    assert product.operations == 2 * np.prod(expected)
+    (matmul,) = matmuls_of(node, inferred(model, input_shape), {"w"}, producers(model))
+    assert (matmul.m, matmul.k, matmul.n) == expected
+    assert matmul.operations == 2 * np.prod(expected)
 
 
 def test_an_operator_that_multiplies_in_an_unknown_way_is_refused() -> None:
     node = helper.make_node("Einsum", ["x", "w"], ["y"], name="mixed", equation="ab,bc->ac")
     model = model_of([node], {"w": (5, 7)})
     with pytest.raises(ToolkitError, match="Einsum"):
-        products_of(node, inferred(model, (2, 5)), {"w"}, producers(model))
+        matmuls_of(node, inferred(model, (2, 5)), {"w"}, producers(model))
 
 
 def test_counting_needs_no_torch() -> None:

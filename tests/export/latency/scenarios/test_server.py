@@ -11,7 +11,7 @@ import pytest
 
 from export.latency.measure import MinSamples
 from export.latency.pool import Pool, golden_contents, pool_of
-from export.latency.queueing import Limits, Queue, Samples, Seconds, poisson_arrivals
+from export.latency.queueing import Limits, Queue, RequestImages, Seconds, poisson_arrivals
 from export.latency.runner import Runner, onnxruntime_engine
 from export.latency.scenarios.server import Server, find_rate, holds, saturate, serve
 from toolkit.errors import ToolkitError
@@ -128,7 +128,7 @@ def test_each_request_is_served_once_in_batches_of_one_shape_the_oldest_first(se
 def test_samples_draw_all_images_of_the_pool_and_batch_those_of_a_shape() -> None:
     narrow, wider = np.arange(3).reshape(3, 1), np.arange(10, 14).reshape(4, 1) * np.ones((1, 2), int)
     pool = Pool([], [{"image": narrow}, {"image": wider}], "here")
-    samples = Samples(pool)
+    samples = RequestImages(pool)
     seen = [int(samples.batch([request])["image"][0, 0]) for request in range(14)]
     assert sorted(seen[:7]) == [0, 1, 2, 10, 11, 12, 13]
     assert seen[:7] == seen[7:]
