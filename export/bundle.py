@@ -31,6 +31,7 @@ from toolkit.data.source import UNLABELLED, LabelledImage
 from toolkit.errors import CheckFailed
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.processing import preprocess_from
+from toolkit.reporting.model_card import card_metadata
 from toolkit.reporting.pages import write_pages
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import GRAPHS, MANIFEST, Bundle, Golden, Manifest, write_manifest
@@ -113,6 +114,7 @@ def export_bundle(
     replaced = force and (out / MANIFEST).is_file()
     with changing(out, empty=True) if replaced else staged_folder(out, what="bundle", marker=MANIFEST) as stage:
         provenance = run.provenance() | {"export_libraries": _libraries()}
+        provenance["card_metadata"] = card_metadata(provenance, run.classifier.labels)
         write_json(stage / "labels.json", run.classifier.labels)
         write_json(stage / "preprocess.json", preprocess.model_dump(mode="json"))
         examples = run.held_out(wanted.images or FEWEST_IMAGES, exactly=wanted.images is not None)

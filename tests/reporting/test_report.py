@@ -279,3 +279,14 @@ def test_columns_and_tables_without_content_are_left_out() -> None:
     assert ">b<" not in table("t", columns, [{"a": "1"}])
     assert ">b<" in table("t", columns, [{"a": "1"}, {"a": "2", "b": "3"}])
     assert table("t", columns, []) == ""
+
+
+def test_the_card_carries_metadata_that_the_hub_reads(finished_bundle: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    card = ModelCard((finished_bundle / "MODEL_CARD.md").read_text())
+    assert (card.data.library_name, card.data.pipeline_tag) == ("onnx", "image-classification")
+    measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    test = Bundle(finished_bundle).manifest.provenance["figures"]["test"]
+    assert measured["accuracy"] == pytest.approx(test["accuracy"], abs=1e-4)
+    assert card.text.lstrip().startswith("# ")

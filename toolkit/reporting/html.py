@@ -1,4 +1,7 @@
-"""The building blocks of ``report.html``: escaped text, tables in scroll boxes, embedded plots."""
+"""The building blocks of ``report.html``: text that is escaped, tables in scroll boxes, embedded plots.
+
+The markup stands in ``templates/``; here is what goes into it.
+"""
 
 from __future__ import annotations
 
@@ -6,113 +9,128 @@ import base64
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.page_style import STYLE
-from toolkit.text import for_html
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from toolkit.text import for_terminal
 
 Row = Mapping[str, Any]
 Columns = dict[str, Callable[[Any], str]]
 """Heading of a column, and how a row's cell reads; an empty cell where the row says nothing."""
 NUMERIC = re.compile(r"[-+±≤≥<>]?\d")
+NOTHING = Markup()
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """A page of HTML that fetches nothing and runs nothing, which its policy enforces."""
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{for_html(title)}</title><style>{STYLE}</style>"
+@cache
+def templates() -> Environment:
+    """The environment of the templates: everything is escaped, and shown as a terminal would show it."""
+    return Environment(
+        loader=PackageLoader("toolkit.reporting"),
+        autoescape=lambda name: bool(name and ".html" in name),
+        undefined=StrictUndefined,
+        finalize=lambda value: (
+            for_terminal(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+        ),
+        keep_trailing_newline=True,
     )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{"".join(parts)}</body></html>\n'
 
 
-def section(identity: str, title: str, *parts: str) -> str:
-    """A section with its heading, which the contents link to; nothing where it has no parts."""
-    content = "".join(parts)
-    if not content:
-        return ""
-    return f'<section id="{identity}"><h2>{for_html(title)}</h2>{content}</section>\n'
+def _block(name: str, *arguments: Any) -> Markup:
+    """A macro of ``blocks.html.j2``."""
+    found: Markup = getattr(templates().get_template("blocks.html.j2").module, name)(*arguments)
+    return found
 
 
-def subsection(title: str, *parts: str) -> str:
+def page(title: str, sentences: Sequence[str], large: Markup, sections: Sequence[tuple[str, str, Markup]]) -> str:
+    """A page of HTML.
+
+    Args:
+        title: of the page.
+        sentences: below it.
+        large: a :func:`headline`.
+        sections: identity, heading and content; those without content are left out.
+    """
+    style = templates().get_template("style.css").render()
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            sentences=sentences,
+            headline=large,
+            sections=[each for each in sections if each[2]],
+            style=Markup(style),
+            blocks=templates().get_template("blocks.html.j2").module,
+        )
+    )
+
+
+def joined(parts: Iterable[str]) -> Markup:
+    """Blocks one after the other."""
+    return NOTHING.join(parts)
+
+
+def subsection(title: str, *parts: str) -> Markup:
     """A heading and what stands under it; nothing where it has no parts."""
-    content = "".join(parts)
-    return f"<h3>{for_html(title)}</h3>{content}" if content else ""
+    content = joined(parts)
+    return _block("subsection", title, content) if content else NOTHING
 
 
-def paragraph(text: str) -> str:
+def paragraph(text: str) -> Markup:
     """A paragraph of plain text."""
-    return f"<p>{for_html(text)}</p>" if text else ""
+    return _block("paragraph", text) if text else NOTHING
 
 
-def note(sentences: Sequence[str]) -> str:
+def note(sentences: Sequence[str]) -> Markup:
     """A box that can't be overlooked; nothing without sentences."""
-    if not sentences:
-        return ""
-    return '<div class="note" role="note">' + "".join(f"<p>{for_html(each)}</p>" for each in sentences) + "</div>"
+    return _block("note", sentences) if sentences else NOTHING
 
 
-def folded(summary: str, *parts: str) -> str:
+def folded(summary: str, *parts: str) -> Markup:
     """Parts that a click on the summary unfolds; nothing without parts."""
-    content = "".join(parts)
-    return f"<details><summary>{for_html(summary)}</summary>{content}</details>" if content else ""
+    content = joined(parts)
+    return _block("folded", summary, content) if content else NOTHING
 
 
-def headline(figures: Iterable[tuple[str, str]]) -> str:
-    """Large figures, each with what it is."""
-    items = "".join(f"<li><b>{for_html(figure)}</b> {for_html(what)}</li>" for figure, what in figures)
-    return f'<ul class="figures">{items}</ul>'
+def headline(figures: Iterable[tuple[str, str]]) -> Markup:
+    """Large metrics, each with what it is."""
+    return _block("headline", list(figures))
 
 
-def facts(pairs: Mapping[str, str]) -> str:
+def facts(pairs: Mapping[str, str]) -> Markup:
     """A list of names and what they stand for; names without a value are left out."""
-    rows = "".join(f"<dt>{for_html(name)}</dt><dd>{for_html(value)}</dd>" for name, value in pairs.items() if value)
-    return f"<dl>{rows}</dl>" if rows else ""
+    given = [(name, value) for name, value in pairs.items() if value]
+    return _block("facts", given) if given else NOTHING
 
 
-def table(caption: str, columns: Columns, rows: Iterable[Any]) -> str:
+def table(caption: str, columns: Columns, rows: Iterable[Any]) -> Markup:
     """A table in a box that scrolls; columns that are empty throughout are left out; nothing without rows."""
     rows = list(rows)
     cells = {heading: [read(row) for row in rows] for heading, read in columns.items()}
     cells = {heading: column for heading, column in cells.items() if any(column)}
     if not cells:
-        return ""
+        return NOTHING
     numeric = [all(NUMERIC.match(cell) for cell in column if cell) for column in cells.values()]
-    kinds = [' class="n"' if each else "" for each in numeric]
-    head = "".join(f'<th scope="col"{kind}>{for_html(each)}</th>' for each, kind in zip(cells, kinds, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{for_html(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
-        for row in zip(*cells.values(), strict=True)
-    )
-    name = for_html(caption)
-    return (
-        f'<div class="scroll" role="region" aria-label="{name}" tabindex="0"><table><caption>{name}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return _block("table", caption, list(cells), list(zip(*cells.values(), strict=True)), numeric)
 
 
-def plot(folder: Path, name: str, alt: str, caption: str = "") -> str:
-    """A plot of the bundle, embedded; a tap enlarges it on a phone. Nothing where it was not drawn."""
+def plot(folder: Path, name: str, alt: str, caption: str = "") -> Markup:
+    """A plot of the bundle, embedded. Nothing where it was not drawn."""
     path = folder / f"{name}.png"
     if not path.is_file():
-        return ""
-    content = base64.b64encode(path.read_bytes()).decode()
-    below = f"<figcaption>{for_html(caption)}</figcaption>" if caption else ""
-    kind = name.replace("_", "-")
-    return (
-        f'<figure class="{kind}"><input class="zoom" type="checkbox" id="zoom-{kind}" aria-label="Enlarge this plot">'
-        f'<label for="zoom-{kind}"><img alt="{for_html(alt)}" src="data:image/png;base64,{content}">'
-        f'<span class="hint">Tap the plot to enlarge it.</span></label>{below}</figure>'
-    )
+        return NOTHING
+    image = base64.b64encode(path.read_bytes()).decode()
+    return _block("plot", name.replace("_", "-"), alt, image, caption)
 
 
-def plots(*figures: str) -> str:
+def plots(*figures: str) -> Markup:
     """Plots side by side where there is room for two."""
-    content = "".join(figures)
-    return f'<div class="plots">{content}</div>' if content else ""
+    content = joined(figures)
+    return _block("plots", content) if content else NOTHING
 
 
 def number(value: float | None, unit: str = "") -> str:

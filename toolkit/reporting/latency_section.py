@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from toolkit.reporting.html import (
+    NOTHING,
     Columns,
     facts,
     folded,
     form,
+    joined,
     note,
     number,
     paragraph,
@@ -27,16 +31,16 @@ UNITS = {"mhz": " MHz", "w": " W", "c": " °C", "gib": " GiB", "mib": " MiB"}
 """Of the figures of a machine, by how their names end."""
 
 
-def latency_section(latency: dict[str, Any] | None, plots: Path) -> str:
+def latency_section(latency: dict[str, Any] | None, plots: Path) -> Markup:
     """Latencies of batches, requests and starts, memory and scenarios; what ``latency.json`` lacks is left out."""
     if not latency:
-        return ""
+        return NOTHING
     rows, inputs = latency["rows"], latency.get("inputs") or {}
     threads = sorted({row["threads"] for row in rows if row.get("threads")})
     where = f"On {latency['machine'].get('processor', 'this machine')}, threads: {', '.join(map(str, threads))}."
     images = f" {inputs['images']:,} images: {inputs.get('from', '')}." if inputs.get("images") else ""
     what = f" Times cover {inputs['what']}." if inputs.get("what") else ""
-    return "".join(
+    return joined(
         [
             paragraph(where + images + what),
             note(warnings(latency)),
@@ -59,10 +63,10 @@ def warnings(latency: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def machine_section(latency: dict[str, Any] | None) -> str:
+def machine_section(latency: dict[str, Any] | None) -> Markup:
     """Processor, GPU, memory, system and library versions."""
     if not latency:
-        return ""
+        return NOTHING
     machine = latency["machine"]
     quota = machine.get("cpu_quota")
     cores = f"{machine.get('usable_cores', '?')} of {machine.get('cores', '?')} usable"
@@ -94,7 +98,7 @@ def _described(figures: dict[str, Any]) -> dict[str, str]:
     return described
 
 
-def _batches(rows: list[dict[str, Any]]) -> str:
+def _batches(rows: list[dict[str, Any]]) -> Markup:
     def percentile(key: str) -> Any:
         return lambda row: within(row.get(key), (row.get("intervals") or {}).get(key))
 
@@ -117,7 +121,7 @@ def _batches(rows: list[dict[str, Any]]) -> str:
         "threads": reads("threads"),
     }
     bracketed = any(row.get("intervals") for row in rows)
-    return "".join(
+    return joined(
         [
             paragraph("Times are of a whole batch." + " In brackets: the 95 % interval." * bracketed),
             table("Latency and throughput", figures, rows),
@@ -131,9 +135,9 @@ def _blocks(row: dict[str, Any]) -> str:
     return f"{number(min(blocks))} to {number(max(blocks))}" if blocks else ""
 
 
-def _drawn(rows: list[dict[str, Any]], plots: Path) -> str:
+def _drawn(rows: list[dict[str, Any]], plots: Path) -> Markup:
     if not rows:
-        return ""
+        return NOTHING
     fastest = min(rows, key=lambda row: row["p50_ms"])
     most = max(rows, key=lambda row: row["throughput_ips"])
     alt = (
@@ -144,7 +148,7 @@ def _drawn(rows: list[dict[str, Any]], plots: Path) -> str:
     return plot(plots, "latency", alt, "Dots are medians; whiskers reach to p99.")
 
 
-def _request(rows: list[dict[str, Any]]) -> str:
+def _request(rows: list[dict[str, Any]]) -> Markup:
     stages = {
         "decode_ms": "decode",
         "preprocess_ms": "preprocess",
@@ -156,7 +160,7 @@ def _request(rows: list[dict[str, Any]]) -> str:
     return table("Medians in ms, one image", FORM | {name: reads(key) for key, name in stages.items()}, rows)
 
 
-def _cold_start(rows: list[dict[str, Any]]) -> str:
+def _cold_start(rows: list[dict[str, Any]]) -> Markup:
     stages = {
         "process_ms": "process",
         "import_ms": "imports",
@@ -169,7 +173,7 @@ def _cold_start(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _memory(rows: list[dict[str, Any]]) -> str:
+def _memory(rows: list[dict[str, Any]]) -> Markup:
     columns = FORM | {
         "batch": reads("batch_size"),
         "resident, MiB": reads("peak_resident_mib"),

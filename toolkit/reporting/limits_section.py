@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.html import Columns, form, number, paragraph, plot, reads, share, table
+from markupsafe import Markup
+
+from toolkit.reporting.html import NOTHING, Columns, form, joined, number, paragraph, plot, reads, share, table
 from toolkit.reporting.limits import ceilings, points
 
 
-def limits_section(latency: dict[str, Any] | None, plots: Path) -> str:
+def limits_section(latency: dict[str, Any] | None, plots: Path) -> Markup:
     """Shares of the ceilings, the roofline, and the ceilings themselves; nothing where none was measured."""
     limits = (latency or {}).get("limits")
     if not latency or not limits:
-        return ""
+        return NOTHING
     if "left_out" in limits:
         return paragraph(f"Not measured: {limits['left_out']}.")
     found = points(latency)
@@ -46,7 +48,7 @@ def limits_section(latency: dict[str, Any] | None, plots: Path) -> str:
         "batch": lambda each: str(each.batch_size),
         "GFLOP/s": lambda each: number(each.gflops),
     }
-    return "".join(
+    return joined(
         [
             paragraph(intro),
             plot(plots, "roofline", alt, "Each point is an engine at a batch size, with its share of its ceiling."),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.reporting.parity_verdict import parity_verdict
 from toolkit.runtime.bundle import Manifest
@@ -10,7 +14,7 @@ from toolkit.text import for_markdown, markdown_code
 
 NAMED = 20
 """Classes that a sentence names."""
-FIGURES = {
+METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
@@ -21,56 +25,80 @@ FIGURES = {
 
 
 def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], latency: dict[str, Any] | None) -> str:
-    """Markdown with the figures that the run, parity and the benchmark measured."""
+    """Markdown with the metrics that the run, parity and the benchmark measured, behind the hub's metadata."""
     origin = manifest.provenance
     recipe, data = origin["recipe"], origin["data"]
-    model, source = recipe["model"], str(data.get("source", recipe["data"]["path"]))
-    title, licence = str(data.get("name", "Image")), str(data.get("licence", "not stated"))
-    lines = [
-        f"# {for_markdown(title)} classifier",
-        "",
-        f"Classifies an image as one of {len(labels):,} classes: {for_markdown(named(labels))}.",
-        "",
-        f"- encoder: {markdown_code(model['encoder'])}, trained: {for_markdown(_selection(model))}",
-        f"- head: {for_markdown(model['head']['type'])}; temperature of the probabilities: {origin['temperature']:.3f}",
-        f"- data: {for_markdown(source)}",
-        f"- licence of the data: {for_markdown(licence)}; the golden images here are part of it",
-        f"- checkpoint SHA-256: {markdown_code(origin['checkpoint_sha256'])}",
-        f"- data fingerprint: {markdown_code(origin['data_fingerprint'])}",
-        f"- made by clip-toolkit {for_markdown(manifest.toolkit_version)}, {for_markdown(manifest.created)}",
-        "",
-        "## Figures",
-        "",
-        "| split | images | " + " | ".join(FIGURES.values()) + " |",
-        "| --- |" + " --- |" * (len(FIGURES) + 1),
-    ]
-    for split in ("test", "validation", "train"):
-        figures = origin["figures"][split]
-        lines.append(
-            f"| {split} | {figures['images']} | " + " | ".join(f"{figures[key]:.4f}" for key in FIGURES) + " |"
+    card = _templates().get_template("model_card.md.j2")
+    return card.render(
+        metadata=origin.get("card_metadata", ""),
+        title=str(data.get("name", "Image")),
+        labels=labels,
+        classes=named(labels),
+        model=recipe["model"],
+        selection=_selection(recipe["model"]),
+        source=str(data.get("source", recipe["data"]["path"])),
+        licence=str(data.get("licence", "not stated")),
+        origin=origin,
+        manifest=manifest,
+        metrics=METRICS,
+        splits=[(split, origin["figures"][split]) for split in ("test", "validation", "train")],
+        parity_lines=parity_lines(parity),
+        tried=parity.get("tried"),
+        tried_columns=tried_columns(parity) if parity.get("tried") else [],
+        tried_rows=tried_cells(parity) if parity.get("tried") else [],
+        machine=machine_line(latency) if latency else "",
+        latency_rows=latency_cells(latency) if latency else [],
+    )
+
+
+@cache
+def _templates() -> Environment:
+    """The environment of the card: text that others chose is escaped by the filters ``text`` and ``code``."""
+    found = Environment(
+        loader=PackageLoader("toolkit.reporting"),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {"text": for_markdown, "code": markdown_code}
+    return found
+
+
+def card_metadata(origin: dict[str, Any], labels: list[str]) -> str:
+    """The YAML that the Hugging Face hub reads of a model card: task, encoder and measured metrics.
+
+    Args:
+        origin: a run's provenance.
+        labels: the classes.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    data, encoder = origin["data"], origin["recipe"]["model"]["encoder"]
+    name = str(data.get("name", "image"))
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=name,
+            dataset_name=name,
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=METRICS[metric],
+            metric_value=round(origin["figures"]["test"][metric], 4),
         )
-    lines += [
-        "",
-        "The test split was used once, after the best epoch had been chosen on validation.",
-        "",
-        "## Parity",
-        "",
+        for metric in ("accuracy", "balanced_accuracy", "auroc")
+        if math.isfinite(origin["figures"]["test"][metric])
     ]
-    lines += [f"- {for_markdown(line)}" for line in parity_lines(parity)]
-    if parity.get("tried"):
-        columns = tried_columns(parity)
-        lines += ["", f"Tried on {parity['tried'][0]['images']} validation images:", ""]
-        lines += [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-        lines += [_table_row(row) for row in tried_cells(parity)]
-    if latency:
-        lines += ["", "## Latency", "", f"On {for_markdown(machine_line(latency))}.", ""]
-        lines += ["| engine | provider | precision | batch | p50 ms | p90 ms | p99 ms | images/s |", "|" + " --- |" * 8]
-        lines += [_table_row(row) for row in latency_cells(latency)]
-    return "\n".join(lines) + "\n"
-
-
-def _table_row(cells: list[str]) -> str:
-    return f"| {' | '.join(map(for_markdown, cells))} |"
+    found = ModelCardData(
+        library_name="onnx",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "onnx", "clip-toolkit"],
+        base_model=encoder if encoder.count("/") == 1 and not encoder.startswith(("/", ".", "~")) else None,
+        model_name=f"{name} classifier, {len(labels):,} classes",
+        eval_results=results,
+    )
+    return str(found.to_yaml())
 
 
 def named(labels: list[str]) -> str:

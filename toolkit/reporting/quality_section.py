@@ -6,14 +6,16 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.html import folded, form, number, paragraph, plot, plots, reads, subsection, table
-from toolkit.reporting.model_card import FIGURES, tried_cells, tried_columns
+from markupsafe import Markup
+
+from toolkit.reporting.html import folded, form, joined, number, paragraph, plot, plots, reads, subsection, table
+from toolkit.reporting.model_card import METRICS, tried_cells, tried_columns
 from toolkit.reporting.parity_verdict import parity_verdict
 
 LISTED_CLASSES = 50
 
 
-def quality_section(origin: dict[str, Any], folder: Path) -> str:
+def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
     """Figures of the splits, training curves, confusion, calibration, ranking and the worst errors.
 
     Args:
@@ -25,14 +27,14 @@ def quality_section(origin: dict[str, Any], folder: Path) -> str:
     images = f"{test['images']:,} test images"
     error = f"{test['expected_calibration_error']:.3f}"
     columns = {"split": lambda split: split, "images": lambda split: f"{figures[split]['images']:,}"}
-    columns |= {name: _figure(figures, key) for key, name in FIGURES.items()}
+    columns |= {name: _figure(figures, key) for key, name in METRICS.items()}
     classes = [{"class": name} | each for name, each in test.get("per_class", {}).items()]
     which = f"Each of the {len(classes):,} classes"
     if len(classes) > LISTED_CLASSES:
         which = f"The {LISTED_CLASSES} classes with the lowest F1"
         classes = sorted(classes, key=lambda each: float(each["f1"]))[:LISTED_CLASSES]
     measures = {name: reads(name) for name in ("class", "precision", "recall", "f1", "images")}
-    return "".join(
+    return joined(
         [
             paragraph("The test split was used once, after the best epoch had been chosen on validation."),
             table("Figures of each split", columns, ("test", "validation", "train")),
@@ -73,7 +75,7 @@ def quality_section(origin: dict[str, Any], folder: Path) -> str:
     )
 
 
-def parity_section(parity: dict[str, Any]) -> str:
+def parity_section(parity: dict[str, Any]) -> Markup:
     """How far the graphs' logits lie from PyTorch's, and the forms that were tried."""
     entries = [
         {"precision": precision, "provider": provider} | entry
@@ -95,7 +97,7 @@ def parity_section(parity: dict[str, Any]) -> str:
     headings = tried_columns(parity) if tried else []
     cells = tried_cells(parity) if tried else []
     count = tried[0]["images"] if tried else 0
-    return "".join(
+    return joined(
         [
             paragraph(f"Each graph's logits on real images against the reference: {reference}."),
             table("Logits of the graph against the reference", columns, entries),

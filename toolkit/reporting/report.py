@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.html import facts, headline, number, page, paragraph, section
+from toolkit.reporting.html import facts, headline, number, page
 from toolkit.reporting.latency_section import latency_section, machine_section
 from toolkit.reporting.limits_section import limits_section
 from toolkit.reporting.model_card import named
 from toolkit.reporting.quality_section import parity_section, quality_section
 from toolkit.reporting.serving_section import serving_section
 from toolkit.runtime.bundle import Manifest
-from toolkit.text import for_html
 
 CONTENTS = {
     "quality": "Quality",
@@ -54,20 +53,13 @@ def report_html(
         "machine": machine_section(latency),
         "provenance": facts(_provenance(manifest)),
     }
-    links = "".join(f'<li><a href="#{each}">{CONTENTS[each]}</a></li>' for each, body in sections.items() if body)
     encoder = origin["recipe"]["model"]["encoder"]
-    return page(
-        title,
-        [
-            f"<header><h1>{for_html(title)}</h1>",
-            paragraph(f"Classifies an image as one of {len(labels):,} classes: {named(labels)}."),
-            paragraph(f"A fine-tuned {encoder} encoder and its head in one ONNX graph, made {manifest.created[:10]}."),
-            headline(_headline(origin["figures"]["test"], parity, latency, serving)),
-            f'<nav aria-label="Contents"><ul>{links}</ul></nav></header>\n<main>\n',
-            *(section(each, CONTENTS[each], body) for each, body in sections.items()),
-            "</main>\n",
-        ],
-    )
+    sentences = [
+        f"Classifies an image as one of {len(labels):,} classes: {named(labels)}.",
+        f"A fine-tuned {encoder} encoder and its head in one ONNX graph, made {manifest.created[:10]}.",
+    ]
+    large = headline(_headline(origin["figures"]["test"], parity, latency, serving))
+    return page(title, sentences, large, [(each, CONTENTS[each], body) for each, body in sections.items()])
 
 
 def _headline(

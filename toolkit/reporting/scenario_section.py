@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.reporting.html import Columns, form, number, paragraph, plot, reads, subsection, table
+from markupsafe import Markup
+
+from toolkit.reporting.html import NOTHING, Columns, form, joined, number, paragraph, plot, reads, subsection, table
 
 
 def scenario_parts(scenarios: dict[str, Any], plots: Path) -> list[str]:
@@ -18,7 +20,7 @@ def scenario_parts(scenarios: dict[str, Any], plots: Path) -> list[str]:
     ]
 
 
-def _offline(scenarios: dict[str, Any]) -> str:
+def _offline(scenarios: dict[str, Any]) -> Markup:
     rows = scenarios.get("offline") or []
     columns: Columns = {
         "graph": form,
@@ -29,9 +31,9 @@ def _offline(scenarios: dict[str, Any]) -> str:
     return table("Throughput over the batch size", columns, rows) + paragraph(scenarios.get("offline_end") or "")
 
 
-def _server(server: dict[str, Any] | None, plots: Path) -> str:
+def _server(server: dict[str, Any] | None, plots: Path) -> Markup:
     if not server:
-        return ""
+        return NOTHING
     target, holds = number(server.get("target_p99_ms")), server.get("rate_that_holds_ips")
     graph = form(server)
     verdict = (
@@ -47,7 +49,7 @@ def _server(server: dict[str, Any] | None, plots: Path) -> str:
         "saturated": reads("saturated"),
         "requests": reads("requests"),
     }
-    return "".join(
+    return joined(
         [
             paragraph(verdict),
             table("Latency under offered load", columns, server.get("points") or []),
@@ -56,7 +58,7 @@ def _server(server: dict[str, Any] | None, plots: Path) -> str:
     )
 
 
-def _queries(rows: list[dict[str, Any]]) -> str:
+def _queries(rows: list[dict[str, Any]]) -> Markup:
     columns: Columns = {
         "graph": form,
         "images a query": reads("samples_per_query"),
@@ -71,7 +73,7 @@ def _options(row: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in (row.get("provider_options") or {}).items())
 
 
-def _concurrency(rows: list[dict[str, Any]]) -> str:
+def _concurrency(rows: list[dict[str, Any]]) -> Markup:
     columns: Columns = {
         "sessions": reads("sessions"),
         "threads each": reads("threads"),

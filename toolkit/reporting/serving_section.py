@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolkit.reporting.html import number, paragraph, table
+from markupsafe import Markup
+
+from toolkit.reporting.html import NOTHING, number, paragraph, table
 
 
-def serving_section(serving: dict[str, Any] | None) -> str:
+def serving_section(serving: dict[str, Any] | None) -> Markup:
     """What was chosen in a sentence, and what is expected of it beside its budget; nothing without a choice."""
     if not serving:
-        return ""
+        return NOTHING
     expected, budget = serving.get("expected") or {}, serving.get("budget") or {}
     machine = serving.get("machine") or {}
     measured_on = machine.get("processor")
