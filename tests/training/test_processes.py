@@ -13,24 +13,9 @@ from safetensors.torch import load_file
 
 from recipes.finetune import finetune
 from toolkit.recipe.schema import Recipe
-from toolkit.training.processes import processes_asked_for
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        (["accelerate", "launch", "--num_processes", "3", "x.py"], 3),
-        (["python", "/bin/accelerate", "launch", "--num-processes=2", "x.py"], 2),
-        (["accelerate", "launch", "--config_file", str(ROOT / "recipes/accelerate/cpu_2_processes.yaml"), "x.py"], 2),
-        (["accelerate", "launch", "x.py"], None),
-        (["bash", "-c", "--num_processes", "5"], None),
-    ],
-)
-def test_processes_asked_for(command: list[str], expected: int | None) -> None:
-    assert processes_asked_for(command) == expected
 
 
 def launch(recipe: Recipe, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -58,12 +43,6 @@ def test_two_processes_count_every_image_once_and_learn_what_one_process_learns(
     weights = [load_file(tmp_path / name / "best" / "model.safetensors") for name in ("one", "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=5e-4, rtol=1e-3)
-
-
-def test_a_single_process_where_two_were_asked_for_is_said(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    launched = launch(make_recipe(training={"epochs": 1}), tmp_path / "run", "--cpu", "--num_processes", "2")
-    assert launched.returncode == 0, launched.stderr
-    assert "2 processes were asked for, but 1 runs" in launched.stderr
 
 
 def test_a_mistake_ends_every_process_and_leaves_nothing(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -66,38 +63,3 @@ def raise_together(agreement: AllRanks, error: ToolkitError | None) -> None:
         errors = agreement.gathered(None if error is None else (error.what, error.where, error.fix))
         what, where, fix = next(each for each in errors if each is not None)
         raise ToolkitError(what, where=where, fix=fix, everywhere=True) from error
-
-
-def processes_asked_for(command: list[str] | None = None) -> int | None:
-    """Processes that the ``accelerate launch`` above this process was told to start.
-
-    Args:
-        command: the launcher's command line; the parent process's unless given.
-
-    Returns:
-        The number from ``--num_processes``, else from the ``--config_file``, else None.
-    """
-    if command is None:
-        parent = psutil.Process().parent()
-        command = parent.cmdline() if parent else []
-    if not any("accelerate" in Path(part).name for part in command):
-        return None
-    number = _option(command, "num_processes")
-    if number is not None and number.isdigit():
-        return int(number)
-    config = _option(command, "config_file")
-    if config is None or not Path(config).is_file():
-        return None
-    content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    return content.get("num_processes") if isinstance(content, dict) else None
-
-
-def _option(command: list[str], name: str) -> str | None:
-    flags = (f"--{name}", f"--{name.replace('_', '-')}")
-    for position, part in enumerate(command):
-        flag, separator, value = part.partition("=")
-        if flag in flags:
-            if separator:
-                return value
-            return command[position + 1] if position + 1 < len(command) else None
-    return None

@@ -24,7 +24,7 @@ from toolkit.recipe.schema import Recipe
 from toolkit.runtime.image_files import in_words
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.precision import check_precision, precision_handlers
-from toolkit.training.processes import PATIENCE, processes_asked_for
+from toolkit.training.processes import PATIENCE
 from toolkit.training.progress import console
 from toolkit.training.restarts import meet_again, restarts_would_fail
 from toolkit.training.trackers import check_trackers
@@ -94,12 +94,6 @@ def announce(
     for note in notes:
         console.print(f"[bold yellow]note[/]: {escape(note)}")
     config, processes = recipe.training, accelerator.num_processes
-    asked = processes_asked_for()
-    if asked is not None and asked > processes:
-        console.print(
-            f"[bold yellow]warning[/]: {asked} processes were asked for, but {processes} runs. On CPUs, launch with "
-            "--config_file recipes/accelerate/cpu_2_processes.yaml, or torchrun --nproc-per-node 2"
-        )
     if restarts_would_fail():
         console.print(
             "[bold yellow]warning[/]: torchrun can't restart processes on several machines unless it is launched with "
