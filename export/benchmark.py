@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,7 @@ from export.latency.statistics import PERCENTILES
 from export.latency.system_monitor import monitored
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_json
+from toolkit.progress import SILENT, Progress
 from toolkit.reporting.pages import MEASURED_PLOTS
 from toolkit.runtime.bundle import MANIFEST, Bundle
 from toolkit.runtime.inputs import Feed, examples_in, part_of, shapes_of
@@ -98,8 +99,7 @@ def benchmark(
     least: MinSamples = LEAST,
     measured: BenchmarkOptions = DEFAULT,
     to: Target = BUNDLE,
-    advance: Callable[[str], object] = lambda what: None,
-    announce: Callable[[float], object] = lambda seconds: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure ONNX Runtime, and what else a user could run beside it; see :func:`export.latency.measure.measure`.
 
@@ -111,8 +111,7 @@ def benchmark(
         least: how much to count for each engine and batch size.
         measured: what else to measure.
         to: where the figures are written; their plots go into the bundle alone.
-        advance: called with what is measured, again and again.
-        announce: told before it starts how many seconds it will take, about.
+        progress: told how it goes on.
 
     Returns:
         The content of ``latency.json``, which is written into the bundle with its plots.
@@ -145,18 +144,19 @@ def benchmark(
 
             engines += [reference_runner(name, of, engines[0]) for name in rivals]
             versions["torch"] = torch.__version__
-        announce(_expected_seconds(engines, len(ours), pool, batch_sizes, least, measured))
+        progress.expect(_expected_seconds(engines, len(ours), pool, batch_sizes, least, measured))
         skipped: list[dict[str, Any]] = []
-        rows = measure(engines, pool, batch_sizes, least, skipped=skipped, advance=lambda: advance("measuring"))
+        progress.stage("measuring")
+        rows = measure(engines, pool, batch_sizes, least, skipped=skipped, progress=progress)
         if not rows:
             raise ToolkitError(
                 f"nothing fits in memory: {skipped[0]['reason']}", where="--batch-sizes", fix="give less"
             )
         latency: dict[str, Any] = {"rows": rows, "skipped": skipped}
         if measured.details:
-            latency |= _details(bundle, ours, pool, rows, least, advance)
-        latency["scenarios"] = _scenarios(bundle, ours[0], pool, measured, advance)
-        latency["serving"] = _serving(bundle, provider, pool, least, advance)
+            latency |= _details(bundle, ours, pool, rows, least, progress)
+        latency["scenarios"] = _scenarios(bundle, ours[0], pool, measured, progress)
+        latency["serving"] = _serving(bundle, provider, pool, least, progress)
     latency |= {
         "machine": describe_machine() | {"versions": versions} | conditions.facts,
         "inputs": pool.describe() | {"what": MEASURED[engines[0].input]},
@@ -204,7 +204,7 @@ def _details(
     pool: Pool,
     rows: list[dict[str, Any]],
     least: MinSamples,
-    advance: Callable[[str], object],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Cold start, memory, the split of a request, where nodes ran, and how far from the machine's limits."""
     found: dict[str, Any] = {"cold_start": [], "memory": [], "request": [], "nodes": {}}
@@ -212,7 +212,7 @@ def _details(
     sizes = measured_sizes(engines, rows)
     for engine in engines:
         which: dict[str, Any] = {"precision": engine.precision, "provider": engine.provider}
-        advance(f"cold start of {engine.precision}")
+        progress.stage(f"cold start of {engine.precision}")
         started, memory = cold_start(
             bundle.path,
             image,
@@ -223,18 +223,18 @@ def _details(
         )
         found["cold_start"].append(started)
         found["memory"] += memory
-        advance(f"a request in {engine.precision}")
+        progress.stage(f"a request in {engine.precision}")
         session = bundle.session(**which, threads=engine.threads, record_nodes=True)
         found["nodes"][engine.precision] = _nodes(session.executed_nodes(part_of(_usual(pool), slice(1))))
         session = bundle.session(**which, threads=engine.threads)
         found["request"].append(which | split_request(bundle, session, pool.contents, least))
-    advance("the machine's limits")
+    progress.stage("the machine's limits")
     found["limits"] = limits(
         bundle,
         sizes,
         provider=engines[0].provider,
         threads=engines[0].threads,
-        advance=lambda: advance("the machine's limits"),
+        progress=progress,
     )
     add_shares(rows, found["limits"])
     return found
@@ -264,7 +264,7 @@ def _usual(pool: Pool) -> Feed:
 
 
 def _scenarios(
-    bundle: Bundle, engine: Runner, pool: Pool, measured: BenchmarkOptions, advance: Callable[[str], object]
+    bundle: Bundle, engine: Runner, pool: Pool, measured: BenchmarkOptions, progress: Progress
 ) -> dict[str, Any]:
     """MLPerf's other scenarios, of the first precision, each in a session of its own: what a session took for the
     largest batch of the table stays with it, and would hide how much memory the next size needs.
@@ -284,16 +284,19 @@ def _scenarios(
 
     best: float | None = None
     if {"offline", "server"} & set(measured.scenarios):
-        swept = offline(fresh(), pool, advance=lambda: advance("Offline"))
+        progress.stage("Offline")
+        swept = offline(fresh(), pool, progress=progress)
         best = swept["best_ips"]
         found |= {"offline": swept["rows"], "offline_end": swept["offline_end"]}
     if "multi-stream" in measured.scenarios:
-        found["multi_stream"] = multi_stream(fresh(), pool, advance=lambda: advance("MultiStream"))
+        progress.stage("MultiStream")
+        found["multi_stream"] = multi_stream(fresh(), pool, progress=progress)
     if "concurrency" in measured.scenarios:
         swept_sessions = combinations_on(engine.provider, usable_cores())
-        found["concurrency"] = concurrency(fresh, pool, swept_sessions, advance=lambda: advance("sessions and threads"))
+        progress.stage("sessions and threads")
+        found["concurrency"] = concurrency(fresh, pool, swept_sessions, progress=progress)
     if "server" in measured.scenarios:
-        advance("Server")
+        progress.stage("Server")
         tuned = bundle.tuned_for(engine.provider, engine.precision)
         target = measured.target_p99_ms or (tuned.budget.p99_ms if tuned else _own_target(engine, pool))
         most = tuned.batch_size if tuned else 1
@@ -308,9 +311,7 @@ def _own_target(engine: Runner, pool: Pool) -> float:
     return float(f"{1000 * TARGET * alone:.2g}")
 
 
-def _serving(
-    bundle: Bundle, provider: str, pool: Pool, least: MinSamples, advance: Callable[[str], object]
-) -> dict[str, Any] | None:
+def _serving(bundle: Bundle, provider: str, pool: Pool, least: MinSamples, progress: Progress) -> dict[str, Any] | None:
     """The configuration that was tuned for this provider, measured again as it would run; None without one.
 
     With a rate in its budget, the latencies are those of requests that arrive at that rate.
@@ -318,7 +319,7 @@ def _serving(
     tuned = bundle.tuned_for(provider)
     if tuned is None or (provider == "cpu" and tuned.sessions * tuned.threads > usable_cores()):
         return None
-    advance("the tuned configuration")
+    progress.stage("the tuned configuration")
 
     def opener(combination: SessionLayout) -> Runner:
         return onnxruntime_engine(

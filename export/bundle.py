@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ from toolkit.data.source import UNLABELLED, LabelledImage
 from toolkit.errors import CheckFailed
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.processing import preprocess_from
+from toolkit.progress import SILENT, Progress
 from toolkit.reporting.model_card import card_metadata
 from toolkit.reporting.pages import write_pages
 from toolkit.runs.finished_run import Run
@@ -54,7 +55,6 @@ BEHIND_TRUNK = (
     "the trunk that the run learned on, the groups that learned in PyTorch fp32, the training-time image processor"
 )
 NO_FUSION_CHECK = "not made: the encoder was traced by torch.onnx, which says nothing of its layers"
-Report = Callable[[str, int], object]
 LIBRARIES = ("torch", "transformers", "onnx", "numpy", "pillow")
 
 
@@ -86,7 +86,7 @@ def export_bundle(
     threads: int | None = None,
     sign: Path | None = None,
     force: bool = False,
-    report: Report = lambda what, done: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Export, prove and pack a run; ``out`` appears only if each graph runs fused and its parity passed.
 
@@ -98,7 +98,7 @@ def export_bundle(
         threads: threads of a session; the usable cores unless given.
         sign: private key to sign the bundle with.
         force: replace a bundle that is already there.
-        report: told what is done, and how many images of it are.
+        progress: told how it goes on.
 
     Returns:
         The content of ``parity.json``.
@@ -124,7 +124,7 @@ def export_bundle(
             threads=threads,
             calibration_images=wanted.calibration_images,
             validation_images=validation_images_for(wanted.budget),
-            advance=lambda what: report(what, 0),
+            progress=progress,
         )
         if wanted.budget is None:
             forms = [candidates.form(precision) for precision in dict.fromkeys(precisions)]
@@ -144,7 +144,7 @@ def export_bundle(
                 build=EngineBuild(max(BATCH_SIZES)),
             )
             proof = Proof(session, model, preprocess, candidates.reference)
-            entry = proof.entry(examples, HELD_OUT, report)
+            entry = proof.entry(examples, HELD_OUT, progress)
             parity["results"][form.precision] = {provider: entry | {"temperature": temperature}}
             proof.require_passed(entry, examples)
             golden[form.precision] = _golden_outputs(session, preprocess, examples)
@@ -181,19 +181,20 @@ class Proof:
     preprocess: Preprocess
     reference: Reference
 
-    def entry(self, samples: Sequence[LabelledImage], source: str, report: Report) -> dict[str, Any]:
+    def entry(self, samples: Sequence[LabelledImage], source: str, progress: Progress) -> dict[str, Any]:
         """The graph's entry of ``parity.json``."""
         form = config_of(self.model)
         first = graph_input(self.session.input, self.preprocess, samples[0].read())
         nodes = self.session.executed_nodes(stacked([first]))
         fused = check_nodes(nodes, self.reference.classifier, self.session.provider, form)
+        progress.stage(f"proving {form.precision}")
         entry = prove(
             self.session,
             self.model,
             self.preprocess,
             self.reference,
             samples,
-            lambda done: report(f"proving {form.precision}", done),
+            progress,
         )
         return entry | {
             "input": self.session.input,
@@ -222,7 +223,7 @@ def prove_again(
     count: int | None = None,
     folder: Path | None = None,
     to: Target = BUNDLE,
-    report: Report = lambda what, done: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Run parity on a finished bundle and, on held-out images, write the outcome into it.
 
@@ -238,7 +239,7 @@ def prove_again(
         count: held-out images to use; ``FEWEST_IMAGES`` or all that there are, if left out.
         folder: images to use in place of the held-out ones.
         to: where the outcome is written; no key signs a graph that failed, since nobody vouches for it.
-        report: told what is done, and how many images of it are.
+        progress: told how it goes on.
 
     Returns:
         The content of ``parity.json``, passed or not; :func:`require_passed` judges it.
@@ -262,7 +263,7 @@ def prove_again(
             batch_size=None if bundle.tuned_for(provider, each) else max(BATCH_SIZES),
         )
         model = onnx.load(bundle.path / bundle.graph_name(each))
-        entry = Proof(session, model, bundle.preprocess, reference).entry(samples, source, report)
+        entry = Proof(session, model, bundle.preprocess, reference).entry(samples, source, progress)
         before = bundle.parity_results.get(each, {}).get(provider, {})
         parity["results"][each] = {provider: entry | {"temperature": before.get("temperature")}}
     if folder is None:

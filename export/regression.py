@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from export.latency.pool import Pool, find_pool
 from export.latency.runner import Runner, onnxruntime_engine
 from export.latency.statistics import RESAMPLES
 from toolkit.errors import ToolkitError
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.session import require_precision, runnable
@@ -62,8 +63,7 @@ def against_baseline(
     old: Bundle,
     gate: Gate,
     *,
-    advance: Callable[[], object] = lambda: None,
-    announce: Callable[[float], object] = lambda seconds: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure both bundles' graphs of each precision that both hold; ``announce`` is told how long that takes, about.
 
@@ -96,16 +96,16 @@ def against_baseline(
         if not rows:
             smallest = min(gate.batch_sizes)
             one = max(engine.warm_up(pool.batches(smallest), 2)[1] for engine in engines) / smallest
-            announce(baseline_seconds(len(precisions), one, gate.batch_sizes, gate.least, PAIRS))
+            progress.expect(baseline_seconds(len(precisions), one, gate.batch_sizes, gate.least, PAIRS))
         for size in gate.batch_sizes:
             rows.append({"precision": precision, "provider": gate.provider, "batch_size": size})
-            rows[-1] |= compare_engines(engines[0], engines[1], pool, size, gate, advance=advance)
+            rows[-1] |= compare_engines(engines[0], engines[1], pool, size, gate, progress=progress)
     passed = not any(row["regression"] for row in rows)
     return {"baseline": str(old.path), "rows": rows, "max_regression": gate.max_regression, "passed": passed}
 
 
 def compare_engines(
-    new: Runner, old: Runner, pool: Pool, batch_size: int, gate: Gate, *, advance: Callable[[], object] = lambda: None
+    new: Runner, old: Runner, pool: Pool, batch_size: int, gate: Gate, *, progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Compare two engines at one batch size; a regression is a ratio past the limit that chance doesn't explain.
 
@@ -124,7 +124,7 @@ def compare_engines(
             order = (new, old) if len(pairs) % 2 == 0 else (old, new)
             for engine in order:
                 _block(engine, batches, a_block)
-                advance()
+                progress.step()
             pairs.append((_last(new, a_block), _last(old, a_block)))
         ratio, interval = _ratio(np.array(pairs))
         if not interval[0] <= limit <= interval[1]:

@@ -47,8 +47,8 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     folder = RunFolder(out)
     resume = resume or on_main_process(accelerator, folder.was_prepared_by_this_launch)
     on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))
-    with counting("reading images", accelerator.is_main_process) as report:
-        data = on_main_process(accelerator, lambda: open_data(recipe.data, report))
+    with counting("reading images", accelerator.is_main_process) as progress:
+        data = on_main_process(accelerator, lambda: open_data(recipe.data, progress))
     if not resume:
         check_batch(accelerator, data, recipe)
     classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed, data.value_range)

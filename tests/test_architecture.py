@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 GROUND = {
     *("toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.lock"),
     *("toolkit.regular_files", "toolkit.strict_json", "toolkit.strict_yaml", "toolkit.terminal", "toolkit.text"),
-    *("toolkit.progress_lines", "toolkit.user_paths"),
+    *("toolkit.progress", "toolkit.progress_lines", "toolkit.user_paths"),
 }
 MODELS_AND_DATA = GROUND | {
     "toolkit.runtime",
@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "toolkit.command": {"toolkit.errors", "toolkit.strict_json", "toolkit.text"},
     "toolkit.labels": set(),
     "toolkit.user_paths": {"toolkit.errors"},
-    "toolkit.progress_lines": set(),
+    "toolkit.progress": set(),
+    "toolkit.progress_lines": {"toolkit.progress", "toolkit"},
     "toolkit.runtime": GROUND,
     "toolkit.serving": GROUND | {"toolkit.runtime"},
     "toolkit.recipe": GROUND,

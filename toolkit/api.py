@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.errors import ToolkitError
+from toolkit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from toolkit.recipe.schema import Recipe
@@ -124,7 +125,7 @@ def export(
     data: Path | str | None = None,
     sign: Path | None = None,
     force: bool = False,
-    report: Any = None,
+    progress: Progress = SILENT,
 ) -> Bundle:
     """Fuse a run's encoder and head into one ONNX graph, prove it against PyTorch and pack a bundle.
 
@@ -142,7 +143,7 @@ def export(
         data: where the run's data is, if it is no longer where its recipe says.
         sign: private key (PEM) to sign the bundle with.
         force: replace a bundle that is already there.
-        report: told what is done, and how many images of it are.
+        progress: told how it goes on.
 
     Returns:
         The bundle; its ``parity`` says what was proven.
@@ -162,9 +163,15 @@ def export(
 
     precisions, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
     wanted = ExportOptions(check_input(input), precisions, budget, images, calibration_images)
-    more = {} if report is None else {"report": report}
     export_bundle(
-        opened_run(run, data), Path(out), wanted, provider=provider, threads=threads, sign=sign, force=force, **more
+        opened_run(run, data),
+        Path(out),
+        wanted,
+        provider=provider,
+        threads=threads,
+        sign=sign,
+        force=force,
+        progress=progress,
     )
     return Bundle(Path(out))
 
@@ -181,7 +188,7 @@ def parity(
     data: Path | str | None = None,
     out: Path | None = None,
     sign: Path | None = None,
-    report: Any = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Prove a bundle's graphs against PyTorch again, and write the outcome into the bundle.
 
@@ -196,7 +203,7 @@ def parity(
         data: where the run's data is, if it is no longer where its recipe says.
         out: file for the outcome; the bundle then stays as it is.
         sign: key to sign the changed bundle with.
-        report: told what is done, and how many images of it are.
+        progress: told how it goes on.
 
     Returns:
         The content of ``parity.json``; ``results`` holds an entry with ``passed`` by precision and provider.
@@ -213,7 +220,6 @@ def parity(
     from toolkit.runs.finished_run import run_of
 
     opened = opened_bundle(bundle)
-    more = {} if report is None else {"report": report}
     return prove_again(
         opened,
         run_of(opened, path_of(run), path_of(data)),
@@ -223,7 +229,7 @@ def parity(
         count=count,
         folder=path_of(images),
         to=Target(out, sign),
-        **more,
+        progress=progress,
     )
 
 
@@ -245,8 +251,7 @@ def bench_latency(
     data: Path | str | None = None,
     out: Path | None = None,
     sign: Path | None = None,
-    advance: Any = None,
-    announce: Any = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure latency and throughput in alternating blocks, and write ``latency.json`` into the bundle.
 
@@ -267,8 +272,7 @@ def bench_latency(
         data: where the run's data is, if it is no longer where its recipe says.
         out: file for the outcome; the bundle then stays as it is.
         sign: key to sign the changed bundle with.
-        advance: told what is measured.
-        announce: told how many seconds it will take.
+        progress: told how it goes on.
 
     Returns:
         The content of ``latency.json``: ``rows`` with ``p50_ms``, ``p99_ms`` and ``throughput_ips``, ``machine``.
@@ -286,7 +290,6 @@ def bench_latency(
     from export.change import Target
     from export.latency.measure import MinSamples
 
-    more = {name: told for name, told in (("advance", advance), ("announce", announce)) if told is not None}
     return benchmark(
         opened_bundle(bundle),
         provider=provider,
@@ -295,7 +298,7 @@ def bench_latency(
         least=MinSamples(runs, seconds),
         measured=BenchmarkOptions(precision, threads, path_of(images), list(scenarios), target_p99_ms, details),
         to=Target(out, sign),
-        **more,
+        progress=progress,
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task, TaskID
 
+from toolkit.progress import Progress as Told
+
 OFTEN, SELDOM = 5.0, 30.0
 """Seconds between two lines: at least so many, and then at every tenth of the work; at most so many."""
 
@@ -94,3 +96,35 @@ class LineProgress(Progress):
             left = elapsed * (task.total - task.completed) / (task.completed - began)
             parts.append(f"about {about(left)} left")
         return ", ".join([*parts, f"{about(elapsed)} so far"])
+
+
+class Shown(Told):
+    """Progress as one task of a bar, or of its lines.
+
+    Args:
+        bar: entered already.
+        description: of the first stage.
+        total: of it, where that is known.
+        fields: of the task, such as columns of the bar ask for.
+    """
+
+    def __init__(self, bar: LineProgress, description: str, total: int | None = None, **fields: Any) -> None:
+        self.bar = bar
+        self.task = bar.add_task(description, total=total, **fields)
+
+    def stage(self, what: str) -> None:
+        """Show what is being done."""
+        self.bar.update(self.task, description=what)
+
+    def done(self, count: int, total: int | None = None) -> None:
+        """Show how much is done."""
+        changes = {} if total is None else {"total": total}
+        self.bar.update(self.task, completed=count, **changes)
+
+    def step(self) -> None:
+        """Show one more."""
+        self.bar.advance(self.task)
+
+    def expect(self, seconds: float) -> None:
+        """Say how long it will take."""
+        self.bar.console.print(f"this takes about {about(seconds)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from export.latency.pool import Pool
 from export.latency.runner import Runner
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.memory import (
     MIB,
@@ -64,7 +65,7 @@ def measure(
     least: MinSamples,
     *,
     skipped: list[dict[str, Any]] | None = None,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = SILENT,
 ) -> list[dict[str, Any]]:
     """Measure every engine at every batch size in alternating, re-warmed blocks.
 
@@ -74,7 +75,7 @@ def measure(
         batch_sizes: images a run.
         least: how much to count.
         skipped: takes an entry for each engine and batch size that does not fit in memory; an error without it.
-        advance: called after each block.
+        progress: told how it goes on.
 
     Returns:
         The ``rows`` of ``latency.json``; times are in milliseconds for a whole batch, from
@@ -92,7 +93,7 @@ def measure(
     for batch_size in batch_sizes:
         fitting = list(engines) if skipped is None else _fitting(engines, pool, batch_size, growth, skipped)
         if fitting:
-            alternate(fitting, pool.batches(batch_size), least, advance=advance)
+            alternate(fitting, pool.batches(batch_size), least, progress=progress)
         rows += [row_of(engine, batch_size) for engine in fitting]
     return rows
 
@@ -167,7 +168,7 @@ def alternate(
     least: MinSamples,
     *,
     blocks: int = BLOCKS,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = SILENT,
 ) -> None:
     """Warm the engines until their figures are steady, then count them in turns; the times stand in the engines."""
     a_block = {}
@@ -180,7 +181,7 @@ def alternate(
             if len(engines) > 1 or block == 0:
                 engine.warm_up(batches, REWARM_RUNS)
             engine.measure(batches, a_block[id(engine)])
-            advance()
+            progress.step()
 
 
 def warm_until_steady(engine: Runner, batches: Sequence[Feed], most_seconds: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -19,6 +19,7 @@ from export.parity.error_by_stage import STAGE_IMAGES, error_by_stage, largest_d
 from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, groups_of, noise_floor, spread
 from export.precision.precision_reference import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, PrecisionReference
 from toolkit.data.source import UNLABELLED, LabelledImage
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import (
     Feed,
@@ -45,7 +46,6 @@ all: sound graphs came to 3 to 6 floors on 256 and on 2,100 images, faults to th
 """
 LARGEST = float(np.finfo(np.float32).max)
 """Stands for a difference to something that is no number."""
-Advance = Callable[[int], object]
 
 
 @dataclass
@@ -70,7 +70,7 @@ def compare(
     samples: Sequence[LabelledImage],
     *,
     keep: Sequence[int] = (),
-    advance: Advance = lambda done: None,
+    progress: Progress = SILENT,
 ) -> Comparison:
     """Run both engines over all samples, a chunk at a time, which is bounded in bytes as production's batches are.
 
@@ -80,7 +80,7 @@ def compare(
         reference: the PyTorch side.
         samples: at least one image.
         keep: places of samples to hand back with their reference inputs.
-        advance: told how many images are done.
+        progress: told how it goes on.
     """
     outcome, first = Comparison(), 0
     images = (graph_input(session.input, preprocess, sample.read()) for sample in samples)
@@ -104,7 +104,7 @@ def compare(
             first + i: (sample, part_of(feed, i)) for i, sample in enumerate(chunk) if first + i in set(keep)
         }
         first += len(chunk)
-        advance(first)
+        progress.done(first, len(samples))
         started = time.perf_counter()
     return outcome
 
@@ -155,7 +155,7 @@ def prove(
     preprocess: Preprocess,
     reference: Reference,
     samples: Sequence[LabelledImage],
-    advance: Advance = lambda done: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The entry of ``parity.json`` for a precision and provider, passed or not.
 
@@ -165,11 +165,11 @@ def prove(
         preprocess: the bundle's.
         reference: the PyTorch side.
         samples: real images.
-        advance: told how many images are done.
+        progress: told how it goes on.
     """
     form = config_of(model)
     keep = spread(len(samples), max(NOISE_IMAGES, STAGE_IMAGES))
-    outcome = compare(session, preprocess, reference, samples, keep=keep, advance=advance)
+    outcome = compare(session, preprocess, reference, samples, keep=keep, progress=progress)
     expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
     kept = [outcome.kept[place] for place in keep]
     some = spread(len(kept), NOISE_IMAGES)

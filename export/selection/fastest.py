@@ -85,7 +85,7 @@ def _latencies(candidates: PrecisionSearch, forms: list[GraphConfig], graph_inpu
             Runner(in_words(form), form.precision, candidates.provider, session.threads, session.run, session.input)
         )
     pool = Pool([], [_pool(candidates, graph_input)], "validation")
-    candidates.advance("measuring latency")
+    candidates.progress.stage("measuring latency")
     rows: list[dict[str, Any]] = measure(engines, pool, [1], MinSamples(RUNS, SECONDS))
     return [float(row["p50_ms"]) for row in rows]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,7 @@ from toolkit.errors import ToolkitError
 from toolkit.metrics.intervals import Drop, images_needed, paired_drop
 from toolkit.models.families.traced import refuse_traced
 from toolkit.models.processing import preprocess_from
+from toolkit.progress import SILENT, Progress
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import Feed, part_of
 from toolkit.runtime.preprocess import Float32
@@ -47,7 +48,6 @@ RANKING_IMAGES = 64
 """Validation images on which layers are ranked by what their rounding costs."""
 WORTHWHILE = 1e-4
 """Negative log-likelihood that another temperature has to save."""
-Advance = Callable[[str], object]
 
 
 class PrecisionSearch:
@@ -61,7 +61,7 @@ class PrecisionSearch:
         threads: int | None,
         calibration_images: int | None = None,
         validation_images: int = VALIDATION_IMAGES,
-        advance: Advance = lambda what: None,
+        progress: Progress = SILENT,
     ) -> None:
         """Read the images.
 
@@ -71,7 +71,7 @@ class PrecisionSearch:
             threads: of sessions.
             calibration_images: training images that ranges are measured on.
             validation_images: those that forms are compared on, where there are as many.
-            advance: told what is tried.
+            progress: told how it goes on.
 
         Raises:
             ToolkitError: there are fewer training images than asked for.
@@ -81,7 +81,7 @@ class PrecisionSearch:
             raise ToolkitError(
                 what, where="--provider tensorrt", fix="export for cpu or cuda, or train on an fp32 trunk"
             )
-        self.run, self.provider, self.threads, self.advance = run, provider, threads, advance
+        self.run, self.provider, self.threads, self.progress = run, provider, threads, progress
         self.preprocess, self.reference = preprocess_from(run.processor), Reference(run)
         self.calibration = calibration_examples(run.data, calibration_images)
         self.validation_images = validation_images
@@ -187,7 +187,7 @@ class PrecisionSearch:
     @cached_property
     def keep_fp32(self) -> dict[str, float]:
         """Tensors that come near fp16's largest number."""
-        self.advance("looking for activations that overflow fp16")
+        self.progress.stage("looking for activations that overflow fp16")
         return overflowing(self.run.classifier, pixel_batches(self.preprocess, self.calibration))
 
     def _plain(self, precision: Precision, keep_fp32: dict[str, float] | None = None) -> GraphConfig:
@@ -240,7 +240,7 @@ class PrecisionSearch:
         feed, expected = part_of(self._inputs, some), self.expected[some]
         errors = {}
         for layer, matmuls in by_layer.items():
-            self.advance(f"leaving {layer.rpartition('model.')[2]} float")
+            self.progress.stage(f"leaving {layer.rpartition('model.')[2]} float")
             session = self.session(self._rounded(form.quantization.without(matmuls)))
             logits = session.run_batches(feed, BATCH_SIZE)["logits"]
             errors[layer] = float(np.abs(logits - expected).mean())
@@ -306,7 +306,7 @@ class PrecisionSearch:
         )
 
     def _ranges(self, matmuls: Iterable[str], *, symmetric: bool = False) -> dict[str, tuple[float, float]]:
-        self.advance(f"measuring activations on {len(self.calibration)} training images")
+        self.progress.stage(f"measuring activations on {len(self.calibration)} training images")
         batches = pixel_batches(self.preprocess, self.calibration)
         seen = observe(self._float_graph, matmuls, batches, threads=self.threads)
         return {name: observed.range(symmetric=symmetric) for name, observed in seen.items()}
@@ -315,7 +315,7 @@ class PrecisionSearch:
         """Figures and logits; each form is run once."""
         key = form.model_copy(update={"temperature": None}).model_dump_json()
         if key not in self._known:
-            self.advance(f"trying {in_words(form)}")
+            self.progress.stage(f"trying {in_words(form)}")
             logits = self.session(form).run_batches(self._inputs, BATCH_SIZE)["logits"]
             figures = self._figures_of(form, logits)
             self._known[key] = figures, logits

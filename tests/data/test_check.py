@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from counted import Counted
 
 from toolkit.data.check import check_data
 from toolkit.data.source import open_data
@@ -18,14 +19,14 @@ def data(color_data: Path, tmp_path: Path) -> Path:
 
 
 def test_a_sound_folder_is_counted_as_training_counts_it(color_data: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    report = check_data(DataConfig(path=color_data), lambda done, total: seen.append((done, total)))
+    counted = Counted()
+    report = check_data(DataConfig(path=color_data), counted)
     source = open_data(DataConfig(path=color_data))
     assert report["problems"] == report["unreadable"] == report["duplicates_across_splits"] == []
     assert (report["classes"], report["counts"]) == (source.classes, source.counts())
     images = sum(report["sizes"].values())
     assert report["images"] == images
-    assert seen == [(done, images) for done in range(1, images + 1)]
+    assert counted.seen == [(done, images) for done in range(1, images + 1)]
     assert report["modes"] == {"RGB": report["images"]}
     assert list(report["sizes"].values()) == sorted(report["sizes"].values(), reverse=True)
     assert json.loads(json.dumps(report)) == report

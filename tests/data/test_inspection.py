@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from counted import Counted
 from PIL import Image
 
 from toolkit.data.inspection import Inspected, inspect_content, inspect_items
@@ -20,15 +21,15 @@ def items_of(paths: list[Path]) -> list[ListedImage]:
 
 def test_images_are_inspected_in_the_order_given(color_data: Path, tmp_path: Path) -> None:
     paths = [*sorted(color_data.rglob("*.png")), tmp_path / "missing.png"]
-    seen: list[tuple[int, int]] = []
-    inspected = list(inspect_items(items_of(paths), lambda done, total: seen.append((done, total))))
+    counted = Counted()
+    inspected = list(inspect_items(items_of(paths), counted))
     assert inspected == [inspect_content(WholeFile(str(path))) for path in paths]
     for path, result in zip(paths[:-1], inspected, strict=False):
         with Image.open(path) as image:
             assert (result.size, result.mode, result.error) == (image.size, image.mode, None)
         assert result.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert inspected[-1] == Inspected("", error="No such file or directory")
-    assert seen == [(done, len(paths)) for done in range(1, len(paths) + 1)]
+    assert counted.seen == [(done, len(paths)) for done in range(1, len(paths) + 1)]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from counted import Counted
 from PIL import Image
 
 from toolkit.data.formats import list_data
@@ -121,10 +122,10 @@ def test_webdatasets_own_reader_would_find_the_members(shards: Path) -> None:
 def test_an_index_is_written_for_shards_of_others(tmp_path: Path) -> None:
     tar_of(tmp_path / "a.tar", {"1.png": png(1), "1.cls": "x"})
     tar_of(tmp_path / "b.tar", {"2.png": png(2), "2.cls": "y", "3.png": png(3), "3.cls": "x"})
-    seen: list[tuple[int, int]] = []
-    found = index_shards(tmp_path, lambda done, total: seen.append((done, total)))
+    counted = Counted()
+    found = index_shards(tmp_path, counted)
     assert found == {str(tmp_path / "a.tar"): 1, str(tmp_path / "b.tar"): 2}
-    assert seen == [(1, 2), (2, 2)]
+    assert counted.seen == [(1, 2), (2, 2)]
     assert all(len(sample.sha256) == 64 for sample in read_index(tmp_path / "b.tar").samples)
     with pytest.raises(ToolkitError, match="no shards"):
         index_shards(tmp_path / "nowhere")

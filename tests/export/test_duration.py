@@ -14,6 +14,7 @@ from export.latency.tuning.accuracy import Drop
 from export.latency.tuning.search import Configuration, Effort, nothing_keeps
 from export.latency.tuning.tune_bundle import tune_bundle
 from export.regression import Gate, against_baseline
+from toolkit.progress import Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import Budget
 
@@ -50,12 +51,25 @@ def test_a_search_goes_as_far_as_the_budget() -> None:
     assert at_most(0.001) < at_most(0.02) < at_most(0.04) < at_most(1.0) < at_most(1.0, 4)
 
 
+class Told(Progress):
+    """Keeps stages and expected seconds."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def stage(self, what: str) -> None:
+        self.said.append(what)
+
+    def expect(self, seconds: float) -> None:
+        self.said.append(seconds)
+
+
 @pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
 def test_each_measurement_says_it_once_before_it_starts(finished_bundle: Path, tmp_path: Path) -> None:
     import shutil
 
     bundle = Bundle(Path(shutil.copytree(finished_bundle, tmp_path / "bundle")))
-    said: list[object] = []
+    told = Told()
     benchmark(
         bundle,
         provider="cpu",
@@ -63,22 +77,19 @@ def test_each_measurement_says_it_once_before_it_starts(finished_bundle: Path, t
         compare=ComparisonOptions(),
         least=MinSamples(1, 0),
         measured=BenchmarkOptions(details=False),
-        advance=said.append,
-        announce=said.append,
+        progress=told,
     )
-    assert isinstance(said[0], float)
-    assert said[0] > 0
-    assert [type(each) for each in said].count(float) == 1
-    said.clear()
-    against_baseline(bundle, bundle, Gate("cpu", [1], MinSamples(1, 0), 300.0), announce=said.append)
-    assert len(said) == 1
-    said.clear()
+    assert isinstance(told.said[0], float)
+    assert told.said[0] > 0
+    assert [type(each) for each in told.said].count(float) == 1
+    told = Told()
+    against_baseline(bundle, bundle, Gate("cpu", [1], MinSamples(1, 0), 300.0), progress=told)
+    assert [type(each) for each in told.said].count(float) == 1
+    told = Told()
     budget = Budget(p99_ms=5000, max_accuracy_drop=100)
-    outcome = tune_bundle(
-        Bundle(bundle.path), budget, provider="cpu", effort=LITTLE, advance=said.append, announce=said.append
-    )
-    assert [type(each) for each in said].count(float) == 1
-    assert type(said[1]) is float  # after the accuracy, before the search
+    outcome = tune_bundle(Bundle(bundle.path), budget, provider="cpu", effort=LITTLE, progress=told)
+    assert [type(each) for each in told.said].count(float) == 1
+    assert type(told.said[1]) is float  # after the accuracy, before the search
     assert isinstance(outcome["disturbances"], list)
 
 

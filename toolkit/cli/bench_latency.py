@@ -15,8 +15,6 @@ from toolkit.cli.output import (
     ProviderOption,
     SignOption,
     ThreadsOption,
-    advance_of,
-    announcing,
     console,
     counting,
     messages,
@@ -112,9 +110,7 @@ def bench_latency(
         gate = Gate(provider, sizes, least, max_regression, precision, threads, images)
         with counting("measuring both") as progress:
             _judge(
-                against_baseline(
-                    opened, Bundle(baseline), gate, advance=advance_of(progress), announce=announcing(progress)
-                ),
+                against_baseline(opened, Bundle(baseline), gate, progress=progress),
                 json=json,
             )
         return
@@ -136,8 +132,7 @@ def bench_latency(
             data=data,
             out=out,
             sign=sign,
-            advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
-            announce=announcing(progress),
+            progress=progress,
         )
     warn_of_signature(opened)
     if json:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toolkit.cli.output import ForceFlag, JsonFlag, console, counting, print_json, print_table, report_to
+from toolkit.cli.output import ForceFlag, JsonFlag, console, counting, print_json, print_table
 
 app = typer.Typer(help="Write a real data set as image folders; inspect, pack or index any.", no_args_is_help=True)
 Dest = Annotated[Path, typer.Argument(help="Folder to write.")]
@@ -53,7 +53,7 @@ def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFla
 
     config = load_data_config(path, settings or ())
     with counting("reading images") as progress:
-        report = check_data(config, report_to(progress))
+        report = check_data(config, progress)
     if json:
         print_json(report)
     else:
@@ -79,7 +79,7 @@ def shard(
 
     config = load_data_config(path, settings or ())
     with counting("packing images") as progress:
-        about = write_shards(config, dest, images_per_shard=images_per_shard, force=force, report=report_to(progress))
+        about = write_shards(config, dest, images_per_shard=images_per_shard, force=force, progress=progress)
     if json:
         print_json({"path": str(dest)} | about)
         return
@@ -99,7 +99,7 @@ def index(path: Annotated[Path, typer.Argument(help="Folder of shards, or one.")
     from toolkit.data.sharding import index_shards
 
     with counting("indexing shards") as progress:
-        found = index_shards(path, report_to(progress))
+        found = index_shards(path, progress)
     if json:
         print_json({"path": str(path), "images": sum(found.values()), "shards": found})
     else:

@@ -18,7 +18,6 @@ from toolkit.cli.output import (
     ThreadsOption,
     console,
     counting,
-    describing,
     print_json,
     print_table,
     require_key,
@@ -94,7 +93,7 @@ def export(
             data=data,
             sign=sign,
             force=force,
-            report=describing(progress),
+            progress=progress,
         )
     parity = bundle.parity
     warn_of(parity)

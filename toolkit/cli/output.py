@@ -15,8 +15,8 @@ from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
+    from toolkit.progress_lines import Shown
     from toolkit.runtime.bundle import Bundle
 
 WIDTH = 120
@@ -107,38 +107,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 @contextmanager
-def counting(description: str, total: int | None = None) -> Iterator[Progress]:
-    """A progress bar on stderr, or lines now and then; hand on :func:`advance_of` or :func:`report_to` of it."""
+def counting(description: str, total: int | None = None) -> Iterator[Shown]:
+    """A progress bar on stderr, or lines now and then."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    from toolkit.progress_lines import LineProgress
+    from toolkit.progress_lines import LineProgress, Shown
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with LineProgress(*columns, console=messages(), transient=True) as progress:
-        progress.add_task(description, total=total)
-        yield progress
-
-
-def advance_of(progress: Progress) -> Any:
-    """A function that advances the one task of a bar."""
-    return lambda: progress.advance(progress.task_ids[0])
-
-
-def announcing(progress: Progress) -> Any:
-    """A function that says how many seconds something will take."""
-    from toolkit.progress_lines import about
-
-    return lambda seconds: progress.console.print(f"this takes about {about(seconds)}")
-
-
-def describing(progress: Progress) -> Any:
-    """A function that says what the one task of a bar does now, and how much of it is done."""
-    return lambda what, done: progress.update(progress.task_ids[0], description=what, completed=done)
-
-
-def report_to(progress: Progress) -> Any:
-    """A function that sets the one task of a bar to so many done of so many."""
-    return lambda done, total: progress.update(progress.task_ids[0], completed=done, total=total)
+    with LineProgress(*columns, console=messages(), transient=True) as bar:
+        yield Shown(bar, description, total)
 
 
 def warn_of_signature(bundle: Bundle) -> None:

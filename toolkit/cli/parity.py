@@ -17,7 +17,6 @@ from toolkit.cli.output import (
     ThreadsOption,
     console,
     counting,
-    describing,
     messages,
     print_json,
     print_table,
@@ -93,7 +92,7 @@ def parity(
             data=data,
             out=out,
             sign=sign,
-            report=describing(progress),
+            progress=progress,
         )
     warn_of(_proven(content, provider, precision))
     if json:

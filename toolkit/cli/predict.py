@@ -78,7 +78,7 @@ def predict(
                 write(entry)
             if json or not write:
                 predictions.append(entry)
-            progress.advance(progress.task_ids[0])
+            progress.step()
     if json:
         print_json({"predictions": predictions} | ({"out": str(out)} if out else {}))
     elif out:

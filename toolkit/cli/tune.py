@@ -13,7 +13,6 @@ from toolkit.cli.output import (
     OutFileOption,
     ProviderOption,
     SignOption,
-    announcing,
     console,
     counting,
     print_json,
@@ -83,8 +82,7 @@ def tune(
             provider=provider,
             sources=Sources(run, data, images),
             to=Target(out, sign),
-            advance=lambda what: progress.update(progress.task_ids[0], description=what, advance=1),
-            announce=announcing(progress),
+            progress=progress,
         )
     warn_of_signature(opened)
     for precision, drop in outcome["accuracy"].items():

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.formats import list_data
-from toolkit.data.inspection import Report, inspect_items, silent
+from toolkit.data.inspection import inspect_items
 from toolkit.data.listing import UNSPLIT, ListedImage, Listing, leaking_groups
 from toolkit.data.near_duplicates import near_duplicates, perceptual_hasher
 from toolkit.data.splits import Division, Entry, divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
+from toolkit.progress import SILENT, Progress
 from toolkit.recipe.schema import DataConfig
 from toolkit.text import path_text
 
@@ -22,7 +23,7 @@ A_FEW = 5
 """Paths that are listed of images that stand out."""
 
 
-def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
+def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Count, hash and decode every image of a data set.
 
     Returns:
@@ -48,7 +49,7 @@ def check_data(config: DataConfig, report: Report = silent) -> dict[str, Any]:
     survey = Survey(config.value_range)
     unreadable, entries, looks = [], list[Entry](), list[int]()
     for index, (item, inspected) in enumerate(
-        zip(listing.items, inspect_items(listing.items, report, look), strict=True)
+        zip(listing.items, inspect_items(listing.items, progress, look), strict=True)
     ):
         survey.add(item.path, inspected)
         if inspected.error or inspected.size is None:

@@ -15,17 +15,12 @@ from toolkit.data.brightness import Spread, spread_of, spread_of_samples
 from toolkit.data.listing import Content, ListedImage
 from toolkit.data.value_ranges import Found
 from toolkit.errors import ToolkitError
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.decode import IN_MEMORY, UnreadableImageError, decoding, explained, load, to_rgb
 from toolkit.runtime.machine import usable_cores
 
-Report = Callable[[int, int], object]
-"""Told how many images of how many are done."""
 CHUNK = 16
 """Images that a thread takes at once."""
-
-
-def silent(done: int, total: int) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +68,13 @@ def inspect_content(content: Content, look: Hasher | None = None) -> Inspected:
 
 
 def inspect_items(
-    items: Sequence[ListedImage], report: Report = silent, look: Hasher | None = None
+    items: Sequence[ListedImage], progress: Progress = SILENT, look: Hasher | None = None
 ) -> Iterator[Inspected]:
     """Inspect images on all usable cores, in order, a few ahead of what is asked for.
 
     Args:
         items: the images.
-        report: told how many of how many are done.
+        progress: told how many are done.
         look: makes the perceptual hash.
 
     Raises:
@@ -91,7 +86,7 @@ def inspect_items(
             shard = getattr(item.content, "path", item.path.parent)
             fix = f"copy the shard again, or write its index again: toolkit data index {shard}"
             raise ToolkitError(what, where=item.path, fix=fix)
-        report(done, len(items))
+        progress.done(done, len(items))
         yield inspected
 
 

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.formats import list_data
-from toolkit.data.inspection import Report, silent
 from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage
 from toolkit.data.shard_index import FilePart, IndexEntry, ShardContent, write_index
 from toolkit.data.shard_scan import scan
 from toolkit.data.shards import shards_in
 from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors, staged_folder, write_json
+from toolkit.progress import SILENT, Progress
 from toolkit.recipe.schema import DataConfig
 from toolkit.runtime.decode import suffix_of
 from toolkit.runtime.image_files import has_image_suffix, suffix_in
 
 
 def write_shards(
-    config: DataConfig, dest: Path, *, images_per_shard: int = 1000, force: bool = False, report: Report = silent
+    config: DataConfig, dest: Path, *, images_per_shard: int = 1000, force: bool = False, progress: Progress = SILENT
 ) -> dict[str, Any]:
     """Pack a data set's images, as they are encoded, into ``SPLIT-00000.tar`` with an index beside each.
 
@@ -34,7 +34,7 @@ def write_shards(
         dest: folder to be; it is whole or not there.
         images_per_shard: images in a shard but the last of a split.
         force: replace shards that an earlier call wrote.
-        report: told how many images of how many are written.
+        progress: told how many are done.
 
     Returns:
         The content of ``dataset.json``: what the source says of itself, classes, counts and shards; and
@@ -57,7 +57,7 @@ def write_shards(
                 write_index(shard, _hashed(shard))
                 names.append(shard.name)
                 done += len(items[first : first + images_per_shard])
-                report(done, len(listing.items))
+                progress.done(done, len(listing.items))
         about = listing.about | {
             "classes": listing.classes,
             "images": len(listing.items),
@@ -68,7 +68,7 @@ def write_shards(
     return about | {"left_out": listing.left_out}
 
 
-def index_shards(path: Path, report: Report = silent) -> dict[str, int]:
+def index_shards(path: Path, progress: Progress = SILENT) -> dict[str, int]:
     """Write the index of every shard at a path anew, with each image's SHA-256; return images by shard.
 
     Raises:
@@ -83,7 +83,7 @@ def index_shards(path: Path, report: Report = silent) -> dict[str, int]:
         with explain_os_errors(shard.parent):
             write_index(shard, content)
         found[str(shard)] = len(content.samples)
-        report(done, len(shards))
+        progress.done(done, len(shards))
     return found
 
 

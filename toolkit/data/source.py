@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from toolkit.data.formats import list_data
-from toolkit.data.inspection import Report, inspect_items, silent
+from toolkit.data.inspection import inspect_items
 from toolkit.data.listing import Content, ListedImage, Listing, check_listing, named
 from toolkit.data.splits import divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
+from toolkit.progress import SILENT, Progress
 from toolkit.recipe.schema import DataConfig
 from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.value_range import Range
@@ -118,7 +119,7 @@ class DataSource:
         return {split: {name: count[i] for i, name in enumerate(self.classes)} for split, count in counted.items()}
 
 
-def open_data(config: DataConfig, report: Report = silent) -> DataSource:
+def open_data(config: DataConfig, progress: Progress = SILENT) -> DataSource:
     """List, hash, decode and split a data set once, before anything is trained on it.
 
     Raises:
@@ -128,7 +129,7 @@ def open_data(config: DataConfig, report: Report = silent) -> DataSource:
     """
     listing = list_data(config)
     check_listing(listing)
-    found, bad, survey = _read(listing, config.value_range, report)
+    found, bad, survey = _read(listing, config.value_range, progress)
     if bad and config.on_bad_image == "error":
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         fix = "replace or remove the file, or set data.on_bad_image=skip; toolkit data check lists all"
@@ -154,14 +155,14 @@ def open_data(config: DataConfig, report: Report = silent) -> DataSource:
 
 
 def _read(
-    listing: Listing, value_range: Range | None, report: Report
+    listing: Listing, value_range: Range | None, progress: Progress
 ) -> tuple[dict[str, list[LabelledImage]], list[dict[str, str]], Survey]:
     """The readable images of each split in canonical order, the others with the reason, and what the pixels are."""
     labels = {name: index for index, name in enumerate(listing.classes)}
     found: dict[str, list[LabelledImage]] = {split: [] for split in listing.splits}
     bad = []
     survey = Survey(value_range)
-    for item, inspected in zip(listing.items, inspect_items(listing.items, report), strict=True):
+    for item, inspected in zip(listing.items, inspect_items(listing.items, progress), strict=True):
         survey.add(item.path, inspected)
         if inspected.error:
             bad.append({"path": path_text(item.path), "reason": inspected.error})

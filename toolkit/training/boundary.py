@@ -33,7 +33,7 @@ from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
 from toolkit.training.cache_fill import fill_cache
 from toolkit.training.mixing import Mixing
 from toolkit.training.processes import AllRanks
-from toolkit.training.progress import bar, console
+from toolkit.training.progress import console, counting
 from toolkit.training.trunk import Trunk, check_trunk_precision
 
 CACHED_SPLITS = ("train", "validation")
@@ -111,16 +111,8 @@ class Boundary:
         if self.config.dir is None:
             self._private = run.path / "boundary_cache"
         cache = BoundaryCache(self.config.dir or self._private, self._contents(), layout)  # type: ignore[arg-type]
-        with bar(self.accelerator.is_main_process) as progress:
-            task = progress.add_task("caching activations", total=None, figures="")
-            counts = fill_cache(
-                cache,
-                pixels,
-                self.accelerator,
-                self.agreement,
-                stop_if_asked,
-                lambda done, total: progress.update(task, completed=done, total=total),
-            )
+        with counting("caching activations", self.accelerator.is_main_process) as progress:
+            counts = fill_cache(cache, pixels, self.accelerator, self.agreement, stop_if_asked, progress)
         if self.accelerator.is_main_process:
             size = layout.bytes_of(layout.shards()) / 1e9
             damaged = f", {counts['damaged']} of them damaged before" if counts["damaged"] else ""

@@ -15,6 +15,7 @@ from torch import Tensor
 from toolkit.errors import ToolkitError
 from toolkit.files import recover_interrupted_writes
 from toolkit.lock import TakenError, lock
+from toolkit.progress import Progress
 from toolkit.training.activation_source import ActivationSource
 from toolkit.training.batch_schedule import MicroBatch
 from toolkit.training.boundary_cache import DTYPES, FILL_BATCH, BoundaryCache, Shard
@@ -32,7 +33,7 @@ def fill_cache(
     accelerator: Accelerator,
     agreement: AllRanks,
     stop_if_asked: Callable[[], None],
-    advance: Callable[[int, int], None],
+    progress: Progress,
 ) -> dict[str, int]:
     """Compute the shards that are missing or damaged.
 
@@ -42,7 +43,7 @@ def fill_cache(
         accelerator: its processes share the work.
         agreement: how they tell each other of failures.
         stop_if_asked: called after each batch; may raise in all processes.
-        advance: called with (images done, images to do) of this process.
+        progress: told how much is done.
 
     Returns:
         ``shards``, ``computed`` and ``damaged``, over all processes.
@@ -59,7 +60,7 @@ def fill_cache(
         missing = sorted((shard for theirs, _ in found for shard in theirs), key=lambda shard: shard.name)
         on_main_process(accelerator, lambda: _prepare(cache, missing))
         rounds = max(_batches(missing[rank::processes]) for rank in range(processes))
-        _fill(cache, missing[process::processes], rounds, feeds, accelerator, agreement, stop_if_asked, advance)
+        _fill(cache, missing[process::processes], rounds, feeds, accelerator, agreement, stop_if_asked, progress)
     return {"shards": len(shards), "computed": len(missing), "damaged": sum(damaged for _, damaged in found)}
 
 
@@ -99,7 +100,7 @@ def _fill(
     accelerator: Accelerator,
     agreement: AllRanks,
     stop_if_asked: Callable[[], None],
-    advance: Callable[[int, int], None],
+    progress: Progress,
 ) -> None:
     """Run ``rounds`` batches in every process, since a sharded model's processes must call it together."""
     watch = Stopwatch(accelerator.device)
@@ -113,7 +114,7 @@ def _fill(
             except ToolkitError as failure:
                 error = failure
             done += len(batch.indices)
-            advance(done, total)
+            progress.done(done, total)
         raise_together(agreement, error)
         stop_if_asked()
 

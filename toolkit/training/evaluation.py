@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from toolkit.data.inspection import Report, silent
+from toolkit.progress import SILENT, Progress
 from toolkit.training.activation_source import ActivationSource
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.stopwatch import Stopwatch
@@ -21,7 +21,7 @@ def predict_split(
     classes: int,
     accelerator: Accelerator,
     watch: Stopwatch,
-    report: Report = silent,
+    progress: Progress = SILENT,
 ) -> Tensor:
     """Logits [images, classes] in the split's order, on the CPU, in every process.
 
@@ -34,7 +34,7 @@ def predict_split(
         classes: number of logits.
         accelerator: gathers from all processes.
         watch: takes the times.
-        report: told how many of this process's batches are done.
+        progress: told how many are done.
     """
     model.eval()
     logits = torch.zeros(plan.images, classes, device=accelerator.device)
@@ -44,6 +44,6 @@ def predict_split(
             rows = model(hidden, start=start).float()
         if batch.counts:
             logits[batch.places] = rows
-        report(done, len(batches))
+        progress.done(done, len(batches))
     watch.images += plan.images
     return accelerator.reduce(logits, "sum").cpu()  # each row is zero in all processes but one

@@ -59,9 +59,9 @@ def predict_splits(
         start = 0 if cached is None and boundary.trunk is None else boundary.start
         if accelerator.is_main_process and not console.is_terminal:
             console.print(f"evaluating {split}: {plan(split).images:,} images")
-        with counting(f"evaluating {split}", accelerator.is_main_process) as report:
+        with counting(f"evaluating {split}", accelerator.is_main_process) as progress:
             logits[split] = predict_split(
-                classifier, start, feed, plan(split), len(classifier.labels), accelerator, watch, report
+                classifier, start, feed, plan(split), len(classifier.labels), accelerator, watch, progress
             )
         loader.close()
     return logits

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
 
-from toolkit.data.inspection import Report
 from toolkit.models.classifier import Classifier
-from toolkit.progress_lines import LineProgress
+from toolkit.progress_lines import LineProgress, Shown
 from toolkit.terminal import SafeConsole
 
 console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
-def bar(enabled: bool = True) -> Progress:
+def bar(enabled: bool = True) -> LineProgress:
     """A progress bar with counts, elapsed time and time left; lines now and then where there is no terminal."""
     columns = (
         TextColumn("{task.description}"),
@@ -31,11 +30,10 @@ def bar(enabled: bool = True) -> Progress:
 
 
 @contextmanager
-def counting(description: str, enabled: bool = True) -> Iterator[Report]:
-    """A bar; call what is yielded with what is done and the total."""
-    with bar(enabled) as progress:
-        task = progress.add_task(description, total=None, figures="")
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+def counting(description: str, enabled: bool = True) -> Iterator[Shown]:
+    """A bar of what is done of one thing."""
+    with bar(enabled) as opened:
+        yield Shown(opened, description, figures="")
 
 
 def print_groups(classifier: Classifier, rates: dict[str, float]) -> None:

@@ -17,6 +17,7 @@ from export.latency.measure import MinSamples, alternate
 from export.latency.pool import MOST_BYTES
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.memory import is_allocation_failure
@@ -47,7 +48,7 @@ def limits(
     provider: str,
     threads: int,
     least: MinSamples = LEAST,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """What :func:`measure_limits` gives for a bundle's graphs of these precisions, or ``{"left_out": reason}``."""
     if not find_spec("onnx"):
@@ -58,7 +59,7 @@ def limits(
 
     graphs = {each: lambda each=each: onnx.load(bundle.path / bundle.graph_name(each)) for each in batch_sizes}
     try:
-        return measure_limits(graphs, bundle.preprocess, batch_sizes, threads=threads, least=least, advance=advance)
+        return measure_limits(graphs, bundle.preprocess, batch_sizes, threads=threads, least=least, progress=progress)
     except ToolkitError as error:
         return {"left_out": error.what}
     except Exception as error:
@@ -74,7 +75,7 @@ def measure_limits(
     *,
     threads: int,
     least: MinSamples = LEAST,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Count each graph's work, and measure the CPU's ceilings in blocks that alternate with the network itself.
 
@@ -85,7 +86,7 @@ def measure_limits(
         batch_sizes: images a run, of each precision.
         threads: of one operator, and of copying.
         least: how much to count of each engine and batch size.
-        advance: called after each block.
+        progress: told how it goes on.
 
     Returns:
         ``ceilings`` (GFLOP/s by precision and batch size, and GiB/s), ``work`` (a row a precision and batch
@@ -110,7 +111,7 @@ def measure_limits(
             counted = count_work(model, [batch_size, 3, *preprocess.output_size])
             engines = ceiling_engines(counted, precision=precision, threads=threads)
             itself = Runner(NETWORK, precision, "cpu", threads, run)
-            alternate([itself, *engines], batches_of(preprocess, batch_size, entry), least, advance=advance)
+            alternate([itself, *engines], batches_of(preprocess, batch_size, entry), least, progress=progress)
             for engine in engines:
                 rates = by_library.setdefault(engine.name, {}).setdefault(precision, {})
                 rates[str(batch_size)] = counted.gflop / best_seconds(engine)

@@ -15,6 +15,7 @@ from export.latency.pool import Pool
 from export.latency.runner import SPINNING, Runner
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.inputs import Feed, examples_in
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import available_mib, is_allocation_failure, resident_mib
@@ -110,7 +111,7 @@ def concurrency(
     *,
     batch_size: int = 1,
     blocks: int = BLOCKS,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = SILENT,
 ) -> list[dict[str, Any]]:
     """Measure combinations of sessions and threads in alternating blocks.
 
@@ -125,7 +126,7 @@ def concurrency(
         least: runs of each session, and seconds, over all blocks.
         batch_size: images a run.
         blocks: turns of each combination.
-        advance: called after each block.
+        progress: told how it goes on.
 
     Returns:
         A row for each combination: ``sessions``, ``threads`` of each, ``allow_spinning``, ``throughput_ips`` of
@@ -146,7 +147,7 @@ def concurrency(
         for combination in swept if block % 2 == 0 else reversed(swept):
             if combination.note is None:
                 session_mib = _block(opener, combination, batches, a_block, session_mib)
-            advance()
+            progress.step()
     return [each.row(batch_size) for each in swept]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from export.latency.measure import MinSamples, alternate, row_of
 from export.latency.pool import BATCHES, MOST_BYTES, SEED, Pool
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.inputs import Feed, Inputs, examples_in, part_of, places_by_shapes, stacked
 
 SAMPLES = (1, 2, 4, 8)
@@ -26,7 +27,7 @@ def multi_stream(
     samples: Sequence[int] = SAMPLES,
     least: MinSamples | None = None,
     *,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = SILENT,
 ) -> list[dict[str, Any]]:
     """Measure queries of several images, each issued when the last is done.
 
@@ -37,7 +38,7 @@ def multi_stream(
         pool: what the images of a query are drawn from.
         samples: images a query.
         least: queries and seconds of each size.
-        advance: called after each block.
+        progress: told how it goes on.
 
     Returns:
         ``rows`` of ``latency.json`` whose times are those of a whole query, with ``samples_per_query`` and
@@ -59,7 +60,7 @@ def multi_stream(
     rows = []
     for size in samples:
         drawn: Any = queries(pool, size)
-        alternate([whole], drawn, least, advance=advance)
+        alternate([whole], drawn, least, progress=progress)
         row = row_of(whole, size) | {"scenario": "MultiStream", "samples_per_query": size}
         row["batches_per_query"] = float(np.mean([len(query) for query in drawn]))
         rows.append({key: value for key, value in row.items() if key != "batch_size"})

@@ -9,6 +9,7 @@ from typing import Any
 from export.latency.measure import BLOCKS, MinSamples, alternate, row_of
 from export.latency.pool import Pool
 from export.latency.runner import Runner
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.memory import (
     MIB,
     available_mib,
@@ -36,7 +37,7 @@ def offline(
     *,
     largest: int = LARGEST,
     available: Callable[[], float] = available_mib,
-    advance: Callable[[], object] = lambda: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure batches of 1, 2, 4, ... images.
 
@@ -49,7 +50,7 @@ def offline(
         least: how much to count for each size.
         largest: images of the largest batch.
         available: MiB that the process may still take; None where nobody knows.
-        advance: called after each block of runs.
+        progress: told how it goes on.
 
     Returns:
         ``rows`` of ``latency.json``, each with ``peak_resident_mib``; ``best_ips``, the largest throughput, or
@@ -69,7 +70,7 @@ def offline(
             end += f"and {there:,.0f} MiB are available"
             break
         try:
-            row = _row(engine, pool, batch_size, least, advance)
+            row = _row(engine, pool, batch_size, least, progress)
         except Exception as error:
             if not is_allocation_failure(error):
                 raise
@@ -91,11 +92,9 @@ def offline(
     return {"rows": rows, "best_ips": best or None, "offline_end": end}
 
 
-def _row(
-    engine: Runner, pool: Pool, batch_size: int, least: MinSamples, advance: Callable[[], object]
-) -> dict[str, Any]:
+def _row(engine: Runner, pool: Pool, batch_size: int, least: MinSamples, progress: Progress) -> dict[str, Any]:
     reset_peak()
-    alternate([engine], pool.batches(batch_size), least, blocks=min(BLOCKS, least.runs), advance=advance)
+    alternate([engine], pool.batches(batch_size), least, blocks=min(BLOCKS, least.runs), progress=progress)
     peak = peak_resident_mib()
     return row_of(engine, batch_size) | {"scenario": "Offline", "peak_resident_mib": peak}
 

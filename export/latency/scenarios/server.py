@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from export.latency.queueing import Limits, Queue, RequestImages, poisson_arriva
 from export.latency.runner import Runner
 from export.latency.statistics import PERCENTILES, percentiles
 from toolkit.errors import ToolkitError
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.inputs import examples_in, part_of
 from toolkit.runtime.memory import peak_resident_mib, reset_peak, resident_mib
 from toolkit.serving.pool import SessionPool
@@ -62,7 +63,7 @@ class Server:
     batch_size: int = 1
     waiting: int = WAITING
     """Requests that wait at once, at most; what arrives then is dropped, and counted."""
-    advance: Callable[[], object] = field(default=lambda: None)
+    progress: Progress = SILENT
     """Called after each point."""
 
     def check(self) -> None:
@@ -140,7 +141,7 @@ def serve(server: Server, rate: float, least: MinSamples = LEAST, *, seed: int =
     finished = np.full(len(arrivals), np.nan)
     taken = _work_through(server, queue, samples, finished, zero)
     peak = peak_resident_mib()
-    server.advance()
+    server.progress.step()
     in_window = arrivals >= 0
     latencies = (finished - arrivals)[in_window & np.isfinite(finished)]
     saturated = queue.saturated or bool(np.isnan(finished[in_window]).any())

@@ -20,6 +20,7 @@ from export.latency.tuning.accuracy import Drop
 from export.latency.tuning.throughput import files_per_second
 from export.parity.agreement import Verdict, verdict
 from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.serving import Budget, Expected, Serving
@@ -139,8 +140,7 @@ class Search:
     provider: str
     effort: Effort = Effort()
     cores: int = field(default_factory=usable_cores)
-    advance: Callable[[str], object] = lambda what: None
-    announce: Callable[[float], object] = lambda seconds: None
+    progress: Progress = SILENT
 
     def expected_seconds(self, budget: Budget) -> float:
         """Seconds that the search and what follows it take at most, about, from the second run of each precision."""
@@ -187,7 +187,7 @@ class Search:
 
     def measure(self, configuration: Configuration, least: MinSamples, kept: list[Runner] | None = None) -> None:
         """Count more of a configuration, over sessions that are kept if there are; its figures cover all of it."""
-        self.advance(configuration.describe())
+        self.progress.stage(configuration.describe())
         configuration.figures = concurrency(
             self.opener(configuration, kept),
             self.pool,
@@ -229,7 +229,7 @@ class Search:
 
     def served(self, configuration: Configuration, rate: float, least: MinSamples, *, seed: int) -> dict[str, Any]:
         """Offer a configuration so many requests a second."""
-        self.advance(f"{configuration.describe()}, {rate:g} requests a second")
+        self.progress.stage(f"{configuration.describe()}, {rate:g} requests a second")
         opener = self.opener(configuration)
         engines = [opener(configuration) for _ in range(configuration.combination.sessions)]
         return serve(Server(engines, self.pool, configuration.batch_size), rate, least, seed=seed)
@@ -273,7 +273,7 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     """
     _require_accuracy(search, budget)
     with search.bundle.holding(), monitored(search.provider) as conditions:
-        search.announce(search.expected_seconds(budget))
+        search.progress.expect(search.expected_seconds(budget))
         found = search.candidates(budget)
         finalists: list[Configuration] = []
         ranked, best = _ranked(found, budget), None
@@ -355,7 +355,7 @@ def _ranked(found: Sequence[Configuration], budget: Budget) -> list[Configuratio
 
 def _with_files(search: Search, serving: Serving) -> Serving:
     """The choice, with what it gives from files on."""
-    search.advance("predicting files")
+    search.progress.stage("predicting files")
     files_ips = files_per_second(search.bundle, serving, search.pool.contents, search.effort.files)
     return serving.model_copy(update={"expected": serving.expected.model_copy(update={"files_ips": files_ips})})
 

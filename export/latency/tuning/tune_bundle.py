@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from export.latency.tuning.accuracy import accuracy_drops
 from export.latency.tuning.search import Effort, Search, tune
 from toolkit.errors import CheckFailed
 from toolkit.files import write_json
+from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import SERVING, Budget, Serving
 from toolkit.runtime.session import runnable
@@ -47,8 +47,7 @@ def tune_bundle(
     sources: Sources = AS_EXPORTED,
     effort: Effort = EFFORT,
     to: Target = BUNDLE,
-    advance: Callable[[str], object] = lambda what: None,
-    announce: Callable[[float], object] = lambda seconds: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Tune a bundle; see :func:`export.latency.tuning.search.tune`.
 
@@ -59,18 +58,17 @@ def tune_bundle(
         sources: where the run and images are. Without a run, accuracy is what parity.json holds.
         effort: how much to count.
         to: where the choice is written.
-        advance: told what is measured.
-        announce: told before the search starts how many seconds it will take at most, about.
+        progress: told how it goes on.
     """
     require_sound(bundle)
     to.check(bundle)
     precisions = runnable(bundle.precisions, provider)
     of = _run(bundle, sources.run, sources.data)
-    advance("measuring accuracy")
+    progress.stage("measuring accuracy")
     drops = accuracy_drops(bundle, of, precisions, provider)
     kind = bundle.session(provider=provider, precision=precisions[0]).input
     pool = find_pool(bundle, kind, of, sources.images)
-    outcome = tune(Search(bundle, pool, drops, provider, effort, advance=advance, announce=announce), budget)
+    outcome = tune(Search(bundle, pool, drops, provider, effort, progress=progress), budget)
     serving = outcome.pop("serving")
     _require_golden(bundle, serving)
     content = serving.model_dump(mode="json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from markupsafe import escape
 from onnx import numpy_helper
 
 from export.latency.measure import MinSamples
@@ -27,6 +27,7 @@ from export.latency.roofline.limits import add_shares, best_of, limits
 from export.latency.roofline.work import Matmul, Work, count_work
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
+from toolkit.progress import Progress
 from toolkit.reporting.limits_section import limits_section
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import Session
@@ -134,11 +135,18 @@ def test_rows_get_the_share_that_they_attained() -> None:
     assert "gflops_per_s" not in rows[2]
 
 
+class Steps(Progress):
+    steps = 0
+
+    def step(self) -> None:
+        self.steps += 1
+
+
 def test_limits_of_a_bundle(finished_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = Bundle(Path(shutil.copytree(finished_bundle, tmp_path / "bundle")))
-    turns: list[None] = []
-    found = limits(bundle, {"fp32": [1, 2]}, provider="cpu", threads=1, least=LEAST, advance=lambda: turns.append(None))
-    assert turns
+    progress = Steps()
+    found = limits(bundle, {"fp32": [1, 2]}, provider="cpu", threads=1, least=LEAST, progress=progress)
+    assert progress.steps
     assert set(found["ceilings"]["runtime_gflops"]["fp32"]) == {"1", "2"}
     assert found["ceilings"]["copy_gib_s"] > 0
     assert [entry["batch_size"] for entry in found["work"]] == [1, 2]
