@@ -33,7 +33,7 @@ def test_images_are_inspected_in_the_order_given(color_data: Path, tmp_path: Pat
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedReads:
     """Remembers that it was read."""
 
     read_so_far: list[int]
@@ -46,7 +46,7 @@ class Counted:
 
 def test_no_more_than_a_window_is_read_ahead(color_data: Path) -> None:
     content, read = next(color_data.rglob("*.png")).read_bytes(), list[int]()
-    items = [ListedImage("train", "a", str(index), Counted(read, content)) for index in range(5000)]
+    items = [ListedImage("train", "a", str(index), CountedReads(read, content)) for index in range(5000)]
     results: Iterator[Inspected] = inspect_items(items)
     next(results)
     assert 1 <= len(read) <= 80 * usable_cores()

@@ -106,9 +106,12 @@ def test_an_unknown_precision_lists_what_there_is(bundle: Path) -> None:
     assert caught.value.fix == "choose from fp32"
 
 
-@pytest.mark.parametrize("module", ["verify", "predict", "bundle", "session", "doctor"])
+@pytest.mark.parametrize(
+    "module",
+    ["runtime.verify", "serving.classifier", "serving.pool", "runtime.bundle", "runtime.session", "runtime.doctor"],
+)
 def test_production_imports_nothing_of_training(module: str) -> None:
-    script = f"import sys, toolkit.runtime.{module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    script = f"import sys, toolkit.{module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(answer.stdout.split())
     assert "onnxruntime" in loaded

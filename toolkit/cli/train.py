@@ -27,10 +27,11 @@ def train(
     """
     require_local(config)
     from toolkit.api import finetune
-    from toolkit.training.setup import print_summary
 
     summary = finetune(config, out=out, overrides=overrides or (), resume=resume, force=force).summary
     if json:
         print_json({"run": str(out)} | summary)
     else:
+        from toolkit.training.setup import print_summary
+
         print_summary(summary, out)

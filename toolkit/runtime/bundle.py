@@ -246,6 +246,8 @@ class Bundle:
             session_options = tuned.session_options | dict(session_options or {})
             if provider_options is None:
                 provider_options = tuned.provider_options  # type: ignore[assignment]
+        if not self._manifest_is_whole:
+            raise ToolkitError("the manifest was changed", where=self.path / MANIFEST, fix=AGAIN)
         name = self.graph_name(precision)
         strangers = self._strangers()
         if strangers:
@@ -261,8 +263,6 @@ class Bundle:
         for other in self.manifest.files:
             if other not in {name, *files.values()}:
                 self._compare(other)
-        if not self._manifest_is_whole:
-            raise ToolkitError("the manifest was changed", where=self.path / MANIFEST, fix=AGAIN)
         session = Session(
             graph,
             provider=provider or "cpu",
