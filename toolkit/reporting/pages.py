@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
+
 from toolkit.errors import ToolkitError
 from toolkit.files import write_bytes
 from toolkit.reporting.model_card import model_card
@@ -14,7 +16,7 @@ from toolkit.strict_json import read_json, reason_in
 
 MEASURED_PLOTS = ("latency", "roofline", "server")
 """Plots of ``latency.json``."""
-MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, UndefinedError)
 """What reading figures raises that are missing, or of another type: hashes fit whatever a stranger wrote."""
 
 
