@@ -37,7 +37,7 @@ from toolkit.data.sharding import write_shards
 from toolkit.data.source import DataSource, open_data
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 from toolkit.runtime.decode import decode
 from toolkit.runtime.machine import describe_machine
 

@@ -42,7 +42,8 @@ from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.models.selection import freeze_all_but
-from toolkit.recipe.schema import Recipe, load_recipe
+from toolkit.recipe.reading import load_recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.machine import describe_machine
 
@@ -84,33 +85,33 @@ def accuracy(run: Run, form: GraphConfig) -> float:
 
 def one(data: str, seed: int, work: Path) -> dict[str, Any]:
     """Accuracies of all variants for one seed."""
-    recipe, runs, figures = recipe_of(data, seed, work), work / f"{data}-{seed}", {}
+    recipe, runs, metrics = recipe_of(data, seed, work), work / f"{data}-{seed}", {}
     started = time.perf_counter()
     finetune(recipe, runs / "fp32")
     run, candidates = opened(runs / "fp32")
-    fp32, whole, *_ = candidates.base_forms()
-    figures["fp32"], figures["int8 afterwards"] = accuracy(run, fp32), accuracy(run, whole)
+    fp32, whole, *_ = candidates.configs.base()
+    metrics["fp32"], metrics["int8 afterwards"] = accuracy(run, fp32), accuracy(run, whole)
     if data in SEARCHED:
-        figures["int8 afterwards, as exported"] = accuracy(run, candidates.form("int8"))
+        metrics["int8 afterwards, as exported"] = accuracy(run, candidates.form("int8"))
     freeze_all_but(run.classifier.groups, run.classifier, run.summary["trainable_groups"])
     harsh = partial(measure_trunk, weight_bits=4)
     content = harsh(run.classifier, preprocess_from(run.processor), run.data, "int8")
-    figures["4-bit trunk afterwards"] = accuracy(run, GraphConfig.model_validate(content["form"]))
+    metrics["4-bit trunk afterwards"] = accuracy(run, GraphConfig.model_validate(content["form"]))
     aware = recipe.model_copy(update={"training": recipe.training.model_copy(update={"trunk_precision": "int8"})})
     finetune(aware, runs / "int8")
     run, candidates = opened(runs / "int8")
-    whole, float_behind = candidates.base_forms()
-    figures["int8 deployment-aware"] = accuracy(run, whole)
-    figures["int8 deployment-aware, float behind the trunk"] = accuracy(run, float_behind)
+    whole, float_behind = candidates.configs.base()
+    metrics["int8 deployment-aware"] = accuracy(run, whole)
+    metrics["int8 deployment-aware, float behind the trunk"] = accuracy(run, float_behind)
     if data in SEARCHED:
-        figures["int8 deployment-aware, as exported"] = accuracy(run, candidates.form("int8"))
+        metrics["int8 deployment-aware, as exported"] = accuracy(run, candidates.form("int8"))
     export.precision.trunk.measure_trunk = harsh  # what the recipe asks for the trunk's rounding
     finetune(aware, runs / "4bit")
     export.precision.trunk.measure_trunk = measure_trunk
     run, _ = opened(runs / "4bit")
     assert run.trunk is not None
-    figures["4-bit trunk deployment-aware"] = accuracy(run, GraphConfig.model_validate(run.trunk["form"]))
-    return {"seed": seed, "accuracy": figures, "seconds": time.perf_counter() - started}
+    metrics["4-bit trunk deployment-aware"] = accuracy(run, GraphConfig.model_validate(run.trunk["form"]))
+    return {"seed": seed, "accuracy": metrics, "seconds": time.perf_counter() - started}
 
 
 def opened(path: Path) -> tuple[Run, PrecisionSearch]:

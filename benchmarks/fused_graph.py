@@ -33,19 +33,20 @@ from onnx import TensorProto, helper
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from export.bundle import bisect_bundle, export_bundle, prove_again
+from export.bundle import export_bundle
 from export.graph.builder import IR_VERSION, OPSET, GraphBuilder, Scope
 from export.graph.classifier_graph import build_graph
 from export.graph.external_data import save_graph
 from export.graph.preprocessing import add_preprocessing
 from export.parity.prove import prove
 from export.parity.reference import Reference, samples_of
+from export.prove_bundle import bisect_bundle, prove_again
 from recipes.finetune import finetune
 from toolkit.data.digits import write_digits
 from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode

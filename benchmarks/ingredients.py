@@ -29,7 +29,7 @@ from recipes.finetune import finetune
 from toolkit.data.digits import write_digits
 from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
-from toolkit.recipe.schema import load_recipe
+from toolkit.recipe.reading import load_recipe
 from toolkit.runtime.machine import describe_machine
 
 ROOT = Path(__file__).parents[1]
@@ -90,7 +90,7 @@ def overrides_of(data_set: str, seed: int, changes: list[str], work: Path) -> li
 
 
 def run_once(job: Job, work: Path) -> dict[str, Any]:
-    """Fine-tune, or read what an earlier call left; the figures that are kept."""
+    """Fine-tune, or read what an earlier call left; the metrics that are kept."""
     data_set, seed, name, changes = job
     out = work / "runs" / f"{data_set}-{seed}-{''.join(c if c.isalnum() else '_' for c in name)}"
     if not (out / "summary.json").is_file():
@@ -128,7 +128,7 @@ def interval(values: list[float]) -> dict[str, float]:
 
 
 def compared(runs: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
-    """Figures of an ingredient over the seeds, and their differences to the plain recipe seed by seed."""
+    """Metrics of an ingredient over the seeds, and their differences to the plain recipe seed by seed."""
     return {
         split: {
             figure: {

@@ -28,7 +28,7 @@ from export.latency.roofline.limits import measure_limits
 from toolkit.files import write_json
 from toolkit.models.build import build_classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.recipe.schema import HeadConfig, ModelConfig
+from toolkit.recipe.model import HeadConfig, ModelConfig
 from toolkit.runtime.machine import describe_machine
 from toolkit.runtime.preprocess import Preprocess
 

@@ -1,4 +1,4 @@
-"""The main job's figures: accuracy on digits and elpv, one process and two, repeatability, start-up times.
+"""The main job's metrics: accuracy on digits and elpv, one process and two, repeatability, start-up times.
 
     python benchmarks/main_job.py
 
@@ -29,15 +29,15 @@ FIGURES = ("accuracy", "balanced_accuracy", "auroc", "expected_calibration_error
 
 
 def train(recipe: str, data: Path, out: Path, *overrides: str, processes: int = 1) -> dict[str, Any]:
-    """Launch a recipe; return its figures, wall time and the hash of what it saved."""
+    """Launch a recipe; return its metrics, wall time and the hash of what it saved."""
     options = ["--config_file", str(ROOT / "recipes/accelerate/cpu_2_processes.yaml")] if processes == 2 else []
     script = [str(ROOT / "recipes/finetune.py"), "--config", str(ROOT / f"recipes/configs/{recipe}.yaml")]
     command = [str(BIN / "accelerate"), "launch", *options, *script, "--out", str(out), f"data.path={data}", *overrides]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     summary = json.loads((out / "summary.json").read_text())
-    figures = {split: {name: summary[split][name] for name in FIGURES} for split in ("validation", "test")}
-    return figures | {
+    metrics = {split: {name: summary[split][name] for name in FIGURES} for split in ("validation", "test")}
+    return metrics | {
         "recipe": recipe,
         "overrides": list(overrides),
         "processes": summary["processes"],
@@ -87,8 +87,8 @@ def main() -> None:
     write_json(RESULTS, outcome)
     for name, run in runs.items():
         test = run["test"]
-        figures = ", ".join(f"{name} {test[name]:.4f}" for name in FIGURES[:3] + FIGURES[4:5])
-        print(f"{name}: {figures}, {run['wall_seconds']:.0f} s")
+        metrics = ", ".join(f"{name} {test[name]:.4f}" for name in FIGURES[:3] + FIGURES[4:5])
+        print(f"{name}: {metrics}, {run['wall_seconds']:.0f} s")
     print(json.dumps({key: outcome[key] for key in ("two_runs_give_the_same_bytes", "parity", "start_up")}, indent=2))
 
 

@@ -5,7 +5,7 @@
 ENV is an environment of its own with optimum-onnx, as for benchmarks/fused_graph.py; both graphs run in
 this environment's ONNX Runtime, two threads, in alternating re-warmed blocks. ViT-B/32 of random weights:
 honest for speed and size, no model of the accuracy that real weights lose. ``products`` sets the time of
-the integer products alone beside everything else, node by node, and beside what float32 products take, so
+the integer matmuls alone beside everything else, node by node, and beside what float32 products take, so
 that it shows how far the processor lets int8 go. Writes benchmarks/results/reduced_precision.json; takes
 about fifteen minutes on two cores that do nothing else.
 """
@@ -132,11 +132,11 @@ def agreements(run: Run, forms: dict[str, GraphConfig]) -> dict[str, Any]:
     """Top-1 agreement with PyTorch in fp32 on all held-out images."""
     candidates = PrecisionSearch(run, provider="cpu", threads=THREADS)
     examples = run.held_out(10_000)
-    pixel_values = np.stack([candidates.preprocess(example.decode()) for example in examples])
+    pixel_values = np.stack([candidates.measured.preprocess(example.decode()) for example in examples])
     feed = {"pixel_values": pixel_values}
-    expected, rows = candidates.reference.logits(feed), {}
+    expected, rows = candidates.measured.reference.logits(feed), {}
     for name, form in forms.items():
-        logits = candidates.session(form).run_batches(feed, FILL_BATCH)["logits"]
+        logits = candidates.measured.session(form).run_batches(feed, FILL_BATCH)["logits"]
         decisions = agreement(
             candidates.run.classifier.task, expected, logits, [str(example.path) for example in examples]
         )

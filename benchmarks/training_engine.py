@@ -95,7 +95,7 @@ class Bench:
         batch_size: int = 32,
         accumulation: int = 1,
     ) -> dict[str, Any]:
-        """Run the recipe; its training epochs, the seconds that filling the cache took, memory, figures."""
+        """Run the recipe; its training epochs, the seconds that filling the cache took, memory, metrics."""
         self.count += 1
         out = self.work / f"run-{self.count}"
         chosen: dict[str, Any] = {"unfreeze": ["all"]} if depth is None else {"unfreeze_last": depth}
@@ -178,7 +178,7 @@ def processes(bench: Bench, rounds: int) -> dict[str, Any]:
     """Images a second of the uncached epoch in one process and in two, with the same threads in all.
 
     Steps of 32 images: one process accumulates two batches of 16, or takes one of 32; two take 16 each.
-    The first and the last are the same run, so their figures on test must be equal.
+    The first and the last are the same run, so their metrics on test must be equal.
     """
     settings = {
         "1 process, 2 x 16 accumulated": {"batch_size": 16, "accumulation": 2},

@@ -1,4 +1,4 @@
-"""Measure a bundle on this machine and write the figures into it."""
+"""Measure a bundle on this machine and write the metrics into it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from export.latency.pool import Pool, find_pool
 from export.latency.request import split_request
 from export.latency.roofline.limits import add_shares, limits
 from export.latency.runner import BOUND, SPINNING, Runner, bound_engine, onnxruntime_engine
-from export.latency.scenarios.concurrency import SessionLayout, combinations_on, concurrency, session_options
+from export.latency.scenarios.concurrency import SessionLayout, concurrency, layouts_on, session_options
 from export.latency.scenarios.multi_stream import multi_stream
 from export.latency.scenarios.offline import offline
 from export.latency.scenarios.server import Server, find_rate, serve
 from export.latency.statistics import PERCENTILES
 from export.latency.system_monitor import monitored
 from toolkit.errors import ToolkitError
-from toolkit.files import sha256_of, write_json
+from toolkit.files import sha256_of
 from toolkit.progress import SILENT, Progress
 from toolkit.reporting.pages import MEASURED_PLOTS
 from toolkit.runtime.bundle import MANIFEST, Bundle
 from toolkit.runtime.inputs import Feed, examples_in, part_of, shapes_of
+from toolkit.runtime.latency_file import LATENCY, write_latency
 from toolkit.runtime.machine import describe_machine, usable_cores
-from toolkit.runtime.session import require_precision, runnable
+from toolkit.runtime.providers import require_precision, runnable
 from toolkit.runtime.verify import require_sound
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class BenchmarkOptions:
     """Folder of images to draw inputs from; held-out images, or the golden ones, if None."""
     scenarios: Sequence[str] = ()
     target_p99_ms: float | None = None
-    """Of the server scenario."""
+    """The p99 that the server scenario has to keep, in milliseconds."""
     details: bool = True
     """Whether cold start, memory, the split of a request and the machine's limits are measured too."""
 
@@ -110,7 +111,7 @@ def benchmark(
         compare: engines to measure in alternation.
         least: how much to count for each engine and batch size.
         measured: what else to measure.
-        to: where the figures are written; their plots go into the bundle alone.
+        to: where the metrics are written; their plots go into the bundle alone.
         progress: told how it goes on.
 
     Returns:
@@ -188,7 +189,7 @@ def _expected_seconds(
         least,
         details=measured.details,
         scenarios=measured.scenarios,
-        combinations=len(combinations_on(engines[0].provider, usable_cores())),
+        combinations=len(layouts_on(engines[0].provider, usable_cores())),
     )
 
 
@@ -271,14 +272,14 @@ def _scenarios(
     """
     found: dict[str, Any] = {}
 
-    def fresh(combination: SessionLayout | None = None, batch_size: int | None = None) -> Runner:
+    def fresh(layout: SessionLayout | None = None, batch_size: int | None = None) -> Runner:
         return onnxruntime_engine(
             bundle,
             provider=engine.provider,
-            threads=combination.threads if combination else engine.threads,
+            threads=layout.threads if layout else engine.threads,
             precision=engine.precision,
-            session_options=session_options(combination) if combination else None,
-            provider_options=combination.provider_options if combination else None,
+            session_options=session_options(layout) if layout else None,
+            provider_options=layout.provider_options if layout else None,
             batch_size=batch_size,
         )
 
@@ -292,9 +293,9 @@ def _scenarios(
         progress.stage("MultiStream")
         found["multi_stream"] = multi_stream(fresh(), pool, progress=progress)
     if "concurrency" in measured.scenarios:
-        swept_sessions = combinations_on(engine.provider, usable_cores())
+        swept_sessions = layouts_on(engine.provider, usable_cores())
         progress.stage("sessions and threads")
-        found["concurrency"] = concurrency(fresh, pool, swept_sessions, progress=progress)
+        found["concurrency"] = [each.row() for each in concurrency(fresh, pool, swept_sessions, progress=progress)]
     if "server" in measured.scenarios:
         progress.stage("Server")
         tuned = bundle.tuned_for(engine.provider, engine.precision)
@@ -321,23 +322,23 @@ def _serving(bundle: Bundle, provider: str, pool: Pool, least: MinSamples, progr
         return None
     progress.stage("the tuned configuration")
 
-    def opener(combination: SessionLayout) -> Runner:
+    def opener(layout: SessionLayout) -> Runner:
         return onnxruntime_engine(
             bundle,
             provider=provider,
-            threads=combination.threads,
+            threads=layout.threads,
             precision=tuned.precision,
             session_options=tuned.session_options,  # type: ignore[arg-type]
             provider_options=tuned.provider_options,  # type: ignore[arg-type]
             batch_size=tuned.batch_size,
         )
 
-    combination = SessionLayout(tuned.sessions, tuned.threads, tuned.session_options.get(SPINNING) != "0")
+    layout = SessionLayout(tuned.sessions, tuned.threads, tuned.session_options.get(SPINNING) != "0")
     enough = MinSamples(max(least.runs, 200), max(least.seconds, 5.0))
-    budget, row = tuned.budget, concurrency(opener, pool, [combination], enough, batch_size=tuned.batch_size)[0]
+    budget, row = tuned.budget, concurrency(opener, pool, [layout], enough, batch_size=tuned.batch_size)[0].row()
     kept = row["p99_ms"] is not None and row["p99_ms"] <= budget.p99_ms
     if budget.rate is not None and row["p99_ms"] is not None:
-        engines = [opener(combination) for _ in range(tuned.sessions)]
+        engines = [opener(layout) for _ in range(tuned.sessions)]
         served = serve(Server(engines, pool, tuned.batch_size), budget.rate, enough)
         row |= {"served": served} | {key: served[key] for key in (*PERCENTILES, "mean_ms", "max_ms", "intervals")}
         kept = not row["served"]["saturated"] and row["p99_ms"] is not None and row["p99_ms"] <= budget.p99_ms
@@ -349,8 +350,8 @@ def _write(bundle: Bundle, latency: dict[str, Any], to: Target) -> None:
     if to.wrote(latency):
         return
     with change(bundle, to.key) as (folder, _):
-        write_json(folder / "latency.json", latency)
-        for name in MEASURED_PLOTS:  # those of an earlier measurement would stand beside other figures
+        write_latency(folder / LATENCY, latency)
+        for name in MEASURED_PLOTS:  # those of an earlier measurement would stand beside other metrics
             (folder / "plots" / f"{name}.png").unlink(missing_ok=True)
         if find_spec("matplotlib"):
             from toolkit.reporting.latency_plot import plot_measured

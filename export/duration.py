@@ -13,7 +13,7 @@ from export.latency.scenarios import concurrency, multi_stream, offline, server
 START_SECONDS = 3.0
 """Of a process that loads a bundle and answers."""
 OPEN_SECONDS = 0.5
-"""Of a session that is opened."""
+"""Seconds that opening a session takes."""
 OFFLINE_SIZES = 6
 """Batch sizes that the Offline scenario usually goes through before it gains nothing."""
 SERVER_POINTS = 3 + int(log2(1 / server.RESOLUTION))

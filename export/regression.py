@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from export.duration import baseline_seconds
+from export.latency.bootstrap import bootstrap
 from export.latency.measure import REWARM_RUNS, MinSamples, check_sizes, warm_until_steady
 from export.latency.pool import Pool, find_pool
 from export.latency.runner import Runner, onnxruntime_engine
-from export.latency.statistics import RESAMPLES
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.inputs import Feed
-from toolkit.runtime.session import require_precision, runnable
+from toolkit.runtime.providers import require_precision, runnable
 from toolkit.runtime.verify import require_sound
 
 MAX_REGRESSION = 5.0
@@ -29,7 +28,7 @@ PAIRS = 24
 MOST_PAIRS = 96
 """Where the interval still holds the limit, pairs are added up to so many."""
 RUNS_A_BLOCK = 4
-"""Runs of one block, at least; its figure is their median."""
+"""Runs of one block, at least; its value is their median."""
 
 
 @dataclass(frozen=True)
@@ -114,29 +113,30 @@ def compare_engines(
     """
     limit = 1 + gate.max_regression / 100
     batches = pool.batches(batch_size)
-    for engine in (new, old):
-        engine.forget()
-    one = max(warm_until_steady(engine, batches, max(0.2, gate.least.seconds)) for engine in (new, old))
+    warm_ups = [warm_until_steady(engine, batches, max(0.2, gate.least.seconds)) for engine in (new, old)]
+    one = max(each.run_seconds for each in warm_ups)
     a_block = max(RUNS_A_BLOCK, -(-max(gate.least.runs, round(gate.least.seconds / one)) // PAIRS))
     pairs: list[tuple[float, float]] = []
+    counted: dict[str, list[float]] = {"new": [], "old": []}
     while len(pairs) < MOST_PAIRS:
         for _ in range(PAIRS):
-            order = (new, old) if len(pairs) % 2 == 0 else (old, new)
-            for engine in order:
-                _block(engine, batches, a_block)
+            order = [("new", new), ("old", old)]
+            for which, engine in order if len(pairs) % 2 == 0 else reversed(order):
+                engine.warm_up(batches, REWARM_RUNS)
+                counted[which] += engine.measure(batches, a_block, len(counted[which])).seconds
                 progress.step()
-            pairs.append((_last(new, a_block), _last(old, a_block)))
+            pairs.append((float(np.median(counted["new"][-a_block:])), float(np.median(counted["old"][-a_block:]))))
         ratio, interval = _ratio(np.array(pairs))
         if not interval[0] <= limit <= interval[1]:
             break
     return {
-        "new_p50_ms": 1000 * float(np.median(new.times)),
-        "old_p50_ms": 1000 * float(np.median(old.times)),
+        "new_p50_ms": 1000 * float(np.median(counted["new"])),
+        "old_p50_ms": 1000 * float(np.median(counted["old"])),
         "ratio": ratio,
         "ratio_interval": interval,
         "threads": new.threads,
         "pairs": len(pairs),
-        "runs": len(new.times),
+        "runs": len(counted["new"]),
         "regression": ratio > limit and interval[0] > 1,
     }
 
@@ -145,21 +145,10 @@ def _side(size: tuple[int, int] | None) -> str:
     return "x".join(map(str, size or ()))
 
 
-def _block(engine: Runner, batches: Sequence[Feed], runs: int) -> None:
-    engine.warm_up(batches, REWARM_RUNS)
-    engine.measure(batches, runs)
-
-
-def _last(engine: Runner, runs: int) -> float:
-    """Median seconds of the last block."""
-    return float(np.median(engine.times[-runs:]))
-
-
 def _ratio(pairs: npt.NDArray[np.float64]) -> tuple[float, list[float]]:
     """Median ratio new to old of the pairs [pairs, 2], and its 95 % interval."""
     ratios = pairs[:, 0] / pairs[:, 1]
-    places = np.random.default_rng(0).integers(0, len(ratios), (RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(ratios[places], axis=1), [2.5, 97.5])
+    low, high = bootstrap(ratios, lambda part: np.median(part, axis=1))
     return float(np.median(ratios)), [float(low), float(high)]
 
 

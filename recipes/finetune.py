@@ -16,7 +16,8 @@ import typer
 from toolkit.command import run
 from toolkit.errors import Stopped
 from toolkit.recipe.origins import naming_origins
-from toolkit.recipe.schema import Recipe, leaves, load_recipe
+from toolkit.recipe.reading import leaves, load_recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.user_paths import local_paths_only
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         if resume:
             trainer.resume()
         announce(accelerator, data, recipe, trainer.train_plan, classifier.encoder.notes)
-        start_trackers(accelerator, recipe, out, trainer.standing.step)
+        start_trackers(accelerator, recipe, out, trainer.state.step)
         try:
             summary = trainer.fit()
         except Stopped:

@@ -154,13 +154,13 @@ def evaluate(model: CLIPModel, processor: CLIPProcessor, seed: int, count: int) 
         "digits_10": ("digit", [f"digit {name}" for name in _drawings.DIGITS]),
         "letters_26": ("letter", [f"letter {name.lower()}" for name in _drawings.LETTERS]),
     }
-    figures: dict[str, Any] = {"images_per_set": count, "seed": seed}
+    metrics: dict[str, Any] = {"images_per_set": count, "seed": seed}
     for name, (kind, classes) in sets.items():
         prompts = [f"{'an' if text[0] in 'aeiou' else 'a'} {text}" for text in classes]
         embeddings = text_embeddings(model, processor.tokenizer, prompts)
         batches = held_out(processor.image_processor, classes, kind, set(classes), seed, count)
-        figures[name] = zero_shot_accuracy(model, embeddings, batches)
-    return figures
+        metrics[name] = zero_shot_accuracy(model, embeddings, batches)
+    return metrics
 
 
 def main(
@@ -216,7 +216,7 @@ def main(
     if accelerator.is_main_process:
         trained = accelerator.unwrap_model(model)
         trained.set_attn_implementation("sdpa")
-        figures = {
+        metrics = {
             "zero_shot": evaluate(trained, processor, seed + 1000, held_out_images),
             "parameters": sum(p.numel() for p in trained.parameters()),
             "drawings": steps * batch_size * world,
@@ -234,8 +234,8 @@ def main(
         }
         trained.save_pretrained(out)
         processor.save_pretrained(out)
-        (out / "pretraining.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        print(json.dumps({key: value for key, value in figures.items() if key != "log"}, indent=2))
+        (out / "pretraining.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps({key: value for key, value in metrics.items() if key != "log"}, indent=2))
     accelerator.end_training()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 
 COLORS = {"blue": (30, 60, 220), "green": (30, 170, 60), "red": (220, 40, 40)}
 COUNTS = {"train": 12, "val": 5, "test": 7}

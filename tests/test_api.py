@@ -15,7 +15,8 @@ import pytest
 import toolkit
 import toolkit.api
 from toolkit.data.digits import write_digits
-from toolkit.recipe.schema import Recipe, load_recipe
+from toolkit.recipe.reading import load_recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.shipped import find_recipe
 from toolkit.runtime.bundle import Bundle
 

@@ -13,7 +13,7 @@ import pytest
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
 from toolkit.lock import lock
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 
 HOLD = """
 import sys, time

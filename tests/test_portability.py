@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,7 +20,8 @@ from toolkit.data.shard_index import FilePart, index_of, read_index
 from toolkit.data.shards import list_shards
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
-from toolkit.recipe.schema import ColumnsConfig, DataConfig, load_recipe
+from toolkit.recipe.data import ColumnsConfig, DataConfig
+from toolkit.recipe.reading import load_recipe
 from toolkit.regular_files import LONGEST_LINE, bounded_lines, open_regular, read_regular, read_settings
 from toolkit.runtime.decode import MAX_BYTES, UnreadableImageError, decode
 from toolkit.runtime.image_files import images_below, is_image

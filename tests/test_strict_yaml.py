@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import load_recipe
+from toolkit.recipe.reading import load_recipe
 from toolkit.strict_yaml import read_yaml
 
 

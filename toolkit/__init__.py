@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toolkit.api import bench_latency, export, finetune, load, parity
     from toolkit.errors import CheckFailed, ToolkitError
-    from toolkit.recipe.schema import Recipe
+    from toolkit.recipe.recipe import Recipe
     from toolkit.runtime.bundle import Bundle
     from toolkit.serving.classifier import Classifier
     from toolkit.serving.predictor import Prediction
@@ -35,7 +35,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("bench_latency", "export", "finetune", "load", "parity"), "toolkit.api"),
     **dict.fromkeys(("CheckFailed", "ToolkitError"), "toolkit.errors"),
-    "Recipe": "toolkit.recipe.schema",
+    "Recipe": "toolkit.recipe.recipe",
     "Bundle": "toolkit.runtime.bundle",
     "Classifier": "toolkit.serving.classifier",
     "Prediction": "toolkit.serving.predictor",

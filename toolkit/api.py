@@ -13,7 +13,7 @@ from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from toolkit.recipe.schema import Recipe
+    from toolkit.recipe.recipe import Recipe
     from toolkit.runs.finished_run import Run
     from toolkit.runtime.bundle import Bundle
     from toolkit.serving.classifier import Classifier
@@ -89,7 +89,8 @@ def finetune(
         True
     """
     from toolkit.recipe.origins import naming_origins
-    from toolkit.recipe.schema import Recipe, leaves, load_recipe
+    from toolkit.recipe.reading import leaves, load_recipe
+    from toolkit.recipe.recipe import Recipe
     from toolkit.recipe.shipped import find_recipe
 
     if isinstance(recipe, Recipe):
@@ -215,8 +216,8 @@ def parity(
         >>> toolkit.parity(bundle)["results"]["fp32"]["cpu"]["passed"]
         True
     """
-    from export.bundle import prove_again
     from export.change import Target
+    from export.prove_bundle import prove_again
     from toolkit.runs.finished_run import run_of
 
     opened = opened_bundle(bundle)
@@ -318,7 +319,7 @@ def precisions_asked_for(
         if max_accuracy_drop is not None:
             fix = "add --precision auto, or leave it out"
             raise ToolkitError("a budget is for --precision auto", where="--max-accuracy-drop", fix=fix)
-        from toolkit.runtime.session import require_precision
+        from toolkit.runtime.providers import require_precision
 
         return [require_precision(name, provider) for name in names], None
     if len(names) > 1:

@@ -90,8 +90,8 @@ class LineProgress(Progress):
         parts = [f"{task.description}: {task.completed:,.0f}"]
         if task.total:
             parts[0] += f" of {task.total:,.0f} ({task.completed / task.total:.0%})"
-        if task.fields.get("figures"):
-            parts.append(str(task.fields["figures"]))
+        if task.fields.get("metrics"):
+            parts.append(str(task.fields["metrics"]))
         if task.total and task.completed > began:
             left = elapsed * (task.total - task.completed) / (task.completed - began)
             parts.append(f"about {about(left)} left")

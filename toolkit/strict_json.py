@@ -42,12 +42,15 @@ def read_json(content: bytes | str, *, finite: bool = True) -> Any:
 
 
 def reason_in(error: Exception) -> str:
-    """What is wrong with content, in one line: the first problem that pydantic found, or what a parser said."""
+    """What is wrong with content, in one line: the keys it lacks, the first other problem, or a parser's message."""
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        places = [".".join(map(str, problem["loc"])) for problem in problems]
+        if all(problem["type"] == "missing" for problem in problems):
+            return f"lacks {', '.join(sorted(places))}"
+        first, place = problems[0], places[0]
         message = first["msg"].removeprefix("Value error, ")
         return f"{place}: {message}" if place else message
     if isinstance(error, KeyError):
@@ -58,7 +61,7 @@ def reason_in(error: Exception) -> str:
 def print_json(content: Any, stream: TextIO) -> None:
     """Print JSON, indented, that any parser reads.
 
-    A figure that is no finite number becomes null, and bytes of a name that are no UTF-8 are escaped. Letters
+    A metric that is no finite number becomes null, and bytes of a name that are no UTF-8 are escaped. Letters
     beyond ASCII stand there themselves where the stream is UTF-8; what a terminal might obey is
     escaped as JSON has it.
     """

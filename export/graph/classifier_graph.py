@@ -17,6 +17,7 @@ from export.graph.subgraph import read_by
 from export.graph.tensor_names import LOGITS, PROBABILITIES
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Preprocess
 
 GraphInput = Literal["image", "pixel_values"]
@@ -39,17 +40,17 @@ def build_graph(
     preprocess: Preprocess,
     provenance: dict[str, Any],
     graph_input: GraphInput = "image",
-    form: GraphConfig = FUSED,
+    config: GraphConfig = FUSED,
 ) -> onnx.ModelProto:
     """The whole classifier as one graph with a dynamic batch; the same arguments give the same bytes.
 
     Args:
-        classifier: in evaluation form, float32, on the CPU.
+        classifier: in eval mode, float32, on the CPU.
         preprocess: what stands between an image and ``pixel_values``.
         provenance: kept in ``metadata_props``, like labels and preprocessing, so that the file alone can be served.
         graph_input: ``image``, uint8 [batch, height, width, 3] of any size, or ``pixel_values``,
             float32 [batch, 3, height, width].
-        form: in which operators, and which matmuls in integers.
+        config: in which operators, and which matmuls in integers.
 
     Returns:
         A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes].
@@ -65,7 +66,7 @@ def build_graph(
     else:
         entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, *preprocess.output_size])
         pixel_values = PIXEL_VALUES
-    add_classifier(builder, classifier, pixel_values, form, preprocess)
+    add_classifier(builder, classifier, pixel_values, config, preprocess)
     shape: list[str | int | None] = ["batch", len(classifier.labels)]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in (LOGITS, PROBABILITIES)]
     nodes, constants = needed(builder)
@@ -76,15 +77,11 @@ def build_graph(
         "labels": json.dumps(classifier.labels, ensure_ascii=False),
         "preprocess": preprocess.model_dump_json(),
         "task": classifier.task.name,
-        METADATA: form.model_dump_json(),
+        METADATA: config.model_dump_json(),
         "provenance": json.dumps(provenance, ensure_ascii=False, sort_keys=True),
     }
     helper.set_model_props(model, metadata)
-    match form.precision:
-        case "fp16" | "bf16":
-            return to_half(model, form.precision, form.keep_fp32)
-        case _:
-            return model
+    return to_half(model, config.precision, config.keep_fp32) if SPECS[config.precision].half else model  # type: ignore[arg-type]
 
 
 def needed(builder: GraphBuilder) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:

@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from export.graph.quantization import FLOAT, Quantization
 from toolkit.errors import ToolkitError
-from toolkit.runtime.session import Precision
+from toolkit.runtime.precision import Precision
 
 METADATA = "form"
-"""Key of the form in a graph's ``metadata_props``."""
+"""Key of the config in a graph's ``metadata_props``."""
 
 
 class GraphConfig(BaseModel):
@@ -24,7 +24,7 @@ class GraphConfig(BaseModel):
     keep_fp32: dict[str, float] = Field({}, alias="islands")
     """With fp16, tensors that stay float32, with the largest magnitude that was measured in each."""
     temperature: float | None = None
-    """Of the probabilities, where it was fitted again for this form; the classifier's otherwise."""
+    """Of the probabilities, where it was fitted again for this config; the classifier's otherwise."""
     fuse_skip_layernorm: bool = Field(True, alias="joined_norms")
     """Residual sum, bias of the matmul before it, and norm by one operator; integer matmuls add their bias
     themselves, and then a sum and a norm apart are faster on CPUs."""
@@ -37,7 +37,7 @@ FUSED = GraphConfig()
 
 
 def config_of(model: onnx.ModelProto) -> GraphConfig:
-    """The form that a graph was written in.
+    """The config that a graph was written in.
 
     Raises:
         ToolkitError: the graph does not say.
@@ -45,4 +45,4 @@ def config_of(model: onnx.ModelProto) -> GraphConfig:
     for entry in model.metadata_props:
         if entry.key == METADATA:
             return GraphConfig.model_validate_json(entry.value)
-    raise ToolkitError("the graph does not say in which form it is", where="metadata_props", fix="export it again")
+    raise ToolkitError("the graph does not say which config it has", where="metadata_props", fix="export it again")

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from export.graph.config import GraphConfig
 from toolkit.errors import CheckFailed
 from toolkit.models.classifier import Classifier
-from toolkit.runtime.session import PROVIDERS, ExecutedNode
+from toolkit.runtime.precision import SPECS
+from toolkit.runtime.providers import PROVIDERS
+from toolkit.runtime.session import ExecutedNode
 
 FUSED = {
     "attention": {"Attention", "MultiHeadAttention", "PackedAttention", "GroupQueryAttention"},
@@ -28,7 +30,7 @@ def fused_counts(nodes: Sequence[ExecutedNode]) -> dict[str, int]:
 
 
 def check_nodes(
-    nodes: Sequence[ExecutedNode], classifier: Classifier, provider: str, form: GraphConfig
+    nodes: Sequence[ExecutedNode], classifier: Classifier, provider: str, config: GraphConfig
 ) -> dict[str, int]:
     """Count the fused operators and see where the heavy ones ran; of a traced encoder the latter alone is checked.
 
@@ -36,7 +38,7 @@ def check_nodes(
         nodes: what a session executed.
         classifier: whose layers are to be found in it.
         provider: the one that was asked for.
-        form: that the graph was written in.
+        config: that the graph was written in.
 
     Returns:
         The counts of :func:`fused_counts`.
@@ -48,12 +50,12 @@ def check_nodes(
     blocks = tower.blocks if tower else []
     layers, gelus = len(blocks), sum(block.mlp.gate is None for block in blocks)
     counts = fused_counts(nodes)
-    expected = {"integer product": len(form.quantization.matmuls)}
-    if not form.standard_ops_only:
+    expected = {"integer product": len(config.quantization.matmuls)}
+    if not config.standard_ops_only:
         expected |= {"attention": layers, "activation": gelus}
-    if provider == "cpu" and form.precision in ("fp16", "bf16"):
+    if provider == "cpu" and SPECS[config.precision].half:
         expected.pop("activation", None)  # GELU has no kernel for it there, and is computed in float32 by its parts
-    if form.fuse_skip_layernorm:  # a layer has two norms; the first one of the first layer has nothing to add
+    if config.fuse_skip_layernorm:  # a layer has two norms; the first one of the first layer has nothing to add
         expected |= {"layer norm with residual": 2 * layers}
     missing = [f"{wanted} of {kind}, but {counts[kind]}" for kind, wanted in expected.items() if counts[kind] < wanted]
     if missing and provider not in COMPILING:

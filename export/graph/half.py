@@ -1,7 +1,7 @@
 """A graph whose network computes in half precision, with fp32 where it has to stay.
 
 Everything that leads to ``pixel_values`` stays as it is, and so do the head, the temperature and
-the softmax. In between a node is one of two kinds: it computes in half, or it is part of an island
+the softmax. In between a node is one of two kinds: it computes in half, or it is one of those kept
 in fp32. A cast stands where the kind changes, as ``NAME/half`` or ``NAME/single``, once for a tensor.
 """
 
@@ -23,10 +23,11 @@ from export.graph.preprocessing import IMAGE, PIXEL_VALUES
 from export.graph.subgraph import gives_floats, preprocessing_part
 from export.graph.tensor_names import LOGITS, PROBABILITIES
 from toolkit.models.classifier import Classifier
+from toolkit.runtime.precision import SPECS
 
 HalfPrecision = Literal["fp16", "bf16"]
-ELEMENT_TYPES: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-TORCH_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+ELEMENT_TYPES = {name: int(getattr(TensorProto, spec.element.upper())) for name, spec in SPECS.items() if spec.half}
+TORCH_TYPES = {name: getattr(torch, spec.element) for name, spec in SPECS.items() if spec.half}
 HALF_MAX = float(np.finfo(np.float16).max)
 """The largest number of fp16: 65504."""
 NO_BF16_KERNEL = frozenset({"Conv", "Pad"})
@@ -134,17 +135,17 @@ def in_head(tensor: str) -> bool:
 
 
 def network_graph(
-    classifier: Classifier, form: GraphConfig = FUSED, size: tuple[int, int] | None = None
+    classifier: Classifier, config: GraphConfig = FUSED, size: tuple[int, int] | None = None
 ) -> onnx.ModelProto:
     """The classifier in float32 without preprocessing and metadata.
 
     Args:
-        classifier: in evaluation form, on the CPU.
-        form: in which operators.
+        classifier: in eval mode, on the CPU.
+        config: in which operators.
         size: height and width of ``pixel_values``; without it the graph serves to look up names and to plan.
     """
     builder = GraphBuilder()
-    add_classifier(builder, classifier, PIXEL_VALUES, form, size=size)
+    add_classifier(builder, classifier, PIXEL_VALUES, config, size=size)
     entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (LOGITS, PROBABILITIES)]
     graph = helper.make_graph(builder.nodes, "network", [entry], outputs, list(builder.initializers.values()))
@@ -162,7 +163,7 @@ def _too_large(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _with_same_values(keep_fp32: set[str], network: Sequence[onnx.NodeProto], floating: set[str]) -> set[str]:
-    """Islands, and the tensors that hold the same values or that feed an attention operator which is one.
+    """Nodes kept in fp32, and the tensors that hold the same values or that feed an attention operator which is one.
 
     What overflows inside attention is known by the tensor that the operator gives; keys and values
     that nodes before it make would be infinite before they reach it.

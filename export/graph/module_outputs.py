@@ -18,7 +18,7 @@ def module_outputs(classifier: Classifier, pixel_values: Tensor, *, own: bool = 
     """Run the reference forward pass and keep all tensors between its modules.
 
     Args:
-        classifier: in evaluation form, in whatever precision.
+        classifier: in eval mode, in whatever precision.
         pixel_values: [batch, 3, height, width] in the same precision.
         own: run the classifier's own pass, which leaves out tokens that nothing reads, in place of transformers'.
 

@@ -76,7 +76,7 @@ class Quantization(BaseModel):
             ToolkitError: its range was never measured.
         """
         if matmul not in self.ranges:
-            what, fix = "the range of a product's input is missing", "export or train again"
+            what, fix = "the range of a matmul's input is missing", "export or train again"
             raise ToolkitError(what, where=matmul, fix=fix)
         low, high = self.ranges[matmul]
         return affine(low, high, symmetric=self.symmetric)

@@ -46,7 +46,7 @@ class Axis:
     starts: str
     """First pixel of each block's window: int64 [K]."""
     window: str
-    """V: int64 [1]."""
+    """Name of the tensor with the window V: int64 [1]."""
     weights: str
     """Whole numbers of 22 binary places: float64 [K, N, V]."""
     blocks: int

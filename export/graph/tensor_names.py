@@ -1,4 +1,4 @@
-"""What the tensors of a fused graph are called: after the modules of the classifier that give them.
+"""What the tensors of a fused graph are called: after the modules that give them.
 
 A tensor bears the name of the module that gives it, with ``/input`` behind it where it is what that
 module takes; everything else has an operator's name at its end. A matmul bears the name of its linear
@@ -11,7 +11,7 @@ from torch import nn
 
 from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import Group
-from toolkit.models.families.tower import Attention, AttentionPooling, Projection
+from toolkit.models.families.tower import Attention, AttentionPooling, Projection, TextTower, Tower
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
 POOLED = "head/input"
@@ -19,15 +19,14 @@ POOLED = "head/input"
 
 
 class TensorNames:
-    """Names in the graph of a classifier."""
+    """Names in the graph of a module that holds a tower."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._names = {module: name for name, module in classifier.named_modules()}
-        tower = classifier.encoder.tower
+    def __init__(self, root: nn.Module, tower: Tower | TextTower | None) -> None:
+        self._names = {module: name for name, module in root.named_modules()}
         self._blocks = [self._names[block.module] for block in tower.blocks] if tower else []
 
     def of(self, module: nn.Module) -> str:
-        """A module's dotted name in the classifier, and that of what it gives."""
+        """A module's dotted name, and that of what it gives."""
         return self._names[module]
 
     def taken_by(self, module: nn.Module) -> str:
@@ -53,6 +52,11 @@ class TensorNames:
     def block_of(self, matmul: str) -> str:
         """The layer that a matmul belongs to, or the matmul itself."""
         return next((block for block in self._blocks if matmul.startswith(f"{block}.")), matmul)
+
+
+def names_of(classifier: Classifier) -> TensorNames:
+    """Names in the graph of a classifier."""
+    return TensorNames(classifier, classifier.encoder.tower)
 
 
 def tensor_after(classifier: Classifier, group: Group) -> str:

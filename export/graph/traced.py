@@ -41,7 +41,7 @@ def add_traced(builder: GraphBuilder, encoder: Encoder, pixel_values: str, size:
 
     Args:
         builder: of the graph.
-        encoder: in evaluation form, float32, on the CPU.
+        encoder: in eval mode, float32, on the CPU.
         pixel_values: the tensor that it takes.
         size: height and width of it.
 

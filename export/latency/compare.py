@@ -5,45 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
-
 from toolkit.errors import ToolkitError
 from toolkit.regular_files import read_settings
+from toolkit.runtime.latency_file import LATENCY, LatencyFile
 from toolkit.strict_json import read_json, reason_in
 
 KEY = ("engine", "provider", "precision", "batch_size")
 MACHINE = ("processor", "usable_cores", "cpu_quota", "memory_gib", "system", "python", "versions", "instructions")
 SETTINGS = ("threads", "scenario")
-
-
-class Row(BaseModel):
-    """What is compared of a row; what else stands there is left alone."""
-
-    engine: str
-    provider: str
-    precision: str
-    batch_size: int
-    p50_ms: float = Field(gt=0)
-    p99_ms: float = Field(gt=0)
-    throughput_ips: float = Field(gt=0)
-    threads: int | None
-    intervals: dict[str, tuple[float, float] | None] = {}
-
-
-class Machine(BaseModel):
-    """Where it was measured."""
-
-    processor: str
-    throttled: list[str] = []
-
-
-class LatencyFile(BaseModel):
-    """Content of ``latency.json``, as far as it is compared."""
-
-    rows: list[Row]
-    machine: Machine
-    graphs: dict[str, str] | None = None
-    inputs: dict[str, Any] = {}
 
 
 def compare(a: Path, b: Path) -> dict[str, Any]:
@@ -79,7 +48,7 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    file = path / "latency.json" if path.is_dir() else path
+    file = path / LATENCY if path.is_dir() else path
     try:
         content: dict[str, Any] = read_json(read_settings(file))
         LatencyFile.model_validate(content)
@@ -93,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _beside(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """Figures of one row of each file."""
+    """Metrics of one row of each file."""
     intervals = [row.get("intervals", {}).get("p50_ms") for row in (a, b)]
     verdict = "unknown"
     if all(intervals):
@@ -112,7 +81,7 @@ def _beside(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warnings(a: dict[str, Any], b: dict[str, Any], rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
-    """What differs beside the figures."""
+    """What differs beside the metrics."""
     said = []
     for key in MACHINE:
         before, after = a["machine"].get(key), b["machine"].get(key)

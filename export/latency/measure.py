@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from export.latency.pool import Pool
-from export.latency.runner import Runner
+from export.latency.runner import Block, Runner
 from export.latency.statistics import percentiles
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
@@ -93,8 +93,8 @@ def measure(
     for batch_size in batch_sizes:
         fitting = list(engines) if skipped is None else _fitting(engines, pool, batch_size, growth, skipped)
         if fitting:
-            alternate(fitting, pool.batches(batch_size), least, progress=progress)
-        rows += [row_of(engine, batch_size) for engine in fitting]
+            counted = alternate(fitting, pool.batches(batch_size), least, progress=progress)
+            rows += [samples.row(batch_size) for samples in counted]
     return rows
 
 
@@ -162,6 +162,62 @@ def _growth_mib(engine: Runner, pool: Pool) -> float:
     return max(0.0, taken[1] - taken[0]) / (PROBED - 1) + pixels
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """Runs that are not counted."""
+
+    seconds: tuple[float, ...]
+    steady: bool | None
+    """Whether it reached a steady value within its limit; None if that is shorter than two windows."""
+
+    @property
+    def run_seconds(self) -> float:
+        """Median seconds of the last window's runs."""
+        return float(np.median(self.seconds[-WINDOW:]))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was counted of an engine at one batch size, and what was run before."""
+
+    engine: Runner
+    blocks: tuple[Block, ...]
+    warm_up: WarmUp
+    rewarm_seconds: tuple[float, ...] = ()
+    """Runs in front of the blocks, which are not counted."""
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of all counted runs, in order."""
+        return [seconds for block in self.blocks for seconds in block.seconds]
+
+    @property
+    def block_medians(self) -> list[float]:
+        """Median seconds of a run, of each block."""
+        return [float(np.median(block.seconds)) for block in self.blocks]
+
+    def row(self, batch_size: int) -> dict[str, Any]:
+        """A row of ``latency.json``."""
+        seconds, device = self.seconds, [each for block in self.blocks for each in block.device_seconds]
+        before = self.warm_up.seconds + self.rewarm_seconds
+        row = {
+            "provider": self.engine.provider,
+            "precision": self.engine.precision,
+            "batch_size": batch_size,
+            "engine": self.engine.name,
+            "scenario": "SingleStream",
+            **percentiles(seconds),
+            "throughput_ips": batch_size * len(seconds) / sum(seconds),
+            "runs": len(seconds),
+            "warmup_runs": len(before),
+            "warmup_seconds": sum(before),
+            "steady": self.warm_up.steady,
+            "threads": self.engine.threads,
+            "block_p50_ms": [1000 * median for median in self.block_medians],
+        }
+        return row | {"device": percentiles(device)} if device else row
+
+
 def alternate(
     engines: Sequence[Runner],
     batches: Sequence[Feed],
@@ -169,61 +225,38 @@ def alternate(
     *,
     blocks: int = BLOCKS,
     progress: Progress = SILENT,
-) -> None:
-    """Warm the engines until their figures are steady, then count them in turns; the times stand in the engines."""
-    a_block = {}
+) -> list[Samples]:
+    """Warm the engines until their times are steady, then count them in turns; what was counted, in their order."""
+    warm_ups, runs = [], []
     for engine in engines:
-        engine.forget()
-        one = warm_until_steady(engine, batches, min(WARMUP_SECONDS, max(2.5 * least.seconds, 0.05)))
-        a_block[id(engine)] = max(1, -(-max(least.runs, round(least.seconds / one)) // blocks))
+        warm_ups.append(warm_until_steady(engine, batches, min(WARMUP_SECONDS, max(2.5 * least.seconds, 0.05))))
+        wanted = max(least.runs, round(least.seconds / warm_ups[-1].run_seconds))
+        runs.append(max(1, -(-wanted // blocks)))
+    counted: list[list[Block]] = [[] for _ in engines]
+    rewarmed: list[list[float]] = [[] for _ in engines]
     for block in range(blocks):
-        for engine in engines if block % 2 == 0 else reversed(engines):
+        places = range(len(engines))
+        for place in places if block % 2 == 0 else reversed(places):
             if len(engines) > 1 or block == 0:
-                engine.warm_up(batches, REWARM_RUNS)
-            engine.measure(batches, a_block[id(engine)])
+                rewarmed[place] += engines[place].warm_up(batches, REWARM_RUNS)
+            counted[place].append(engines[place].measure(batches, runs[place], block * runs[place]))
             progress.step()
+    return [
+        Samples(engine, tuple(blocks_of), warm_up, tuple(seconds))
+        for engine, blocks_of, warm_up, seconds in zip(engines, counted, warm_ups, rewarmed, strict=True)
+    ]
 
 
-def warm_until_steady(engine: Runner, batches: Sequence[Feed], most_seconds: float) -> float:
-    """Run until two neighbouring windows have the same median to 3 %, or the time is over.
-
-    Returns:
-        Median seconds of the last window's runs.
-    """
+def warm_until_steady(engine: Runner, batches: Sequence[Feed], most_seconds: float) -> WarmUp:
+    """Run until two neighbouring windows have the same median to 3 %, or the time is over."""
     times: list[float] = []
+    steady = None
     started = time.perf_counter()
     while True:
         times += engine.warm_up(batches, 1)
         last, before = times[-WINDOW:], times[-2 * WINDOW : -WINDOW]
         if len(before) == WINDOW:
-            engine.steady = bool(abs(np.median(last) / np.median(before) - 1) <= STEADY)
+            steady = bool(abs(np.median(last) / np.median(before) - 1) <= STEADY)
         over = len(times) > REWARM_RUNS and time.perf_counter() - started > most_seconds
-        if engine.steady or over:
-            return float(np.median(last))
-
-
-def row_of(engine: Runner, batch_size: int) -> dict[str, Any]:
-    """What was counted of an engine, as a row of ``latency.json``."""
-    seconds = np.array(engine.times)
-    starts = np.cumsum([0, *engine.blocks[:-1]])
-    row = {
-        "provider": engine.provider,
-        "precision": engine.precision,
-        "batch_size": batch_size,
-        "engine": engine.name,
-        "scenario": "SingleStream",
-        **percentiles(engine.times),
-        "throughput_ips": float(batch_size * len(seconds) / seconds.sum()),
-        "runs": len(seconds),
-        "warmup_runs": engine.warmup_runs,
-        "warmup_seconds": engine.warmup_seconds,
-        "steady": engine.steady,
-        "threads": engine.threads,
-        "block_p50_ms": [
-            float(np.median(seconds[start : start + count]) * 1000)
-            for start, count in zip(starts, engine.blocks, strict=True)
-        ],
-    }
-    if engine.device_times:
-        row["device"] = percentiles(engine.device_times)
-    return row
+        if steady or over:
+            return WarmUp(tuple(times), steady)

@@ -20,7 +20,7 @@ from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import Feed
-from toolkit.runtime.session import PROVIDER_OPTIONS, PROVIDERS
+from toolkit.runtime.providers import PROVIDER_OPTIONS, PROVIDERS
 
 REDUCED = {"torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
 RIVALS = ("torch-eager", "torch-compile", *REDUCED, "onnxruntime-plain", "hf-pipeline")
@@ -67,16 +67,15 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
         return model.probabilities(logits.float()).cpu().numpy()  # the copy to the host waits for the device
 
     precision = name.removeprefix("torch-") if reduced is not None else "fp32"
-    engine = Runner(
+    return Runner(
         "torch-eager" if reduced is not None else name,
         precision,
         beside.provider,
         beside.threads,
         compute,
         beside.input,
+        device_seconds=events.seconds if events else None,
     )
-    engine.device_seconds = events.seconds if events else None
-    return engine
 
 
 class _Events:
@@ -90,7 +89,7 @@ class _Events:
         self._ends[1].record()
 
     def seconds(self) -> float:
-        """Of the last run."""
+        """Seconds of the last run."""
         self._ends[1].synchronize()
         return float(self._ends[0].elapsed_time(self._ends[1])) / 1000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from toolkit.errors import ToolkitError
@@ -18,9 +18,18 @@ SPINNING: Final = "session.intra_op.allow_spinning"
 """Whether the threads of a pool wait busily for the next operator: ONNX Runtime's default."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Block:
+    """Runs that were counted one after the other."""
+
+    seconds: tuple[float, ...]
+    device_seconds: tuple[float, ...] = ()
+    """What the device itself took, where its events tell."""
+
+
+@dataclass(frozen=True)
 class Runner:
-    """An engine and the seconds that its counted runs took."""
+    """An engine that runs a batch."""
 
     name: str
     precision: str
@@ -33,19 +42,6 @@ class Runner:
     """What a batch holds: ``pixel_values`` or ``image``."""
     device_seconds: Callable[[], float] | None = None
     """Seconds that the device itself took for the last run, by its own events; None on a CPU."""
-    times: list[float] = field(default_factory=list)
-    device_times: list[float] = field(default_factory=list)
-    blocks: list[int] = field(default_factory=list)
-    """Counted runs of each block, in order."""
-    warmup_runs: int = 0
-    warmup_seconds: float = 0.0
-    steady: bool | None = None
-    """Whether the warm-up reached a steady figure within its limit; None if that is shorter than two windows."""
-
-    def forget(self) -> None:
-        """Begin a new measurement."""
-        self.times, self.device_times, self.blocks = [], [], []
-        self.warmup_runs, self.warmup_seconds, self.steady = 0, 0.0, None
 
     def timed(self, batch: Feed) -> float:
         """Seconds of one run."""
@@ -55,18 +51,16 @@ class Runner:
 
     def warm_up(self, batches: Sequence[Feed], runs: int) -> list[float]:
         """Run without counting; seconds of each run."""
-        seconds = [self.timed(batches[number % len(batches)]) for number in range(runs)]
-        self.warmup_runs += runs
-        self.warmup_seconds += sum(seconds)
-        return seconds
+        return [self.timed(batches[number % len(batches)]) for number in range(runs)]
 
-    def measure(self, batches: Sequence[Feed], runs: int) -> None:
-        """Count a block of runs over a pool of batches, going on where the last block ended."""
-        for _ in range(runs):
-            self.times.append(self.timed(batches[len(self.times) % len(batches)]))
+    def measure(self, batches: Sequence[Feed], runs: int, first: int = 0) -> Block:
+        """Count runs over a pool of batches, from its ``first`` one on and round again."""
+        seconds, device = [], []
+        for number in range(first, first + runs):
+            seconds.append(self.timed(batches[number % len(batches)]))
             if self.device_seconds:
-                self.device_times.append(self.device_seconds())
-        self.blocks.append(runs)
+                device.append(self.device_seconds())
+        return Block(tuple(seconds), tuple(device))
 
 
 def onnxruntime_engine(

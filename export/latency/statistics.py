@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from export.latency.bootstrap import bootstrap
+
 PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p95_ms": 95.0, "p99_ms": 99.0, "p99_9_ms": 99.9}
-CONFIDENCE = 0.95
-RESAMPLES = 1000
 CHUNK = 10
 """Shortest stretch of neighbours that is resampled as one, where there are ten of them: what disturbs a machine
 lasts longer than one run."""
@@ -18,8 +18,6 @@ FEWEST_CHUNKS = 10
 """Stretches that a series is cut into at least, however long its runs resemble each other."""
 WINDOW = 5.0
 """Correlation times over which the correlation is summed up (Sokal, 1997: 4 to 10)."""
-PART = 1 << 20
-"""Resampled values that memory holds at once, unless one resample is larger."""
 Seconds = npt.NDArray[np.float64]
 
 
@@ -39,35 +37,19 @@ def percentiles(times: Sequence[float]) -> dict[str, Any]:
     """
     milliseconds = np.asarray(times, np.float64) * 1000
     names, levels = list(PERCENTILES), list(PERCENTILES.values())
-    resampled = np.concatenate([np.percentile(part, levels, axis=1) for part in _resamples(milliseconds)], axis=1)
-    low, high = np.percentile(resampled, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=1)
-    figures: dict[str, Any] = dict(zip(names, np.percentile(milliseconds, levels).tolist(), strict=True))
+    block = chunk_length(milliseconds)
+    low, high = bootstrap(milliseconds, lambda part: np.percentile(part, levels, axis=1), block=block)
+    metrics: dict[str, Any] = dict(zip(names, np.percentile(milliseconds, levels).tolist(), strict=True))
     intervals: dict[str, Any] = {
         name: [float(at_least), float(at_most)] for name, at_least, at_most in zip(names, low, high, strict=True)
     }
     if len(milliseconds) < 1000:
-        figures["p99_9_ms"] = intervals["p99_9_ms"] = None
-    return figures | {
+        metrics["p99_9_ms"] = intervals["p99_9_ms"] = None
+    return metrics | {
         "mean_ms": float(milliseconds.mean()),
         "max_ms": float(milliseconds.max()),
         "intervals": intervals,
     }
-
-
-def _resamples(values: Seconds) -> Iterator[Seconds]:
-    """Resamples [some, values]: stretches of neighbours drawn with replacement, the ends joined.
-
-    They come a part at a time, so that a million values take no more memory than a few resamples of them.
-    """
-    count = len(values)
-    chunk = chunk_length(values)
-    draws = -(-count // chunk)
-    rng = np.random.default_rng(0)
-    at_once = max(1, min(RESAMPLES, PART // count))
-    for start in range(0, RESAMPLES, at_once):
-        starts = rng.integers(0, count, (min(at_once, RESAMPLES - start), draws))
-        places = (starts[:, :, None] + np.arange(chunk)).reshape(len(starts), -1)[:, :count] % count
-        yield values[places]
 
 
 def chunk_length(values: Seconds) -> int:

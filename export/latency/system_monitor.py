@@ -15,9 +15,9 @@ import psutil
 from toolkit.runtime.cgroup import SYSTEM, held_back_microseconds
 
 STEAL = 0.02
-"""Share of the cores' time, taken by the host of a virtual machine, from which on a figure is in doubt."""
+"""Share of the cores' time, taken by the host of a virtual machine, from which on a metric is in doubt."""
 OTHERS = 0.1
-"""Share of the cores' time, spent by other processes, from which on a figure is in doubt."""
+"""Share of the cores' time, spent by other processes, from which on a metric is in doubt."""
 BUSY, IDLE = ("user", "nice", "system", "irq", "softirq"), ("idle", "iowait", "steal")
 """What a core's time goes into, by psutil's names, of those that a system tells apart; none holds another one."""
 CLOCK_REASONS = {

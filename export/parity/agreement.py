@@ -1,4 +1,4 @@
-"""What a difference in logits means for decisions: agreement, flips, and the figures that labels give."""
+"""What a difference in logits means for decisions: agreement, flips, and the metrics that labels give."""
 
 from __future__ import annotations
 
@@ -87,15 +87,15 @@ def changes(
     The graph's temperature is the reference's unless it was fitted again.
     """
     answers = torch.tensor(labels)
-    figures = {
+    metrics = {
         "a": task.scores(torch.from_numpy(expected), answers, temperature).metrics(METRICS),
         "b": task.scores(torch.from_numpy(logits), answers, fitted_again or temperature).metrics(METRICS),
     }
     return {
         name: {
-            "reference": figures["a"][name],
-            "graph": figures["b"][name],
-            "change": figures["b"][name] - figures["a"][name],
+            "reference": metrics["a"][name],
+            "graph": metrics["b"][name],
+            "change": metrics["b"][name] - metrics["a"][name],
         }
-        for name in figures["a"]
+        for name in metrics["a"]
     }

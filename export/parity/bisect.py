@@ -18,14 +18,15 @@ from export.graph.module_outputs import aligned, module_outputs, with_folded_sca
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESCALED, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, producers
 from export.graph.tensor_names import LOGITS
-from export.parity.reference import Reference, spread
-from export.precision.fake_quant import largest_step
+from export.parity.reference import Reference
+from export.precision.fake_quant import largest_rounding
 from export.precision.precision_reference import PrecisionReference
 from toolkit.data.source import LabelledImage
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
+from toolkit.sampling import evenly_spaced
 
 IMAGES = 4
 NOISE_MULTIPLE = 10
@@ -77,7 +78,7 @@ def bisect(
         tolerance, with ``node``, ``operator``, ``module``, ``error`` and ``tolerance``, or None;
         ``last_good``, the one before it; ``closest``, the one that comes nearest to its tolerance.
     """
-    chosen = [samples[place] for place in spread(len(samples), IMAGES)]
+    chosen = [samples[place] for place in evenly_spaced(len(samples), IMAGES)]
     findings: list[Finding] = []
     for part in (
         _preprocessing(session, model, preprocess, reference, chosen),
@@ -188,12 +189,12 @@ def _network(
 ) -> Iterator[Finding]:
     """Every tensor with a counterpart, in the graph's order."""
     inputs = torch.from_numpy(feed[PIXEL_VALUES])
-    form = config_of(model)
-    own = PrecisionReference.of(reference.classifier, preprocess, form) if form.precision != "fp32" else None
+    config = config_of(model)
+    own = PrecisionReference.of(reference.classifier, preprocess, config) if config.precision != "fp32" else None
     least = 0.0
-    if own is not None and form.precision == "int8":  # beside PyTorch with the very same rounding
+    if own is not None and config.precision == "int8":  # beside PyTorch with the very same rounding
         single = module_outputs(own.classifier, inputs, own=True)
-        least = largest_step(own.classifier)
+        least = largest_rounding(own.classifier)
         exact = module_outputs(copy.deepcopy(own.classifier).double(), inputs.double(), own=True)
     else:
         plain = with_folded_scales(reference.classifier)

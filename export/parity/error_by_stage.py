@@ -13,11 +13,12 @@ from PIL import Image
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
 from export.graph.tensor_names import LOGITS, tensor_after
-from export.parity.reference import Reference, spread
+from export.parity.reference import Reference
 from toolkit.data.source import LabelledImage
 from toolkit.runtime.inputs import Inputs, stacked
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
+from toolkit.sampling import evenly_spaced
 
 STAGE_IMAGES = 4
 """Images on which the error is split."""
@@ -46,7 +47,7 @@ def error_by_stage(
         ``preprocess``: largest difference of ``pixel_values``; ``network``: largest difference of
         logits; ``embedding_cosine``: the smallest; ``images``.
     """
-    places = spread(len(kept), STAGE_IMAGES)
+    places = evenly_spaced(len(kept), STAGE_IMAGES)
     chosen = [kept[place] for place in places]
     wanted = stacked(values for _, values in chosen)
     takes_images = session.input == IMAGE

@@ -16,8 +16,8 @@ from export.graph.subgraph import network_input, network_part, open_part
 from export.graph.tensor_names import LOGITS
 from export.parity.agreement import agreement, changes
 from export.parity.error_by_stage import STAGE_IMAGES, error_by_stage, largest_difference
-from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, groups_of, noise_floor, spread
-from export.precision.precision_reference import LEAST_AGREEMENT, MULTIPLE, STEPS_MULTIPLE, PrecisionReference
+from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, groups_of, noise_floor
+from export.precision.precision_reference import MULTIPLE, STEPS_MULTIPLE, PrecisionReference
 from toolkit.data.source import UNLABELLED, LabelledImage
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.examples import graph_input
@@ -32,8 +32,10 @@ from toolkit.runtime.inputs import (
     stacked,
     windows,
 )
+from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
+from toolkit.sampling import evenly_spaced
 
 BATCH_SIZES = (1, 2, 7, 32)
 """Batches take turns; a chunk of images goes through each size once, so every image is run once. Photographs whose
@@ -167,12 +169,12 @@ def prove(
         samples: real images.
         progress: told how it goes on.
     """
-    form = config_of(model)
-    keep = spread(len(samples), max(NOISE_IMAGES, STAGE_IMAGES))
+    config = config_of(model)
+    keep = evenly_spaced(len(samples), max(NOISE_IMAGES, STAGE_IMAGES)).tolist()
     outcome = compare(session, preprocess, reference, samples, keep=keep, progress=progress)
     expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
     kept = [outcome.kept[place] for place in keep]
-    some = spread(len(kept), NOISE_IMAGES)
+    some = evenly_spaced(len(kept), NOISE_IMAGES)
     feed = stacked(kept[place][1] for place in some)
     floor = noise_floor(reference, feed, expected[keep][some])
     difference = np.abs(logits - expected) if outcome.finite else np.full(expected.shape, LARGEST)
@@ -181,18 +183,18 @@ def prove(
     task = reference.classifier.task
     decisions = agreement(task, expected, np.nan_to_num(logits), outcome.names, groups_of(samples))
     bounds: dict[str, Any] = {"noise_floor": floor.largest, "noise_multiple": NOISE_MULTIPLE}
-    if form.precision != "fp32":
+    if config.precision != "fp32":
         part = open_part(network_part(model, [LOGITS]), session)
         (given,) = part.compute([LOGITS], network_input(model, preprocess, feed))
-        bounds = reduced(reference, preprocess, form, floor.largest, feed, given)
+        bounds = reduced(reference, preprocess, config, floor.largest, feed, given)
     tolerance = bounds["noise_multiple"] * bounds["noise_floor"]
     flip_margin = decisions["largest_flip_margin"] or 0.0
     stages = error_by_stage(session, model, preprocess, reference, kept, expected[keep])
     sound = bounds.get("same_rounding", {}).get("passed", True) and bounds.get("against_fp32", {}).get("passed", True)
-    if form.precision != "fp32":  # what would hide below the cost of the precision
+    if config.precision != "fp32":  # what would hide below the cost of the precision
         sound &= stages["decode"]["max_grey_levels"] == 0
         sound &= stages["preprocess"]["max_pixel_value"] == 0
-    sure = decisions["top1_agreement_at_most"] >= LEAST_AGREEMENT.get(form.precision, 0.0)
+    sure = decisions["top1_agreement_at_most"] >= SPECS[config.precision].least_agreement
     entry: dict[str, Any] = {
         "max_abs_logit": worst,
         "mean_abs_logit": float(difference.mean()) if outcome.finite else LARGEST,
@@ -210,12 +212,12 @@ def prove(
         "stages": stages,
         "finite": outcome.finite,
         "seconds": outcome.seconds,
-        "form": form.model_dump(mode="json"),
+        "form": config.model_dump(mode="json"),
         "passed": outcome.finite and sound and sure and worst <= tolerance and flip_margin <= 2 * tolerance,
     }
     known = [label for label in outcome.labels if label != UNLABELLED]
     if len(known) == len(samples) and outcome.finite:
-        temperatures = float(reference.classifier.temperature), form.temperature
+        temperatures = float(reference.classifier.temperature), config.temperature
         entry["figures"] = changes(task, expected, logits, known, *temperatures)
         entry["reference_accuracy"] = entry["figures"]["accuracy"]["reference"]
     return entry
@@ -224,7 +226,7 @@ def prove(
 def reduced(
     reference: Reference,
     preprocess: Preprocess,
-    form: GraphConfig,
+    config: GraphConfig,
     single: float,
     feed: Feed,
     given: Float32,
@@ -234,7 +236,7 @@ def reduced(
     Args:
         reference: the PyTorch side.
         preprocess: between images and ``pixel_values``.
-        form: of the graph.
+        config: of the graph.
         single: the noise floor of fp32.
         feed: a few images as the reference takes them.
         given: what the graph's network gives for them in one batch.
@@ -244,7 +246,7 @@ def reduced(
         ``against_fp32``, the graph beside PyTorch in fp32 throughout, whatever trunk the reference
         has; for int8 ``same_rounding``, the graph beside PyTorch with the very same rounding.
     """
-    own = PrecisionReference.of(reference.classifier, preprocess, form)
+    own = PrecisionReference.of(reference.classifier, preprocess, config)
     logits, exact = own.logits(feed), reference.without_trunk(feed)
     cost = max(largest_difference(logits, exact), single)
     off = largest_difference(given, exact)
@@ -252,9 +254,9 @@ def reduced(
         "noise_floor": cost,
         "noise_multiple": MULTIPLE,
         "against_fp32": {"max_abs_logit": off, "tolerance": MULTIPLE * cost, "passed": off <= MULTIPLE * cost},
-        "least_agreement": LEAST_AGREEMENT[form.precision],
+        "least_agreement": SPECS[config.precision].least_agreement,
     }
-    if form.precision == "int8":
+    if config.precision == "int8":
         difference, floor = largest_difference(given, logits), max(own.steps(feed), single)
         bounds["same_rounding"] = {
             "max_abs_logit": difference,

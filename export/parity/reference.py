@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,9 +136,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """Up to ``wanted`` indices of ``count`` things, evenly spread."""
-    chosen: list[Any] = np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()
-    return chosen

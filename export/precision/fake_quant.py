@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.quantization import TINY, Quantization
-from export.graph.tensor_names import TensorNames
+from export.graph.tensor_names import names_of
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import fold_layer_scales
 from toolkit.runtime.preprocess import Preprocess
@@ -24,24 +24,24 @@ class QuantizedLinear(nn.Linear):
         super().__init__(origin.in_features, origin.out_features, bias=origin.bias is not None, device="meta")
         self.weight, self.bias = nn.Parameter(weight), origin.bias
         self.quantization, self.matmul = quantization, matmul
-        self.step = 0.0
-        """Of the newest input's rounding."""
+        self.input_scale = 0.0
+        """Of the newest input: what two neighbouring quantised values lie apart."""
         self.dither = 0.0
-        """Largest share of a step that is added at random before rounding, to see what values at its border do."""
+        """Largest share of the scale that is added at random before rounding, to see what values at its border do."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        rounded, self.step = _rounded(input, self.quantization, self.matmul, self.dither)
+        rounded, self.input_scale = _rounded(input, self.quantization, self.matmul, self.dither)
         return nn.functional.linear(rounded, self.weight, self.bias)
 
 
 class QuantizedPatches(nn.Conv2d):
     """A patch embedding that takes grey levels of ``pixel_values``, with rounded weights."""
 
-    def __init__(self, origin: nn.Conv2d, weight: Tensor, shift: Tensor, preprocess: Preprocess) -> None:
+    def __init__(self, origin: nn.Conv2d, weight: Tensor, bias: Tensor, preprocess: Preprocess) -> None:
         side = int(origin.kernel_size[0])
         super().__init__(3, origin.out_channels, side, side, device="meta")
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(shift)
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.scale, self.offset = (torch.from_numpy(value) for value in affine_of(preprocess))
 
     def forward(self, input: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def quantized_classifier(classifier: Classifier, preprocess: Preprocess, quantiz
     Run it by its own forward pass, which leaves out the tokens that the graph leaves out.
     """
     rounded = copy.deepcopy(classifier)
-    tower, names = rounded.encoder.tower, TensorNames(rounded)
+    tower, names = rounded.encoder.tower, names_of(rounded)
     fold_layer_scales(tower)
     joint = names.joint_matmuls(tower.attentions if tower else [])
     for matmul in quantization.matmuls:
@@ -77,10 +77,10 @@ def _replace(classifier: Classifier, name: str, module: nn.Module) -> None:
 
 
 def _patches(module: nn.Conv2d, preprocess: Preprocess, quantization: Quantization) -> QuantizedPatches:
-    matrix, shift = patches_of_levels(module, preprocess)
+    matrix, bias = patches_of_levels(module, preprocess)
     side = int(module.kernel_size[0])
     weight = _dequantised(matrix, quantization).reshape(side, side, 3, -1).permute(3, 2, 0, 1)
-    return QuantizedPatches(module, weight.contiguous(), shift, preprocess)
+    return QuantizedPatches(module, weight.contiguous(), bias, preprocess)
 
 
 def _dequantised(matrix: Tensor, quantization: Quantization) -> Tensor:
@@ -88,15 +88,15 @@ def _dequantised(matrix: Tensor, quantization: Quantization) -> Tensor:
     return torch.from_numpy(rounded * scale)
 
 
-def largest_step(rounded: Classifier) -> float:
-    """What one activation that is rounded to the neighbouring step changes at most in a matmul, in the newest pass."""
+def largest_rounding(rounded: Classifier) -> float:
+    """What one activation that is rounded to the neighbouring value changes at most in a matmul, in the newest pass."""
     linear = [module for module in rounded.modules() if isinstance(module, QuantizedLinear)]
-    return max((module.step * float(module.weight.detach().abs().max()) for module in linear), default=0.0)
+    return max((module.input_scale * float(module.weight.detach().abs().max()) for module in linear), default=0.0)
 
 
 @contextmanager
 def dithered(rounded: Classifier, share: float) -> Iterator[None]:
-    """While this is open, values near the border of two steps are rounded to either."""
+    """While this is open, values near the border of two quantised values are rounded to either."""
     linear = [module for module in rounded.modules() if isinstance(module, QuantizedLinear)]
     for module in linear:
         module.dither = share
@@ -108,17 +108,16 @@ def dithered(rounded: Classifier, share: float) -> Iterator[None]:
 
 
 def _rounded(x: Tensor, quantization: Quantization, matmul: str, dither: float) -> tuple[Tensor, float]:
-    """Activations in 256 steps, as floating-point numbers again, and the step."""
+    """Activations rounded to 256 values, as floating-point numbers again, and their scale."""
     if quantization.activations == "static":
-        step, zero = quantization.activation(matmul)
-        scale, offset = float(step), int(zero)
+        scale, offset = (each.item() for each in quantization.activation(matmul))
     else:
         low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
         scale = max(high - low, TINY) / 255
         offset = round(-low / scale)
     smallest, largest = (-128, 127) if quantization.symmetric else (0, 255)
-    levels = x / scale
+    quantized = x / scale
     if dither:
         noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
-        levels = levels + dither * (2 * noise - 1)
-    return (levels.round().add(offset).clamp(smallest, largest) - offset) * scale, scale
+        quantized = quantized + dither * (2 * noise - 1)
+    return (quantized.round().add(offset).clamp(smallest, largest) - offset) * scale, scale

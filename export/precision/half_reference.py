@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from export.graph.half import TORCH_TYPES, HalfPrecision, network_graph, plan
 from export.graph.subgraph import producers
-from export.graph.tensor_names import TensorNames
+from export.graph.tensor_names import TensorNames, names_of
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import Tower, fold_layer_scales
 
@@ -24,7 +24,7 @@ def half_reference(classifier: Classifier, precision: HalfPrecision, keep_fp32: 
     rounded at the end of a layer.
 
     Args:
-        classifier: in evaluation form, float32; it stays as it is.
+        classifier: in eval mode, float32; it stays as it is.
         precision: ``fp16`` or ``bf16``.
         keep_fp32: tensors that stay fp32.
 
@@ -32,7 +32,7 @@ def half_reference(classifier: Classifier, precision: HalfPrecision, keep_fp32: 
         A classifier for :meth:`~toolkit.models.classifier.Classifier.reference_logits`.
     """
     result = copy.deepcopy(classifier)
-    tower, names, dtype = result.encoder.tower, TensorNames(result), TORCH_TYPES[precision]
+    tower, names, dtype = result.encoder.tower, names_of(result), TORCH_TYPES[precision]
     if tower is None:
         return _with_rounded_leaves(result, dtype)
     network = network_graph(classifier)

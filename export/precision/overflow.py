@@ -29,7 +29,7 @@ def overflowing(classifier: Classifier, batches: Iterable[Feed], limit: float = 
     out: it stays fp32.
 
     Args:
-        classifier: in evaluation form, float32.
+        classifier: in eval mode, float32.
         batches: calibration images, as ``pixel_values`` [B, 3, height, width].
         limit: what is too near; half of fp16's largest number leaves room for images in production
             that differ.

@@ -21,29 +21,27 @@ MULTIPLE = 8
 STEPS_MULTIPLE = 4
 """The same for a graph beside PyTorch with the very same rounding."""
 BORDER = 1e-3
-LEAST_AGREEMENT = {"fp16": 0.995, "bf16": 0.98, "int8": 0.98}
-"""Top-1 agreement with fp32 that parity asks for: it fails where a lower one is certain (95 %)."""
 
 
 @dataclass(frozen=True)
 class PrecisionReference:
-    """A classifier rounded as a graph's form says."""
+    """A classifier rounded as a graph's config says."""
 
-    form: GraphConfig
+    config: GraphConfig
     classifier: Classifier
 
     @classmethod
-    def of(cls, classifier: Classifier, preprocess: Preprocess, form: GraphConfig) -> PrecisionReference:
+    def of(cls, classifier: Classifier, preprocess: Preprocess, config: GraphConfig) -> PrecisionReference:
         """Round a classifier; it stays as it is."""
-        if form.precision == "int8":
-            return cls(form, quantized_classifier(classifier, preprocess, form.quantization))
-        assert form.precision in ("fp16", "bf16")
-        return cls(form, half_reference(classifier, form.precision, form.keep_fp32))
+        if config.precision == "int8":
+            return cls(config, quantized_classifier(classifier, preprocess, config.quantization))
+        assert config.precision in ("fp16", "bf16")
+        return cls(config, half_reference(classifier, config.precision, config.keep_fp32))
 
     @property
     def own(self) -> bool:
         """Whether the classifier's own forward pass is to be run, which leaves out what the graph leaves out."""
-        return self.form.precision == "int8"
+        return self.config.precision == "int8"
 
     @torch.inference_mode()
     def logits(self, feed: Feed) -> Float32:

@@ -33,6 +33,7 @@ from toolkit.models.families.traced import refuse_traced
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
+from toolkit.sampling import evenly_spaced
 
 CALIBRATION_IMAGES = 128
 BATCH_SIZE = 4
@@ -74,7 +75,7 @@ def measure_trunk(
         weight_bits: of the rounded weights.
 
     Returns:
-        ``precision``, ``boundary`` (the first group that learns), ``form``, ``calibration_images``,
+        ``precision``, ``boundary`` (the first group that learns), ``config``, ``calibration_images``,
         ``toolkit_version``, ``graph_sha256``.
 
     Raises:
@@ -88,20 +89,20 @@ def measure_trunk(
         with_range = [name for name in of_trunk if name in matmul_inputs(model)]
         if not of_trunk:
             fix = "freeze layers too (model.unfreeze_last), or set training.trunk_precision=fp32"
-            raise ToolkitError("the frozen trunk has no product to round", where="training.trunk_precision", fix=fix)
+            raise ToolkitError("the frozen trunk has no matmul to round", where="training.trunk_precision", fix=fix)
         seen = observe(model, with_range, pixel_batches(preprocess, examples))
         ranges = {name: observed.range() for name, observed in seen.items()}
         rounding = Quantization(matmuls=tuple(of_trunk), ranges=ranges, weight_bits=weight_bits)
-        form = GraphConfig(precision="int8", quantization=rounding, fuse_skip_layernorm=False)
+        config = GraphConfig(precision="int8", quantization=rounding, fuse_skip_layernorm=False)
     else:
         keep_fp32 = overflowing(classifier, pixel_batches(preprocess, examples))
-        form = GraphConfig(
+        config = GraphConfig(
             precision="fp16", keep_fp32=keep_fp32, fuse_skip_layernorm=False
         )  # a joined one reads weights that learn
     content: dict[str, Any] = {
         "precision": precision,
         "boundary": classifier.groups[classifier.boundary].name,
-        "form": form.model_dump(mode="json"),
+        "form": config.model_dump(mode="json"),
         "calibration_images": len(examples),
         "toolkit_version": __version__,
     }
@@ -139,30 +140,30 @@ def open_trunk(
 
 def trunk_graph(classifier: Classifier, preprocess: Preprocess, content: dict[str, Any]) -> onnx.ModelProto:
     """From ``pixel_values`` to what the first trainable group takes."""
-    form = config_of_trunk(content)
+    config = config_of_trunk(content)
     group = classifier.groups[boundary_of(classifier, content) - 1]
-    whole = build_graph(classifier, preprocess, {}, "pixel_values", form)
+    whole = build_graph(classifier, preprocess, {}, "pixel_values", config)
     return network_part(whole, [tensor_after(classifier, group)])
 
 
 def config_of_trunk(content: dict[str, Any]) -> GraphConfig:
-    """The form of the graph that the trunk in ``trunk.json`` is.
+    """The config of the graph that the trunk in ``trunk.json`` is.
 
     Raises:
         ToolkitError: it is damaged.
     """
     try:
-        form = GraphConfig.model_validate(content["form"])
-        if form.precision != content["precision"]:
-            raise ValueError(f"its precision is {content['precision']}, its form's {form.precision}")
-        unknown = [name for name in form.quantization.matmuls if name not in form.quantization.ranges]
+        config = GraphConfig.model_validate(content["form"])
+        if config.precision != content["precision"]:
+            raise ValueError(f"its precision is {content['precision']}, its config's {config.precision}")
+        unknown = [name for name in config.quantization.matmuls if name not in config.quantization.ranges]
         if len(unknown) > 1:  # a patch embedding takes grey levels, which need none
             raise ValueError(f"the range of {unknown[0]} is missing")
     except ValueError as error:
         reason = str(error).splitlines()[0]
         fix = "copy the run again, or train again"
         raise ToolkitError(f"the trunk's description is damaged: {reason}", where="trunk.json", fix=fix) from error
-    return form
+    return config
 
 
 def boundary_of(classifier: Classifier, content: dict[str, Any]) -> int:
@@ -207,8 +208,7 @@ def calibration_examples(data: DataSource, count: int | None = None) -> list[Lab
     if count is not None and len(members) < count:
         what = f"{count} calibration images were asked for, but there are {len(members)} training images"
         raise ToolkitError(what, where="--calibration-images", fix=f"give {len(members)} or fewer")
-    wanted = min(len(members), count or CALIBRATION_IMAGES)
-    return [members[index * len(members) // wanted] for index in range(wanted)]
+    return [members[place] for place in evenly_spaced(len(members), count or CALIBRATION_IMAGES)]
 
 
 def pixel_batches(preprocess: Preprocess, examples: Sequence[LabelledImage]) -> Iterator[Feed]:

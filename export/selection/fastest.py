@@ -1,4 +1,4 @@
-"""The form to ship under a budget of accuracy: every candidate measured on held-out images, the fastest taken."""
+"""The config to ship under a budget of accuracy: every candidate measured on held-out images, the fastest taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from export.latency.measure import MinSamples, measure
 from export.latency.pool import Pool
 from export.latency.runner import Runner
 from export.parity.agreement import verdict
-from export.selection.search import PrecisionSearch, in_words
+from export.selection.measurements import in_words
+from export.selection.search import PrecisionSearch
 from toolkit.errors import CheckFailed
 from toolkit.runtime.examples import graph_input as as_input
 from toolkit.runtime.inputs import Feed, places_by_shapes, stacked, windows
@@ -22,12 +23,12 @@ RUNS, SECONDS = 20, 0.5
 
 
 def fastest_within_budget(candidates: PrecisionSearch, graph_input: GraphInput, budget: float) -> GraphConfig:
-    """Measure all forms that the provider might run well; the fastest of those that keep the budget.
+    """Measure all configs that the provider might run well; the fastest of those that keep the budget.
 
-    A form keeps it where the upper bound of what it loses does. Where too few images leave that open for every form,
-    the one with the lowest bound is taken.
+    A config keeps it where the upper bound of what it loses does. Where too few images leave that open for
+    all, the one with the lowest bound is taken.
 
-    Every one is noted among ``candidates.tried`` with ``accuracy_drop``, its 95 % interval and one-sided bound
+    Every one is noted among ``candidates.measured.tried`` with ``accuracy_drop``, its 95 % interval and one-sided bound
     ``accuracy_drop_at_most`` in percentage points, ``verdict`` (kept, undecided, over), ``within_budget`` (kept),
     ``p50_ms`` at batch 1 where it isn't over, and ``chosen``.
 
@@ -39,11 +40,11 @@ def fastest_within_budget(candidates: PrecisionSearch, graph_input: GraphInput, 
     Raises:
         CheckFailed: none keeps the budget; with the one that comes nearest.
     """
-    forms = candidates.all_forms()
-    for form in forms:
-        drop = candidates.accuracy_drop(form)
-        judged = verdict(form.precision, 100 * drop.value, 100 * drop.at_most, budget)
-        candidates.figures(form).update(
+    configs = candidates.all_forms()
+    for config in configs:
+        drop = candidates.measured.accuracy_drop(config)
+        judged = verdict(config.precision, 100 * drop.value, 100 * drop.at_most, budget)
+        candidates.measured.metrics(config).update(
             {
                 "accuracy_drop": 100 * drop.value,
                 "accuracy_drop_interval": [100 * end for end in drop.interval],
@@ -54,35 +55,35 @@ def fastest_within_budget(candidates: PrecisionSearch, graph_input: GraphInput, 
                 "chosen": False,
             }
         )
-    possible = [form for form in forms if candidates.figures(form)["verdict"] != "over"]
+    possible = [config for config in configs if candidates.measured.metrics(config)["verdict"] != "over"]
     if not possible:
-        nearest = min(forms, key=lambda form: float(candidates.figures(form)["accuracy_drop"]))
-        figures = candidates.figures(nearest)
+        nearest = min(configs, key=lambda config: float(candidates.measured.metrics(config)["accuracy_drop"]))
+        metrics = candidates.measured.metrics(nearest)
         raise CheckFailed(
-            f"no form keeps a budget of {budget:g} percentage points on {figures['images']} validation images; "
-            f"nearest: {in_words(nearest)}, which loses {figures['accuracy_drop']:.2f}"
+            f"no config keeps a budget of {budget:g} percentage points on {metrics['images']} validation images; "
+            f"nearest: {in_words(nearest)}, which loses {metrics['accuracy_drop']:.2f}"
         )
-    for form, latency in zip(possible, _latencies(candidates, possible, graph_input), strict=True):
-        candidates.figures(form)["p50_ms"] = latency
+    for config, latency in zip(possible, _latencies(candidates, possible, graph_input), strict=True):
+        candidates.measured.metrics(config)["p50_ms"] = latency
 
-    def preference(form: GraphConfig) -> tuple[float, float]:
-        figures = candidates.figures(form)
-        open_bound = 0.0 if figures["within_budget"] else figures["accuracy_drop_at_most"]
-        return open_bound, figures["p50_ms"]
+    def preference(config: GraphConfig) -> tuple[float, float]:
+        metrics = candidates.measured.metrics(config)
+        open_bound = 0.0 if metrics["within_budget"] else metrics["accuracy_drop_at_most"]
+        return open_bound, metrics["p50_ms"]
 
     best = min(possible, key=preference)
-    candidates.figures(best)["chosen"] = True
+    candidates.measured.metrics(best)["chosen"] = True
     return best
 
 
-def _latencies(candidates: PrecisionSearch, forms: list[GraphConfig], graph_input: GraphInput) -> list[float]:
-    """p50 in milliseconds of each form at batch 1, in alternating blocks."""
+def _latencies(candidates: PrecisionSearch, configs: list[GraphConfig], graph_input: GraphInput) -> list[float]:
+    """p50 in milliseconds of each config at batch 1, in alternating blocks."""
     engines = []
-    for form in forms:
-        model = build_graph(candidates.run.classifier, candidates.preprocess, {}, graph_input, form)
-        session = open_model(model, provider=candidates.provider, threads=candidates.threads)
+    for config in configs:
+        model = build_graph(candidates.run.classifier, candidates.measured.preprocess, {}, graph_input, config)
+        session = open_model(model, provider=candidates.provider, threads=candidates.measured.threads)
         engines.append(
-            Runner(in_words(form), form.precision, candidates.provider, session.threads, session.run, session.input)
+            Runner(in_words(config), config.precision, candidates.provider, session.threads, session.run, session.input)
         )
     pool = Pool([], [_pool(candidates, graph_input)], "validation")
     candidates.progress.stage("measuring latency")
@@ -92,6 +93,9 @@ def _latencies(candidates: PrecisionSearch, forms: list[GraphConfig], graph_inpu
 
 def _pool(candidates: PrecisionSearch, graph_input: GraphInput) -> Feed:
     """Inputs of one shape."""
-    examples = (as_input(graph_input, candidates.preprocess, example.read()) for example in candidates.examples[:POOL])
+    examples = (
+        as_input(graph_input, candidates.measured.preprocess, example.read())
+        for example in candidates.measured.examples[:POOL]
+    )
     inputs = next(windows(examples, POOL))
     return stacked(inputs[place] for place in max(places_by_shapes(dict(enumerate(inputs))), key=len))

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from toolkit.cli.main import app
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import pytest
 from PIL import Image
 
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 NO_UTF8 = os.fsdecode(b"\xff\xfe.png")

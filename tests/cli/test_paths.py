@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from toolkit.cli.main import app
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import Recipe, load_data_config
+from toolkit.recipe.reading import load_data_config
+from toolkit.recipe.recipe import Recipe
 from toolkit.user_paths import remote
 
 ROOT = Path(__file__).parents[2]

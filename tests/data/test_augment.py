@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from toolkit.data.augment import OPERATIONS, Augment, rand_augment, resized_crop_box
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 
 def augment(*names: str, size: tuple[int, int] = (16, 16), **options: Any) -> Augment:

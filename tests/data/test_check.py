@@ -10,7 +10,7 @@ from counted import Counted
 from toolkit.data.check import check_data
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, Key, Loader, default_workers
 from toolkit.data.source import LabelledImage, open_data
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.preprocess import Preprocess

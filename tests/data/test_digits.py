@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from toolkit.data.digits import write_digits
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 Written = tuple[Path, dict[str, Any]]
 

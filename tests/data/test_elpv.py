@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.data.elpv import write_elpv
 from toolkit.data.source import open_data
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 PUBLISHED = {"defective": 821, "functional": 1803}
 """106 and 715 cells of probability 2/3 and 1; 1508 and 295 of 0 and 1/3 (Deitsch et al. 2019, table 1)."""

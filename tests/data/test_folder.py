@@ -12,7 +12,7 @@ from toolkit.data.folder import list_folder
 from toolkit.data.formats import list_data
 from toolkit.data.listing import SPLITS, UNSPLIT, check_listing
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -193,7 +193,7 @@ def test_classes_that_differ_by_unicode_form_are_one(tmp_path: Path) -> None:
 ORDER = """
 import json, sys
 from pathlib import Path
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 from toolkit.data.formats import list_data
 listings = [list_data(DataConfig(path=Path(path))) for path in sys.argv[1:]]
 print(json.dumps([[each.classes, [item.name for item in each.items], each.left_out] for each in listings]))

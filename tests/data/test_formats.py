@@ -20,7 +20,7 @@ from toolkit.data.listing import SPLITS, check_listing, split_named
 from toolkit.data.sharding import write_shards
 from toolkit.data.source import DataSource, open_data
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 Rows = list[dict[str, str]]
 

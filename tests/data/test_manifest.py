@@ -13,7 +13,7 @@ from toolkit.data.listing import UNSPLIT, WholeFile
 from toolkit.data.manifest import list_manifest
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import ColumnsConfig, DataConfig
+from toolkit.recipe.data import ColumnsConfig, DataConfig
 
 COLUMNS = ColumnsConfig()
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from toolkit.data.check import check_data
 from toolkit.data.near_duplicates import FARTHEST, NEIGHBOURS, near_duplicates, perceptual_hasher
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 IMAGES = NEIGHBOURS
 """So many that each is compared with all in its band."""

@@ -21,7 +21,7 @@ from toolkit.data.shards import list_shards
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 
 def png(color: int) -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from toolkit.data.source import DataSource, open_data
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 CLASSES = ["blue", "green", "red"]
 

@@ -11,7 +11,7 @@ import pytest
 from toolkit.data.listing import SPLITS, UNSPLIT
 from toolkit.data.splits import Entry, divide, draw, without_copies
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 CONFIG = DataConfig(path=Path("/data"))
 NAMES = [f"class {number}" for number in range(1000)]

@@ -18,7 +18,8 @@ from toolkit.cli.main import app
 from toolkit.data.check import check_data
 from toolkit.data.source import DataSource, open_data
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig, load_data_config
+from toolkit.recipe.data import DataConfig
+from toolkit.recipe.reading import load_data_config
 from toolkit.runtime.decode import decode
 from toolkit.runtime.value_range import Range
 

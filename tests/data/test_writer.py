@@ -11,7 +11,7 @@ from PIL import Image
 from toolkit.data.source import open_data
 from toolkit.data.writer import SHARES, EncodedImage, write_dataset
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 ABOUT = {"name": "noise", "licence": "CC0"}
 PER_CLASS = 40

@@ -14,7 +14,7 @@ from export.graph.preprocessing import PIXEL_VALUES
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.recipe.schema import HeadConfig, ModelConfig
+from toolkit.recipe.model import HeadConfig, ModelConfig
 from toolkit.runtime.preprocess import Preprocess
 
 LAYER = {
@@ -26,8 +26,8 @@ SCALE = 2.0**20
 
 
 def made(folder: Path, head: str = "mlp") -> tuple[Classifier, Preprocess]:
-    config = ModelConfig(encoder=str(folder), unfreeze_last=1, head=HeadConfig(type=head))  # type: ignore[arg-type]
-    classifier, processor = build_classifier(config, ["a", "b", "c"], seed=0)
+    model_config = ModelConfig(encoder=str(folder), unfreeze_last=1, head=HeadConfig(type=head))  # type: ignore[arg-type]
+    classifier, processor = build_classifier(model_config, ["a", "b", "c"], seed=0)
     classifier.temperature.fill_(1.7)
     return classifier.eval(), preprocess_from(processor)
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from export.benchmark import ComparisonOptions, benchmark
-from export.bundle import prove_again
 from export.latency.measure import MinSamples
+from export.prove_bundle import prove_again
 from recipes.finetune import finetune
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import loadable_providers

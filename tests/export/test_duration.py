@@ -9,9 +9,9 @@ import pytest
 from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
 from export.duration import baseline_seconds, benchmark_seconds, tune_seconds
 from export.latency.measure import MinSamples
-from export.latency.scenarios.concurrency import SessionLayout
+from export.latency.scenarios.concurrency import LayoutRuns, SessionLayout
 from export.latency.tuning.accuracy import Drop
-from export.latency.tuning.search import Configuration, Effort, nothing_keeps
+from export.latency.tuning.search import Configuration, Effort, Measured, nothing_keeps
 from export.latency.tuning.tune_bundle import tune_bundle
 from export.regression import Gate, against_baseline
 from toolkit.progress import Progress
@@ -94,8 +94,9 @@ def test_each_measurement_says_it_once_before_it_starts(finished_bundle: Path, t
 
 
 def test_load_from_outside_is_said_where_nothing_keeps_the_budget() -> None:
-    figures = {"p50_ms": 9.0, "p99_ms": 12.0, "throughput_ips": 100.0, "intervals": {"p99_ms": [11.0, 14.0]}}
-    nearest = Configuration("fp32", 1, SessionLayout(1, 1), Drop(0.0, (0.0, 0.0), 0.0, 100, ""), figures)
+    metrics = {"p50_ms": 9.0, "p99_ms": 12.0, "throughput_ips": 100.0, "intervals": {"p99_ms": [11.0, 14.0]}}
+    configuration = Configuration("fp32", 1, SessionLayout(1, 1), Drop(0.0, (0.0, 0.0), 0.0, 100, ""))
+    nearest = Measured(configuration, LayoutRuns(configuration.layout, 1), metrics)
     quiet = str(nothing_keeps(Budget(p99_ms=10, max_accuracy_drop=1), [nearest], []))
     assert quiet.startswith("nothing keeps p99 within 10 ms; nearest: fp32, batch 1")
     assert "meanwhile" not in quiet

@@ -13,8 +13,10 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from export.bundle import ExportOptions, export_bundle, prove_again, require_passed
+from export.bundle import ExportOptions, export_bundle
+from export.parity.proof import require_passed
 from export.parity.prove import BATCH_SIZES
+from export.prove_bundle import prove_again
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import sha256_of
 from toolkit.runs.finished_run import Run, run_of

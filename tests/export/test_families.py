@@ -19,12 +19,13 @@ from transformers import (
     ViTModel,
 )
 
-from export.bundle import ExportOptions, bisect_bundle, export_bundle
+from export.bundle import ExportOptions, export_bundle
 from export.graph.classifier_graph import GraphInput
+from export.prove_bundle import bisect_bundle
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
 from toolkit.models.load import load_encoder
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.verify import verify

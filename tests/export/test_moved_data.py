@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from recipes.finetune import finetune
 from toolkit.cli.main import app
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 
-from export.bundle import ExportOptions, bisect_bundle, export_bundle
+from export.bundle import ExportOptions, export_bundle
 from export.graph.classifier_graph import build_graph
 from export.graph.config import GraphConfig
 from export.graph.tensor_names import POOLED
+from export.prove_bundle import bisect_bundle
 from recipes.finetune import finetune
 from toolkit.models.build import load_classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.session import Session
@@ -90,10 +91,10 @@ def test_a_fault_in_the_pooling_is_found_there(run: Path, bundle: Path, tmp_path
     assert (fault["node"], fault["module"]) == ("planted", "encoder")
 
 
-@pytest.mark.parametrize("form", [GraphConfig(), GraphConfig(standard_ops_only=True)], ids=["fused", "standard"])
-def test_the_graph_computes_what_pytorch_computes_for_any_batch(form: GraphConfig, run: Path) -> None:
+@pytest.mark.parametrize("config", [GraphConfig(), GraphConfig(standard_ops_only=True)], ids=["fused", "standard"])
+def test_the_graph_computes_what_pytorch_computes_for_any_batch(config: GraphConfig, run: Path) -> None:
     classifier, processor = load_classifier(run / "best")
-    model = build_graph(classifier, preprocess_from(processor), {}, "pixel_values", form)
+    model = build_graph(classifier, preprocess_from(processor), {}, "pixel_values", config)
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
     session = Session(model.SerializeToString(), provider="cpu", threads=1)
     for batch in (1, 5):

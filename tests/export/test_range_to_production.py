@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from deep_files import png, tiff
 
-from export.bundle import ExportOptions, export_bundle, prove_again
+from export.bundle import ExportOptions, export_bundle
 from export.latency.pool import golden_contents, pool_of
 from export.parity.reference import Reference
+from export.prove_bundle import prove_again
 from recipes.finetune import finetune
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import decode

@@ -29,7 +29,7 @@ KINDS = pytest.mark.parametrize("kind", ["plain", "ties", "never predicted", "su
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_metrics_equal_scikit_learn(classes: int, kind: str) -> None:
     logits, labels = predictions(classes, kind)
-    figures = split_metrics(logits, labels)
+    metrics = split_metrics(logits, labels)
     probabilities, truth, predicted = logits.double().softmax(-1).numpy(), labels.numpy(), logits.argmax(-1).numpy()
     if kind == "ties":
         probabilities = np.exp(np.round(np.log(probabilities), 12))  # equal but for the last bits of a sum
@@ -45,8 +45,8 @@ def test_metrics_equal_scikit_learn(classes: int, kind: str) -> None:
         "nll": sk.log_loss(truth, probabilities),
         "majority_class_accuracy": np.bincount(truth).max() / len(truth),
     }
-    assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert set(figures) == {*expected, "expected_calibration_error", "images"}
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert set(metrics) == {*expected, "expected_calibration_error", "images"}
 
 
 @KINDS
@@ -55,12 +55,12 @@ def test_metrics_of_a_class_equal_scikit_learn(classes: int, kind: str) -> None:
     logits, labels = predictions(classes, kind)
     names = [f"class {index}" for index in range(classes)]
     columns = sk.precision_recall_fscore_support(labels.numpy(), logits.argmax(-1).numpy(), zero_division=0)
-    figures = SplitScores(logits, labels).class_metrics(names)
+    metrics = SplitScores(logits, labels).class_metrics(names)
     for index, name in enumerate(names):
         expected = dict(
             zip(("precision", "recall", "f1", "images"), (column[index] for column in columns), strict=True)
         )
-        assert figures[name] == pytest.approx(expected, abs=1e-6)
+        assert metrics[name] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_better_score_is_the_chosen_figure_and_of_equals_the_smaller_loss() -> None:

@@ -192,7 +192,7 @@ def load_offline(home: Path, name: str) -> subprocess.CompletedProcess[str]:
     script = (
         "import sys\n"
         "from toolkit.command import run\n"
-        "from toolkit.recipe.schema import ModelConfig\n"
+        "from toolkit.recipe.model import ModelConfig\n"
         "from toolkit.errors import ToolkitError\n"
         "from toolkit.models.build import build_classifier\n"
         "try:\n"

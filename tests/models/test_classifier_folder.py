@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier, load_classifier, save_classifier
-from toolkit.recipe.schema import HeadConfig, ModelConfig
+from toolkit.recipe.model import HeadConfig, ModelConfig
 
 LABELS = ["ant", "bee", "cat"]
 FC1 = "layers.1.mlp.fc1.weight"

@@ -13,7 +13,7 @@ import transformers
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.load import EMBEDDED
-from toolkit.recipe.schema import ModelConfig
+from toolkit.recipe.model import ModelConfig
 
 FILE = "preprocessor_config.json"
 OPENAI = {  # as openai/clip-vit-base-patch32 has it: sizes as numbers, the class under its old name

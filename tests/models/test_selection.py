@@ -7,7 +7,7 @@ import pytest
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier, trainable_groups
 from toolkit.models.selection import select_groups
-from toolkit.recipe.schema import HeadConfig, ModelConfig
+from toolkit.recipe.model import HeadConfig, ModelConfig
 
 NAMES = ["embeddings", *(f"layers.{index}" for index in range(12)), "post_norm", "projection", "head"]
 

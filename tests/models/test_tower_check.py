@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.load import EMBEDDED, load_encoder, resolve
-from toolkit.recipe.schema import Embedding, ModelConfig
+from toolkit.recipe.model import Embedding, ModelConfig
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 VISION: dict[str, Any] = TOWER | {"image_size": 32, "patch_size": 8}

@@ -9,7 +9,7 @@ import pytest
 from toolkit.errors import ToolkitError
 from toolkit.recipe.key_hints import SYNONYMS, meant
 from toolkit.recipe.origins import naming_origins
-from toolkit.recipe.schema import all_keys, leaves, load_data_config, load_recipe
+from toolkit.recipe.reading import all_keys, leaves, load_data_config, load_recipe
 
 RECIPE = """\
 # a comment

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.recipe.reading import leaves, load_recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.reference import recipe_reference
-from toolkit.recipe.schema import Recipe, Section, leaves, load_recipe
+from toolkit.recipe.section import Section
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))

@@ -110,7 +110,7 @@ def latency() -> dict[str, Any]:
                 for form in forms
                 for size in SIZES
             ],
-            "what": "operations of the graph's matrix products a second, over those of the products alone",
+            "what": "operations of the graph's matmuls a second, over those of the matmuls alone",
             "notes": ["rows include the preprocessing, whose operations are not counted; 'network' leaves it out"],
             "work": [
                 {"precision": precision, "batch_size": size, "gflop": GFLOP * size, "mib": weights + 0.9 * size}
@@ -171,19 +171,19 @@ def latency() -> dict[str, Any]:
 
 def row(engine: str, precision: str, milliseconds: float, size: int) -> dict[str, Any]:
     p50 = milliseconds * size**0.85
-    figures = {"p50_ms": p50, "p90_ms": 1.2 * p50, "p95_ms": 1.3 * p50, "p99_ms": 1.7 * p50}
+    metrics = {"p50_ms": p50, "p90_ms": 1.2 * p50, "p95_ms": 1.3 * p50, "p99_ms": 1.7 * p50}
     rate = GFLOP * size / p50 * 1e3
     shares = {"gflops_per_s": rate, "share_of_ceiling": rate / CEILINGS[precision][str(size)]}
     if precision == "fp32":
         shares["share_of_best_ceiling"] = rate / CEILINGS[precision][str(size)] / 1.12
     return (
         {"provider": "cpu", "precision": precision, "batch_size": size, "engine": engine, "scenario": "SingleStream"}
-        | figures
+        | metrics
         | {
             "p99_9_ms": 2.1 * p50 if size == 1 else None,
             "mean_ms": 1.05 * p50,
             "max_ms": 2.4 * p50,
-            "intervals": {name: [0.97 * value, 1.04 * value] for name, value in figures.items()} | {"p99_9_ms": None},
+            "intervals": {name: [0.97 * value, 1.04 * value] for name, value in metrics.items()} | {"p99_9_ms": None},
             "throughput_ips": size / p50 * 950,
             "runs": 1200 if size == 1 else 180,
             "warmup_runs": 31,

@@ -22,15 +22,15 @@ from toolkit.reporting.server_plot import plot_server
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that were saved."""
-    figures: list[Figure] = []
+    metrics: list[Figure] = []
 
     def keep(figure: Figure, path: Path) -> None:
         figure.savefig(path)
-        figures.append(figure)
+        metrics.append(figure)
 
     for module in (latency_plot, roofline_plot, server_plot):
         monkeypatch.setattr(module, "save", keep)
-    return figures
+    return metrics
 
 
 def words(figure: Figure) -> list[str]:
@@ -66,27 +66,27 @@ def test_every_engine_has_its_line_and_its_figures(
 
 
 def test_the_roofline_shows_ceilings_and_shares(tmp_path: Path, drawn: list[Figure]) -> None:
-    figures = latency()
-    plot_roofline(figures, tmp_path / "roofline.png")
+    metrics = latency()
+    plot_roofline(metrics, tmp_path / "roofline.png")
     shown = words(drawn[0])
     assert "onnxruntime int8: 342 GFLOP/s" in shown
     assert "torch fp32: 159 GFLOP/s" in shown
     assert "memory copy: 9.4 GiB/s" in shown
-    for each in figures["rows"]:
+    for each in metrics["rows"]:
         assert f"{each['batch_size']}: {each['share_of_ceiling']:.0%}" in shown
     texts = [text.get_window_extent() for text in drawn[0].axes[0].texts if "%" in text.get_text()]
     assert not any(one.overlaps(other) for at, one in enumerate(texts) for other in texts[:at])
 
 
 def test_a_point_of_the_roofline_is_work_over_time() -> None:
-    figures = latency()
-    for each in figures["rows"]:
+    metrics = latency()
+    for each in metrics["rows"]:
         del each["gflops_per_s"]
-    found = {(point.row["engine"], point.row["precision"], point.row["batch_size"]): point for point in points(figures)}
+    found = {(point.row["engine"], point.row["precision"], point.row["batch_size"]): point for point in points(metrics)}
     point = found["onnxruntime", "fp32", 8]
     assert point.gflops == pytest.approx(8 * 0.31e9 / (point.row["p50_ms"] / 1e3) / 1e9)
     assert point.intensity == pytest.approx(8 * 0.31e9 / ((4.8 + 0.9 * 8) * 2**20))
-    assert len(found) == len(figures["rows"])
+    assert len(found) == len(metrics["rows"])
 
 
 def test_the_ceilings_of_both_libraries_are_named() -> None:
@@ -107,14 +107,14 @@ def test_the_server_plot_shows_the_target_and_the_rate_that_holds_it(tmp_path: P
 
 
 def test_a_load_at_which_nothing_was_served_leaves_a_gap(tmp_path: Path, drawn: list[Figure]) -> None:
-    figures = latency()
-    figures["scenarios"]["server"]["points"][-1] |= {"p50_ms": None, "p99_ms": None}
-    plot_server(figures, tmp_path / "server.png")
+    metrics = latency()
+    metrics["scenarios"]["server"]["points"][-1] |= {"p50_ms": None, "p99_ms": None}
+    plot_server(metrics, tmp_path / "server.png")
     assert "p99, saturated: the queue grows" in words(drawn[0])
-    figures["scenarios"]["server"]["target_p99_ms"] = None
-    for point in figures["scenarios"]["server"]["points"]:
+    metrics["scenarios"]["server"]["target_p99_ms"] = None
+    for point in metrics["scenarios"]["server"]["points"]:
         point |= {"p50_ms": None, "p99_ms": None}
-    plot_server(figures, tmp_path / "server.png")
+    plot_server(metrics, tmp_path / "server.png")
 
 
 def test_plots_of_parts_that_are_no_longer_measured_go(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_plots_of_parts_that_are_no_longer_measured_go(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
             assert min(image.size) > 500
-    figures = latency()
-    plot_measured({key: figures[key] for key in ("rows", "machine", "inputs")}, tmp_path)
+    metrics = latency()
+    plot_measured({key: metrics[key] for key in ("rows", "machine", "inputs")}, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"latency.png"}
 
 

@@ -65,13 +65,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     opened.quit()
 
 
-def described(bundle: Path, folder: Path, figures: dict[str, Any] | None, chosen: dict[str, Any] | None) -> Path:
+def described(bundle: Path, folder: Path, metrics: dict[str, Any] | None, chosen: dict[str, Any] | None) -> Path:
     """A copy of the bundle with the files of a benchmark, and its report."""
     shutil.copytree(bundle, folder)
     (folder / "labels.json").write_text(json.dumps([HOSTILE, *json.loads((folder / "labels.json").read_text())[1:]]))
-    if figures is not None:
-        (folder / "latency.json").write_text(json.dumps(figures))
-        plot_measured(figures, folder / "plots")
+    if metrics is not None:
+        (folder / "latency.json").write_text(json.dumps(metrics))
+        plot_measured(metrics, folder / "plots")
     if chosen is not None:
         (folder / "serving.json").write_text(json.dumps(chosen))
     write_pages(folder, Bundle(bundle).manifest)
@@ -85,9 +85,9 @@ def full(finished_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def old() -> dict[str, Any]:
     """What earlier versions wrote."""
-    figures = latency()
-    rows = [{key: row[key] for key in row.keys() - NEW_KEYS} for row in figures["rows"]]
-    machine = {key: figures["machine"][key] for key in ("processor", "cores", "usable_cores")}
+    metrics = latency()
+    rows = [{key: row[key] for key in row.keys() - NEW_KEYS} for row in metrics["rows"]]
+    machine = {key: metrics["machine"][key] for key in ("processor", "cores", "usable_cores")}
     return {"rows": rows, "machine": machine, "inputs": {}}
 
 
@@ -165,12 +165,12 @@ def test_every_part_has_its_heading_and_the_contents_lead_to_it(browser: Any, fu
 
 def test_every_plot_is_there_and_says_what_it_shows(browser: Any, full: Path) -> None:
     show(browser, full, 390)
-    figures = browser.execute_script(
+    metrics = browser.execute_script(
         "return [...document.querySelectorAll('figure')].map(each => [each.className,"
         " each.querySelector('img').naturalWidth, each.querySelector('img').alt])"
     )
-    assert {name for name, _, _ in figures} == PLOTS | MEASURED_PLOTS
-    assert all(width > 0 and len(alt) > 40 for _, width, alt in figures)
+    assert {name for name, _, _ in metrics} == PLOTS | MEASURED_PLOTS
+    assert all(width > 0 and len(alt) > 40 for _, width, alt in metrics)
 
 
 def test_a_tap_enlarges_a_plot_on_a_phone_inside_its_box(browser: Any, full: Path) -> None:
@@ -215,17 +215,17 @@ def test_what_makes_the_figures_doubtful_is_said(browser: Any, full: Path) -> No
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("figures", [None, old()], ids=["never measured", "measured by an old version"])
+@pytest.mark.parametrize("metrics", [None, old()], ids=["never measured", "measured by an old version"])
 def test_what_was_not_measured_is_left_out(
-    browser: Any, finished_bundle: Path, tmp_path: Path, figures: dict[str, Any] | None, width: int
+    browser: Any, finished_bundle: Path, tmp_path: Path, metrics: dict[str, Any] | None, width: int
 ) -> None:
-    report = described(finished_bundle, tmp_path / "bundle", figures, None)
+    report = described(finished_bundle, tmp_path / "bundle", metrics, None)
     show(browser, report, width)
     assert browser.get_log("browser") == []
-    missing = {"Production settings", "Roofline"} | (set() if figures else {"Latency", "Machine"})
+    missing = {"Production settings", "Roofline"} | (set() if metrics else {"Latency", "Machine"})
     assert texts(browser, "h2") == [each for each in SECTIONS if each not in missing]
     assert [part for part in texts(browser, "h3") if part != "Forms that were tried"] == (
-        ["Batches"] if figures else []
+        ["Batches"] if metrics else []
     )
     assert texts(browser, "#latency .note") == []
     shown = " ".join(texts(browser, "body"))

@@ -10,7 +10,8 @@ from tiny_graph import LABELS, METADATA, SIDE, expected_logits, graph_bytes, out
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
-from toolkit.runtime.session import PROVIDERS, Session, loadable_providers, runnable
+from toolkit.runtime.providers import PROVIDERS, runnable
+from toolkit.runtime.session import Session, loadable_providers
 
 IMAGES = np.random.default_rng(1).normal(0, 1, (7, 3, SIDE, SIDE)).astype(np.float32)
 FEED = {"pixel_values": IMAGES}

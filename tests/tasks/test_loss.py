@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import TrainingConfig
+from toolkit.recipe.training import TrainingConfig
 from toolkit.tasks.loss import Loss, class_weights
 from toolkit.training.mixing import Mix
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import toolkit
-from export.bundle import ExportOptions, bisect_bundle, export_bundle
+from export.bundle import ExportOptions, export_bundle
 from export.latency.tuning.search import Effort
+from export.prove_bundle import bisect_bundle
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
 from toolkit.metrics.split import SplitScores
-from toolkit.recipe.schema import Recipe, TrainingConfig
+from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.training import TrainingConfig
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decision import DECISIONS, Decision, Integers

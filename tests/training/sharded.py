@@ -12,7 +12,8 @@ from torch.distributed.tensor import DTensor
 
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
-from toolkit.recipe.schema import HeadConfig, ModelConfig, TrainingConfig
+from toolkit.recipe.model import HeadConfig, ModelConfig
+from toolkit.recipe.training import TrainingConfig
 from toolkit.training.checkpoints import OPTIMIZER, WEIGHTS, optimizer_state, restore, trainable_state
 from toolkit.training.optimizer import build_optimizer
 

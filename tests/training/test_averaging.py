@@ -18,7 +18,7 @@ from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import build_classifier
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.averaging import ALPHAS, RunningAverage
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recipes.finetune import finetune
-from toolkit.recipe.schema import Recipe, load_recipe
+from toolkit.recipe.reading import load_recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.training.boundary_cache import FILL_BATCH
 from toolkit.training.cache_choice import batch_sizes_of, choose_cache, largest_rounding, reason_against
 from toolkit.training.explain import explain

@@ -17,7 +17,7 @@ from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.training.boundary_cache import FILL_BATCH, map_rows
 from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.training.checkpoints import (
     AVERAGE,
     EPOCH,

@@ -14,7 +14,8 @@ import yaml
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
-from toolkit.recipe.schema import Recipe, leaves, load_recipe, trace_recipe
+from toolkit.recipe.reading import leaves, load_recipe, trace_recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.training.explain import explain
 
 ROOT = Path(__file__).parents[2]

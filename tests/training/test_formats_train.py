@@ -16,7 +16,8 @@ from PIL import Image
 from recipes.finetune import finetune
 from toolkit.data.sharding import write_shards
 from toolkit.files import sha256_of
-from toolkit.recipe.schema import DataConfig, Recipe
+from toolkit.recipe.data import DataConfig
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 
 AUGMENTED = {"augment": ["random_resized_crop", "rand_augment", "flip_horizontal"]}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.recipe.schema import TrainingConfig
+from toolkit.recipe.training import TrainingConfig
 from toolkit.training.batch_schedule import BatchSchedule, MicroBatch
 from toolkit.training.mixing import Mix, Mixing
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from toolkit.models.build import build_classifier
-from toolkit.recipe.schema import ModelConfig, Recipe, TrainingConfig
+from toolkit.recipe.model import ModelConfig
+from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.training import TrainingConfig
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor
 
 

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from recipes.finetune import finetune
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]

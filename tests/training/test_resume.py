@@ -21,7 +21,8 @@ from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.lock import lock
-from toolkit.recipe.schema import BoundaryCacheConfig, Recipe
+from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.training import BoundaryCacheConfig
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
 

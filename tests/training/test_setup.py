@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipes.finetune import finetune
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.training.explain import explain
 
 

@@ -9,7 +9,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
 
 from toolkit.models.build import build_classifier
-from toolkit.recipe.schema import ModelConfig
+from toolkit.recipe.model import ModelConfig
 
 ROOT = Path(__file__).parents[2]
 

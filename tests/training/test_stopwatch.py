@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from toolkit.recipe.schema import BoundaryCacheConfig, TrainingConfig
+from toolkit.recipe.training import BoundaryCacheConfig, TrainingConfig
 from toolkit.training.stopwatch import STAGES, Stopwatch, advice
 
 DEVICES = [
@@ -37,11 +37,11 @@ def test_the_stages_and_what_is_left_make_the_whole(device: str) -> None:
             with watch.on_device(stage):
                 matrix = (matrix @ matrix).tanh()
     watch.images = 48
-    figures = watch.figures()
-    assert set(figures["time_shares"]) == {*STAGES, "other"}
-    assert sum(figures["time_shares"].values()) == pytest.approx(1)
-    assert min(figures["time_shares"][stage] for stage in ("trunk", "trainable", "optimizer")) > 0
-    assert figures["images_per_second"] * figures["epoch_seconds"] == pytest.approx(48)
+    metrics = watch.metrics()
+    assert set(metrics["time_shares"]) == {*STAGES, "other"}
+    assert sum(metrics["time_shares"].values()) == pytest.approx(1)
+    assert min(metrics["time_shares"][stage] for stage in ("trunk", "trainable", "optimizer")) > 0
+    assert metrics["images_per_second"] * metrics["epoch_seconds"] == pytest.approx(48)
 
 
 def test_time_that_was_measured_elsewhere_counts_as_waiting_for_data() -> None:
@@ -50,10 +50,10 @@ def test_time_that_was_measured_elsewhere_counts_as_waiting_for_data() -> None:
     watch.add("data_wait", 2)
     watch.add("preprocessing", 3)
     watch.add("preprocessing", 1)
-    figures = watch.figures()
-    assert figures["time_shares"]["preprocessing"] == pytest.approx(2 * figures["time_shares"]["data_wait"])
-    assert figures["data_wait_share"] * figures["epoch_seconds"] == pytest.approx(6)
-    assert sum(figures["time_shares"].values()) == pytest.approx(1)
+    metrics = watch.metrics()
+    assert metrics["time_shares"]["preprocessing"] == pytest.approx(2 * metrics["time_shares"]["data_wait"])
+    assert metrics["data_wait_share"] * metrics["epoch_seconds"] == pytest.approx(6)
+    assert sum(metrics["time_shares"].values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("most", [{"trunk": 0.6}, {"data_wait": 0.6}, {"preprocessing": 0.3, "trunk": 0.3}])

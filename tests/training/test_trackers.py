@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import Recipe, TrackingConfig
+from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.tracking import TrackingConfig
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.trackers import PACKAGES, CsvTracker, check_trackers
 

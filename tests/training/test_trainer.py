@@ -15,7 +15,7 @@ from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
 from toolkit.metrics.split import METRICS, SplitScores
 from toolkit.models.build import build_classifier, load_classifier
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.optimizer import learning_rate_factor
 

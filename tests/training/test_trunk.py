@@ -22,7 +22,7 @@ from toolkit.metrics.split import split_metrics
 from toolkit.models.build import build_classifier, load_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.setup import announce, build_accelerator
 from toolkit.training.trainer import Trainer

@@ -150,7 +150,7 @@ def print_latency(latency: dict[str, Any]) -> None:
     from toolkit.reporting.model_card import latency_cells, machine_line
 
     columns = ["engine", "on", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s"]
-    rows = [[engine, f"{on} {precision}", *figures] for engine, on, precision, *figures in latency_cells(latency)]
+    rows = [[engine, f"{on} {precision}", *metrics] for engine, on, precision, *metrics in latency_cells(latency)]
     shares = [row.get("share_of_ceiling") for row in latency["rows"]]
     if any(shares):
         columns.append("of the limit")

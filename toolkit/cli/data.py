@@ -49,7 +49,7 @@ def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFla
     Example: toolkit data check images.csv columns.label=finding
     """
     from toolkit.data.check import check_data
-    from toolkit.recipe.schema import load_data_config
+    from toolkit.recipe.reading import load_data_config
 
     config = load_data_config(path, settings or ())
     with counting("reading images") as progress:
@@ -75,7 +75,7 @@ def shard(
     Example: toolkit data shard datasets/digits shards/digits
     """
     from toolkit.data.sharding import write_shards
-    from toolkit.recipe.schema import load_data_config
+    from toolkit.recipe.reading import load_data_config
 
     config = load_data_config(path, settings or ())
     with counting("packing images") as progress:

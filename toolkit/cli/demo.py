@@ -75,7 +75,7 @@ def _zero_shot_accuracy(data: Path) -> float:
     from toolkit.models.load import EMBEDDED, load_processor, quiet_transformers, resolve
     from toolkit.models.processing import preprocess_from
     from toolkit.models.zero_shot import text_embeddings, zero_shot_accuracy
-    from toolkit.recipe.schema import DataConfig
+    from toolkit.recipe.data import DataConfig
 
     folder = resolve(EMBEDDED)
     with quiet_transformers():

@@ -36,7 +36,7 @@ def export(
         str | None,
         typer.Option(
             help="Precisions of the graphs, comma-separated, the default first: fp32, fp16, bf16, int8; or auto, which "
-            "measures every form that the provider runs well and ships the fastest within --max-accuracy-drop. "
+            "measures every config that the provider runs well and ships the fastest within --max-accuracy-drop. "
             "A run with a trunk in a reduced precision is exported in that one alone.",
             show_default="fp32, or what the run's trunk was trained in",
         ),
@@ -109,7 +109,7 @@ def export(
 
 
 def _warn_of_too_few(tried: Sequence[dict[str, Any]], budget: float) -> None:
-    """Say which forms the validation images can't decide on, and what that meant."""
+    """Say which configs the validation images can't decide on, and what that meant."""
     from export.parity.agreement import too_few
 
     undecided = [each for each in tried if each["verdict"] == "undecided"]
@@ -118,13 +118,13 @@ def _warn_of_too_few(tried: Sequence[dict[str, Any]], budget: float) -> None:
     fastest = min(undecided, key=lambda each: float(each["p50_ms"]))
     what = too_few(fastest["images"], budget, fastest["form"])
     chosen = any(each["chosen"] for each in undecided)
-    then = "shipped all the same, since no form is sure to" if chosen else "so it was left out"
+    then = "shipped all the same, since no config is sure to" if chosen else "so it was left out"
     ask = f"--max-accuracy-drop {math.ceil(10 * fastest['accuracy_drop_at_most']) / 10:g} would take it"
     warn(f"{what}: {then}" + ("" if chosen else f" ({ask})"))
 
 
 def print_tried(parity: dict[str, Any], budget: float) -> None:
-    """What ``--precision auto`` measured, a row a form."""
+    """What ``--precision auto`` measured, a row a config."""
     from toolkit.reporting.model_card import tried_cells, tried_columns
 
     title = f"tried on {parity['tried'][0]['images']} validation images; budget {budget:g} percentage points"

@@ -68,7 +68,8 @@ def parity(
     opened = Bundle(bundle)
     require_run(run or opened.run, of_bundle=run is None)
     require_data(data)
-    from export.bundle import bisect_bundle, require_passed
+    from export.parity.proof import require_passed
+    from export.prove_bundle import bisect_bundle
     from toolkit.api import parity as prove
     from toolkit.runs.finished_run import run_of
 
@@ -149,7 +150,7 @@ def print_parity(parity: dict[str, Any]) -> None:
         for precision, by_provider in parity["results"].items()
         for provider, entry in by_provider.items()
     }
-    figures: dict[str, Callable[[dict[str, Any]], str]] = {
+    metrics: dict[str, Callable[[dict[str, Any]], str]] = {
         "images": lambda entry: str(entry["images"]),
         "batch sizes": lambda entry: ", ".join(map(str, entry["batch_sizes"])),
         "max |logit difference|": lambda entry: f"{entry['max_abs_logit']:.2e}",
@@ -162,5 +163,5 @@ def print_parity(parity: dict[str, Any]) -> None:
         "at least, with 95 % confidence": lambda entry: f"{entry['top1_agreement_at_least']:.2%}",
         "verdict": parity_verdict,
     }
-    rows = [[what, *(show(entry) for entry in entries.values())] for what, show in figures.items()]
+    rows = [[what, *(show(entry) for entry in entries.values())] for what, show in metrics.items()]
     print_table("parity with PyTorch fp32", ["", *entries], rows)

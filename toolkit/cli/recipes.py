@@ -78,7 +78,7 @@ def explain(
     Example: toolkit recipes explain digits training.epochs=5
     """
     from toolkit.recipe.origins import naming_origins
-    from toolkit.recipe.schema import leaves, trace_recipe
+    from toolkit.recipe.reading import leaves, trace_recipe
     from toolkit.recipe.shipped import find_recipe
 
     require_local(config)
@@ -103,7 +103,7 @@ def reference(json: JsonFlag = False) -> None:
     Example: toolkit recipes reference > docs/recipe-reference.md
     """
     if json:
-        from toolkit.recipe.schema import Recipe
+        from toolkit.recipe.recipe import Recipe
 
         print_json(Recipe.model_json_schema())
     else:

@@ -36,7 +36,7 @@ def verify(
         raise CheckFailed(f"{bundle}: {'; '.join(report['problems'])}")
     if not json:
         differences = ", ".join(
-            f"{figures['max_abs_logit']:.2e} in {precision}" for precision, figures in report["precisions"].items()
+            f"{metrics['max_abs_logit']:.2e} in {precision}" for precision, metrics in report["precisions"].items()
         )
         provider = report["provider"]
         console().print(

@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.data.listing import UNSPLIT, ListedImage, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
-from toolkit.recipe.schema import ColumnsConfig
+from toolkit.recipe.data import ColumnsConfig
 from toolkit.regular_files import read_regular
 from toolkit.runtime.decode import MAX_BYTES
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 FILL = 128
 """Grey level of what a turned or shifted image uncovers, the same in every channel."""

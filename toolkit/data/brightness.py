@@ -95,10 +95,10 @@ class Brightness:
         brightness, contrast = levels[:, 2], levels[:, 2] - levels[:, 1]
         return self._below(brightness), self._below(contrast)
 
-    def _below(self, figures: npt.NDArray[np.float64]) -> list[int]:
-        known = figures[~np.isnan(figures)]
+    def _below(self, metrics: npt.NDArray[np.float64]) -> list[int]:
+        known = metrics[~np.isnan(metrics)]
         limit = LESS * np.median(known) if len(known) else 0
-        places: list[int] = np.flatnonzero(figures < limit).tolist()
+        places: list[int] = np.flatnonzero(metrics < limit).tolist()
         return places
 
     def almost_nothing(self, value_range: Range | None) -> str | None:

@@ -16,7 +16,7 @@ from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
 from toolkit.progress import SILENT, Progress
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 from toolkit.text import path_text
 
 A_FEW = 5

@@ -9,7 +9,7 @@ from toolkit.data import arrow, manifest, shards
 from toolkit.data.folder import list_folder
 from toolkit.data.listing import ABOUT, ListedImage, Listing, classes_of, named, refuse_half_split
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig, DataFormat
+from toolkit.recipe.data import DataConfig, DataFormat
 from toolkit.regular_files import read_settings
 from toolkit.strict_json import read_json, reason_in
 from toolkit.text import for_terminal, is_utf8

@@ -166,7 +166,7 @@ def check_listing(listing: Listing) -> None:
         first, splits = next(iter(leaks.items()))
         more = f" (and {len(leaks) - 1} more groups)" if len(leaks) > 1 else ""
         raise ToolkitError(
-            f"group {first!r} stands in {' and '.join(splits)}{more}, so test figures would be of images half known",
+            f"group {first!r} stands in {' and '.join(splits)}{more}, so test metrics would be of images half known",
             where=listing.root,
             fix="move each group to one split, or leave the split column out and let the toolkit split by group",
         )

@@ -12,7 +12,7 @@ from typing import Any
 from toolkit.data.listing import UNSPLIT, ListedImage, WholeFile, named, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import cell_text, label_text
-from toolkit.recipe.schema import ColumnsConfig
+from toolkit.recipe.data import ColumnsConfig
 from toolkit.regular_files import bounded_lines, open_regular, require_regular
 
 EXTENSIONS = frozenset({".csv", ".tsv", ".parquet"})

@@ -19,7 +19,7 @@ from toolkit.data.shards import shards_in
 from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors, staged_folder, write_json
 from toolkit.progress import SILENT, Progress
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 from toolkit.runtime.decode import suffix_of
 from toolkit.runtime.image_files import has_image_suffix, suffix_in
 

@@ -19,7 +19,7 @@ from toolkit.data.splits import divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.value_range import Range
 from toolkit.text import path_text

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 
 from toolkit.data.listing import SPLITS, UNSPLIT, named
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 FARTHEST = 2.0
 """A group split may hold out this many times the share asked for of each class, or one part in as many."""
@@ -33,7 +33,7 @@ class Divisible(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of its content."""
+        """SHA-256 of its content."""
 
     @property
     def group(self) -> str:

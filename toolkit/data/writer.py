@@ -12,7 +12,7 @@ from toolkit.data.listing import named
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.files import staged_folder, write_json
-from toolkit.recipe.schema import DataConfig
+from toolkit.recipe.data import DataConfig
 
 SHARES = {"test": 0.2, "val": 0.15}
 """Shares of all images by folder; the rest is for training."""
@@ -69,7 +69,7 @@ def _divided(
 ) -> tuple[list[EncodedImage], dict[str, list[EncodedImage]]]:
     """What is for training, and what is held out by folder, each class in proportion.
 
-    scikit-learn's rule stays here, where the data sets come from that figures are compared on: the
+    scikit-learn's rule stays here, where the data sets come from that metrics are compared on: the
     same images land in the same folders as ever. Other data is divided by :mod:`toolkit.data.splits`.
     """
     from sklearn.model_selection import train_test_split

@@ -18,6 +18,7 @@ from torch import Tensor
 from toolkit.metrics.calibration import CalibrationError, calibration_error
 from toolkit.metrics.intervals import Array, bounded_interval, mean_interval
 from toolkit.metrics.ranking import ClassRanking, rank_class
+from toolkit.sampling import evenly_spaced
 
 Integers = npt.NDArray[np.int64]
 METRICS = (
@@ -141,7 +142,7 @@ class SplitScores:
     def ranking(self) -> Ranking:
         """One class against the rest, each class in turn."""
         total, most = len(self.labels), max(1, RANKED // self.classes)
-        places = np.arange(total) if total <= most else np.arange(most) * total // most
+        places = evenly_spaced(total, most)
         labels, normalisers = self.labels[places], self._normalisers[places]
         logits = self.logits if len(places) == total else self.logits[torch.from_numpy(places)]
         influences, by_class = np.zeros((2, len(places))), {}

@@ -23,7 +23,7 @@ from toolkit.models.image_processor import check_output_size, open_processor
 from toolkit.models.load import MALFORMED, load_encoder, load_processor, quiet_transformers
 from toolkit.models.selection import freeze_all_but, select_groups
 from toolkit.models.tensor_files import difference, listed, load_tensors, save_tensors
-from toolkit.recipe.schema import Embedding, HeadConfig, ModelConfig
+from toolkit.recipe.model import Embedding, HeadConfig, ModelConfig
 from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
 from toolkit.tasks.task import SINGLE_LABEL, task_named
@@ -47,7 +47,7 @@ def build_classifier(
             ``preprocessor_config.json`` says all of what lies between a file and ``pixel_values``.
 
     Returns:
-        The classifier, in training form, and the family's image processor.
+        The classifier, in train mode, and the family's image processor.
 
     Raises:
         ToolkitError: an encoder or a processor that can't be used as its files are, or groups that don't exist.
@@ -98,7 +98,7 @@ def save_classifier(
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, Any]:
-    """Read what :func:`save_classifier` wrote: a classifier in evaluation form and its processor.
+    """Read what :func:`save_classifier` wrote: a classifier in eval mode and its processor.
 
     Raises:
         ToolkitError: no checkpoint there, or one that is damaged.

@@ -57,7 +57,7 @@ class Source:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The folder or file, as messages name it."""
         return f"{self.key}: {self.name}" if self.key else self.name
 
     @property

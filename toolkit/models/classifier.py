@@ -42,7 +42,7 @@ class Classifier(nn.Module):
         return partial(self, stop=boundary) if boundary else None
 
     def train(self, mode: bool = True) -> Classifier:
-        """Set the mode of what learns; the trunk stays in evaluation form, so that it is a function of its input."""
+        """Set the mode of what learns; the trunk stays in eval mode, so that it is a function of its input."""
         super().train(mode)
         for group in self.groups[: self.boundary]:
             for module in group.modules:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from toolkit.models.families.family import Family
 from toolkit.models.families.tower import AttentionPooling, Block, TokenPooling, Tower
-from toolkit.recipe.schema import Embedding
+from toolkit.recipe.model import Embedding
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from toolkit.recipe.schema import HeadConfig
+from toolkit.recipe.model import HeadConfig
 
 
 def build_head(config: HeadConfig, embedding_size: int, classes: int) -> nn.Module:

@@ -28,7 +28,7 @@ from toolkit.models.hub import hub_once
 from toolkit.models.image_processor import open_processor
 from toolkit.models.tensor_files import listed, not_finite
 from toolkit.models.tower_check import TowerCheck, no_projection
-from toolkit.recipe.schema import Embedding
+from toolkit.recipe.model import Embedding
 from toolkit.user_paths import remote
 
 UNREADABLE = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolkit.recipe.schema import Recipe, Section
+from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.section import Section
 
 HEAD = """# Every key of a recipe
 

@@ -96,9 +96,9 @@ def folded(summary: str, *parts: str) -> Markup:
     return _block("folded", summary, content) if content else NOTHING
 
 
-def headline(figures: Iterable[tuple[str, str]]) -> Markup:
+def headline(metrics: Iterable[tuple[str, str]]) -> Markup:
     """Large metrics, each with what it is."""
-    return _block("headline", list(figures))
+    return _block("headline", list(metrics))
 
 
 def facts(pairs: Mapping[str, str]) -> Markup:
@@ -127,9 +127,9 @@ def plot(folder: Path, name: str, alt: str, caption: str = "") -> Markup:
     return _block("plot", name.replace("_", "-"), alt, image, caption)
 
 
-def plots(*figures: str) -> Markup:
+def plots(*metrics: str) -> Markup:
     """Plots side by side where there is room for two."""
-    content = joined(figures)
+    content = joined(metrics)
     return _block("plots", content) if content else NOTHING
 
 
@@ -147,7 +147,7 @@ def share(value: float | None) -> str:
 
 
 def within(value: float | None, bounds: Sequence[float] | None) -> str:
-    """A figure with its interval, where it has one."""
+    """A metric with its interval, where it has one."""
     if value is None or bounds is None:
         return number(value)
     return f"{number(value)} ({number(bounds[0])} to {number(bounds[1])})"
@@ -167,6 +167,6 @@ def reads(key: str, unit: str = "") -> Callable[[Any], str]:
     return read
 
 
-def form(row: Row) -> str:
+def graph_name(row: Row) -> str:
     """Precision and provider of a row."""
     return f"{row['precision']} on {row['provider']}"

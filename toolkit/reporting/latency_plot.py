@@ -90,7 +90,7 @@ def _engine(row: dict[str, Any]) -> tuple[str, str, str]:
 def _write(
     axes: Axes, rows: list[dict[str, Any]], places: list[float], key: str, engines: dict[Any, Any], beside: float
 ) -> None:
-    """The figures of a batch size, in the colours of their lines, beside the points and clear of each other."""
+    """The metrics of a batch size, in the colours of their lines, beside the points and clear of each other."""
     for row, place in zip(rows, places, strict=True):
         text = f"{row[key]:,.0f}" if row[key] >= 100 else f"{row[key]:.3g}"
         color, _ = engines[_engine(row)]

@@ -12,7 +12,7 @@ from toolkit.reporting.html import (
     Columns,
     facts,
     folded,
-    form,
+    graph_name,
     joined,
     note,
     number,
@@ -25,10 +25,10 @@ from toolkit.reporting.html import (
 )
 from toolkit.reporting.scenario_section import scenario_parts
 
-WHO: Columns = {"engine": lambda row: f"{row['engine']} {form(row)}", "batch": reads("batch_size")}
-FORM: Columns = {"graph": form}
+WHO: Columns = {"engine": lambda row: f"{row['engine']} {graph_name(row)}", "batch": reads("batch_size")}
+GRAPH_NAME: Columns = {"graph": graph_name}
 UNITS = {"mhz": " MHz", "w": " W", "c": " °C", "gib": " GiB", "mib": " MiB"}
-"""Of the figures of a machine, by how their names end."""
+"""Of the metrics of a machine, by how their names end."""
 
 
 def latency_section(latency: dict[str, Any] | None, plots: Path) -> Markup:
@@ -54,7 +54,7 @@ def latency_section(latency: dict[str, Any] | None, plots: Path) -> Markup:
 
 
 def warnings(latency: dict[str, Any]) -> list[str]:
-    """What makes the figures doubtful: a throttled machine, engines that never got steady."""
+    """What makes the metrics doubtful: a throttled machine, engines that never got steady."""
     machine = latency["machine"]
     sentences = [f"{each[:1].upper()}{each[1:]}." for each in machine.get("throttled") or []]
     unsteady = [_named(row) for row in latency["rows"] if row.get("steady") is False]
@@ -88,10 +88,10 @@ def machine_section(latency: dict[str, Any] | None) -> Markup:
     )
 
 
-def _described(figures: dict[str, Any]) -> dict[str, str]:
-    """Names without their units, and the figures with them."""
+def _described(metrics: dict[str, Any]) -> dict[str, str]:
+    """Names without their units, and the metrics with them."""
     described = {}
-    for key, value in figures.items():
+    for key, value in metrics.items():
         name, _, end = key.rpartition("_")
         known = name and end in UNITS
         described[(name if known else key).replace("_", " ")] = _value(value, UNITS[end] if known else "")
@@ -102,7 +102,7 @@ def _batches(rows: list[dict[str, Any]]) -> Markup:
     def percentile(key: str) -> Any:
         return lambda row: within(row.get(key), (row.get("intervals") or {}).get(key))
 
-    figures = WHO | {
+    metrics = WHO | {
         "p50, ms": percentile("p50_ms"),
         "p90, ms": reads("p90_ms"),
         "p99, ms": percentile("p99_ms"),
@@ -124,7 +124,7 @@ def _batches(rows: list[dict[str, Any]]) -> Markup:
     return joined(
         [
             paragraph("Times are of a whole batch." + " In brackets: the 95 % interval." * bracketed),
-            table("Latency and throughput", figures, rows),
+            table("Latency and throughput", metrics, rows),
             folded("More percentiles, and how they were measured", table("Tails, warm-up and blocks", details, rows)),
         ]
     )
@@ -157,7 +157,7 @@ def _request(rows: list[dict[str, Any]]) -> Markup:
         "device_to_host_ms": "from the device",
         "file_to_label_ms": "file to label",
     }
-    return table("Medians in ms, one image", FORM | {name: reads(key) for key, name in stages.items()}, rows)
+    return table("Medians in ms, one image", GRAPH_NAME | {name: reads(key) for key, name in stages.items()}, rows)
 
 
 def _cold_start(rows: list[dict[str, Any]]) -> Markup:
@@ -169,12 +169,12 @@ def _cold_start(rows: list[dict[str, Any]]) -> Markup:
         "total_ms": "total",
     }
     return table(
-        "From nothing to the first result, in ms", FORM | {name: reads(key) for key, name in stages.items()}, rows
+        "From nothing to the first result, in ms", GRAPH_NAME | {name: reads(key) for key, name in stages.items()}, rows
     )
 
 
 def _memory(rows: list[dict[str, Any]]) -> Markup:
-    columns = FORM | {
+    columns = GRAPH_NAME | {
         "batch": reads("batch_size"),
         "resident, MiB": reads("peak_resident_mib"),
         "on the device, MiB": reads("peak_device_mib"),
@@ -183,11 +183,11 @@ def _memory(rows: list[dict[str, Any]]) -> Markup:
 
 
 def _named(row: dict[str, Any]) -> str:
-    return f"{row['engine']} {form(row)}, batch {row['batch_size']}"
+    return f"{row['engine']} {graph_name(row)}, batch {row['batch_size']}"
 
 
 def _value(value: Any, unit: str = "") -> str:
-    """Text of a figure, a list or a mapping of them, each with its unit; nothing for None."""
+    """Text of a metric, a list or a mapping of them, each with its unit; nothing for None."""
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {_value(each, unit)}" for name, each in value.items())
     if isinstance(value, list | tuple):

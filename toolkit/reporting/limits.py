@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Ceiling(NamedTuple):
-    """A rate of products of matrices that was measured on the machine."""
+    """A rate of matmuls that was measured on the machine."""
 
     precision: str
     batch_size: int
     gflops: float
-    """GFLOP/s."""
+    """Rate in GFLOP/s."""
     library: str
 
 

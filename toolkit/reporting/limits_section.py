@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from toolkit.reporting.html import NOTHING, Columns, form, joined, number, paragraph, plot, reads, share, table
+from toolkit.reporting.html import NOTHING, Columns, graph_name, joined, number, paragraph, plot, reads, share, table
 from toolkit.reporting.limits import ceilings, points
 
 
@@ -28,7 +28,7 @@ def limits_section(latency: dict[str, Any] | None, plots: Path) -> Markup:
     intro = "The ceiling is the rate at which this machine multiplies matrices of the network's own sizes."
     intro += f" Its memory copies {number(copy)} GiB/s." if copy else ""
     columns: Columns = {
-        "engine": lambda point: f"{point.row['engine']} {form(point.row)}",
+        "engine": lambda point: f"{point.row['engine']} {graph_name(point.row)}",
         "batch": lambda point: str(point.row["batch_size"]),
         "GFLOP/s": lambda point: number(point.gflops),
         "FLOP a byte": lambda point: number(point.intensity),
@@ -54,7 +54,7 @@ def limits_section(latency: dict[str, Any] | None, plots: Path) -> Markup:
             plot(plots, "roofline", alt, "Each point is an engine at a batch size, with its share of its ceiling."),
             table("How near each engine comes", columns, found),
             paragraph(" ".join(f"{each[:1].upper()}{each[1:]}." for each in limits.get("notes") or [])),
-            table("The network alone, in turns with the products", alone, limits.get("network") or []),
+            table("The network alone, in turns with the matmuls", alone, limits.get("network") or []),
             table("Ceilings", rates, ceilings(limits)),
         ]
     )

@@ -1,4 +1,4 @@
-"""The pages of a bundle, written anew whenever its figures change."""
+"""The pages of a bundle, written anew whenever its metrics change."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from toolkit.strict_json import read_json, reason_in
 MEASURED_PLOTS = ("latency", "roofline", "server")
 """Plots of ``latency.json``."""
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, UndefinedError)
-"""What reading figures raises that are missing, or of another type: hashes fit whatever a stranger wrote."""
+"""What reading metrics raises that are missing, or of another type: hashes fit whatever a stranger wrote."""
 
 
 def write_pages(folder: Path, manifest: Manifest) -> None:
-    """Write ``MODEL_CARD.md`` and ``report.html`` from the figures that lie in the bundle.
+    """Write ``MODEL_CARD.md`` and ``report.html`` from the metrics that lie in the bundle.
 
     Raises:
-        ToolkitError: figures or provenance are not of the form that the toolkit writes.
+        ToolkitError: metrics or provenance are not of the form that the toolkit writes.
     """
     for name, content in pages(folder, manifest).items():
         write_bytes(folder / name, content.encode())
@@ -44,7 +44,7 @@ def pages(folder: Path, manifest: Manifest) -> dict[str, str]:
             "report.html": report_html(manifest, labels, parity, latency, folder / "plots", serving),
         }
     except MALFORMED as error:
-        what = f"its figures or its provenance are not as the toolkit writes them: {reason_in(error)}"
+        what = f"its metrics or its provenance are not as the toolkit writes them: {reason_in(error)}"
         raise ToolkitError(what, where=folder, fix="copy the bundle again, or export it again") from error
 
 

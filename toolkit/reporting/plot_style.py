@@ -1,4 +1,4 @@
-"""How figures look: colour-blind-safe, without clutter, the number that matters written on."""
+"""How metrics look: colour-blind-safe, without clutter, the number that matters written on."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def shortened(text: str, length: int) -> str:
 
 
 def with_interval(value: float, bounds: list[float] | None, digits: int = 3) -> str:
-    """A figure with its 95 % interval, where there is one."""
+    """A metric with its 95 % interval, where there is one."""
     text = f"{value:.{digits}f}"
     return text if bounds is None else f"{text} ({bounds[0]:.{digits}f} to {bounds[1]:.{digits}f})"
 

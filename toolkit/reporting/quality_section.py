@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from toolkit.reporting.html import folded, form, joined, number, paragraph, plot, plots, reads, subsection, table
+from toolkit.reporting.html import folded, graph_name, joined, number, paragraph, plot, plots, reads, subsection, table
 from toolkit.reporting.model_card import METRICS, tried_cells, tried_columns
 from toolkit.reporting.parity_verdict import parity_verdict
 
@@ -16,18 +16,18 @@ LISTED_CLASSES = 50
 
 
 def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
-    """Figures of the splits, training curves, confusion, calibration, ranking and the worst errors.
+    """Metrics of the splits, training curves, confusion, calibration, ranking and the worst errors.
 
     Args:
         origin: the manifest's provenance.
         folder: of the plots.
     """
-    figures = origin["figures"]
-    test = figures["test"]
+    metrics = origin["figures"]
+    test = metrics["test"]
     images = f"{test['images']:,} test images"
     error = f"{test['expected_calibration_error']:.3f}"
-    columns = {"split": lambda split: split, "images": lambda split: f"{figures[split]['images']:,}"}
-    columns |= {name: _figure(figures, key) for key, name in METRICS.items()}
+    columns = {"split": lambda split: split, "images": lambda split: f"{metrics[split]['images']:,}"}
+    columns |= {name: _metric(metrics, key) for key, name in METRICS.items()}
     classes = [{"class": name} | each for name, each in test.get("per_class", {}).items()]
     which = f"Each of the {len(classes):,} classes"
     if len(classes) > LISTED_CLASSES:
@@ -37,7 +37,7 @@ def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
     return joined(
         [
             paragraph("The test split was used once, after the best epoch had been chosen on validation."),
-            table("Figures of each split", columns, ("test", "validation", "train")),
+            table("Metrics of each split", columns, ("test", "validation", "train")),
             folded(which, table(f"Each class on {images}", measures, classes)),
             plot(
                 folder,
@@ -83,7 +83,7 @@ def parity_section(parity: dict[str, Any]) -> Markup:
         for provider, entry in by_provider.items()
     ]
     columns = {
-        "graph": form,
+        "graph": graph_name,
         "verdict": parity_verdict,
         "max |difference|": lambda entry: f"{entry['max_abs_logit']:.2e}",
         "tolerance": lambda entry: f"{entry['tolerance']:.1e}",
@@ -113,5 +113,5 @@ def parity_section(parity: dict[str, Any]) -> Markup:
     )
 
 
-def _figure(figures: dict[str, Any], key: str) -> Any:
-    return lambda split: number(figures[split].get(key))
+def _metric(metrics: dict[str, Any], key: str) -> Any:
+    return lambda split: number(metrics[split].get(key))

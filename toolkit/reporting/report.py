@@ -65,24 +65,24 @@ def report_html(
 def _headline(
     test: dict[str, Any], parity: dict[str, Any], latency: dict[str, Any] | None, serving: dict[str, Any] | None
 ) -> list[tuple[str, str]]:
-    """The figures that a reader asks for first."""
+    """The metrics that a reader asks for first."""
     bounds = test.get("intervals", {}).get("accuracy")
     interval = f" (95 % interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})" if bounds else ""
     entries = [entry for by_provider in parity["results"].values() for entry in by_provider.values()]
     worst = max((entry["max_abs_logit"] for entry in entries), default=None)
-    figures = [(f"{test['accuracy']:.1%}", f"accuracy on {test['images']:,} test images{interval}")]
+    metrics = [(f"{test['accuracy']:.1%}", f"accuracy on {test['images']:,} test images{interval}")]
     if worst is not None:
         verdict = "parity passed" if all(entry["passed"] for entry in entries) else "parity FAILED"
-        figures.append((f"{worst:.1e}", f"largest |logit difference| to PyTorch: {verdict}"))
+        metrics.append((f"{worst:.1e}", f"largest |logit difference| to PyTorch: {verdict}"))
     rows = latency["rows"] if latency else []
     mine = [row for row in rows if row["engine"] == "onnxruntime"]
     if mine:
         first, fastest = mine[0], max(mine, key=lambda row: row["throughput_ips"])
-        figures.append((number(first["p50_ms"], " ms"), f"p50 of {_what(first)}"))
-        figures.append((number(fastest["throughput_ips"], "/s"), f"images, {_what(fastest)}"))
+        metrics.append((number(first["p50_ms"], " ms"), f"p50 of {_what(first)}"))
+        metrics.append((number(fastest["throughput_ips"], "/s"), f"images, {_what(fastest)}"))
     if serving:
-        figures.append((f"{serving['precision']} {serving['provider']}", "chosen for production"))
-    return figures
+        metrics.append((f"{serving['precision']} {serving['provider']}", "chosen for production"))
+    return metrics
 
 
 def _what(row: dict[str, Any]) -> str:

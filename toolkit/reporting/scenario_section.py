@@ -7,7 +7,18 @@ from typing import Any
 
 from markupsafe import Markup
 
-from toolkit.reporting.html import NOTHING, Columns, form, joined, number, paragraph, plot, reads, subsection, table
+from toolkit.reporting.html import (
+    NOTHING,
+    Columns,
+    graph_name,
+    joined,
+    number,
+    paragraph,
+    plot,
+    reads,
+    subsection,
+    table,
+)
 
 
 def scenario_parts(scenarios: dict[str, Any], plots: Path) -> list[str]:
@@ -23,7 +34,7 @@ def scenario_parts(scenarios: dict[str, Any], plots: Path) -> list[str]:
 def _offline(scenarios: dict[str, Any]) -> Markup:
     rows = scenarios.get("offline") or []
     columns: Columns = {
-        "graph": form,
+        "graph": graph_name,
         "batch": reads("batch_size"),
         "images/s": reads("throughput_ips"),
         "p99, ms": reads("p99_ms"),
@@ -35,7 +46,7 @@ def _server(server: dict[str, Any] | None, plots: Path) -> Markup:
     if not server:
         return NOTHING
     target, holds = number(server.get("target_p99_ms")), server.get("rate_that_holds_ips")
-    graph = form(server)
+    graph = graph_name(server)
     verdict = (
         f"{graph} holds p99 ≤ {target} ms up to {number(holds)} images/s."
         if holds
@@ -60,7 +71,7 @@ def _server(server: dict[str, Any] | None, plots: Path) -> Markup:
 
 def _queries(rows: list[dict[str, Any]]) -> Markup:
     columns: Columns = {
-        "graph": form,
+        "graph": graph_name,
         "images a query": reads("samples_per_query"),
         "p50, ms": reads("p50_ms"),
         "p99, ms": reads("p99_ms"),

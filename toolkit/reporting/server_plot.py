@@ -55,5 +55,5 @@ def plot_server(latency: dict[str, Any], path: Path) -> None:
 
 
 def _drawn(milliseconds: float | None) -> float:
-    """A figure, or a gap where no request that arrived in the window was served."""
+    """A metric, or a gap where no request that arrived in the window was served."""
     return math.nan if milliseconds is None else milliseconds

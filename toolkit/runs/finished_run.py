@@ -12,18 +12,20 @@ from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import WEIGHTS, load_classifier
 from toolkit.models.classifier import Classifier
-from toolkit.recipe.schema import Recipe, load_recipe
+from toolkit.recipe.reading import load_recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.regular_files import read_settings
 from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.summary_file import SUMMARY, Summary
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.value_range import Range
+from toolkit.sampling import evenly_spaced
 from toolkit.strict_json import read_json, reason_in
 from toolkit.user_paths import require_run
 
 LISTED_CLASSES = 100
 """Classes whose metrics a bundle carries."""
 NEEDED_OF_TRUNK = {"precision", "boundary", "form", "calibration_images", "graph_sha256"}
-NEEDED_OF_SUMMARY = {"data_fingerprint", "data", "temperature", "train", "validation", "test"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Run:
 
     @property
     def classifier(self) -> Classifier:
-        """The best classifier, in evaluation form."""
+        """The best classifier, in eval mode."""
         return self._loaded[0]
 
     @property
@@ -129,20 +131,21 @@ class Run:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Final figures of the run.
+        """Final metrics of the run.
 
         Raises:
             ToolkitError: the run did not finish.
         """
-        path = self.path / "summary.json"
+        path = self.path / SUMMARY
         if not path.is_file():
             raise ToolkitError(
                 "the run did not finish: summary.json is missing", where=self.path, fix="resume it with --resume"
             )
-        content = self._json("summary.json")
-        missing = sorted(NEEDED_OF_SUMMARY - set(content))
-        if missing:
-            raise ToolkitError(f"the summary lacks {', '.join(missing)}", where=path, fix="train again")
+        content = self._json(SUMMARY)
+        try:
+            Summary.model_validate(content)
+        except ValueError as error:
+            raise ToolkitError(f"damaged summary: {reason_in(error)}", where=path, fix="train again") from error
         return content
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -174,7 +177,7 @@ class Run:
         for split in held_out:
             members = self.data.splits[split]
             wanted = min(len(members), count - len(examples))
-            examples += [members[index * len(members) // wanted] for index in range(wanted)]
+            examples += [members[place] for place in evenly_spaced(len(members), wanted)]
         return examples
 
     def provenance(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors, recover_interrupted_writes, refuse_existing, sync, write_bytes, write_json
 from toolkit.lock import LOCK, lock
 from toolkit.models.tensor_files import difference, load_tensors, save_tensors
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.launch import launch_id, was_restarted
 from toolkit.runtime.machine import describe_machine
 from toolkit.strict_json import read_json

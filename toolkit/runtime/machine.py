@@ -1,4 +1,4 @@
-"""What this machine offers: the cores that may be used, and its description in figures."""
+"""What this machine offers: the cores that may be used, and its description in metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def vector_instructions() -> list[str]:
-    """Extensions that products of matrices use, of those that the processor has; empty where the system doesn't say."""
+    """Extensions that matmuls use, of those that the processor has; empty where the system doesn't say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -148,4 +148,4 @@ WRITERS: dict[str, Callable[[Path, Sequence[str], int | None], AbstractContextMa
     ".jsonl": _jsonl,
     ".parquet": _parquet_file,
 }
-"""By suffix."""
+"""Writers by suffix."""

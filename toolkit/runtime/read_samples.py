@@ -15,7 +15,7 @@ from toolkit.runtime.samples import Samples
 
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 TILE_WIDTH, TILE_LENGTH = 322, 323
-"""TIFF's tags."""
+"""Numbers of the TIFF tags that give the size of tiles."""
 COLOUR = ("RGB;16", "RGBA;16", "RGBX;16")
 """Pillow's raw modes of colours of 16 bits, without the letter for the order of the bytes."""
 OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if np.little_endian else "L"}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit.runtime.machine import usable_cores
-from toolkit.runtime.session import Precision, Provider
+from toolkit.runtime.precision import Precision, Provider
 
 SERVING = "serving.json"
 

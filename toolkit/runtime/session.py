@@ -11,7 +11,6 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -22,25 +21,9 @@ from toolkit.runtime.inputs import Feed, TensorSpec, examples_in, part_of
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
 from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.providers import PROVIDER_OPTIONS, PROVIDERS, provider_name
 from toolkit.runtime.tensorrt import EngineBuild, engine_options, has_profile
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-PROVIDERS: dict[str, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
-    # TF32 would round fp32 products to 10 bits of mantissa (onnxruntime#19357)
-    "cuda": {"use_tf32": "0"},
-}
-PRECISIONS: dict[str, tuple[Precision, ...]] = {
-    "cpu": ("fp32", "fp16", "int8"),
-    "cuda": ("fp32", "fp16", "bf16"),
-    "tensorrt": ("fp32", "fp16", "int8"),
-}
-"""What each provider has kernels for; fp16 runs on CPUs too, though in float32 between the rounded weights."""
 OUTPUTS = ("logits", "probabilities")
 """What every graph gives, each float32 [batch, classes]."""
 IMAGE_INPUTS = ("image", "pixel_values")
@@ -108,7 +91,7 @@ class Session:
         self.largest_batch: int | None = None
         """Most images that a run takes; None for any number."""
         where = where or (model if isinstance(model, Path) else Path("graph in memory"))
-        requested = _provider_name(provider)
+        requested = provider_name(provider)
         options = _production_options(self.threads, session_options or {})
         self._profiles = tempfile.TemporaryDirectory(prefix="clip-toolkit-") if record_nodes else None
         if self._profiles is not None:
@@ -282,43 +265,6 @@ class Session:
             raise ToolkitError(what, where=self._where, fix="open the session with a larger batch_size")
 
 
-def require_precision(precision: str, provider: str) -> Precision:
-    """A name as a precision that a provider can run.
-
-    Raises:
-        ToolkitError: it is none, or the provider has no kernels for it.
-    """
-    known = sorted({each for those in PRECISIONS.values() for each in those})
-    if precision not in known:
-        what = f"no precision {precision!r}"
-        raise ToolkitError(what, where="--precision", fix=f"choose from {', '.join(known)}, or auto when exporting")
-    _provider_name(provider)
-    if precision not in PRECISIONS[provider]:
-        others = [name for name, those in PRECISIONS.items() if precision in those]
-        what = f"{PROVIDERS[provider]} can't run {precision}"
-        fix = f"use --provider {' or '.join(others)}, or --precision {' or '.join(PRECISIONS[provider])}"
-        raise ToolkitError(what, where="--precision", fix=fix)
-    return precision  # type: ignore[return-value]
-
-
-def runnable(precisions: Sequence[str], provider: str) -> list[str]:
-    """Those of a bundle's precisions that a provider can run, in order.
-
-    Raises:
-        ToolkitError: it can run none of them, or there is no such provider.
-    """
-    _provider_name(provider)
-    there: list[str] = [each for each in precisions if each in PRECISIONS[provider]]
-    if not there:
-        for each in precisions[:1]:
-            what = f"the bundle holds {', '.join(precisions)} alone, which {PROVIDERS[provider]} can't run"
-            others = [name for name, those in PRECISIONS.items() if each in those]
-            fix = f"use --provider {' or '.join(others)}, or export for {provider}"
-            raise ToolkitError(what, where="manifest.json", fix=fix)
-        raise ToolkitError("the bundle holds no graph", where="manifest.json", fix="export it again")
-    return there
-
-
 def loadable_providers() -> dict[str, str | None]:
     """Each provider that this build knows, with None if it really loads, else the reason why not."""
     outcome: dict[str, str | None] = {}
@@ -390,17 +336,3 @@ def _one_line(text: str) -> str:
     """First line that says something, without the C++ signature that onnxruntime puts before it."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return re.sub(r"^/onnxruntime_src/.*?\) (?=[A-Z])", "", line)
-
-
-def _provider_name(provider: str) -> str:
-    """ONNX Runtime's name of a provider that this build has."""
-    if provider not in PROVIDERS:
-        raise ToolkitError(f"no provider {provider!r}", where="--provider", fix=f"choose from {', '.join(PROVIDERS)}")
-    requested = PROVIDERS[provider]
-    if requested not in ort.get_available_providers():
-        raise ToolkitError(
-            f"this build of ONNX Runtime has no {requested}",
-            where=f"onnxruntime {ort.__version__}",
-            fix="install onnxruntime-gpu on Linux x86-64, or pass --provider cpu",
-        )
-    return requested

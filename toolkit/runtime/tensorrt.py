@@ -38,7 +38,7 @@ def engine_options(
     """Provider options for a graph's engine; from the first call on, no library of this process rounds to TF32.
 
     Nothing here allows half floats or integers: without that, TensorRT computes in the types that stand in the graph,
-    and islands in float32 stay so.
+    and nodes kept in float32 stay so.
 
     Args:
         graph: content of an ONNX file.

@@ -12,7 +12,8 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
-from toolkit.runtime.session import Session, runnable
+from toolkit.runtime.providers import runnable
+from toolkit.runtime.session import Session
 from toolkit.runtime.signature import check_signature
 
 OTHER_MACHINES = 10
@@ -34,7 +35,7 @@ def verify(
         ``passed``, ``files``, ``signature`` (``valid``, ``invalid``, ``absent`` or ``not checked``), ``images``,
         ``input``, ``max_abs_logit``, ``max_abs_logit_to_export``, ``tolerance``, ``top1_agreement``,
         ``preprocessing_identical``, ``provider``, ``seconds``, and ``problems`` (sentences). The golden images'
-        figures are those of the default precision; under ``precisions`` they stand for each that runs here.
+        metrics are those of the default precision; under ``precisions`` they stand for each that runs here.
 
     Raises:
         ToolkitError: no bundle, or the provider is not there, or the key is not usable.
@@ -97,18 +98,18 @@ def require_sound(bundle: Bundle) -> None:
         raise CheckFailed(f"{bundle.path}: {'; '.join(failed)}")
 
 
-def golden_problems(precision: str, figures: dict[str, Any]) -> list[str]:
+def golden_problems(precision: str, metrics: dict[str, Any]) -> list[str]:
     """What is wrong with the golden images in one precision, in sentences."""
     problems = []
-    if not figures["preprocessing_identical"]:
+    if not metrics["preprocessing_identical"]:
         problems.append("preprocessing gives other pixel_values than the training-time processor gave")
-    if figures["top1_agreement"] < 1:
+    if metrics["top1_agreement"] < 1:
         problems.append(f"a golden image gets another label in {precision}")
     for key, what in (("max_abs_logit", "PyTorch"), ("max_abs_logit_to_export", "the exporting machine")):
-        if not figures[key] <= figures["tolerance"]:
+        if not metrics[key] <= metrics["tolerance"]:
             problems.append(
-                f"logits differ from those of {what} in {precision} by {figures[key]:.2e}, "
-                f"over {figures['tolerance']:.1e}"
+                f"logits differ from those of {what} in {precision} by {metrics[key]:.2e}, "
+                f"over {metrics['tolerance']:.1e}"
             )
     return problems
 

@@ -28,7 +28,7 @@ class Runs(Protocol):
 
     @property
     def run(self) -> Callable[[Any], Any]:
-        """Of a feed."""
+        """Runs one feed and returns its outputs."""
 
 
 R = TypeVar("R", bound=Runs)

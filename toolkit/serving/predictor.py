@@ -35,7 +35,7 @@ class Prediction:
     probabilities: Mapping[str, float]
     """By label, in the bundle's order."""
     logits: Float32 = field(repr=False, compare=False)
-    """[classes]."""
+    """Logits [classes]."""
 
 
 Predicted = Prediction | ToolkitError

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import TrainingConfig
+from toolkit.recipe.training import TrainingConfig
 
 
 class Mixed(Protocol):

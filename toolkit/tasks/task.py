@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import ToolkitError
 from toolkit.metrics.split import SplitScores
-from toolkit.recipe.schema import TrainingConfig
+from toolkit.recipe.training import TrainingConfig
 from toolkit.runtime.decision import Decision, LargestLogit
 from toolkit.tasks.loss import Loss, class_weights
 from toolkit.tasks.temperature import fit_temperature, temperature_interval

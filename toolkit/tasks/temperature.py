@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 from torch import Tensor
+
+from toolkit.sampling import evenly_spaced
 
 PSEUDO_IMAGES = 30
 SPREAD = 0.5
@@ -64,7 +65,7 @@ def _scaled(logits: Tensor, labels: Tensor, prior: float) -> tuple[Tensor, Tenso
     """Logits over the prior temperature in double precision, and labels, of so many images as a fit reads."""
     images, most = len(labels), max(1, CELLS // logits.shape[1])
     if images > most:
-        places = torch.from_numpy(np.arange(most) * images // most)
+        places = torch.from_numpy(evenly_spaced(images, most))
         logits, labels = logits[places], labels[places]
     return logits.double() / prior, labels
 

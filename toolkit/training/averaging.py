@@ -94,7 +94,7 @@ def choose_alpha(
     classifier: Classifier,
     original: Mapping[str, Tensor],
     tuned: Mapping[str, Tensor],
-    figures_of: Callable[[], dict[str, float]],
+    metrics_of: Callable[[], dict[str, float]],
     score: Callable[[Mapping[str, float]], tuple[float, ...]],
 ) -> dict[str, Any]:
     """Put the mean of original and fine-tuned weights into a classifier that is best on validation.
@@ -103,16 +103,16 @@ def choose_alpha(
         classifier: what is changed.
         original: the encoder's weights before training.
         tuned: the same after it.
-        figures_of: validation figures of the classifier as it stands.
-        score: what makes figures better; of equals, the larger share of fine-tuned weights stays.
+        metrics_of: validation metrics of the classifier as it stands.
+        score: what makes metrics better; of equals, the larger share of fine-tuned weights stays.
 
     Returns:
-        ``alpha``, and ``tried``: each share with its figures.
+        ``alpha``, and ``tried``: each share with its metrics.
     """
     tried = []
     for alpha in ALPHAS:
         interpolate(classifier, original, tuned, alpha)
-        tried.append({"alpha": alpha} | figures_of())
+        tried.append({"alpha": alpha} | metrics_of())
     best = max(tried, key=lambda entry: (*score(entry), entry["alpha"]))
     interpolate(classifier, original, tuned, best["alpha"])
     return {"alpha": best["alpha"], "tried": tried}

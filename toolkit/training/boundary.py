@@ -24,7 +24,7 @@ from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runtime import decode, preprocess, range_statements, read_samples, samples, value_range
 from toolkit.runtime.preprocess import Preprocess

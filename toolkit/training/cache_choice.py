@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolkit.recipe.schema import BoundaryCacheConfig, Recipe
+from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.training import BoundaryCacheConfig
 from toolkit.training.boundary_cache import DTYPES, FILL_BATCH
 
 Trunk = Callable[[Tensor], Tensor]

@@ -26,7 +26,8 @@ from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.recipe.schema import DataConfig, Recipe
+from toolkit.recipe.data import DataConfig
+from toolkit.recipe.recipe import Recipe
 from toolkit.runtime.machine import usable_cores
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.cache_choice import reason_against
@@ -55,7 +56,7 @@ class Costs:
 
 
 def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[str, Any]:
-    """Figure what a run of the recipe would be.
+    """Work out what a run of the recipe would be.
 
     Args:
         recipe: the recipe.

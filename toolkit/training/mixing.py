@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.recipe.schema import TrainingConfig
+from toolkit.recipe.training import TrainingConfig
 from toolkit.training.batch_schedule import MicroBatch
 
 MIXING = 1

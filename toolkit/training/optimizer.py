@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from toolkit.models.encoder import Group
-from toolkit.recipe.schema import TrainingConfig
+from toolkit.recipe.training import TrainingConfig
 
 
 def build_optimizer(groups: list[Group], config: TrainingConfig) -> torch.optim.AdamW:

@@ -12,7 +12,7 @@ from toolkit.errors import ToolkitError
 
 WHERE = "training.mixed_precision"
 FP8_CAPABILITY = (8, 9)
-"""CUDA compute capability from which there are fp8 products: Ada, Hopper and later."""
+"""CUDA compute capability from which there are fp8 matmuls: Ada, Hopper and later."""
 
 
 def check_precision(precision: str) -> None:
@@ -41,7 +41,7 @@ def check_precision(precision: str) -> None:
 
 
 def precision_handlers(precision: str) -> list[Any]:
-    """What Accelerate needs to know of a precision: fp8 products are made by torchao."""
+    """What Accelerate needs to know of a precision: fp8 matmuls are made by torchao."""
     return [AORecipeKwargs()] if precision == "fp8" else []
 
 

@@ -22,7 +22,7 @@ def bar(enabled: bool = True) -> LineProgress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[metrics]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -33,7 +33,7 @@ def bar(enabled: bool = True) -> LineProgress:
 def counting(description: str, enabled: bool = True) -> Iterator[Shown]:
     """A bar of what is done of one thing."""
     with bar(enabled) as opened:
-        yield Shown(opened, description, figures="")
+        yield Shown(opened, description, metrics="")
 
 
 def print_groups(classifier: Classifier, rates: dict[str, float]) -> None:

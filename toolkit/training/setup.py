@@ -20,7 +20,7 @@ from toolkit.data.dataset import cores_of_this_process
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runtime.image_files import in_words
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.precision import check_precision, precision_handlers
@@ -159,14 +159,14 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
 
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:
-    """A table of the splits' figures, and the next command."""
+    """A table of the splits' metrics, and the next command."""
     table = Table(title=f"best epoch {summary['best_epoch']} of {summary['epochs']}", title_justify="left")
     for heading in ("split", "images", "loss", "accuracy", "balanced", "macro F1", "AUROC"):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for split in ("train", "validation", "test"):
-        figures = summary[split]
-        cells = [f"{figures[name]:.4f}" for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc")]
-        table.add_row(split, f"{figures['images']:,}", *cells)
+        metrics = summary[split]
+        cells = [f"{metrics[name]:.4f}" for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc")]
+        table.add_row(split, f"{metrics['images']:,}", *cells)
     console.print(table)
     if summary["temperature_note"]:
         console.print(f"calibration: {summary['temperature_note']}", markup=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from toolkit.recipe.schema import TrainingConfig
+from toolkit.recipe.training import TrainingConfig
 
 STAGES = ("data_wait", "preprocessing", "trunk", "trainable", "optimizer")
 """Waiting for the loader or the cache; decoding and preprocessing in this very process; the frozen
@@ -58,7 +58,7 @@ class Stopwatch:
             yield
             self._seconds[stage] += time.perf_counter() - started
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """What ``metrics.jsonl`` says of an epoch's time: the keys in :data:`toolkit.runs.run_folder.TIMES`."""
         if self._events:
             torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Where figures go beside ``metrics.jsonl``: TensorBoard, CSV, Weights & Biases, MLflow, by Accelerate's trackers."""
+"""Where metrics go beside ``metrics.jsonl``: TensorBoard, CSV, Weights & Biases, MLflow, by Accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracke
 
 from toolkit.errors import ToolkitError
 from toolkit.files import write_bytes
-from toolkit.recipe.schema import Recipe, TrackingConfig
+from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.tracking import TrackingConfig
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
 """What a tracker needs, as pip calls it."""
@@ -21,7 +22,7 @@ HEADING = "step,name,value\n"
 
 
 class CsvTracker(GeneralTracker):
-    """One line a figure: ``step,name,value``, so that a new figure never changes the columns.
+    """One line a metric: ``step,name,value``, so that a new metric never changes the columns.
 
     Args:
         path: the file; what an interrupted run wrote after the checkpoint that is gone on from is cut off.
@@ -42,14 +43,14 @@ class CsvTracker(GeneralTracker):
 
     @property
     def tracker(self) -> Path:
-        """The file."""
+        """The file that is written."""
         return self.path
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Nothing: the recipe stands in ``recipe.yaml``."""
 
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-        """Append a line for each figure."""
+        """Append a line for each metric."""
         if PartialState().is_main_process:
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows([step, name, values[name]] for name in sorted(values))

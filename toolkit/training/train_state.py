@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.tensor_files import listed
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.averaging import RunningAverage
 from toolkit.training.batch_schedule import MicroBatch
@@ -136,7 +136,7 @@ class CheckpointManager:
         self.optimizer, self.accelerator, self.trunk = optimizer, accelerator, trunk
         self.model = accelerator.unwrap_model(model)
 
-    def save(self, standing: TrainState, record: EpochRecord) -> None:
+    def save(self, state: TrainState, record: EpochRecord) -> None:
         """Write a checkpoint; every process takes part, the main one writes.
 
         Raises:
@@ -152,20 +152,20 @@ class CheckpointManager:
             tensors[AVERAGE] = self.average.state()
         bad = [name for name, tensor in tensors[WEIGHTS].items() if not bool(torch.isfinite(tensor).all())]
         if bad:
-            raise unstable(f"weights are not finite after step {standing.step}: {', '.join(bad[:3])}", self.run)
-        on_main_process(self.accelerator, lambda: self._write(standing, tensors))
+            raise unstable(f"weights are not finite after step {state.step}: {', '.join(bad[:3])}", self.run)
+        on_main_process(self.accelerator, lambda: self._write(state, tensors))
 
-    def _write(self, standing: TrainState, tensors: dict[str, dict[str, Tensor]]) -> None:
+    def _write(self, state: TrainState, tensors: dict[str, dict[str, Tensor]]) -> None:
         scaler = self.accelerator.scaler
-        state = {
-            "standing": standing.lasting(),
+        content = {
+            "standing": state.lasting(),
             "recipe": self.recipe.model_dump(mode="json"),
             "belongs_to": self._belongs_to(),
             "metrics_lines": self.run.lines_logged(),
             "gradient_scaler": scaler.state_dict() if scaler else None,
             "arithmetic": self._arithmetic(),
         }
-        write_checkpoint(self.run.checkpoints, standing.step, tensors, state, self.recipe.training.keep_last)
+        write_checkpoint(self.run.checkpoints, state.step, tensors, content, self.recipe.training.keep_last)
 
     def restore(self, record: EpochRecord) -> TrainState | None:
         """Put the newest checkpoint back; where the run stands, or None without one.
@@ -180,31 +180,31 @@ class CheckpointManager:
                 console.print(f"no checkpoint in {self.run.path} yet: starting from the beginning", markup=False)
             return None
         path = self.run.checkpoints / names[-1]
-        tensors, state = read_checkpoint(path)
+        tensors, content = read_checkpoint(path)
         ours = self._belongs_to()
-        other = [what for what, theirs in state["belongs_to"].items() if theirs != ours.get(what)]
-        if not self.recipe.equals(state["recipe"]):
+        other = [what for what, theirs in content["belongs_to"].items() if theirs != ours.get(what)]
+        if not self.recipe.equals(content["recipe"]):
             other.insert(0, "recipe")
         if other:
             fix = "resume with the recipe and the data that wrote it, or start without --resume"
             raise ToolkitError(f"the checkpoint belongs to another {other[0]}", where=path, fix=fix)
-        standing = TrainState.restored(state["standing"], path)
+        state = TrainState.restored(content["standing"], path)
         if self.average is not None:
             check_tensors(path, AVERAGE, tensors.get(AVERAGE, {}), self.average.parameters)
         losses, hits = record.losses, record.hits
         check_tensors(path, EPOCH, tensors[EPOCH], {"losses": losses, "hits": hits})
-        restore(path, tensors, self.model, self.optimizer.optimizer, standing.scheduled)
+        restore(path, tensors, self.model, self.optimizer.optimizer, state.scheduled)
         if self.average is not None:
             self.average.load(tensors[AVERAGE])
         if self.accelerator.is_main_process:  # the other processes' shares are in it already
             record.losses.copy_(tensors[EPOCH]["losses"])
             record.hits.copy_(tensors[EPOCH]["hits"])
-        if self.accelerator.scaler and state["gradient_scaler"]:
-            self.accelerator.scaler.load_state_dict(state["gradient_scaler"])
-        on_main_process(self.accelerator, lambda: self.run.keep_history(state["metrics_lines"]))
+        if self.accelerator.scaler and content["gradient_scaler"]:
+            self.accelerator.scaler.load_state_dict(content["gradient_scaler"])
+        on_main_process(self.accelerator, lambda: self.run.keep_history(content["metrics_lines"]))
         if self.accelerator.is_main_process:
-            self._say(path.name, state["arithmetic"])
-        return standing
+            self._say(path.name, content["arithmetic"])
+        return state
 
     def _belongs_to(self) -> dict[str, str]:
         parts = {"data set": self.data.fingerprint, "order of the images": self.data.order("train")}

@@ -18,26 +18,25 @@ from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, Loader, cores_of_this_process
 from toolkit.data.source import DataSource
 from toolkit.errors import Stopped, ToolkitError
-from toolkit.files import explain_os_errors, staged_folder, write_bytes, write_json
 from toolkit.metrics.split import score_by
-from toolkit.models.build import load_classifier, save_classifier, trainable_groups
+from toolkit.models.build import trainable_groups
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.models.selection import freeze_all_but
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
+from toolkit.runs.summary_file import write_summary
 from toolkit.runtime.memory import MIB, peak_resident_mib
 from toolkit.training.activation_source import ActivationSource
-from toolkit.training.averaging import RunningAverage, choose_alpha, encoder_weights
+from toolkit.training.averaging import RunningAverage, encoder_weights
 from toolkit.training.batch_schedule import BatchSchedule, MicroBatch, seed_of
+from toolkit.training.best_classifier import BestClassifier
 from toolkit.training.boundary import Boundary
 from toolkit.training.checkpoints import whole
 from toolkit.training.evaluation import predict_split
-from toolkit.training.final_evaluation import FinalEvaluation, calibrate, predict_splits
 from toolkit.training.interruption import Interruption
 from toolkit.training.mixing import Mixing
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
-from toolkit.training.processes import AllRanks, on_main_process
+from toolkit.training.processes import AllRanks
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
 from toolkit.training.stability import MAX_SKIPPED, NonFiniteGuard, unstable
 from toolkit.training.stopwatch import Stopwatch, advice
@@ -48,7 +47,7 @@ from toolkit.training.trunk import Trunk
 class Trainer:
     """Fine-tune a classifier on a data set and leave a run folder.
 
-    A ``trunk`` runs in place of the classifier's frozen groups, in the steps as in all figures.
+    A ``trunk`` runs in place of the classifier's frozen groups, in the steps as in all metrics.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Trainer:
         self.classifier, self.processor, self.data = classifier, processor, data
         self.recipe, self.run, self.accelerator = recipe, run, accelerator
         config, device = recipe.training, accelerator.device
-        self.standing = TrainState(batches_per_step=config.gradient_accumulation * accelerator.num_processes)
+        self.state = TrainState(batches_per_step=config.gradient_accumulation * accelerator.num_processes)
         self.record = EpochRecord(len(data.splits["train"]), device)
         self.agreement = AllRanks(accelerator.num_processes)
         self.interruption = Interruption()
@@ -85,14 +84,25 @@ class Trainer:
         self.task = classifier.task
         self.loss = self.task.loss(config, data.classes, data.labels("train"), device)
         self.mixing = Mixing(config, size)
-        self.original = encoder_weights(classifier) if config.wise_ft else {}
-        if config.wise_ft and not self.original:
+        original = encoder_weights(classifier) if config.wise_ft else {}
+        if config.wise_ft and not original:
             fix = "unfreeze layers (model.unfreeze_last), or leave wise_ft out"
             raise ToolkitError(
                 "the head alone learns, and it has no original weights", where="training.wise_ft", fix=fix
             )
         self.parameter_counts = parameter_counts(classifier)
         self.boundary = Boundary(classifier, preprocess, data, recipe, accelerator, self.agreement, trunk)
+        self.best = BestClassifier(
+            run=run,
+            recipe=recipe,
+            data=data,
+            processor=processor,
+            trained=classifier,
+            original=original,
+            boundary=self.boundary,
+            loaders=self.plain_loaders,
+            accelerator=accelerator,
+        )
         classifier.encoder.recompute_layers = config.gradient_checkpointing
         optimizer = build_optimizer(classifier.groups, config)
         self.rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
@@ -102,7 +112,9 @@ class Trainer:
             classifier.compile()  # in place, so that no name gets a prefix
         self.model, self.optimizer = accelerator.prepare(classifier, optimizer)
         self.average = RunningAverage(classifier, config.ema_decay) if config.ema_decay else None
-        self.keeper = CheckpointManager(run, recipe, data, self.model, self.optimizer, accelerator, self.average, trunk)
+        self.checkpoint_manager = CheckpointManager(
+            run, recipe, data, self.model, self.optimizer, accelerator, self.average, trunk
+        )
 
     @property
     def is_main(self) -> bool:
@@ -113,7 +125,14 @@ class Trainer:
     def train_plan(self) -> BatchSchedule:
         """The order of the training images; a step keeps its images when a run goes on with other processes."""
         config = self.recipe.training
-        plan = self._plan("train", self.standing.batches_per_step, config.seed)
+        plan = BatchSchedule(
+            images=len(self.data.splits["train"]),
+            batch_size=config.batch_size,
+            batches_per_step=self.state.batches_per_step,
+            seed=config.seed,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
         return replace(plan, balance=self.labels) if config.sampling == "balanced" else plan
 
     def _learning_rate_factor(self, step: int) -> float:
@@ -125,10 +144,10 @@ class Trainer:
         Raises:
             ToolkitError: a checkpoint that is damaged, or of another recipe or data set.
         """
-        restored = self.keeper.restore(self.record)
+        restored = self.checkpoint_manager.restore(self.record)
         if restored is not None:
-            self.standing = restored
-            set_schedule(self.scheduler, self.standing.scheduled)
+            self.state = restored
+            set_schedule(self.scheduler, self.state.scheduled)
 
     def fit(self) -> dict[str, Any]:
         """Train, keep the best epoch by validation, touch the test split once; return the summary.
@@ -138,15 +157,15 @@ class Trainer:
             Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
         """
         started = time.perf_counter()
-        if not self.standing.step:
-            self.keeper.save(self.standing, self.record)
+        if not self.state.step:
+            self.checkpoint_manager.save(self.state, self.record)
         with self.interruption, ExitStack() as at_the_end:
             for loader in self.loaders.values():
                 at_the_end.callback(loader.close)
             if self.is_main:
                 print_groups(self.classifier, self.rates)
             cached = started
-            if self.standing.epoch < self.recipe.training.epochs and not self._waited_enough():
+            if self.state.epoch < self.recipe.training.epochs and not self._waited_enough():
                 feeds = self.boundary.feeds(
                     self.model, self.loaders, self._mixing_at("images"), self.run, self._stop_if_asked
                 )
@@ -161,83 +180,38 @@ class Trainer:
             "total": time.perf_counter() - started,
         }
         if self.is_main:
-            write_json(self.run.path / "summary.json", summary)
+            write_summary(self.run.path, summary)
             self.boundary.remove_private_cache()
         return summary
 
     def _evaluate_best(self) -> dict[str, Any]:
         """Load what was saved, fit the temperature on validation, and measure every split with it."""
-        best, _ = load_classifier(self.run.best)
-        best.to(self.accelerator.device)
-        wise_ft = self._interpolate(best) if self.original else None
-        logits = self._predict(best, *self.plain_loaders)
-        summary = on_main_process(self.accelerator, lambda: self._write_outcome(best, logits))
-        trainable, learns = trainable_groups(self.classifier), self.parameter_counts[1]
-        return summary | {
-            "trainable_groups": trainable,
+        learns = self.parameter_counts[1]
+        return self.best.evaluated() | {
+            "trainable_groups": trainable_groups(self.classifier),
             "parameters": self.parameter_counts[0],
             "trainable_parameters": learns,
-            "best_epoch": self.standing.best_epoch,
-            "epochs": self.standing.epoch,
-            "steps": self.standing.step,
+            "best_epoch": self.state.best_epoch,
+            "epochs": self.state.epoch,
+            "steps": self.state.step,
             "processes": self.accelerator.num_processes,
             "effective_batch": self.train_plan.effective_batch,
             "boundary_cache": self.recipe.training.boundary_cache.enabled,
             "trunk_precision": self.recipe.training.trunk_precision,
-            "wise_ft": wise_ft,
-            "time_shares": self.standing.time_shares,
+            "time_shares": self.state.time_shares,
             "advice": self._advice(),
             "peak_memory_bytes": round(peak_resident_mib() * MIB),
         }
-
-    def _write_outcome(self, best: Classifier, logits: dict[str, Tensor]) -> dict[str, Any]:
-        """Calibrate the classifier, save it again, and write what it says of the test images."""
-        if not console.is_terminal:
-            console.print("computing metrics and intervals")
-        started = time.perf_counter()
-        temperature = calibrate(best, logits["validation"], self.data.labels("validation"))
-        freeze_all_but(best.groups, best, trainable_groups(self.classifier))
-        self._save_best(best)
-        outcome = FinalEvaluation(self.task, self.data, logits, temperature)
-        write_bytes(self.run.path / "test_predictions.csv", outcome.predictions_csv())
-        write_json(self.run.path / "test_curves.json", outcome.curves())
-        summary = outcome.summary()
-        return summary | {"seconds": {"metrics": time.perf_counter() - started}}
-
-    def _interpolate(self, best: Classifier) -> dict[str, Any]:
-        """Mix the original weights into the best classifier by the share that validation chooses.
-
-        A run that is resumed at its end finds mixed weights in ``best/``, so the fine-tuned ones are kept apart.
-        """
-        freeze_all_but(best.groups, best, trainable_groups(self.classifier))
-        tuned = self.run.fine_tuned(self.original) or encoder_weights(best)
-        self.accelerator.wait_for_everyone()
-        if self.is_main:
-            self.run.keep_fine_tuned(tuned)
-
-        def figures() -> dict[str, float]:
-            return self._validation_figures(self._predict(best, "validation")["validation"])
-
-        chosen = self.recipe.training.select_by
-        return choose_alpha(best, self.original, tuned, figures, lambda each: score_by(chosen, each))
-
-    def _predict(self, best: Classifier, *splits: str) -> dict[str, Tensor]:
-        loaders = {split: self.plain_loaders[split] for split in splits}
-        return predict_splits(best, self.boundary, loaders, self._evaluation_plan, self.accelerator)
-
-    def _validation_figures(self, logits: Tensor) -> dict[str, float]:
-        names = dict.fromkeys(("loss", "accuracy", self.recipe.training.select_by))
-        return self.task.scores(logits, self.data.labels("validation")).metrics(names)
 
     def _mixing_at(self, place: str) -> Mixing | None:
         return self.mixing if self.recipe.training.mix_at == place else None
 
     def _advice(self) -> str:
         """What would make the epochs faster; nothing where this process trained none."""
-        if not self.standing.time_shares:
+        if not self.state.time_shares:
             return ""
         return advice(
-            self.standing.time_shares,
+            self.state.time_shares,
             self.recipe.training,
             cacheable=self.boundary.start > 0,
             workers=self.loaders["train"].workers,
@@ -245,32 +219,11 @@ class Trainer:
             on_gpu=self.accelerator.device.type == "cuda",
         )
 
-    def _save_best(self, classifier: Classifier, weights: dict[str, Tensor] | None = None) -> None:
-        """Write a classifier to ``best/``, in place of what is there."""
-        folder = self.run.best
-        stage = staged_folder(folder, what="checkpoint", marker="model.safetensors", replace=True, durable=True)
-        with explain_os_errors(folder), stage as path:
-            save_classifier(path, classifier, self.recipe.model.head, self.processor, weights)
-
-    def _plan(self, split: str, batches_per_step: int, seed: int | None = None) -> BatchSchedule:
-        return BatchSchedule(
-            images=len(self.data.splits[split]),
-            batch_size=self.recipe.training.batch_size,
-            batches_per_step=batches_per_step,
-            seed=seed,
-            process=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
-        )
-
-    def _evaluation_plan(self, split: str) -> BatchSchedule:
-        """A split in its own order, a batch for each process at a time."""
-        return self._plan(split, self.accelerator.num_processes)
-
     def _run_epochs(self, feeds: dict[str, ActivationSource]) -> None:
         epochs, steps = self.recipe.training.epochs, self.train_plan.steps_per_epoch
         with bar(self.is_main) as progress:
-            task = progress.add_task("training", total=epochs * steps, completed=self.standing.step, figures="")
-            for epoch in range(self.standing.epoch + 1, epochs + 1):
+            task = progress.add_task("training", total=epochs * steps, completed=self.state.step, metrics="")
+            for epoch in range(self.state.epoch + 1, epochs + 1):
                 if self._waited_enough():
                     break
                 self._train_epoch(epoch, feeds["train"], progress, task)
@@ -279,10 +232,10 @@ class Trainer:
 
     def _waited_enough(self) -> bool:
         patience = self.recipe.training.early_stopping
-        return patience is not None and self.standing.epoch - self.standing.best_epoch >= patience
+        return patience is not None and self.state.epoch - self.state.best_epoch >= patience
 
     def _train_epoch(self, epoch: int, feed: ActivationSource, progress: Progress, task: TaskID) -> None:
-        plan, done = self.train_plan, self.standing.steps_of_epoch
+        plan, done = self.train_plan, self.state.steps_of_epoch
         self.model.train()
         watch = Stopwatch(self.accelerator.device)
         activations = feed((batch for step in plan.steps(epoch, done) for batch in step), watch)
@@ -290,18 +243,18 @@ class Trainer:
             rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
             losses, norm = self._step(batches, activations, watch)
             watch.images += batches[0].step_images
-            self.standing.step += 1
-            self.standing.steps_of_epoch += 1
+            self.state.step += 1
+            self.state.steps_of_epoch += 1
             self._look_at(batches, losses, norm)
             self._log_step(epoch, batches, losses, rates, watch, progress, task)
             self._keep_or_stop(plan)
         next(activations, None)  # lets the loader's workers end their round
         self._settle()
         all_losses, all_hits = self.record.gathered(self.accelerator)
-        figures = {"loss": float(all_losses.double().mean()), "accuracy": float(all_hits.double().mean())}
-        times = watch.figures()
-        self.standing.time_shares = times["time_shares"]
-        self._log({"epoch": epoch, "split": "train", "step": self.standing.step} | figures | times)
+        metrics = {"loss": float(all_losses.double().mean()), "accuracy": float(all_hits.double().mean())}
+        times = watch.metrics()
+        self.state.time_shares = times["time_shares"]
+        self._log({"epoch": epoch, "split": "train", "step": self.state.step} | metrics | times)
 
     def _step(
         self, batches: list[MicroBatch], activations: Iterator[tuple[Tensor, Tensor]], watch: Stopwatch
@@ -331,24 +284,24 @@ class Trainer:
             self.optimizer.step()
             if accelerator.scaler is None or math.isfinite(norm):
                 self.scheduler.step()
-                self.standing.scheduled += 1
-                self.standing.skipped = 0
+                self.state.scheduled += 1
+                self.state.skipped = 0
                 if self.average is not None:
-                    self.average.update(self.standing.scheduled)
+                    self.average.update(self.state.scheduled)
             else:
-                self.standing.skipped += 1
+                self.state.skipped += 1
             self.optimizer.zero_grad()
         return losses, whole(norm)
 
     def _look_at(self, batches: list[MicroBatch], losses: list[Tensor], norm: Tensor) -> None:
         """Stop on what is not finite, in all processes at the same step; learn of a wish to stop."""
         scaled = self.accelerator.scaler is not None
-        trouble = self.finite.saw_trouble(self.standing.step, batches, losses, norm, norm_may_overflow=scaled)
-        self.standing.stop_asked, trouble = self.agreement.any(self.interruption.requested, trouble)
+        trouble = self.finite.saw_trouble(self.state.step, batches, losses, norm, norm_may_overflow=scaled)
+        self.state.stop_asked, trouble = self.agreement.any(self.interruption.requested, trouble)
         if trouble:
             self.finite.fail()
-        if self.standing.skipped > MAX_SKIPPED:
-            raise unstable(f"the gradient overflowed in {self.standing.skipped} steps in a row", self.run)
+        if self.state.skipped > MAX_SKIPPED:
+            raise unstable(f"the gradient overflowed in {self.state.skipped} steps in a row", self.run)
 
     def _settle(self) -> None:
         """Know of the newest step, before anything is written that builds on it, that all of it was finite."""
@@ -357,11 +310,11 @@ class Trainer:
 
     def _keep_or_stop(self, plan: BatchSchedule) -> None:
         """Write a checkpoint within an epoch where one is due, or wished for before stopping."""
-        every, done = self.recipe.training.checkpoint_every, self.standing.steps_of_epoch
-        due = every is not None and self.standing.step % every == 0 and done < plan.steps_per_epoch
-        if due or self.standing.stop_asked:
+        every, done = self.recipe.training.checkpoint_every, self.state.steps_of_epoch
+        due = every is not None and self.state.step % every == 0 and done < plan.steps_per_epoch
+        if due or self.state.stop_asked:
             self._save_checkpoint()
-        if self.standing.stop_asked:
+        if self.state.stop_asked:
             self._stop()
 
     def _stop_if_asked(self) -> None:
@@ -373,12 +326,12 @@ class Trainer:
         number = max(self.agreement.gathered(int(self.interruption.signal or 0)))
         total = self.train_plan.steps_per_epoch * self.recipe.training.epochs
         raise Stopped(
-            f"stopped at step {self.standing.step:,} of {total:,}; go on with the same command and --resume", number
+            f"stopped at step {self.state.step:,} of {total:,}; go on with the same command and --resume", number
         )
 
     def _save_checkpoint(self) -> None:
         self._settle()
-        self.keeper.save(self.standing, self.record)
+        self.checkpoint_manager.save(self.state, self.record)
 
     def _log_step(
         self,
@@ -390,7 +343,7 @@ class Trainer:
         progress: Progress,
         task: TaskID,
     ) -> None:
-        step = self.standing.step
+        step = self.state.step
         if step % self.recipe.tracking.log_every == 0 or step == 1:
             mine = torch.stack([loss.sum() * batch.weight for batch, loss in zip(batches, losses, strict=True)]).sum()
             loss = float(self.accelerator.reduce(mine, "sum"))
@@ -398,28 +351,28 @@ class Trainer:
             entry = {"epoch": epoch, "split": "train", "step": step, "loss": loss}
             self._log(entry | {"learning_rate": rates["head"], "learning_rates": rates})
             speed = f"{watch.images / watch.elapsed:,.0f} images/s"
-            figures = f"epoch {epoch}/{self.recipe.training.epochs}  loss {loss:.3f}  {speed}"
-            progress.update(task, figures=figures)
+            metrics = f"epoch {epoch}/{self.recipe.training.epochs}  loss {loss:.3f}  {speed}"
+            progress.update(task, metrics=metrics)
         progress.advance(task)
 
     def _validate(self, epoch: int, feed: ActivationSource) -> None:
         """Evaluate on validation, keep the weights if they are the best, write a checkpoint."""
         watch = Stopwatch(self.accelerator.device)
-        plan, classes = self._evaluation_plan("validation"), len(self.data.classes)
+        plan, classes = self.best.schedule("validation"), len(self.data.classes)
         with self.average.in_place() if self.average else nullcontext():
             logits = predict_split(self.model, self.boundary.start, feed, plan, classes, self.accelerator, watch)
-            figures = self._validation_figures(logits)
-            self._keep_if_best(epoch, figures, watch)
+            metrics = self.best.validation_metrics(logits)
+            self._keep_if_best(epoch, metrics, watch)
         self.record.clear()
         self._save_checkpoint()
 
-    def _keep_if_best(self, epoch: int, figures: dict[str, float], watch: Stopwatch) -> None:
-        if not math.isfinite(figures["loss"]):
-            raise unstable(f"the validation loss is {figures['loss']} after epoch {epoch}", self.run)
-        self._log({"epoch": epoch, "split": "validation"} | figures | watch.figures())
+    def _keep_if_best(self, epoch: int, metrics: dict[str, float], watch: Stopwatch) -> None:
+        if not math.isfinite(metrics["loss"]):
+            raise unstable(f"the validation loss is {metrics['loss']} after epoch {epoch}", self.run)
+        self._log({"epoch": epoch, "split": "validation"} | metrics | watch.metrics())
         if self.is_main and not console.is_terminal:
-            console.print(f"epoch {epoch}: validation loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.4f}")
-        if self.standing.end_epoch(epoch, score_by(self.recipe.training.select_by, figures)):
+            console.print(f"epoch {epoch}: validation loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}")
+        if self.state.end_epoch(epoch, score_by(self.recipe.training.select_by, metrics)):
             weights = {}
             for name, tensor in self.classifier.state_dict().items():
                 gathered = whole(tensor)
@@ -427,7 +380,7 @@ class Trainer:
                     weights[name] = gathered.cpu()
             if self.is_main:
                 self.run.drop_fine_tuned()
-                self._save_best(self.classifier, weights)
+                self.best.save(self.classifier, weights)
 
     def _log(self, entry: dict[str, Any]) -> None:
         """Write an entry to ``metrics.jsonl`` and to the trackers."""
@@ -436,4 +389,4 @@ class Trainer:
         names = {"loss", "accuracy", "learning_rate", "images_per_second", "data_wait_share"}
         values = {f"{entry['split']}/{name}": entry[name] for name in sorted(names & set(entry))}
         values |= {f"learning_rate/{name}": rate for name, rate in entry.get("learning_rates", {}).items()}
-        self.accelerator.log(values, step=self.standing.step)
+        self.accelerator.log(values, step=self.state.step)

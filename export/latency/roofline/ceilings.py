@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
 from export.graph.matmul import integer_matmul
 from export.graph.subgraph import open_model
-from export.latency.measure import MinSamples, alternate
+from export.latency.measure import MinSamples, Samples, alternate
 from export.latency.roofline.work import Matmul, Work
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
@@ -66,15 +66,9 @@ def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str =
     return engines
 
 
-def best_seconds(engine: Runner) -> float:
+def best_seconds(samples: Samples) -> float:
     """Median seconds of a run in an engine's best block: a ceiling is the best that a machine does."""
-    return min(block_medians(engine))
-
-
-def block_medians(engine: Runner) -> list[float]:
-    """Median seconds of a run, of each block."""
-    ends = np.cumsum(engine.blocks)
-    return [float(np.median(engine.times[end - count : end])) for end, count in zip(ends, engine.blocks, strict=True)]
+    return min(samples.block_medians)
 
 
 def measure_ceilings(
@@ -86,8 +80,8 @@ def measure_ceilings(
         ``onnxruntime``, and ``torch`` where it is installed and the graph has no integers.
     """
     engines = ceiling_engines(work, precision=precision, threads=threads, provider=provider)
-    alternate(engines, [{}], least or MinSamples())
-    return {engine.name: work.gflop / best_seconds(engine) for engine in engines}
+    counted = alternate(engines, [{}], least or MinSamples())
+    return {samples.engine.name: work.gflop / best_seconds(samples) for samples in counted}
 
 
 def matmuls_model(matmuls: Sequence[Matmul]) -> onnx.ModelProto:
@@ -122,7 +116,7 @@ def matmuls_model(matmuls: Sequence[Matmul]) -> onnx.ModelProto:
             builder.node("MatMul", [x, w], name=to)
         results.append(helper.make_tensor_value_info(to, TensorProto.FLOAT, [*lead, matmul.m, matmul.n]))
     graph = helper.make_graph(
-        builder.nodes, "products", list(inputs.values()), results, list(builder.initializers.values())
+        builder.nodes, "matmuls", list(inputs.values()), results, list(builder.initializers.values())
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
@@ -165,7 +159,7 @@ def torch_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], No
 
     inputs: dict[tuple[int, ...], torch.Tensor] = {}
     results: dict[tuple[int, ...], torch.Tensor] = {}
-    forms: dict[tuple[int, int, int], Callable[..., Any]] = {}
+    configs: dict[tuple[int, int, int], Callable[..., Any]] = {}
     calls: list[Callable[[], Any]] = []
     for matmul in matmuls:
         shape = (matmul.m, matmul.k, matmul.n)
@@ -177,9 +171,9 @@ def torch_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], No
         if lead:
             calls.append(partial(torch.bmm, inputs[x], matrix, out=results[y]))
             continue
-        if shape not in forms:
-            forms[shape] = _quickest(torch, inputs[x], matrix, results[y])
-        calls.append(forms[shape](inputs[x], matrix, results[y]))
+        if shape not in configs:
+            configs[shape] = _quickest(torch, inputs[x], matrix, results[y])
+        calls.append(configs[shape](inputs[x], matrix, results[y]))
 
     @torch.inference_mode()
     def run(_: Any) -> None:
@@ -201,8 +195,8 @@ def _quickest(torch: Any, x: Any, matrix: Any, y: Any) -> Callable[[Any, Any, An
     def linear(x: Any, matrix: Any, y: Any) -> Callable[[], Any]:
         return partial(torch.nn.functional.linear, x, matrix.t().contiguous())
 
-    def seconds(form: Callable[[Any, Any, Any], Callable[[], Any]]) -> float:
-        call, times = form(x, matrix, y), []
+    def seconds(config: Callable[[Any, Any, Any], Callable[[], Any]]) -> float:
+        call, times = config(x, matrix, y), []
         for _ in range(CHOOSING_RUNS):
             started = time.perf_counter()
             call()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.latency.measure import MinSamples, alternate
+from export.latency.measure import MinSamples, Samples, alternate
 from export.latency.pool import MOST_BYTES
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
@@ -32,13 +32,13 @@ NETWORK = "network"
 LEAST = MinSamples(20, 1.0)
 DISTINCT_BATCHES = 8
 WHAT = (
-    "operations of the graph's matrix products (a multiply-add is two) a second, over those of the products alone "
+    "operations of the graph's matmuls (a multiply-add is two) a second, over those of the matmuls alone "
     "at the same shapes, in the same run"
 )
 WITH_PREPROCESSING = "rows include the preprocessing, whose operations are not counted; 'network' leaves it out"
 WITHOUT_PREPROCESSING = "rows are the network alone"
-HALF_ON_CPU = "fp16 products are computed in float32 on CPUs, so their ceiling is that of float32"
-NO_INTEGERS = "torch has no products like those of int8 graphs; their best ceiling is the runtime's"
+HALF_ON_CPU = "fp16 matmuls are computed in float32 on CPUs, so their ceiling is that of float32"
+NO_INTEGERS = "torch has no matmuls like those of int8 graphs; their best ceiling is the runtime's"
 
 
 def limits(
@@ -65,7 +65,7 @@ def limits(
     except Exception as error:
         if not is_allocation_failure(error):
             raise
-        return {"left_out": "the products alone do not fit in memory beside the graphs"}
+        return {"left_out": "the matmuls alone do not fit in memory beside the graphs"}
 
 
 def measure_limits(
@@ -111,12 +111,13 @@ def measure_limits(
             counted = count_work(model, [batch_size, 3, *preprocess.output_size])
             engines = ceiling_engines(counted, precision=precision, threads=threads)
             itself = Runner(NETWORK, precision, "cpu", threads, run)
-            alternate([itself, *engines], batches_of(preprocess, batch_size, entry), least, progress=progress)
-            for engine in engines:
-                rates = by_library.setdefault(engine.name, {}).setdefault(precision, {})
-                rates[str(batch_size)] = counted.gflop / best_seconds(engine)
+            batches = batches_of(preprocess, batch_size, entry)
+            whole, *matmuls = alternate([itself, *engines], batches, least, progress=progress)
+            for samples in matmuls:
+                rates = by_library.setdefault(samples.engine.name, {}).setdefault(precision, {})
+                rates[str(batch_size)] = counted.gflop / best_seconds(samples)
             work.append({"precision": precision} | counted.describe())
-            network.append({"precision": precision, "batch_size": batch_size} | attained(counted, itself, engines))
+            network.append({"precision": precision, "batch_size": batch_size} | attained(counted, whole, matmuls))
     runtime, torch = by_library.get("onnxruntime", {}), by_library.get(TORCH, {})
     notes = [WITH_PREPROCESSING if takes_images else WITHOUT_PREPROCESSING]
     notes += [HALF_ON_CPU] * ("fp16" in graphs) + [NO_INTEGERS] * bool(torch and set(runtime) - set(torch))
@@ -160,19 +161,19 @@ def batches_of(preprocess: Preprocess, batch_size: int, entry: str) -> list[Feed
     return batches
 
 
-def attained(work: Work, network: Runner, ceilings: Sequence[Runner]) -> dict[str, Any]:
+def attained(work: Work, network: Samples, ceilings: Sequence[Samples]) -> dict[str, Any]:
     """What a network attained beside the matmuls that were measured in turns with it.
 
     ``share_of_ceiling`` sets the median of all its runs beside the matmuls' best block; ``share_by_block`` is the
     median over the blocks, with the least and the largest, of the matmuls' time over the network's in the same
     block, which the machine's drift hits alike.
     """
-    from export.latency.roofline.ceilings import RUNTIME, best_seconds, block_medians
+    from export.latency.roofline.ceilings import RUNTIME, best_seconds
 
-    seconds = float(np.median(network.times))
-    best = {engine.name: best_seconds(engine) for engine in ceilings}
-    (runtime,) = (engine for engine in ceilings if engine.name == RUNTIME)
-    shares = np.divide(block_medians(runtime), block_medians(network))
+    seconds = float(np.median(network.seconds))
+    best = {each.engine.name: best_seconds(each) for each in ceilings}
+    (runtime,) = (each for each in ceilings if each.engine.name == RUNTIME)
+    shares = np.divide(runtime.block_medians, network.block_medians)
     return {
         "p50_ms": seconds * 1000,
         "gflops_per_s": work.gflop / seconds,

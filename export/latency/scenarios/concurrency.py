@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,35 +22,48 @@ from toolkit.runtime.memory import available_mib, is_allocation_failure, residen
 from toolkit.serving.pool import SessionPool
 
 BLOCKS = 4
-"""Turns of each combination."""
+"""Turns of each layout."""
 SHARE = 0.9
 """Of the memory that is available, what sessions may be expected to take."""
 LEAST = MinSamples(runs=50, seconds=8.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class SessionLayout:
-    """Sessions that run at once, the threads of each, and what was counted."""
+    """Sessions that run at once, and the threads of each."""
 
     sessions: int
     threads: int
     allow_spinning: bool = True
-    provider_options: dict[Any, str] = field(default_factory=dict)
-    times: list[float] = field(default_factory=list)
+    provider_options: Mapping[Any, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayoutRuns:
+    """What was counted of a layout at one batch size."""
+
+    layout: SessionLayout
+    batch_size: int
+    times: tuple[float, ...] = ()
     """Seconds of all runs."""
-    rates: list[float] = field(default_factory=list)
+    rates: tuple[float, ...] = ()
     """Images a second of each block."""
     note: str | None = None
     """Why it was not measured to the end."""
 
-    def row(self, batch_size: int) -> dict[str, Any]:
-        """What was counted, as a row of ``latency.json``."""
+    def __add__(self, more: LayoutRuns) -> LayoutRuns:
+        """All blocks of both."""
+        times, rates = self.times + more.times, self.rates + more.rates
+        return replace(self, times=times, rates=rates, note=self.note or more.note)
+
+    def row(self) -> dict[str, Any]:
+        """A row of ``latency.json``."""
         row = {
-            "sessions": self.sessions,
-            "threads": self.threads,
-            "allow_spinning": self.allow_spinning,
-            "provider_options": self.provider_options,
-            "batch_size": batch_size,
+            "sessions": self.layout.sessions,
+            "threads": self.layout.threads,
+            "allow_spinning": self.layout.allow_spinning,
+            "provider_options": dict(self.layout.provider_options),
+            "batch_size": self.batch_size,
             "throughput_ips": None,
             "p50_ms": None,
             "p99_ms": None,
@@ -58,14 +71,15 @@ class SessionLayout:
         }
         if self.note is not None:
             return row | {"note": self.note}
-        return row | percentiles(self.times) | {"throughput_ips": float(np.mean(self.rates)), "block_ips": self.rates}
+        rates = list(self.rates)
+        return row | percentiles(self.times) | {"throughput_ips": float(np.mean(rates)), "block_ips": rates}
 
 
 Opener = Callable[[SessionLayout], Runner]
-"""Opens one of a combination's sessions."""
+"""Opens one of a layout's sessions."""
 
 
-def combinations(cores: int) -> list[SessionLayout]:
+def layouts(cores: int) -> list[SessionLayout]:
     """Powers of two, and all cores, as sessions and threads that together take no more than the cores.
 
     With several sessions, those whose threads are several come twice: with pools that spin and that don't. A
@@ -90,17 +104,17 @@ STREAMS = (1, 2, 4)
 """Sessions that share a GPU, each with a stream."""
 
 
-def combinations_on(provider: str, cores: int) -> list[SessionLayout]:
+def layouts_on(provider: str, cores: int) -> list[SessionLayout]:
     """What may run side by side on a provider, with each choice of its options."""
     if provider == "cpu":
-        return combinations(cores)
+        return layouts(cores)
     choices = PROVIDER_CHOICES[provider]
     return [SessionLayout(sessions, 1, provider_options=choice) for choice in choices for sessions in STREAMS]
 
 
-def session_options(combination: SessionLayout) -> dict[Any, str]:
+def session_options(layout: SessionLayout) -> dict[Any, str]:
     """Entries of ONNX Runtime's configuration for sessions that stand side by side."""
-    return {SPINNING: "1" if combination.allow_spinning else "0"}
+    return {SPINNING: "1" if layout.allow_spinning else "0"}
 
 
 def concurrency(
@@ -112,73 +126,73 @@ def concurrency(
     batch_size: int = 1,
     blocks: int = BLOCKS,
     progress: Progress = SILENT,
-) -> list[dict[str, Any]]:
-    """Measure combinations of sessions and threads in alternating blocks.
+) -> list[LayoutRuns]:
+    """Measure layouts of sessions and threads in alternating blocks.
 
     Each session has a thread that runs it again as soon as it is done (ONNX Runtime lets go of Python's lock
-    meanwhile). Sessions are opened for a block and closed after it, so that those of one combination alone take
+    meanwhile). Sessions are opened for a block and closed after it, so that those of one layout alone take
     memory and cores.
 
     Args:
-        opener: opens a session of a combination, with its threads, with or without spinning.
+        opener: opens a session of a layout, with its threads, with or without spinning.
         pool: what the batches are drawn from.
-        swept: what to measure; all combinations of this machine's cores unless given.
+        swept: what to measure; all layouts of this machine's cores unless given.
         least: runs of each session, and seconds, over all blocks.
         batch_size: images a run.
-        blocks: turns of each combination.
+        blocks: turns of each layout.
         progress: told how it goes on.
 
     Returns:
-        A row for each combination: ``sessions``, ``threads`` of each, ``allow_spinning``, ``throughput_ips`` of
-        all its sessions, the percentiles of one run. A combination that does not fit in memory has None for
-        figures, and a ``note``.
+        What was counted of each layout; one that does not fit in memory has a ``note``.
 
     Raises:
         ToolkitError: no runs, or nothing to sweep.
     """
     least.check()
-    swept = combinations(usable_cores()) if swept is None else swept
+    swept = layouts(usable_cores()) if swept is None else swept
     if not swept or any(min(each.sessions, each.threads) < 1 for each in swept):
-        raise ToolkitError("a combination has 1 session and 1 thread or more", where="--sessions", fix="give 1 or more")
+        raise ToolkitError("a layout has 1 session and 1 thread or more", where="--sessions", fix="give 1 or more")
     batches = pool.batches(batch_size)
     a_block = MinSamples(-(-least.runs // blocks), least.seconds / blocks)
+    counted = [LayoutRuns(layout, batch_size) for layout in swept]
     session_mib = 0.0
     for block in range(blocks):
-        for combination in swept if block % 2 == 0 else reversed(swept):
-            if combination.note is None:
-                session_mib = _block(opener, combination, batches, a_block, session_mib)
+        places = range(len(swept))
+        for place in places if block % 2 == 0 else reversed(places):
+            if counted[place].note is None:
+                more, session_mib = _block(opener, counted[place], batches, a_block, session_mib)
+                counted[place] += more
             progress.step()
-    return [each.row(batch_size) for each in swept]
+    return counted
 
 
 def _block(
-    opener: Opener, combination: SessionLayout, batches: Sequence[Feed], least: MinSamples, session_mib: float
-) -> float:
+    opener: Opener, counted: LayoutRuns, batches: Sequence[Feed], least: MinSamples, session_mib: float
+) -> tuple[LayoutRuns, float]:
     """Count a block, or note that it does not fit in memory.
 
     Returns:
-        The most MiB that a session was seen to take.
+        What was counted, and the most MiB that a session was seen to take.
     """
+    layout = counted.layout
+    none = LayoutRuns(layout, counted.batch_size)
     engines: list[Runner] = []
     try:
-        while len(engines) < combination.sessions:
+        while len(engines) < layout.sessions:
             held, there = resident_mib(), available_mib()
             if session_mib > SHARE * there:
-                combination.note = f"{combination.sessions} sessions do not fit in memory: {len(engines)} leave "
-                combination.note += f"{there:,.0f} MiB, and a session takes about {session_mib:,.0f} MiB"
-                return session_mib
-            engines.append(opener(combination))
+                note = f"{layout.sessions} sessions do not fit in memory: {len(engines)} leave "
+                note += f"{there:,.0f} MiB, and a session takes about {session_mib:,.0f} MiB"
+                return replace(none, note=note), session_mib
+            engines.append(opener(layout))
             engines[-1].warm_up(batches, REWARM_RUNS)
             session_mib = max(session_mib, resident_mib() - held)
         times, rate = closed_loop(engines, batches, least)
     except Exception as error:
         if not is_allocation_failure(error):
             raise
-        combination.note = f"{combination.sessions} sessions do not fit in memory"
-        return session_mib
-    combination.times += times
-    combination.rates.append(rate)
-    return session_mib
+        return replace(none, note=f"{layout.sessions} sessions do not fit in memory"), session_mib
+    return replace(none, times=tuple(times), rates=(rate,)), session_mib
 
 
 def closed_loop(engines: Sequence[Runner], batches: Sequence[Feed], least: MinSamples) -> tuple[list[float], float]:

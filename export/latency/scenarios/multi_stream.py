@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.latency.measure import MinSamples, alternate, row_of
+from export.latency.measure import MinSamples, alternate
 from export.latency.pool import BATCHES, MOST_BYTES, SEED, Pool
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
@@ -24,7 +24,7 @@ Query = list[Feed]
 def multi_stream(
     engine: Runner,
     pool: Pool,
-    samples: Sequence[int] = SAMPLES,
+    sizes: Sequence[int] = SAMPLES,
     least: MinSamples | None = None,
     *,
     progress: Progress = SILENT,
@@ -36,7 +36,7 @@ def multi_stream(
     Args:
         engine: what to measure.
         pool: what the images of a query are drawn from.
-        samples: images a query.
+        sizes: images a query.
         least: queries and seconds of each size.
         progress: told how it goes on.
 
@@ -49,7 +49,7 @@ def multi_stream(
     """
     least = least or MinSamples()
     least.check()
-    if not samples or min(samples) < 1:
+    if not sizes or min(sizes) < 1:
         raise ToolkitError("a query holds 1 image or more", where="--streams", fix="write it like 1,2,4,8")
 
     def run(query: Query) -> None:
@@ -58,10 +58,10 @@ def multi_stream(
 
     whole = replace(engine, run=run, device_seconds=None)
     rows = []
-    for size in samples:
+    for size in sizes:
         drawn: Any = queries(pool, size)
-        alternate([whole], drawn, least, progress=progress)
-        row = row_of(whole, size) | {"scenario": "MultiStream", "samples_per_query": size}
+        (samples,) = alternate([whole], drawn, least, progress=progress)
+        row = samples.row(size) | {"scenario": "MultiStream", "samples_per_query": size}
         row["batches_per_query"] = float(np.mean([len(query) for query in drawn]))
         rows.append({key: value for key, value in row.items() if key != "batch_size"})
     return rows

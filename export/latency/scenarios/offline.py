@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-from export.latency.measure import BLOCKS, MinSamples, alternate, row_of
+from export.latency.measure import BLOCKS, MinSamples, alternate
 from export.latency.pool import Pool
 from export.latency.runner import Runner
 from toolkit.progress import SILENT, Progress
@@ -94,9 +94,9 @@ def offline(
 
 def _row(engine: Runner, pool: Pool, batch_size: int, least: MinSamples, progress: Progress) -> dict[str, Any]:
     reset_peak()
-    alternate([engine], pool.batches(batch_size), least, blocks=min(BLOCKS, least.runs), progress=progress)
+    (samples,) = alternate([engine], pool.batches(batch_size), least, blocks=min(BLOCKS, least.runs), progress=progress)
     peak = peak_resident_mib()
-    return row_of(engine, batch_size) | {"scenario": "Offline", "peak_resident_mib": peak}
+    return samples.row(batch_size) | {"scenario": "Offline", "peak_resident_mib": peak}
 
 
 def _needed_mib(pool: Pool, batch_size: int, peaks: list[float]) -> float:

@@ -13,6 +13,7 @@ from toolkit.metrics.intervals import paired_drop
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
+from toolkit.sampling import evenly_spaced
 
 if TYPE_CHECKING:
     from toolkit.data.source import LabelledImage
@@ -35,7 +36,7 @@ class Drop:
     """What is lost at most, with 95 % confidence (one-sided)."""
     images: int
     source: str
-    """Where the figure comes from, in words."""
+    """Where the number comes from, in words."""
 
 
 def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], provider: str) -> dict[str, Drop]:
@@ -49,7 +50,7 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
     from export.parity.reference import Reference, groups_of
 
     members = run.data.splits["validation"]
-    chosen = [members[place * len(members) // IMAGES] for place in range(IMAGES)] if len(members) > IMAGES else members
+    chosen = [members[place] for place in evenly_spaced(len(members), IMAGES)]
     answers = np.array([example.label for example in chosen])
     if "fp32" in bundle.precisions and "fp32" in precisions:
         reference, of = _labels(bundle, "fp32", provider, chosen), "the fp32 graph"
@@ -88,5 +89,5 @@ def _recorded(bundle: Bundle, precision: str) -> Drop:
             points = -100 * float(entry["figures"]["accuracy"]["change"])
             most = 100 * (1 - float(entry["top1_agreement_at_least"]))
             return Drop(points, (-most, most), most, int(entry["images"]), "parity.json, since the run is not here")
-    what = f"neither the run nor a figure in parity.json tells what {precision} loses"
+    what = f"neither the run nor a metric in parity.json tells what {precision} loses"
     raise ToolkitError(what, where=bundle.path, fix="give the run with --run RUN")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from export.duration import tune_seconds
 from export.latency.measure import MinSamples
 from export.latency.pool import SEED, Pool
 from export.latency.runner import Runner, onnxruntime_engine
-from export.latency.scenarios.concurrency import SessionLayout, combinations_on, concurrency, session_options
+from export.latency.scenarios.concurrency import LayoutRuns, SessionLayout, concurrency, layouts_on, session_options
 from export.latency.scenarios.server import Server, serve
 from export.latency.system_monitor import monitored
 from export.latency.tuning.accuracy import Drop
@@ -53,79 +53,95 @@ class Effort:
     """Of the choice, from encoded files on."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Configuration:
-    """A precision, a batch size, sessions and threads; and what was measured of them."""
+    """A precision, a batch size, sessions and threads."""
 
     precision: str
     batch_size: int
-    combination: SessionLayout
+    layout: SessionLayout
     drop: Drop
-    figures: dict[str, Any] = field(default_factory=dict)
-    served: dict[str, Any] | None = None
-    """At the rate asked for, if one was."""
-    confirmed: bool | None = None
-    """Whether it kept the budget when it was measured once more; None if it was not."""
-
-    @property
-    def p99_ms(self) -> float:
-        """Of a request, milliseconds."""
-        measured = (self.served or {}).get("p99_ms", self.figures.get("p99_ms"))
-        return float("inf") if measured is None else float(measured)
-
-    @property
-    def p99_ms_at_most(self) -> float:
-        """Upper end of p99's 95 % interval."""
-        of = self.served if self.served is not None else self.figures
-        interval = (of.get("intervals") or {}).get("p99_ms")
-        return float(interval[1]) if interval else self.p99_ms
-
-    @property
-    def throughput_ips(self) -> float:
-        """Of all sessions, images a second."""
-        return float(self.figures.get("throughput_ips") or 0.0)
-
-    def keeps_latency(self, budget: Budget) -> bool:
-        """Whether p99 stays within the budget with some headroom, and the rate is kept up with."""
-        saturated = self.served is not None and (self.served["saturated"] or self.served["dropped"] > 0)
-        return not saturated and self.p99_ms_at_most <= HEADROOM * budget.p99_ms
 
     def judged(self, budget: Budget) -> Verdict:
         """Whether its precision keeps the accuracy budget."""
         return verdict(self.precision, self.drop.points, self.drop.at_most, budget.max_accuracy_drop)
 
     def describe(self) -> str:
-        """In words."""
-        sessions, threads = self.combination.sessions, self.combination.threads
-        spinning = "" if self.combination.allow_spinning else ", pools that sleep"
-        options = "".join(f", {name}={value}" for name, value in self.combination.provider_options.items())
-        return f"{self.precision}, batch {self.batch_size}, {sessions} x {threads} threads{spinning}{options}"
+        """The configuration in words."""
+        layout = self.layout
+        spinning = "" if layout.allow_spinning else ", pools that sleep"
+        options = "".join(f", {name}={value}" for name, value in layout.provider_options.items())
+        sessions = f"{layout.sessions} x {layout.threads} threads"
+        return f"{self.precision}, batch {self.batch_size}, {sessions}{spinning}{options}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a configuration."""
+
+    configuration: Configuration
+    runs: LayoutRuns
+    metrics: Mapping[str, Any]
+    """The row of all its runs."""
+    served: Mapping[str, Any] | None = None
+    """At the rate asked for, if one was."""
+    confirmed: bool | None = None
+    """Whether it kept the budget when it was measured once more; None if it was not."""
+
+    @classmethod
+    def of(cls, configuration: Configuration, runs: LayoutRuns) -> Self:
+        """A configuration with its runs."""
+        return cls(configuration, runs, runs.row())
+
+    @property
+    def p99_ms(self) -> float:
+        """Of a request, milliseconds."""
+        measured = (self.served or {}).get("p99_ms", self.metrics.get("p99_ms"))
+        return float("inf") if measured is None else float(measured)
+
+    @property
+    def p99_ms_at_most(self) -> float:
+        """Upper end of p99's 95 % interval."""
+        of = self.served if self.served is not None else self.metrics
+        interval = (of.get("intervals") or {}).get("p99_ms")
+        return float(interval[1]) if interval else self.p99_ms
+
+    @property
+    def throughput_ips(self) -> float:
+        """Of all sessions, images a second."""
+        return float(self.metrics.get("throughput_ips") or 0.0)
+
+    def keeps_latency(self, budget: Budget) -> bool:
+        """Whether p99 stays within the budget with some headroom, and the rate is kept up with."""
+        saturated = self.served is not None and (self.served["saturated"] or self.served["dropped"] > 0)
+        return not saturated and self.p99_ms_at_most <= HEADROOM * budget.p99_ms
 
     def row(self, budget: Budget, *, final: bool) -> dict[str, Any]:
         """For the table and the JSON."""
+        of = self.configuration
         return {
-            "precision": self.precision,
-            "batch_size": self.batch_size,
-            "sessions": self.combination.sessions,
-            "threads": self.combination.threads,
-            "allow_spinning": self.combination.allow_spinning,
-            "provider_options": self.combination.provider_options,
-            "p50_ms": self.figures.get("p50_ms"),
+            "precision": of.precision,
+            "batch_size": of.batch_size,
+            "sessions": of.layout.sessions,
+            "threads": of.layout.threads,
+            "allow_spinning": of.layout.allow_spinning,
+            "provider_options": dict(of.layout.provider_options),
+            "p50_ms": self.metrics.get("p50_ms"),
             "p99_ms": None if self.p99_ms == float("inf") else self.p99_ms,
             "p99_ms_at_most": None if self.p99_ms_at_most == float("inf") else self.p99_ms_at_most,
             "throughput_ips": self.throughput_ips,
-            "accuracy_drop": self.drop.points,
-            "accuracy_drop_interval": list(self.drop.interval),
-            "accuracy_drop_at_most": self.drop.at_most,
-            "accuracy_verdict": self.judged(budget),
+            "accuracy_drop": of.drop.points,
+            "accuracy_drop_interval": list(of.drop.interval),
+            "accuracy_drop_at_most": of.drop.at_most,
+            "accuracy_verdict": of.judged(budget),
             "finalist": final,
             "within_budget": final
-            and self.judged(budget) != "over"
+            and of.judged(budget) != "over"
             and self.keeps_latency(budget)
             and self.confirmed is not False,
             "confirmed": self.confirmed,
             "served": self.served,
-            "note": self.combination.note,
+            "note": self.runs.note,
         }
 
 
@@ -155,7 +171,7 @@ class Search:
         finals = [self.effort.final, *([self.effort.served] if budget.rate is not None else [])]
         return tune_seconds(
             runs,
-            len(combinations_on(self.provider, self.cores)),
+            len(layouts_on(self.provider, self.cores)),
             BATCH_SIZES,
             budget.p99_ms / 1000,
             rough=self.effort.rough,
@@ -174,10 +190,10 @@ class Search:
                     onnxruntime_engine(
                         self.bundle,
                         provider=self.provider,
-                        threads=configuration.combination.threads,
+                        threads=configuration.layout.threads,
                         precision=configuration.precision,
-                        session_options=session_options(configuration.combination),
-                        provider_options=configuration.combination.provider_options,
+                        session_options=session_options(configuration.layout),
+                        provider_options=configuration.layout.provider_options,
                         batch_size=configuration.batch_size,
                     )
                 )
@@ -185,75 +201,76 @@ class Search:
 
         return open_session
 
-    def measure(self, configuration: Configuration, least: MinSamples, kept: list[Runner] | None = None) -> None:
-        """Count more of a configuration, over sessions that are kept if there are; its figures cover all of it."""
+    def measure(self, configuration: Configuration, least: MinSamples, *, kept: list[Runner] | None = None) -> Measured:
+        """Count a configuration, over sessions that are kept if there are."""
         self.progress.stage(configuration.describe())
-        configuration.figures = concurrency(
+        (runs,) = concurrency(
             self.opener(configuration, kept),
             self.pool,
-            [configuration.combination],
+            [configuration.layout],
             least,
             batch_size=configuration.batch_size,
             blocks=1,
-        )[0]
+        )
+        return Measured.of(configuration, runs)
 
-    def candidates(self, budget: Budget) -> list[Configuration]:
+    def candidates(self, budget: Budget) -> list[Measured]:
         """Every precision, sessions and threads, at batch sizes that grow until they are too slow or gain nothing."""
         found = []
         for precision, drop in _eligible(self.drops, budget.max_accuracy_drop).items():
-            for combination in combinations_on(self.provider, self.cores):
+            for layout in layouts_on(self.provider, self.cores):
                 best = 0.0
                 kept: list[Runner] = []
                 for batch_size in BATCH_SIZES:
                     if self.provider == "tensorrt":
                         kept = []  # its engine is built for the batch
-                    found.append(Configuration(precision, batch_size, replace(combination, times=[], rates=[]), drop))
-                    self.measure(found[-1], self.effort.rough, kept)
-                    slow = not found[-1].figures["p50_ms"] or found[-1].figures["p50_ms"] > budget.p99_ms
+                    configuration = Configuration(precision, batch_size, layout, drop)
+                    found.append(self.measure(configuration, self.effort.rough, kept=kept))
+                    slow = not found[-1].metrics["p50_ms"] or found[-1].metrics["p50_ms"] > budget.p99_ms
                     if slow or found[-1].throughput_ips < GROWTH * best:
                         break
                     best = found[-1].throughput_ips
         return found
 
-    def finals(self, finalists: Sequence[Configuration], budget: Budget) -> None:
-        """Measure the finalists again, in turns, and at the rate asked for."""
-        for each in finalists:
-            each.combination.times, each.combination.rates = [], []
+    def finals(self, finalists: Sequence[Measured], budget: Budget) -> list[Measured]:
+        """The finalists measured again, in turns, and at the rate asked for."""
         rounds, final = self.effort.rounds, self.effort.final
+        a_round = MinSamples(-(-final.runs // rounds), final.seconds / rounds)
+        runs = [LayoutRuns(each.configuration.layout, each.configuration.batch_size) for each in finalists]
         for turn in range(rounds):
-            for each in finalists if turn % 2 == 0 else reversed(finalists):
-                self.measure(each, MinSamples(-(-final.runs // rounds), final.seconds / rounds))
-        if budget.rate is not None:
-            for each in finalists:
-                each.served = self.served(each, budget.rate, self.effort.served, seed=SEED)
+            places = range(len(finalists))
+            for place in places if turn % 2 == 0 else reversed(places):
+                runs[place] += self.measure(finalists[place].configuration, a_round).runs
+        measured = [Measured.of(each.configuration, counted) for each, counted in zip(finalists, runs, strict=True)]
+        if budget.rate is None:
+            return measured
+        served = self.effort.served
+        return [
+            replace(each, served=self.served(each.configuration, budget.rate, served, seed=SEED)) for each in measured
+        ]
 
     def served(self, configuration: Configuration, rate: float, least: MinSamples, *, seed: int) -> dict[str, Any]:
         """Offer a configuration so many requests a second."""
         self.progress.stage(f"{configuration.describe()}, {rate:g} requests a second")
         opener = self.opener(configuration)
-        engines = [opener(configuration) for _ in range(configuration.combination.sessions)]
+        engines = [opener(configuration) for _ in range(configuration.layout.sessions)]
         return serve(Server(engines, self.pool, configuration.batch_size), rate, least, seed=seed)
 
-    def confirmed(self, best: Configuration, budget: Budget) -> bool:
+    def confirmed(self, best: Measured, budget: Budget) -> Measured:
         """Measure the best once more, later: what came out best of several looks better than it is.
 
         Returns:
-            Whether it keeps the budget in this measurement alone and in all together, which its figures then cover;
-            at a rate, in this one, whose requests arrive at other times.
+            Both measurements together, ``confirmed`` if the budget is kept by the second alone and by both; at a
+            rate the second alone, whose requests arrive at other times.
         """
+        configuration = best.configuration
         if budget.rate is not None:
-            best.served = self.served(best, budget.rate, self.effort.confirm, seed=SEED + 1)
-            best.confirmed = best.keeps_latency(budget)
-            return best.confirmed
-        combination = best.combination
-        times, rates = combination.times, combination.rates
-        combination.times, combination.rates = [], []
-        self.measure(best, self.effort.confirm)
-        alone = best.keeps_latency(budget)
-        combination.times, combination.rates = times + combination.times, rates + combination.rates
-        best.figures = combination.row(best.batch_size)
-        best.confirmed = alone and best.keeps_latency(budget)
-        return best.confirmed
+            served = self.served(configuration, budget.rate, self.effort.confirm, seed=SEED + 1)
+            again = replace(best, served=served)
+            return replace(again, confirmed=again.keeps_latency(budget))
+        alone = self.measure(configuration, self.effort.confirm)
+        both = Measured.of(configuration, best.runs + alone.runs)
+        return replace(both, confirmed=alone.keeps_latency(budget) and both.keeps_latency(budget))
 
 
 def tune(search: Search, budget: Budget) -> dict[str, Any]:
@@ -275,24 +292,28 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     with search.bundle.holding(), monitored(search.provider) as conditions:
         search.progress.expect(search.expected_seconds(budget))
         found = search.candidates(budget)
-        finalists: list[Configuration] = []
+        finalists: list[Measured] = []
         ranked, best = _ranked(found, budget), None
         while ranked and best is None:
-            search.finals(ranked[:FINALISTS], budget)
-            fitting = [each for each in ranked[:FINALISTS] if each.keeps_latency(budget)]
-            fitting.sort(key=lambda each: -each.throughput_ips)
-            best = next((each for each in fitting if search.confirmed(each, budget)), None)
-            finalists, ranked = finalists + ranked[:FINALISTS], ranked[FINALISTS:]
+            measured = search.finals(ranked[:FINALISTS], budget)
+            order = sorted(range(len(measured)), key=lambda place: -measured[place].throughput_ips)
+            for place in [place for place in order if measured[place].keeps_latency(budget)]:
+                measured[place] = search.confirmed(measured[place], budget)
+                if measured[place].confirmed:
+                    best = measured[place]
+                    break
+            finalists, ranked = finalists + measured, ranked[FINALISTS:]
     disturbances = conditions.facts["throttled"]
     if best is None:
         raise nothing_keeps(budget, finalists, disturbances)
     serving = _with_files(search, _serving(search, best, budget))
-    rows = [each.row(budget, final=each in finalists) for each in found]
+    newest = [next((final for final in finalists if final.configuration == each.configuration), each) for each in found]
+    rows = [each.row(budget, final=each in finalists) for each in newest]
     # with a rate, only what was served at that rate has a p99 that may be compared
     optimal = pareto(
         [(row["p99_ms"] if row["finalist"] or budget.rate is None else None, row["throughput_ips"]) for row in rows]
     )
-    for row, is_optimal, each in zip(rows, optimal, found, strict=True):
+    for row, is_optimal, each in zip(rows, optimal, newest, strict=True):
         row |= {"pareto": is_optimal, "chosen": each is best}
     return {
         "bundle": str(search.bundle.path),
@@ -305,7 +326,7 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     }
 
 
-def nothing_keeps(budget: Budget, finalists: Sequence[Configuration], disturbances: Sequence[str]) -> CheckFailed:
+def nothing_keeps(budget: Budget, finalists: Sequence[Measured], disturbances: Sequence[str]) -> CheckFailed:
     """That nothing keeps the latency budget: what comes nearest, and what disturbed the machine meanwhile.
 
     Args:
@@ -316,9 +337,9 @@ def nothing_keeps(budget: Budget, finalists: Sequence[Configuration], disturbanc
     nearest = min(finalists, key=lambda each: each.p99_ms_at_most)
     rate = f" at {budget.rate:g} requests a second" if budget.rate else ""
     said = (
-        f"nothing keeps p99 within {budget.p99_ms:g} ms{rate}; nearest: {nearest.describe()}, p99 "
+        f"nothing keeps p99 within {budget.p99_ms:g} ms{rate}; nearest: {nearest.configuration.describe()}, p99 "
         f"{nearest.p99_ms:.1f} ms (to {nearest.p99_ms_at_most:.1f}, of which {HEADROOM:.0%} of the budget may be "
-        f"used), {nearest.throughput_ips:.0f} images/s, accuracy {-nearest.drop.points:+.2f} points"
+        f"used), {nearest.throughput_ips:.0f} images/s, accuracy {-nearest.configuration.drop.points:+.2f} points"
     )
     if disturbances:
         said += f"; meanwhile {', and '.join(disturbances)}: measure again without that before you give up the budget"
@@ -342,14 +363,14 @@ def _eligible(drops: Mapping[str, Drop], budget: float) -> dict[str, Drop]:
     return {name: drops[name] for name, found in judged.items() if found == wanted}
 
 
-def _ranked(found: Sequence[Configuration], budget: Budget) -> list[Configuration]:
+def _ranked(found: Sequence[Measured], budget: Budget) -> list[Measured]:
     """What seems to fit, the highest throughput first, and then the quickest of all, measured again anyway."""
-    usable = [each for each in found if each.figures.get("p99_ms") is not None]
+    usable = [each for each in found if each.metrics.get("p99_ms") is not None]
     if not usable:
         raise ToolkitError("no configuration fits in memory", where="toolkit tune", fix="free memory, or use int8")
-    seem = [each for each in usable if each.figures["p50_ms"] <= HEADROOM * budget.p99_ms]
+    seem = [each for each in usable if each.metrics["p50_ms"] <= HEADROOM * budget.p99_ms]
     best = sorted(seem, key=lambda each: -each.throughput_ips)
-    quickest = min(usable, key=lambda each: float(each.figures["p50_ms"]))
+    quickest = min(usable, key=lambda each: float(each.metrics["p50_ms"]))
     return best if quickest in best else [*best, quickest]
 
 
@@ -360,24 +381,25 @@ def _with_files(search: Search, serving: Serving) -> Serving:
     return serving.model_copy(update={"expected": serving.expected.model_copy(update={"files_ips": files_ips})})
 
 
-def _serving(search: Search, best: Configuration, budget: Budget) -> Serving:
+def _serving(search: Search, best: Measured, budget: Budget) -> Serving:
     """The choice, as production reads it."""
+    chosen = best.configuration
     return Serving(
         provider=search.provider,  # type: ignore[arg-type]
-        precision=best.precision,  # type: ignore[arg-type]
-        threads=best.combination.threads,
-        sessions=best.combination.sessions,
-        batch_size=best.batch_size,
-        session_options=session_options(best.combination),
-        provider_options=best.combination.provider_options,  # type: ignore[arg-type]
+        precision=chosen.precision,  # type: ignore[arg-type]
+        threads=chosen.layout.threads,
+        sessions=chosen.layout.sessions,
+        batch_size=chosen.batch_size,
+        session_options=session_options(chosen.layout),
+        provider_options=dict(chosen.layout.provider_options),  # type: ignore[arg-type]
         expected=Expected(
-            p50_ms=(best.served or best.figures)["p50_ms"],
+            p50_ms=(best.served or best.metrics)["p50_ms"],
             p99_ms=best.p99_ms,
             p99_ms_at_most=best.p99_ms_at_most,
             throughput_ips=best.throughput_ips,
-            accuracy_drop=best.drop.points,
-            accuracy_drop_interval=best.drop.interval,
-            accuracy_drop_at_most=best.drop.at_most,
+            accuracy_drop=chosen.drop.points,
+            accuracy_drop_interval=chosen.drop.interval,
+            accuracy_drop_at_most=chosen.drop.at_most,
         ),
         budget=budget,
         machine=describe_machine(),

@@ -14,8 +14,8 @@ from toolkit.errors import CheckFailed
 from toolkit.files import write_json
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.providers import runnable
 from toolkit.runtime.serving import SERVING, Budget, Serving
-from toolkit.runtime.session import runnable
 from toolkit.runtime.verify import golden_figures, golden_problems, require_sound
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Sources:
     """What is no longer where the export found it."""
 
     run: Path | None = None
-    """Run folder."""
+    """Run folder, whose validation images tell what a precision loses."""
     data: Path | None = None
     """The run's data."""
     images: Path | None = None

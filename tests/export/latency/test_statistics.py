@@ -9,11 +9,11 @@ from export.latency.statistics import CHUNK, chunk_length, percentiles
 def test_percentiles_are_those_of_all_runs_in_milliseconds() -> None:
     times = np.random.default_rng(0).gamma(4, 0.002, 2000)
     times[::500] = 1.0  # nothing is left out as an outlier
-    figures = percentiles(times.tolist())
-    assert figures["p50_ms"] == pytest.approx(1000 * np.median(times))
-    assert figures["p99_9_ms"] == pytest.approx(1000 * np.percentile(times, 99.9))
-    assert figures["max_ms"] == 1000
-    assert figures["mean_ms"] == pytest.approx(1000 * times.mean())
+    metrics = percentiles(times.tolist())
+    assert metrics["p50_ms"] == pytest.approx(1000 * np.median(times))
+    assert metrics["p99_9_ms"] == pytest.approx(1000 * np.percentile(times, 99.9))
+    assert metrics["max_ms"] == 1000
+    assert metrics["mean_ms"] == pytest.approx(1000 * times.mean())
 
 
 def test_p99_9_of_few_runs_is_not_told() -> None:

@@ -9,8 +9,8 @@ import onnx
 import planted
 import pytest
 
-from export.bundle import bisect_bundle, prove_again
 from export.parity.bisect import first_fault
+from export.prove_bundle import bisect_bundle, prove_again
 from toolkit.files import sha256_of, write_json
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from export.bundle import prove_again
 from export.graph.config import FUSED
 from export.graph.fusion_check import check_nodes
 from export.parity.agreement import agreement, changes
 from export.parity.prove import BATCH_SIZES, _batches
-from export.parity.reference import Reference, noise_floor, one_thread, spread
+from export.parity.reference import Reference, noise_floor, one_thread
+from export.prove_bundle import prove_again
 from toolkit.errors import CheckFailed
 from toolkit.metrics.split import split_metrics
 from toolkit.runs.finished_run import Run
@@ -82,11 +82,11 @@ def test_agreement_counts_flips_by_their_margin() -> None:
 def test_changes_are_the_graphs_figures_minus_the_references() -> None:
     expected = np.array([[2, 0], [0, 2], [2, 0], [0, 2]], np.float32)
     logits = np.array([[2, 0], [0, 2], [2, 0], [2, 0]], np.float32)
-    figures = changes(SINGLE_LABEL, expected, logits, [0, 1, 0, 1], temperature=2.0)
-    assert figures["accuracy"] == {"reference": 1.0, "graph": 0.75, "change": -0.25}
-    assert figures["nll"]["reference"] == pytest.approx(np.log1p(np.exp(-1)))
-    assert figures["nll"]["change"] == pytest.approx(1 / 4)  # one image: log(1+e) - log(1+1/e) = 1
-    assert figures["expected_calibration_error"]["change"] != 0
+    metrics = changes(SINGLE_LABEL, expected, logits, [0, 1, 0, 1], temperature=2.0)
+    assert metrics["accuracy"] == {"reference": 1.0, "graph": 0.75, "change": -0.25}
+    assert metrics["nll"]["reference"] == pytest.approx(np.log1p(np.exp(-1)))
+    assert metrics["nll"]["change"] == pytest.approx(1 / 4)  # one image: log(1+e) - log(1+1/e) = 1
+    assert metrics["expected_calibration_error"]["change"] != 0
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -95,8 +95,8 @@ def test_the_calibration_error_is_trainings(classes: int) -> None:
     logits = torch.randn(301, classes, generator=generator) * 3
     labels = torch.randint(classes, (301,), generator=generator)
     expected = split_metrics(logits, labels, 1.3)["expected_calibration_error"]
-    figures = changes(SINGLE_LABEL, logits.numpy(), logits.numpy(), labels.tolist(), temperature=1.3)
-    assert figures["expected_calibration_error"]["graph"] == expected > 0
+    metrics = changes(SINGLE_LABEL, logits.numpy(), logits.numpy(), labels.tolist(), temperature=1.3)
+    assert metrics["expected_calibration_error"]["graph"] == expected > 0
 
 
 def test_the_noise_floor_is_what_pytorch_differs_from_itself(finished_run: Path) -> None:
@@ -109,11 +109,6 @@ def test_the_noise_floor_is_what_pytorch_differs_from_itself(finished_run: Path)
     assert floor.reordered == np.abs(alone - expected).max()
     assert floor.rounding == np.abs(expected - floor.truth).max() > 0
     assert floor.largest >= max(floor.reordered, floor.rounding)
-
-
-@pytest.mark.parametrize(("count", "wanted", "places"), [(10, 3, [0, 4, 9]), (2, 8, [0, 1]), (1, 8, [0])])
-def test_spread_takes_both_ends(count: int, wanted: int, places: list[int]) -> None:
-    assert spread(count, wanted) == places
 
 
 def executed(bundle: Path) -> list[ExecutedNode]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from export.parity.bisect import bisect
 from export.parity.prove import prove
 from export.parity.reference import Reference
 from export.precision.fake_quant import quantized_classifier
-from export.precision.precision_reference import LEAST_AGREEMENT, STEPS_MULTIPLE, PrecisionReference
+from export.precision.precision_reference import STEPS_MULTIPLE, PrecisionReference
 from export.selection.search import PrecisionSearch
 from toolkit.errors import CheckFailed
 from toolkit.models.processing import preprocess_from
 from toolkit.runs.finished_run import Run
+from toolkit.runtime.precision import SPECS
 from toolkit.runtime.session import ExecutedNode, Session
 
 
@@ -34,13 +36,13 @@ def candidates(finished_run: Path) -> PrecisionSearch:
 
 
 @pytest.fixture(scope="module")
-def forms(candidates: PrecisionSearch) -> dict[str, GraphConfig]:
+def configs(candidates: PrecisionSearch) -> dict[str, GraphConfig]:
     """By what they are: static or dynamic, per channel or matrix, with patches or not."""
     named = {}
-    for form in candidates.base_forms():
-        q = form.quantization
+    for config in candidates.configs.base():
+        q = config.quantization
         patches = any("patch" in name for name in q.matmuls)
-        named[f"{q.activations} {'channel' if q.per_channel else 'matrix'}{' patches' if patches else ''}"] = form
+        named[f"{q.activations} {'channel' if q.per_channel else 'matrix'}{' patches' if patches else ''}"] = config
     return named
 
 
@@ -55,35 +57,37 @@ def pixel_values_of(run: Run, count: int = 8) -> np.ndarray[Any, np.dtype[np.flo
 @pytest.mark.parametrize("name", FORMS)
 @torch.inference_mode()
 def test_the_graph_computes_the_integers_that_pytorch_computes(
-    name: str, candidates: PrecisionSearch, forms: dict[str, GraphConfig]
+    name: str, candidates: PrecisionSearch, configs: dict[str, GraphConfig]
 ) -> None:
     """Up to values at the border of two steps; another rounding of the weights would be far off."""
-    run, form = candidates.run, forms[name]
+    run, config = candidates.run, configs[name]
     pixel_values = pixel_values_of(run)
-    logits = candidates.session(form).run({"pixel_values": pixel_values})["logits"]
-    own = PrecisionReference.of(run.classifier, candidates.preprocess, form)
+    logits = candidates.measured.session(config).run({"pixel_values": pixel_values})["logits"]
+    own = PrecisionReference.of(run.classifier, candidates.measured.preprocess, config)
     expected, floor = own.logits({"pixel_values": pixel_values}), own.steps({"pixel_values": pixel_values})
     assert np.abs(logits - expected).max() <= STEPS_MULTIPLE * floor
     coarse = quantized_classifier(
-        run.classifier, candidates.preprocess, form.quantization.model_copy(update={"weight_bits": 4})
+        run.classifier, candidates.measured.preprocess, config.quantization.model_copy(update={"weight_bits": 4})
     )
     assert np.abs(logits - coarse(torch.from_numpy(pixel_values)).numpy()).max() > STEPS_MULTIPLE * floor
 
 
 def test_static_rounding_does_not_depend_on_the_neighbours(
-    candidates: PrecisionSearch, forms: dict[str, GraphConfig]
+    candidates: PrecisionSearch, configs: dict[str, GraphConfig]
 ) -> None:
     pixel_values = pixel_values_of(candidates.run)
-    session = candidates.session(forms["static channel patches"])
+    session = candidates.measured.session(configs["static channel patches"])
     together = session.run({"pixel_values": pixel_values})["logits"]
     alone = session.run_batches({"pixel_values": pixel_values}, 1)["logits"]
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_dynamic_rounding_depends_on_the_neighbours(candidates: PrecisionSearch, forms: dict[str, GraphConfig]) -> None:
+def test_dynamic_rounding_depends_on_the_neighbours(
+    candidates: PrecisionSearch, configs: dict[str, GraphConfig]
+) -> None:
     """Why it is not the first choice: a bright neighbour takes steps from an image."""
     pixel_values = pixel_values_of(candidates.run)
-    session = candidates.session(forms["dynamic channel"])
+    session = candidates.measured.session(configs["dynamic channel"])
     alone = session.run({"pixel_values": pixel_values[:1]})["logits"]
     together = session.run({"pixel_values": np.concatenate([pixel_values[:1], 40 * pixel_values[1:]])})["logits"]
     assert np.abs(together[:1] - alone).max() > 1e-5
@@ -91,30 +95,32 @@ def test_dynamic_rounding_depends_on_the_neighbours(candidates: PrecisionSearch,
 
 @pytest.mark.parametrize("graph_input", ["image", "pixel_values"])
 def test_rounded_patches_take_grey_levels_and_nothing_is_computed_in_vain(
-    graph_input: Any, candidates: PrecisionSearch, forms: dict[str, GraphConfig]
+    graph_input: Any, candidates: PrecisionSearch, configs: dict[str, GraphConfig]
 ) -> None:
-    run, form = candidates.run, forms["static channel patches"]
-    model = build_graph(run.classifier, candidates.preprocess, {}, graph_input, form)
+    run, config = candidates.run, configs["static channel patches"]
+    model = build_graph(run.classifier, candidates.measured.preprocess, {}, graph_input, config)
     onnx.checker.check_model(model)
     counts = Counter(node.op_type for node in model.graph.node)
-    assert counts["MatMulIntegerToFloat"] == len(form.quantization.matmuls)
+    assert counts["MatMulIntegerToFloat"] == len(config.quantization.matmuls)
     assert counts["Conv"] == 0
     read = {name for node in model.graph.node for name in node.input} | {"logits", "probabilities"}
     read |= {name for node in model.graph.node for a in node.attribute for n in a.g.node for name in n.input}
     for node in model.graph.node:
         assert read & set(node.output), node.name
-    assert config_of(model) == form
+    assert config_of(model) == config
 
 
-def test_both_inputs_give_the_same_logits(candidates: PrecisionSearch, forms: dict[str, GraphConfig]) -> None:
-    run, form = candidates.run, forms["static channel patches"]
+def test_both_inputs_give_the_same_logits(candidates: PrecisionSearch, configs: dict[str, GraphConfig]) -> None:
+    run, config = candidates.run, configs["static channel patches"]
     image = run.held_out(1)[0].decode()
     by_image, by_pixels = (
-        Session(build_graph(run.classifier, candidates.preprocess, {}, kind, form).SerializeToString(), threads=1)
+        Session(
+            build_graph(run.classifier, candidates.measured.preprocess, {}, kind, config).SerializeToString(), threads=1
+        )
         for kind in ("image", "pixel_values")  # type: ignore[arg-type]
     )
     from_image = by_image.run({"image": np.asarray(image)[None]})["logits"]
-    from_pixels = by_pixels.run({"pixel_values": candidates.preprocess(image)[None]})["logits"]
+    from_pixels = by_pixels.run({"pixel_values": candidates.measured.preprocess(image)[None]})["logits"]
     np.testing.assert_allclose(from_image, from_pixels, atol=1e-6)
 
 
@@ -126,9 +132,9 @@ def wrong_scale(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def test_a_wrong_scale_fails_parity_and_is_found(candidates: PrecisionSearch, forms: dict[str, GraphConfig]) -> None:
-    run, preprocess = candidates.run, candidates.preprocess
-    model = build_graph(run.classifier, preprocess, {}, "image", forms["static channel patches"])
+def test_a_wrong_scale_fails_parity_and_is_found(candidates: PrecisionSearch, configs: dict[str, GraphConfig]) -> None:
+    run, preprocess = candidates.run, candidates.measured.preprocess
+    model = build_graph(run.classifier, preprocess, {}, "image", configs["static channel patches"])
     samples = run.held_out(36)
     reference = Reference(run)
     sound = Session(model.SerializeToString(), threads=1)
@@ -159,48 +165,48 @@ def darker(model: onnx.ModelProto) -> None:
 
 
 def test_a_fault_of_the_preprocessing_does_not_hide_below_the_cost_of_int8(
-    candidates: PrecisionSearch, forms: dict[str, GraphConfig]
+    candidates: PrecisionSearch, configs: dict[str, GraphConfig]
 ) -> None:
-    run, preprocess = candidates.run, candidates.preprocess
-    model = build_graph(run.classifier, preprocess, {}, "image", forms["static channel patches"])
+    run, preprocess = candidates.run, candidates.measured.preprocess
+    model = build_graph(run.classifier, preprocess, {}, "image", configs["static channel patches"])
     darker(model)
     session = Session(model.SerializeToString(), threads=1)
-    entry = prove(session, model, preprocess, candidates.reference, run.held_out(36))
+    entry = prove(session, model, preprocess, candidates.measured.reference, run.held_out(36))
     assert entry["stages"]["preprocess"]["max_pixel_value"] > 0
     assert not entry["passed"]
 
 
 def test_labels_that_certainly_agree_too_little_fail(
-    candidates: PrecisionSearch, forms: dict[str, GraphConfig], monkeypatch: pytest.MonkeyPatch
+    candidates: PrecisionSearch, configs: dict[str, GraphConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound is moved, since no tiny graph is that bad: 36 images can't exclude an agreement of 100 %."""
-    run, preprocess = candidates.run, candidates.preprocess
-    model = build_graph(run.classifier, preprocess, {}, "pixel_values", forms["static channel patches"])
+    run, preprocess = candidates.run, candidates.measured.preprocess
+    model = build_graph(run.classifier, preprocess, {}, "pixel_values", configs["static channel patches"])
     session = Session(model.SerializeToString(), threads=1)
     samples = run.held_out(36)
-    assert prove(session, model, preprocess, candidates.reference, samples)["passed"]
-    monkeypatch.setitem(LEAST_AGREEMENT, "int8", 1.01)
-    assert not prove(session, model, preprocess, candidates.reference, samples)["passed"]
+    assert prove(session, model, preprocess, candidates.measured.reference, samples)["passed"]
+    monkeypatch.setitem(SPECS, "int8", replace(SPECS["int8"], least_agreement=1.01))
+    assert not prove(session, model, preprocess, candidates.measured.reference, samples)["passed"]
 
 
 def test_layers_are_left_float_until_agreement_is_good(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
     monkeypatch.setattr("export.selection.search.GOOD_AGREEMENT", 1.01)  # never good enough: everything is tried
-    form = candidates.form("int8")
-    assert len(candidates.tried) >= len(FORMS) + 1
-    best = max(candidates.tried, key=lambda each: (each["top1_agreement"], -each["mean_abs_logit"]))
-    assert candidates.figures(form) == best
-    fewest = min(each["integer_products"] for each in candidates.tried)
-    assert fewest < len(candidates.base_forms()[1].quantization.matmuls) - 3
+    config = candidates.config("int8")
+    assert len(candidates.measured.tried) >= len(FORMS) + 1
+    best = max(candidates.measured.tried, key=lambda each: (each["top1_agreement"], -each["mean_abs_logit"]))
+    assert candidates.measured.metrics(config) == best
+    fewest = min(each["integer_products"] for each in candidates.measured.tried)
+    assert fewest < len(candidates.configs.base()[1].quantization.matmuls) - 3
 
 
 def test_a_product_that_runs_in_float_is_no_int8_graph(
-    candidates: PrecisionSearch, forms: dict[str, GraphConfig]
+    candidates: PrecisionSearch, configs: dict[str, GraphConfig]
 ) -> None:
-    form = forms["static channel patches"]
-    nodes = [ExecutedNode(name, "MatMul", "CPUExecutionProvider") for name in form.quantization.matmuls]
+    config = configs["static channel patches"]
+    nodes = [ExecutedNode(name, "MatMul", "CPUExecutionProvider") for name in config.quantization.matmuls]
     with pytest.raises(CheckFailed, match=rf"{len(nodes)} of integer product, but 0"):
-        check_nodes(nodes, candidates.run.classifier, "cpu", form)
+        check_nodes(nodes, candidates.run.classifier, "cpu", config)
 
 
 def test_standard_operators_alone_give_the_same(finished_run: Path) -> None:
@@ -209,16 +215,16 @@ def test_standard_operators_alone_give_the_same(finished_run: Path) -> None:
     candidates = PrecisionSearch(run, provider="tensorrt", threads=1)
     pixel_values = pixel_values_of(run)
     expected = Reference(run).logits({"pixel_values": pixel_values})
-    for form in candidates.base_forms():
-        model = build_graph(run.classifier, candidates.preprocess, {}, "pixel_values", form)
+    for config in candidates.configs.base():
+        model = build_graph(run.classifier, candidates.measured.preprocess, {}, "pixel_values", config)
         assert {node.domain for node in model.graph.node} == {""}
-        if form.precision == "fp32":
+        if config.precision == "fp32":
             logits = Session(model.SerializeToString(), threads=1).run({"pixel_values": pixel_values})["logits"]
             np.testing.assert_allclose(logits, expected, atol=1e-4)
-        if form.precision == "int8":
+        if config.precision == "int8":
             onnx.checker.check_model(model, full_check=True)
             quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-            assert len(quantizers) == len(form.quantization.matmuls)
+            assert len(quantizers) == len(config.quantization.matmuls)
             constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
             zeros = [constants[node.input[2]] for node in quantizers]
             assert all(zero.dtype == np.int8 and zero == 0 for zero in zeros)
@@ -228,15 +234,19 @@ def test_standard_operators_alone_give_the_same(finished_run: Path) -> None:
 def test_standard_operators_compute_the_same_integers(finished_run: Path) -> None:
     """With pairs that fit, which TensorRT has no need of."""
     candidates = PrecisionSearch(Run(finished_run), provider="tensorrt", threads=1)
-    form = next(form for form in candidates.base_forms() if form.precision == "int8")
-    fitting = form.quantization.model_copy(update={"pairs_fit": True})
+    config = next(config for config in candidates.configs.base() if config.precision == "int8")
+    fitting = config.quantization.model_copy(update={"pairs_fit": True})
     run, pixel_values = candidates.run, pixel_values_of(candidates.run)
     model = build_graph(
-        run.classifier, candidates.preprocess, {}, "pixel_values", form.model_copy(update={"quantization": fitting})
+        run.classifier,
+        candidates.measured.preprocess,
+        {},
+        "pixel_values",
+        config.model_copy(update={"quantization": fitting}),
     )
     feed = {"pixel_values": pixel_values}
     logits = Session(model.SerializeToString(), threads=1).run(feed)["logits"]
     own = PrecisionReference.of(
-        run.classifier, candidates.preprocess, form.model_copy(update={"quantization": fitting})
+        run.classifier, candidates.measured.preprocess, config.model_copy(update={"quantization": fitting})
     )
     assert np.abs(logits - own.logits(feed)).max() <= STEPS_MULTIPLE * own.steps(feed)

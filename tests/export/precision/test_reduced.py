@@ -17,17 +17,20 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
-from export.bundle import ExportOptions, export_bundle, prove_again, require_passed
+from export.bundle import ExportOptions, export_bundle
 from export.graph.classifier_graph import build_graph
 from export.graph.config import GraphConfig, config_of
 from export.latency.measure import MinSamples
+from export.parity.proof import require_passed
 from export.parity.reference import Reference
 from export.precision.activation_ranges import observe
 from export.precision.trunk import quantisable
+from export.prove_bundle import prove_again
 from export.selection.fastest import fastest_within_budget
-from export.selection.search import WORTHWHILE, PrecisionSearch
+from export.selection.measurements import WORTHWHILE
+from export.selection.search import PrecisionSearch
 from toolkit.errors import CheckFailed, ToolkitError
-from toolkit.recipe.schema import Recipe
+from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.verify import verify
@@ -153,10 +156,14 @@ def test_what_can_not_be_exported_is_said_and_leaves_nothing(
 def test_calibration_images_that_are_all_alike_are_refused(finished_run: Path) -> None:
     candidates = PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
     model = build_graph(
-        candidates.run.classifier, candidates.preprocess, {}, "pixel_values", GraphConfig(fuse_skip_layernorm=False)
+        candidates.run.classifier,
+        candidates.measured.preprocess,
+        {},
+        "pixel_values",
+        GraphConfig(fuse_skip_layernorm=False),
     )
-    height, width = candidates.preprocess.output_size or (0, 0)
-    matmuls = quantisable(candidates.run.classifier, candidates.preprocess, model)[1:]
+    height, width = candidates.measured.preprocess.output_size or (0, 0)
+    matmuls = quantisable(candidates.run.classifier, candidates.measured.preprocess, model)[1:]
     alike = {"pixel_values": np.ones((4, 3, height, width), np.float32)}
     with pytest.raises(ToolkitError, match="all 8 calibration images are alike"):
         observe(model, matmuls, [alike, alike])
@@ -201,14 +208,16 @@ class TestTrunk:
         parity = export_bundle(run, tmp_path / "bundle")
         (entry,) = parity["results"]["int8"].values()
         assert entry["passed"]
-        trunk, shipped = (GraphConfig.model_validate(form).quantization for form in (run.trunk["form"], entry["form"]))
+        trunk, shipped = (
+            GraphConfig.model_validate(config).quantization for config in (run.trunk["form"], entry["form"])
+        )
         assert set(trunk.matmuls) <= set(shipped.matmuls)
         assert all(shipped.ranges[name] == limits for name, limits in trunk.ranges.items())
 
     def test_with_float_layers_behind_it_the_graph_gives_what_training_gave(self, aware_run: Path) -> None:
         candidates = PrecisionSearch(Run(aware_run), provider="cpu", threads=1)
-        _, float_behind = candidates.base_forms()
-        assert candidates.figures(float_behind)["mean_abs_logit"] < 1e-5
+        _, float_behind = candidates.configs.base()
+        assert candidates.measured.metrics(float_behind)["mean_abs_logit"] < 1e-5
 
     def test_the_figures_of_the_run_are_those_of_the_trunk(self, aware_run: Path) -> None:
         run = Run(aware_run)
@@ -273,55 +282,57 @@ class TestChoice:
 
     def test_the_fastest_within_the_budget_is_taken(self, candidates: PrecisionSearch) -> None:
         best = fastest_within_budget(candidates, "pixel_values", 100.0)
-        assert all(each["within_budget"] for each in candidates.tried)
-        assert candidates.figures(best)["p50_ms"] == min(each["p50_ms"] for each in candidates.tried)
-        assert [each["chosen"] for each in candidates.tried].count(True) == 1
-        assert len({each["form"] for each in candidates.tried}) >= 6
-        low, high = candidates.figures(best)["accuracy_drop_interval"]
-        assert low <= candidates.figures(best)["accuracy_drop"] <= high
+        assert all(each["within_budget"] for each in candidates.measured.tried)
+        assert candidates.measured.metrics(best)["p50_ms"] == min(each["p50_ms"] for each in candidates.measured.tried)
+        assert [each["chosen"] for each in candidates.measured.tried].count(True) == 1
+        assert len({each["form"] for each in candidates.measured.tried}) >= 6
+        low, high = candidates.measured.metrics(best)["accuracy_drop_interval"]
+        assert low <= candidates.measured.metrics(best)["accuracy_drop"] <= high
 
     def test_fp32_loses_nothing(self, candidates: PrecisionSearch) -> None:
-        fp32 = candidates.base_forms()[0]
-        assert candidates.figures(fp32)["top1_agreement"] == 1.0
-        drop, images = candidates.accuracy_drop(fp32), len(candidates.labels)
+        fp32 = candidates.configs.base()[0]
+        assert candidates.measured.metrics(fp32)["top1_agreement"] == 1.0
+        drop, images = candidates.measured.accuracy_drop(fp32), len(candidates.measured.labels)
         assert drop.value == 0
         assert drop.at_most == pytest.approx(1 - 0.05 ** (1 / images))  # all that so few images can show
 
     def test_too_few_images_decide_for_fp32_and_nothing_that_loses_is_taken(self, candidates: PrecisionSearch) -> None:
         best = fastest_within_budget(candidates, "pixel_values", 0.2)
         assert best.precision == "fp32"
-        for each in candidates.tried:
+        for each in candidates.measured.tried:
             sure = each["accuracy_drop_at_most"] <= 0.2 or each["precision"] == "fp32"
             assert each["within_budget"] == (each["verdict"] == "kept") == (each["accuracy_drop"] <= 0.2 and sure)
             assert each["accuracy_drop"] <= each["accuracy_drop_at_most"]
-        assert "undecided" in {each["verdict"] for each in candidates.tried}
+        assert "undecided" in {each["verdict"] for each in candidates.measured.tried}
 
     def test_a_budget_that_nothing_keeps_names_the_nearest(self, candidates: PrecisionSearch) -> None:
-        with pytest.raises(CheckFailed, match=r"no form keeps a budget of -50 .* nearest: .*which loses"):
+        with pytest.raises(CheckFailed, match=r"no config keeps a budget of -50 .* nearest: .*which loses"):
             fastest_within_budget(candidates, "pixel_values", -50.0)
 
     def test_the_temperature_is_fitted_again_where_that_pays(self, candidates: PrecisionSearch) -> None:
-        form = candidates.base_forms()[1]
-        calibrated, found = candidates.calibrated(form)
+        config = candidates.configs.base()[1]
+        calibrated, found = candidates.measured.calibrated(config)
         assert found is not None
         assert found["kept"] == (found["nll_before"] - found["nll_fitted"] > WORTHWHILE)
         assert calibrated.temperature == (found["fitted"] if found["kept"] else None)
-        assert candidates.calibrated(candidates.base_forms()[0]) == (candidates.base_forms()[0], None)
-        before, labels = float(candidates.run.classifier.temperature), torch.tensor(candidates.labels)
+        assert candidates.measured.calibrated(candidates.configs.base()[0]) == (candidates.configs.base()[0], None)
+        before, labels = float(candidates.run.classifier.temperature), torch.tensor(candidates.measured.labels)
         own = [fit_temperature(torch.from_numpy(x), labels, before) for x in self._logits(candidates)]
         assert found["fitted"] == pytest.approx(before * own[0] / own[1])
-        pixel_values = torch.zeros(1, 3, *(candidates.preprocess.output_size or (0, 0))).numpy()
-        session = candidates.session(form.model_copy(update={"temperature": 3.0}))
+        pixel_values = torch.zeros(1, 3, *(candidates.measured.preprocess.output_size or (0, 0))).numpy()
+        session = candidates.measured.session(config.model_copy(update={"temperature": 3.0}))
         logits, probabilities = session.run({"pixel_values": pixel_values}).values()
         np.testing.assert_allclose(probabilities, torch.softmax(torch.from_numpy(logits) / 3, -1), atol=1e-6)
 
     @staticmethod
     def _logits(candidates: PrecisionSearch) -> list[Any]:
         """The first int8 form's and the reference's, on the validation images."""
-        pixel_values = np.stack([candidates.preprocess(example.decode()) for example in candidates.examples])
+        pixel_values = np.stack(
+            [candidates.measured.preprocess(example.decode()) for example in candidates.measured.examples]
+        )
         return [
-            candidates.session(candidates.base_forms()[1]).run({"pixel_values": pixel_values})["logits"],
-            candidates.expected,
+            candidates.measured.session(candidates.configs.base()[1]).run({"pixel_values": pixel_values})["logits"],
+            candidates.measured.expected,
         ]
 
     def test_the_table_travels_with_the_bundle(self, finished_run: Path, tmp_path: Path) -> None:

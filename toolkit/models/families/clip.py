@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers import (
     CLIPImageProcessorPil,
+    CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
@@ -18,8 +19,8 @@ from transformers import (
 )
 
 from toolkit.models.families.family import Family
-from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TokenPooling, Tower
-from toolkit.recipe.schema import Embedding
+from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TextPooling, TextTower, TokenPooling, Tower
+from toolkit.recipe.model import Embedding
 
 
 class Clip(Family):
@@ -28,6 +29,7 @@ class Clip(Family):
     name = "clip"
     model_types = frozenset({"clip", "clip_vision_model"})
     text_model_types = frozenset({"clip_text_model"})
+    text_model_class = CLIPTextModelWithProjection
     processor_class = CLIPImageProcessorPil
     tower_name = "vision_model"
     projection_name = "visual_projection"
@@ -73,6 +75,26 @@ class Clip(Family):
         """The embedding [B, P] by transformers' own forward pass."""
         output = model(pixel_values=pixel_values)
         return output.pooler_output if isinstance(model, CLIPVisionModel) else output.image_embeds
+
+    def text_tower(self, model: Any) -> TextTower:
+        """Every token sees those before it; the one that ends the text becomes the embedding."""
+        text, end = model.text_model, model.config.eos_token_id
+        return TextTower(
+            module=text,
+            tokens=text.embeddings.token_embedding,
+            positions=text.embeddings.position_embedding,
+            causal=True,
+            layers=text.encoder.layers,
+            block=clip_block,
+            post_norm=text.final_layer_norm,
+            # transformers reads 2, which stands in old configurations by mistake, as the largest id
+            pooling=TextPooling("largest") if end == 2 else TextPooling("end", end),
+            projection=model.text_projection,
+        )
+
+    def embed_text(self, model: Any, input_ids: Tensor) -> Tensor:
+        """The embedding [B, P] of texts by transformers' own forward pass."""
+        return model(input_ids=input_ids).text_embeds
 
     def embedding_size(self, model: Any) -> int:
         """P: the width that image and text share, or D without a projection."""

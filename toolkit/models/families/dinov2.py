@@ -55,7 +55,7 @@ class Dinov2(Family):
         return torch.cat([tokens[:, 0], tokens[:, prefix:].mean(dim=1)], dim=1)
 
     def embedding_size(self, model: Any) -> int:
-        """2 D."""
+        """Width of the class token beside the mean of the patch tokens: 2 D."""
         return 2 * model.config.hidden_size
 
 

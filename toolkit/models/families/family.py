@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from toolkit.models.families.tower import Tower
-from toolkit.recipe.schema import Embedding
+from toolkit.models.families.tower import TextTower, Tower
+from toolkit.recipe.model import Embedding
 
 
 class Family(ABC):
@@ -21,6 +21,8 @@ class Family(ABC):
     """``model_type`` of the configurations that belong to the family."""
     text_model_types: frozenset[str] = frozenset()
     """``model_type`` of the text towers beside them, which hold no image encoder."""
+    text_model_class: Any = None
+    """The transformers class of the text tower with what makes its embedding, where there is one."""
     processor_class: Any
     tower_name = ""
     """Module that a whole model keeps its vision tower in; a checkpoint of the tower alone may leave it out."""
@@ -45,6 +47,18 @@ class Family(ABC):
     def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
         """The embedding [B, P] by transformers' own forward pass, the reference of every check."""
 
+    def text_tower(self, model: Any) -> TextTower | None:
+        """What a model of ``text_model_class`` consists of; None for a family without texts."""
+        return None
+
+    def embed_text(self, model: Any, input_ids: Tensor) -> Tensor:
+        """The embedding [B, P] of texts by transformers' own forward pass.
+
+        Raises:
+            NotImplementedError: the family has no texts.
+        """
+        raise NotImplementedError(f"{self.name} has no text tower")
+
     def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> PretrainedConfig:
         """The vision tower's part of a configuration, for a model that gives the embedding."""
         return config
@@ -54,5 +68,5 @@ class Family(ABC):
         return MODEL_MAPPING[type(config)]
 
     def embedding_size(self, model: Any) -> int:
-        """P."""
+        """Width P of the embedding that the encoder gives."""
         return model.config.hidden_size

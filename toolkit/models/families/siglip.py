@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import PretrainedConfig, SiglipImageProcessorPil, SiglipVisionConfig
+from transformers import PretrainedConfig, SiglipImageProcessorPil, SiglipTextModel, SiglipVisionConfig
 
 from toolkit.models.families.clip import clip_block
 from toolkit.models.families.family import Family
-from toolkit.models.families.tower import Attention, AttentionPooling, Mlp, Projection, TokenPooling, Tower
-from toolkit.recipe.schema import Embedding
+from toolkit.models.families.tower import (
+    Attention,
+    AttentionPooling,
+    Mlp,
+    Projection,
+    TextPooling,
+    TextTower,
+    TokenPooling,
+    Tower,
+)
+from toolkit.recipe.model import Embedding
 
 
 class Siglip(Family):
@@ -22,6 +31,7 @@ class Siglip(Family):
     name = "siglip"
     model_types = frozenset({"siglip", "siglip_vision_model"})
     text_model_types = frozenset({"siglip_text_model"})
+    text_model_class = SiglipTextModel
     processor_class = SiglipImageProcessorPil
     tower_name = "vision_model"
     projection_name = "head"
@@ -54,6 +64,24 @@ class Siglip(Family):
         """The embedding [B, D] by transformers' own forward pass."""
         output = model(pixel_values=pixel_values)
         return output.pooler_output if model.use_head else output.last_hidden_state.mean(dim=1)
+
+    def text_tower(self, model: Any) -> TextTower:
+        """All tokens see each other, padding too; the last one becomes the embedding."""
+        return TextTower(
+            module=model,
+            tokens=model.embeddings.token_embedding,
+            positions=model.embeddings.position_embedding,
+            causal=False,
+            layers=model.encoder.layers,
+            block=clip_block,
+            post_norm=model.final_layer_norm,
+            pooling=TextPooling("last"),
+            projection=model.head,
+        )
+
+    def embed_text(self, model: Any, input_ids: Tensor) -> Tensor:
+        """The embedding [B, P] of texts by transformers' own forward pass."""
+        return model(input_ids=input_ids).pooler_output
 
 
 def _pooling(head: Any) -> AttentionPooling:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -25,14 +26,14 @@ class Projection:
 
     @property
     def weight(self) -> Tensor:
-        """[out, in]."""
+        """The weight [out, in]."""
         packed = isinstance(self.module, nn.MultiheadAttention)
         whole: Tensor = self.module.in_proj_weight if packed else self.module.weight  # type: ignore[assignment]
         return whole if self.rows is None else whole[self.rows]
 
     @property
     def bias(self) -> Tensor | None:
-        """[out]."""
+        """The bias [out], if there is one."""
         packed = isinstance(self.module, nn.MultiheadAttention)
         whole: Tensor | None = self.module.in_proj_bias if packed else self.module.bias  # type: ignore[assignment]
         return whole if self.rows is None or whole is None else whole[self.rows]
@@ -46,7 +47,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Attention:
-    """Multi-head attention: softmax of scaled query-key products, times values, through ``output``."""
+    """Multi-head attention: softmax of scaled query-key dot products, times values, through ``output``."""
 
     module: nn.Module
     query: Projection
@@ -149,6 +150,52 @@ class Tower:
         """Every attention of the tower, that of the pooling last."""
         pooled = [self.pooling.attention] if isinstance(self.pooling, AttentionPooling) else []
         return [*(block.attention for block in self.blocks), *pooled]
+
+
+@dataclass(frozen=True)
+class TextPooling:
+    """Which normed token becomes the embedding of a text."""
+
+    token: Literal["end", "largest", "last"]
+    """``end``: the first token with the id ``end_id``; ``largest``: the first with the largest id, which CLIP's
+    older configurations mean; ``last``: the last of the sequence, whatever it is."""
+    end_id: int | None = None
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """A tower from ``input_ids`` [B, T] to the embedding [B, P]; made anew for every use, like :class:`Tower`."""
+
+    module: nn.Module
+    """What holds the others."""
+    tokens: nn.Embedding
+    """An embedding [D] for every id of the vocabulary."""
+    positions: nn.Embedding
+    """What is added to the tokens by their place; as many as the longest text has."""
+    causal: bool
+    """Whether a token attends to itself and those before it alone."""
+    layers: Iterable[nn.Module]
+    """Each takes and gives tokens [B, T, D]."""
+    block: Callable[[nn.Module], Block]
+    """Says what a layer consists of."""
+    post_norm: nn.LayerNorm
+    pooling: TextPooling
+    projection: nn.Linear | None = None
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All layers, described."""
+        return [self.block(layer) for layer in self.layers]
+
+    @property
+    def attentions(self) -> list[Attention]:
+        """Every attention of the tower."""
+        return [block.attention for block in self.blocks]
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a text may have."""
+        return self.positions.num_embeddings
 
 
 def fold_layer_scales(tower: Tower | None) -> None:

@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from toolkit.errors import ToolkitError
 from toolkit.models.families.family import Family
+from toolkit.runtime.precision import SPECS
 
 
 class Traced(Family):
@@ -63,6 +64,6 @@ def refuse_traced(family: Family, precision: str) -> None:
     Raises:
         ToolkitError: it does, and there is none.
     """
-    if isinstance(family, Traced) and precision not in ("fp32", "fp16"):
+    if isinstance(family, Traced) and precision in SPECS and SPECS[precision].needs_description:
         what = f"{family.name} encoders have no description here, and {precision} needs one"
         raise ToolkitError(what, where="--precision", fix="use fp32 or fp16")

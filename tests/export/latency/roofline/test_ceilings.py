@@ -13,11 +13,10 @@ import torch
 from markupsafe import escape
 from onnx import numpy_helper
 
-from export.latency.measure import MinSamples
+from export.latency.measure import MinSamples, Samples, WarmUp
 from export.latency.roofline import ceilings
 from export.latency.roofline.ceilings import (
     best_seconds,
-    block_medians,
     ceiling_engines,
     matmuls_model,
     measure_ceilings,
@@ -25,7 +24,7 @@ from export.latency.roofline.ceilings import (
 )
 from export.latency.roofline.limits import add_shares, best_of, limits
 from export.latency.roofline.work import Matmul, Work, count_work
-from export.latency.runner import Runner
+from export.latency.runner import Block, Runner
 from toolkit.errors import ToolkitError
 from toolkit.progress import Progress
 from toolkit.reporting.limits_section import limits_section
@@ -99,9 +98,11 @@ def test_ceilings_are_measured_on_cpus_alone() -> None:
 
 
 def test_a_ceiling_is_the_median_of_the_best_block() -> None:
-    engine = Runner("products", "fp32", "cpu", 1, lambda _: None, times=[5, 1, 9, 3, 4, 2], blocks=[3, 2, 1])
-    assert block_medians(engine) == [5, 3.5, 2]
-    assert best_seconds(engine) == 2
+    engine = Runner("matmuls", "fp32", "cpu", 1, lambda _: None)
+    blocks = Block((5, 1, 9)), Block((3, 4)), Block((2,))
+    samples = Samples(engine, blocks, WarmUp((1.0,), None))
+    assert samples.block_medians == [5, 3.5, 2]
+    assert best_seconds(samples) == 2
 
 
 def test_copying_gives_a_rate() -> None:
@@ -161,7 +162,7 @@ def test_limits_of_a_bundle(finished_bundle: Path, tmp_path: Path, monkeypatch: 
     row = {"engine": "onnxruntime", "precision": "fp32", "provider": "cpu", "batch_size": 2, "p50_ms": 1.0}
     shown = limits_section({"rows": [row], "limits": found}, tmp_path)
     assert all(f"<td>{library} fp32</td>" in shown for library in ("onnxruntime", "torch"))
-    assert "The network alone, in turns with the products" in shown
+    assert "The network alone, in turns with the matmuls" in shown
     assert escape(found["notes"][0][1:]) in shown
     left_out = limits(bundle, {"fp32": [1]}, provider="cuda", threads=1)
     assert left_out["left_out"] in limits_section({"rows": [row], "limits": left_out}, tmp_path)

@@ -27,7 +27,7 @@ from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.recipe.schema import HeadConfig, ModelConfig
+from toolkit.recipe.model import HeadConfig, ModelConfig
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.preprocess import Preprocess
 
@@ -36,14 +36,14 @@ SHAPE = (3, 3, 32, 32)
 
 
 def made(folder: Path, head: Any = "mlp") -> tuple[Classifier, Preprocess]:
-    config = ModelConfig(encoder=str(folder), unfreeze_last=1, head=HeadConfig(type=head))
-    classifier, processor = build_classifier(config, ["a", "b", "c"], seed=0)
+    model_config = ModelConfig(encoder=str(folder), unfreeze_last=1, head=HeadConfig(type=head))
+    classifier, processor = build_classifier(model_config, ["a", "b", "c"], seed=0)
     return classifier.eval(), preprocess_from(processor)
 
 
-def work_of(folder: Path, kind: Any = "pixel_values", form: GraphConfig = FUSED, batch: int = SHAPE[0]) -> Work:
+def work_of(folder: Path, kind: Any = "pixel_values", config: GraphConfig = FUSED, batch: int = SHAPE[0]) -> Work:
     classifier, preprocess = made(folder)
-    return count_work(build_graph(classifier, preprocess, {}, kind, form), [batch, *SHAPE[1:]])
+    return count_work(build_graph(classifier, preprocess, {}, kind, config), [batch, *SHAPE[1:]])
 
 
 def counted_by_torch(run: Callable[..., Any], *inputs: torch.Tensor) -> int:
@@ -101,20 +101,20 @@ def test_work_is_linear_in_the_batch(family: str, encoders: dict[str, Path]) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    "form",
+    "config",
     [FUSED, GraphConfig(standard_ops_only=True), GraphConfig(fuse_skip_layernorm=False), GraphConfig(precision="fp16")],
 )
 def test_the_form_of_the_graph_does_not_change_its_operations(
-    family: str, form: GraphConfig, encoders: dict[str, Path]
+    family: str, config: GraphConfig, encoders: dict[str, Path]
 ) -> None:
     plain = work_of(encoders[family])
     for kind in ("pixel_values", "image"):
-        work = work_of(encoders[family], kind, form)
+        work = work_of(encoders[family], kind, config)
         assert work.operations == plain.operations
-        assert work.shapes == plain.shapes or form.standard_ops_only  # standard graphs may order attention otherwise
+        assert work.shapes == plain.shapes or config.standard_ops_only  # standard graphs may order attention otherwise
     halves = {matmul.precision for matmul in work.matmuls}
-    assert halves == ({"fp16", "fp32"} if form.precision == "fp16" else {"fp32"})
-    if form.precision == "fp16":
+    assert halves == ({"fp16", "fp32"} if config.precision == "fp16" else {"fp32"})
+    if config.precision == "fp16":
         assert 0.5 <= work.weight_bytes / plain.weight_bytes < 0.6
 
 
@@ -122,18 +122,18 @@ def test_the_form_of_the_graph_does_not_change_its_operations(
 def test_rounded_graphs_do_the_same_operations_in_integers(kind: Any, finished_run: Path) -> None:
     run = Run(finished_run)
     candidates = PrecisionSearch(run, provider="cpu", threads=1)
-    classifier, preprocess = run.classifier, candidates.preprocess
+    classifier, preprocess = run.classifier, candidates.measured.preprocess
     plain = count_work(build_graph(classifier, preprocess, {}, kind), SHAPE)
-    forms = [form for form in candidates.base_forms() if form.quantization.matmuls]
-    assert {form.quantization.activations for form in forms} == {"static", "dynamic"}
-    for form in forms:
-        work = count_work(build_graph(classifier, preprocess, {}, kind, form), SHAPE)
+    configs = [config for config in candidates.configs.base() if config.quantization.matmuls]
+    assert {config.quantization.activations for config in configs} == {"static", "dynamic"}
+    for config in configs:
+        work = count_work(build_graph(classifier, preprocess, {}, kind, config), SHAPE)
         assert work.operations == plain.operations
         in_integers = sum(matmul.precision == "int8" for matmul in work.matmuls)
-        assert in_integers == len(form.quantization.matmuls)
+        assert in_integers == len(config.quantization.matmuls)
         assert work.weight_bytes < 0.6 * plain.weight_bytes
-        standard_ops_only = form.model_copy(update={"standard_ops_only": True})
-        if form.quantization.activations == "static":
+        standard_ops_only = config.model_copy(update={"standard_ops_only": True})
+        if config.quantization.activations == "static":
             same = count_work(build_graph(classifier, preprocess, {}, kind, standard_ops_only), SHAPE)
             assert same.operations == plain.operations
             assert sum(matmul.precision == "int8" for matmul in same.matmuls) == in_integers

@@ -16,9 +16,9 @@ from export.latency.scenarios.concurrency import (
     BLOCKS,
     SessionLayout,
     closed_loop,
-    combinations,
-    combinations_on,
     concurrency,
+    layouts,
+    layouts_on,
 )
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -33,8 +33,8 @@ def fake(run: Callable[[Any], Any]) -> Runner:
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 4, 6, 16, 64])
-def test_combinations_never_take_more_than_the_cores(cores: int) -> None:
-    swept = [(each.sessions, each.threads, each.allow_spinning) for each in combinations(cores)]
+def test_layouts_never_take_more_than_the_cores(cores: int) -> None:
+    swept = [(each.sessions, each.threads, each.allow_spinning) for each in layouts(cores)]
     assert len(set(swept)) == len(swept)
     assert {(1, 1, True), (1, cores, True), (cores, 1, True)} <= set(swept)
     for sessions, threads, allow_spinning in swept:
@@ -46,26 +46,26 @@ def test_combinations_never_take_more_than_the_cores(cores: int) -> None:
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_streams_share_a_gpu_with_each_choice_of_kernels_that_a_bundle_may_set(provider: str) -> None:
-    swept = combinations_on(provider, cores=16)
+    swept = layouts_on(provider, cores=16)
     assert {(each.sessions, each.threads) for each in swept} == {(1, 1), (2, 1), (4, 1)}
     chosen = {tuple(each.provider_options.items()) for each in swept}
     assert () in chosen
     assert len(chosen) > 1
     assert {name for options in chosen for name, _ in options} <= set(get_args(ProviderOption))
-    assert [(each.sessions, each.threads) for each in combinations_on("cpu", 4)] == [
-        (each.sessions, each.threads) for each in combinations(4)
+    assert [(each.sessions, each.threads) for each in layouts_on("cpu", 4)] == [
+        (each.sessions, each.threads) for each in layouts(4)
     ]
 
 
-def test_combinations_alternate_and_their_sessions_are_opened_for_a_block() -> None:
+def test_layouts_alternate_and_their_sessions_are_opened_for_a_block() -> None:
     opened: list[tuple[int, int]] = []
 
-    def opener(combination: SessionLayout) -> Runner:
-        opened.append((combination.sessions, combination.threads))
+    def opener(layout: SessionLayout) -> Runner:
+        opened.append((layout.sessions, layout.threads))
         return fake(lambda _: time.sleep(0.001))
 
     swept = [SessionLayout(1, 2), SessionLayout(2, 1)]
-    rows = concurrency(opener, POOL, swept, MinSamples(8, 0))
+    rows = [each.row() for each in concurrency(opener, POOL, swept, MinSamples(8, 0))]
     assert [(row["sessions"], row["threads"]) for row in rows] == [(1, 2), (2, 1)]
     assert opened[:6] == [(1, 2), (2, 1), (2, 1), (2, 1), (2, 1), (1, 2)]
     assert len(opened) == 3 * BLOCKS
@@ -92,12 +92,14 @@ def test_a_session_that_fails_ends_all() -> None:
 
 
 def test_sessions_that_do_not_fit_in_memory_are_said() -> None:
-    def opener(combination: SessionLayout) -> Runner:
-        if combination.sessions > 1:
+    def opener(layout: SessionLayout) -> Runner:
+        if layout.sessions > 1:
             raise RuntimeError("bad allocation")
         return fake(lambda _: None)
 
-    rows = concurrency(opener, POOL, [SessionLayout(1, 1), SessionLayout(2, 1)], MinSamples(4, 0))
+    rows = [
+        each.row() for each in concurrency(opener, POOL, [SessionLayout(1, 1), SessionLayout(2, 1)], MinSamples(4, 0))
+    ]
     assert rows[0]["throughput_ips"] > 0
     assert rows[1]["throughput_ips"] is None
     assert rows[1]["note"] == "2 sessions do not fit in memory"
@@ -108,9 +110,9 @@ def test_sessions_that_would_not_fit_are_not_opened(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("export.latency.scenarios.concurrency.resident_mib", lambda: next(held))
     room = iter([1000.0, 1000.0, 90.0])
     monkeypatch.setattr("export.latency.scenarios.concurrency.available_mib", lambda: next(room))
-    rows = concurrency(
-        lambda _: fake(lambda _: None), POOL, [SessionLayout(1, 1), SessionLayout(2, 1)], MinSamples(1, 0), blocks=1
-    )
+    swept = [SessionLayout(1, 1), SessionLayout(2, 1)]
+    counted = concurrency(lambda _: fake(lambda _: None), POOL, swept, MinSamples(1, 0), blocks=1)
+    rows = [each.row() for each in counted]
     assert rows[0]["runs"] == 1
     assert rows[1]["runs"] == 0
     assert "1 leave 90 MiB" in rows[1]["note"]
@@ -134,15 +136,20 @@ def test_a_session_can_do_without_spinning() -> None:
 def test_a_real_bundle_is_swept(finished_bundle: Path) -> None:
     bundle = Bundle(finished_bundle)
 
-    def opener(combination: SessionLayout) -> Runner:
+    def opener(layout: SessionLayout) -> Runner:
         return onnxruntime_engine(
             bundle,
             provider="cpu",
-            threads=combination.threads,
+            threads=layout.threads,
             precision="fp32",
-            session_options={SPINNING: "1" if combination.allow_spinning else "0"},
+            session_options={SPINNING: "1" if layout.allow_spinning else "0"},
         )
 
     pool = pool_of(bundle, "image", *golden_contents(bundle))
-    rows = concurrency(opener, pool, [SessionLayout(1, 1), SessionLayout(2, 1, False)], MinSamples(2, 0), blocks=2)
+    rows = [
+        each.row()
+        for each in concurrency(
+            opener, pool, [SessionLayout(1, 1), SessionLayout(2, 1, False)], MinSamples(2, 0), blocks=2
+        )
+    ]
     assert all(row["throughput_ips"] > 0 for row in rows)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
 from export.bundle import ExportOptions, export_bundle
 from export.latency.measure import MinSamples
 from export.latency.runner import onnxruntime_engine
-from export.latency.scenarios.concurrency import SessionLayout
+from export.latency.scenarios.concurrency import LayoutRuns, SessionLayout
 from export.latency.tuning.accuracy import Drop, accuracy_drops
-from export.latency.tuning.search import BATCH_SIZES, Configuration, Effort, Search, pareto, tune
+from export.latency.tuning.search import BATCH_SIZES, Configuration, Effort, Measured, Search, pareto, tune
 from export.latency.tuning.tune_bundle import tune_bundle
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runs.finished_run import Run
@@ -96,8 +97,8 @@ def test_a_precision_over_the_accuracy_budget_is_not_measured(bundle: Path) -> N
     drops = {"fp32": NO_DROP, "int8": Drop(1.5, (0.5, 2.5), 2.3, 200, "200 validation images")}
     search = Search(opened, pool_of(opened, "image", *golden_contents(opened)), drops, "cpu", LITTLE, cores=1)
     found = search.candidates(Budget(p99_ms=10_000, max_accuracy_drop=0.2))
-    assert {each.precision for each in found} == {"fp32"}
-    assert [each.batch_size for each in found] == list(BATCH_SIZES[: len(found)])
+    assert {each.configuration.precision for each in found} == {"fp32"}
+    assert [each.configuration.batch_size for each in found] == list(BATCH_SIZES[: len(found)])
 
 
 def test_sessions_are_kept_while_batches_grow_and_no_longer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +114,7 @@ def test_sessions_are_kept_while_batches_grow_and_no_longer(bundle: Path, monkey
     pool = pool_of(Bundle(bundle), "image", *golden_contents(Bundle(bundle)))
     search = Search(Bundle(bundle), pool, {"fp32": NO_DROP}, "cpu", LITTLE, cores=2)
     found = search.candidates(Budget(p99_ms=10_000, max_accuracy_drop=0.2))
-    combinations = {(each.combination.sessions, each.combination.threads) for each in found}
+    combinations = {(each.configuration.layout.sessions, each.configuration.layout.threads) for each in found}
     assert combinations == {(1, 1), (1, 2), (2, 1)}
     assert opened == [(1, 1), (2, 1), (1, 1), (1, 1)]
 
@@ -196,36 +197,38 @@ def test_pareto_keeps_what_no_other_beats_in_both() -> None:
 def test_the_best_of_several_is_measured_once_more_apart(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is quick while the finalists are compared, and slow afterwards."""
     search = Search(Bundle(bundle), None, {"fp32": NO_DROP}, "cpu", LITTLE, cores=1)  # type: ignore[arg-type]
-    best = Configuration("fp32", 1, SessionLayout(1, 1, times=[0.001] * 100, rates=[1000.0]), NO_DROP)
-    best.figures = best.combination.row(1)
-    budget = Budget(p99_ms=10, max_accuracy_drop=1)
-    assert best.keeps_latency(budget)
+    configuration = Configuration("fp32", 1, SessionLayout(1, 1), NO_DROP)
 
-    def measured(milliseconds: float) -> Callable[..., None]:
-        def measure(_: Search, configuration: Configuration, least: MinSamples) -> None:
-            assert least == LITTLE.confirm
-            configuration.combination.times += [milliseconds / 1000] * 100
-            configuration.combination.rates.append(1000 / milliseconds)
-            configuration.figures = configuration.combination.row(1)
+    def measured(milliseconds: float) -> Measured:
+        runs = (milliseconds / 1000,) * 100
+        return Measured.of(configuration, LayoutRuns(configuration.layout, 1, runs, (1000 / milliseconds,)))
+
+    def machine(milliseconds: float) -> Callable[..., Measured]:
+        def measure(_: Search, asked: Configuration, least: MinSamples) -> Measured:
+            assert (asked, least) == (configuration, LITTLE.confirm)
+            return measured(milliseconds)
 
         return measure
 
-    monkeypatch.setattr(Search, "measure", measured(2.0))
-    assert search.confirmed(best, budget)
-    assert (best.figures["runs"], best.figures["p50_ms"]) == (200, 1.5)
-    monkeypatch.setattr(Search, "measure", measured(20.0))
-    assert not search.confirmed(best, budget)
-    assert best.figures["runs"] == 300
+    best, budget = measured(1.0), Budget(p99_ms=10, max_accuracy_drop=1)
+    assert best.keeps_latency(budget)
+    monkeypatch.setattr(Search, "measure", machine(2.0))
+    again = search.confirmed(best, budget)
+    assert again.confirmed
+    assert (again.metrics["runs"], again.metrics["p50_ms"]) == (200, 1.5)
+    monkeypatch.setattr(Search, "measure", machine(20.0))
+    last = search.confirmed(again, budget)
+    assert not last.confirmed
+    assert last.metrics["runs"] == 300
 
 
 def test_headroom_is_asked_of_the_upper_end_of_p99() -> None:
-    figures = {"p50_ms": 5.0, "p99_ms": 8.0, "throughput_ips": 100.0, "intervals": {"p99_ms": [7.0, 9.5]}}
-    configuration = Configuration("fp32", 1, SessionLayout(1, 1), NO_DROP, figures)
-    assert not configuration.keeps_latency(Budget(p99_ms=10, max_accuracy_drop=1))
-    assert configuration.keeps_latency(Budget(p99_ms=11, max_accuracy_drop=1))
-    saturated = Configuration(
-        "fp32", 1, SessionLayout(1, 1), NO_DROP, figures, figures | {"saturated": True, "dropped": 0}
-    )
+    metrics = {"p50_ms": 5.0, "p99_ms": 8.0, "throughput_ips": 100.0, "intervals": {"p99_ms": [7.0, 9.5]}}
+    configuration = Configuration("fp32", 1, SessionLayout(1, 1), NO_DROP)
+    measured = Measured(configuration, LayoutRuns(configuration.layout, 1), metrics)
+    assert not measured.keeps_latency(Budget(p99_ms=10, max_accuracy_drop=1))
+    assert measured.keeps_latency(Budget(p99_ms=11, max_accuracy_drop=1))
+    saturated = replace(measured, served=metrics | {"saturated": True, "dropped": 0})
     assert not saturated.keeps_latency(Budget(p99_ms=1000, max_accuracy_drop=1))
 
 

@@ -8,7 +8,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from toolkit.errors import ToolkitError
-from toolkit.recipe.schema import Recipe, Section, load_recipe
+from toolkit.recipe.reading import load_recipe
+from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.section import Section
 
 SMALLEST: dict[str, Any] = {"data": {"path": "images"}, "model": {"unfreeze_last": 1}, "training": {"epochs": 2}}
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes" / "configs").rglob("*.yaml"))

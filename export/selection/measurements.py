@@ -1,0 +1,156 @@
+"""Graphs in several precisions, measured on validation images before one is chosen."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.graph.classifier_graph import build_graph
+from export.graph.config import GraphConfig
+from export.graph.subgraph import open_model
+from export.parity.agreement import agreement, changes
+from export.parity.reference import Reference, groups_of
+from export.precision.trunk import (
+    pixel_batches,
+)
+from toolkit.data.source import LabelledImage
+from toolkit.metrics.intervals import Drop, paired_drop
+from toolkit.models.processing import preprocess_from
+from toolkit.progress import Progress
+from toolkit.runs.finished_run import Run
+from toolkit.runtime.inputs import Feed
+from toolkit.runtime.preprocess import Float32
+from toolkit.runtime.session import Session
+from toolkit.sampling import evenly_spaced
+
+BATCH_SIZE = 32
+WORTHWHILE = 1e-4
+"""Negative log-likelihood that another temperature has to save."""
+
+
+class Measurements:
+    """What graphs of a run's network give on its validation images; each is run once.
+
+    Args:
+        run: a finished run.
+        provider: that the graphs are to run on.
+        threads: of sessions.
+        validation_images: that are looked at, where there are as many.
+        progress: told what is tried.
+    """
+
+    def __init__(
+        self, run: Run, *, provider: str, threads: int | None, validation_images: int, progress: Progress
+    ) -> None:
+        self.run, self.provider, self.threads, self.progress = run, provider, threads, progress
+        self.preprocess, self.reference = preprocess_from(run.processor), Reference(run)
+        self.validation_images = validation_images
+        self.tried: list[dict[str, Any]] = []
+        self._known: dict[str, tuple[dict[str, Any], Float32]] = {}
+
+    def metrics(self, config: GraphConfig) -> dict[str, Any]:
+        """What a config gives on the validation images; noted among those that were tried."""
+        return self._measured(config)[0]
+
+    def calibrated(self, config: GraphConfig) -> tuple[GraphConfig, dict[str, Any] | None]:
+        """The config with a temperature of its own, where that makes validation likelier, and what it saves."""
+        if config.precision == "fp32" or not np.isfinite(self._measured(config)[1]).all():
+            return config, None
+        logits, labels = torch.from_numpy(self._measured(config)[1]), torch.tensor(self.labels)
+        before = float(self.run.classifier.temperature)
+        # the run's own was fitted on all of validation: what the same few images say of both configs corrects it
+        task = self.run.classifier.task
+        fitted, own = (task.temperature(each, labels, before) for each in (logits, torch.from_numpy(self.expected)))
+        after = before * fitted / own
+
+        def nll(temperature: float) -> float:
+            return float(task.scores(logits.double(), labels, temperature).metrics(["nll"])["nll"])
+
+        found = {
+            "images": len(labels),
+            "before": before,
+            "fitted": after,
+            "nll_before": nll(before),
+            "nll_fitted": nll(after),
+        }
+        kept = found["nll_before"] - found["nll_fitted"] > WORTHWHILE
+        return config.model_copy(update={"temperature": after}) if kept else config, found | {"kept": kept}
+
+    def accuracy_drop(self, config: GraphConfig) -> Drop:
+        """Share of accuracy that a config loses against PyTorch in fp32, both on the same validation images."""
+        answers = np.array(self.labels)
+        before, after = (
+            self.run.classifier.task.decision.decide(logits) == answers
+            for logits in (self.expected, np.nan_to_num(self._measured(config)[1]))
+        )
+        return paired_drop(before, after, groups_of(self.examples))
+
+    @cached_property
+    def examples(self) -> list[LabelledImage]:
+        """Validation images that configs are compared on."""
+        members = self.run.data.splits["validation"]
+        return [members[place] for place in evenly_spaced(len(members), self.validation_images)]
+
+    @property
+    def labels(self) -> list[int]:
+        """Class of each validation image that configs are compared on."""
+        return [example.label for example in self.examples]
+
+    @cached_property
+    def inputs(self) -> Feed:
+        """The validation images as the network takes them."""
+        parts = list(pixel_batches(self.preprocess, self.examples))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @cached_property
+    def expected(self) -> Float32:
+        """The reference's logits of the validation images."""
+        return self.reference.logits(self.inputs)
+
+    def _measured(self, config: GraphConfig) -> tuple[dict[str, Any], Float32]:
+        """Metrics and logits; each config is run once."""
+        key = config.model_copy(update={"temperature": None}).model_dump_json()
+        if key not in self._known:
+            self.progress.stage(f"trying {in_words(config)}")
+            logits = self.session(config).run_batches(self.inputs, BATCH_SIZE)["logits"]
+            metrics = self._metrics_of(config, logits)
+            self._known[key] = metrics, logits
+            self.tried.append(metrics)
+        return self._known[key]
+
+    def _metrics_of(self, config: GraphConfig, logits: Float32) -> dict[str, Any]:
+        task, given = self.run.classifier.task, np.nan_to_num(logits)
+        names = [str(example.path) for example in self.examples]
+        decisions = agreement(task, self.expected, given, names, groups_of(self.examples))
+        temperature = float(self.run.classifier.temperature)
+        accuracy = changes(task, self.expected, given, self.labels, temperature)["accuracy"]
+        quantization = config.quantization
+        return {
+            "form": in_words(config),
+            "precision": config.precision,
+            "activations": quantization.activations if config.precision == "int8" else None,
+            "per_channel": quantization.per_channel if config.precision == "int8" else None,
+            "integer_products": len(quantization.matmuls),
+            "images": len(self.labels),
+            "top1_agreement": decisions["top1_agreement"],
+            "mean_abs_logit": float(np.abs(given - self.expected).mean()),
+            "accuracy": accuracy["graph"],
+            "reference_accuracy": accuracy["reference"],
+        }
+
+    def session(self, config: GraphConfig) -> Session:
+        """The network in a config, from ``pixel_values`` on."""
+        model = build_graph(self.run.classifier, self.preprocess, {}, "pixel_values", config)
+        return open_model(model, provider=self.provider, threads=self.threads)
+
+
+def in_words(config: GraphConfig) -> str:
+    """A config in a few words."""
+    if config.precision != "int8":
+        return f"{config.precision}, {len(config.keep_fp32)} tensors in fp32" if config.keep_fp32 else config.precision
+    scales = "channel" if config.quantization.per_channel else "matrix"
+    matmuls = len(config.quantization.matmuls)
+    return f"int8 {config.quantization.activations} per {scales}, {matmuls} matmuls"

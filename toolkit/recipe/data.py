@@ -1,0 +1,107 @@
+"""The section ``data``: where images come from, how they are divided and varied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from toolkit.labels import label_text
+from toolkit.recipe.section import Range, Section, Share, ValueRange, absolute_path
+
+Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
+DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
+
+
+class ColumnsConfig(Section):
+    """What the columns of a table are called."""
+
+    path: str = Field("path", min_length=1, description="Of a manifest: the image's file, from the manifest's folder.")
+    image: str = Field("image", min_length=1, description="Of a Hugging Face data set: the image.")
+    label: str = Field("label", min_length=1, description="The class: a name or a number.")
+    split: str = Field("split", min_length=1, description="Of a manifest: train, validation or test; may be missing.")
+    group: str = Field(
+        "group", min_length=1, description="What no split may divide, such as the patient; may be missing."
+    )
+
+
+class DataConfig(Section):
+    """Where the images come from."""
+
+    path: Path = Field(
+        description="Image folder (train/ val/ test/ of one folder a class, or class folders alone), CSV or Parquet "
+        "manifest, Hugging Face data set on disk, or folder of WebDataset shards."
+    )
+    format: DataFormat = Field("auto", description="How the images are stored; auto tells it from the path.")
+    columns: ColumnsConfig = ColumnsConfig()
+    classes: list[str] | None = Field(
+        None, min_length=2, description="All classes in the order of the logits; those that occur, sorted, if left out."
+    )
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error", description="What an unreadable image does: stop before training, or be left out and counted."
+    )
+    augment: list[Augmentation] = Field(
+        [],
+        description="Random changes of training images: crop (80-100 % of the sides), random_resized_crop, "
+        "flip_horizontal, flip_vertical, rand_augment.",
+    )
+    crop_area: Range = Field(
+        (0.5, 1.0), description="With random_resized_crop: smallest and largest share of the area."
+    )
+    crop_ratio: Range = Field(
+        (0.75, 1.3333333333333333), description="With random_resized_crop: smallest and largest width to height ratio."
+    )
+    rand_augment_operations: int = Field(2, ge=1, le=14, description="With rand_augment: operations an image.")
+    rand_augment_magnitude: float = Field(9.0, ge=0, le=30, description="With rand_augment: strength, from 0 to 30.")
+    validation_share: Share = Field(
+        0.15, gt=0, description="Share of the images held out for validation, where the source makes none."
+    )
+    test_share: Share = Field(
+        0.2, gt=0, description="Share of the images held out for the test, where the source makes none."
+    )
+    value_range: ValueRange | None = Field(
+        None,
+        description="What black and white are in images of more than 8 bits, such as [0, 4095] or [-1000, 400]; values "
+        "outside saturate. Left out, what the files say, or the rule of docs/images.md.",
+    )
+    split_seed: int = Field(
+        0, ge=0, description="Seed of the splits that are made: with it each image's content, or its group, decides."
+    )
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> DataConfig:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                f"validation_share {self.validation_share:g} and test_share {self.test_share:g} leave nothing to "
+                "train on; together they must be below 1"
+            )
+        return self
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return absolute_path(value)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _read_as_labels(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        names = [label_text(name) for name in value]
+        empty = [str(place) for place, name in enumerate(names, 1) if not name]
+        if empty:
+            raise ValueError(f"an empty name, null, NaN and 'nan' are no class (entry {', '.join(empty)})")
+        return names
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and len(set(value)) < len(value):
+            twice = next(name for name in value if value.count(name) > 1)
+            raise ValueError(f"the same class stands there twice: {twice!r}")
+        return value

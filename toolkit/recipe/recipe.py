@@ -1,0 +1,62 @@
+"""A whole recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from pydantic import (
+    ValidationError,
+    model_validator,
+)
+
+from toolkit.recipe.data import DataConfig
+from toolkit.recipe.model import ModelConfig
+from toolkit.recipe.section import Section
+from toolkit.recipe.tracking import TrackingConfig
+from toolkit.recipe.training import TrainingConfig
+
+
+class Recipe(Section):
+    """Everything that determines a run."""
+
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _mixing_is_possible(self) -> Recipe:
+        training = self.training
+        if training.mix_at == "boundary" and training.cutmix:
+            raise ValueError("training.cutmix cuts images; with training.mix_at: boundary, use training.mixup alone")
+        if (
+            training.mix_at == "images"
+            and (training.mixup or training.cutmix)
+            and training.boundary_cache.enabled is True
+        ):
+            raise ValueError(
+                "training.boundary_cache holds images that are not mixed; set training.mix_at: boundary to mix them "
+                "behind the cache (mixup alone), or switch the cache off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> Recipe:
+        cache = self.training.boundary_cache
+        if cache.enabled and cache.views > 1 and not self.data.augment:
+            raise ValueError(
+                f"training.boundary_cache.views is {cache.views}, but without data.augment all views are equal"
+            )
+        return self
+
+    def as_yaml(self) -> str:
+        """The resolved recipe, every key written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def equals(self, resolved: Any) -> bool:
+        """Whether a resolved recipe, as it was written, says the same; keys that are newer than it count as default."""
+        try:
+            return Recipe.model_validate(resolved) == self
+        except ValidationError:
+            return False

@@ -1,0 +1,51 @@
+"""``summary.json`` of a run: its schema, checked when it is written and when it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from toolkit.files import write_json
+
+SUMMARY = "summary.json"
+
+
+class SplitMetrics(BaseModel):
+    """Metrics of a split; None where there is nothing to compute one from."""
+
+    model_config = ConfigDict(extra="allow")
+
+    images: int
+    accuracy: float
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    auroc: float | None
+    average_precision: float | None
+    expected_calibration_error: float | None
+    loss: float | None
+    nll: float | None
+    majority_class_accuracy: float | None
+
+
+class Summary(BaseModel):
+    """Content of ``summary.json``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    train: SplitMetrics
+    validation: SplitMetrics
+    test: SplitMetrics
+    """With ``intervals`` and ``per_class``."""
+    temperature: float
+    """Of the probabilities, fitted on validation."""
+    data_fingerprint: str
+    data: dict[str, Any]
+    """What the data set says of itself: name, source, licence."""
+
+
+def write_summary(run: Path, content: dict[str, Any]) -> None:
+    """Write the file into a run folder, if it is as the schema says."""
+    Summary.model_validate(content)
+    write_json(run / SUMMARY, content)

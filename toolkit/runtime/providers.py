@@ -1,0 +1,77 @@
+"""The execution providers that are supported, and which precisions each runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnxruntime as ort
+
+from toolkit.errors import ToolkitError
+from toolkit.runtime.precision import SPECS, Precision
+
+PROVIDERS: dict[str, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
+    # TF32 would round fp32 matmuls to 10 bits of mantissa (onnxruntime#19357)
+    "cuda": {"use_tf32": "0"},
+}
+
+
+def provider_name(provider: str) -> str:
+    """ONNX Runtime's name of a provider.
+
+    Raises:
+        ToolkitError: there is no such provider, or this build lacks it.
+    """
+    if provider not in PROVIDERS:
+        raise ToolkitError(f"no provider {provider!r}", where="--provider", fix=f"choose from {', '.join(PROVIDERS)}")
+    requested = PROVIDERS[provider]
+    if requested not in ort.get_available_providers():
+        raise ToolkitError(
+            f"this build of ONNX Runtime has no {requested}",
+            where=f"onnxruntime {ort.__version__}",
+            fix="install onnxruntime-gpu on Linux x86-64, or pass --provider cpu",
+        )
+    return requested
+
+
+def require_precision(precision: str, provider: str) -> Precision:
+    """A name as a precision that a provider can run.
+
+    Raises:
+        ToolkitError: it is none, or the provider has no kernels for it.
+    """
+    if precision not in SPECS:
+        what = f"no precision {precision!r}"
+        fix = f"choose from {', '.join(sorted(SPECS))}, or auto when exporting"
+        raise ToolkitError(what, where="--precision", fix=fix)
+    provider_name(provider)
+    spec = SPECS[precision]
+    if provider not in spec.providers:
+        what = f"{PROVIDERS[provider]} can't run {precision}"
+        those = [name for name, other in SPECS.items() if provider in other.providers]
+        fix = f"use --provider {' or '.join(spec.providers)}, or --precision {' or '.join(those)}"
+        raise ToolkitError(what, where="--precision", fix=fix)
+    return spec.name
+
+
+def runnable(precisions: Sequence[str], provider: str) -> list[str]:
+    """Those of a bundle's precisions that a provider can run, in order.
+
+    Raises:
+        ToolkitError: it can run none of them, or there is no such provider.
+    """
+    provider_name(provider)
+    there: list[str] = [each for each in precisions if each in SPECS and provider in SPECS[each].providers]
+    if not there:
+        for each in precisions[:1]:
+            what = f"the bundle holds {', '.join(precisions)} alone, which {PROVIDERS[provider]} can't run"
+            others = SPECS[each].providers
+            fix = f"use --provider {' or '.join(others)}, or export for {provider}"
+            raise ToolkitError(what, where="manifest.json", fix=fix)
+        raise ToolkitError("the bundle holds no graph", where="manifest.json", fix="export it again")
+    return there
