@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = (
+    False  # read as true by type checkers; `typing` itself takes longer to import than the rest of this file
+)
 if TYPE_CHECKING:
     from toolkit.api import bench_latency, export, finetune, load, parity
     from toolkit.errors import CheckFailed, ToolkitError
@@ -42,11 +42,13 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what is asked for when it is asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_HOMES[name]), name)
+    from importlib import import_module
+
+    found: object = getattr(import_module(_HOMES[name]), name)
     globals()[name] = found
     return found
 
