@@ -111,15 +111,32 @@ class AttentionPooling:
     mlp: Mlp
 
 
-@dataclass(frozen=True)
-class Tower:
+@dataclass(frozen=True, kw_only=True)
+class Transformer:
+    """What the towers of images and of texts have alike: layers and the norm behind them."""
+
+    module: nn.Module
+    """What holds the others."""
+    layers: Iterable[nn.Module]
+    """Each takes and gives tokens [B, T, D]."""
+    block: Callable[[nn.Module], Block]
+    """Says what a layer consists of."""
+    post_norm: nn.LayerNorm
+    projection: nn.Linear | None = None
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All layers, described."""
+        return [self.block(layer) for layer in self.layers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower(Transformer):
     """A tower from ``pixel_values`` [B, 3, height, width] to the embedding [B, P].
 
     It is made anew for every use and holds modules alone: what costs time to say is behind a function.
     """
 
-    module: nn.Module
-    """What holds the others."""
     embeddings: nn.Module
     """``pixel_values`` to tokens [B, T, D], before ``pre_norm``."""
     patches: nn.Conv2d
@@ -132,18 +149,7 @@ class Tower:
     It takes rows and columns of the grid of patches; a tower of one image size gives the same for any.
     """
     pre_norm: nn.LayerNorm | None
-    layers: Iterable[nn.Module]
-    """Each takes and gives tokens [B, T, D]."""
-    block: Callable[[nn.Module], Block]
-    """Says what a layer consists of."""
-    post_norm: nn.LayerNorm
     pooling: TokenPooling | AttentionPooling
-    projection: nn.Linear | None = None
-
-    @property
-    def blocks(self) -> list[Block]:
-        """All layers, described."""
-        return [self.block(layer) for layer in self.layers]
 
     @property
     def attentions(self) -> list[Attention]:
@@ -162,30 +168,17 @@ class TextPooling:
     end_id: int | None = None
 
 
-@dataclass(frozen=True)
-class TextTower:
+@dataclass(frozen=True, kw_only=True)
+class TextTower(Transformer):
     """A tower from ``input_ids`` [B, T] to the embedding [B, P]; made anew for every use, like :class:`Tower`."""
 
-    module: nn.Module
-    """What holds the others."""
     tokens: nn.Embedding
     """An embedding [D] for every id of the vocabulary."""
     positions: nn.Embedding
     """What is added to the tokens by their place; as many as the longest text has."""
     causal: bool
     """Whether a token attends to itself and those before it alone."""
-    layers: Iterable[nn.Module]
-    """Each takes and gives tokens [B, T, D]."""
-    block: Callable[[nn.Module], Block]
-    """Says what a layer consists of."""
-    post_norm: nn.LayerNorm
     pooling: TextPooling
-    projection: nn.Linear | None = None
-
-    @property
-    def blocks(self) -> list[Block]:
-        """All layers, described."""
-        return [self.block(layer) for layer in self.layers]
 
     @property
     def attentions(self) -> list[Attention]:
