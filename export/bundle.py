@@ -19,7 +19,7 @@ from export.graph.config import GraphConfig
 from export.graph.external_data import save_graph
 from export.parity.proof import Proof
 from export.parity.prove import BATCH_SIZES
-from export.prove_bundle import FEWEST_IMAGES, HELD_OUT, reference_of
+from export.prove_bundle import FEWEST_IMAGES, reference_of
 from export.selection.fastest import fastest_within_budget
 from export.selection.search import PrecisionSearch, validation_images_for
 from toolkit import __version__
@@ -178,7 +178,7 @@ class _Export:
             build=EngineBuild(max(BATCH_SIZES)),
         )
         proof = Proof(session, model, self.preprocess, self.search.measured.reference)
-        entry = proof.entry(self.examples, HELD_OUT, self.progress)
+        entry = proof.entry(self.examples, self.run.images_from, self.progress)
         proof.require_passed(entry, self.examples)
         golden = golden_outputs(session, self.preprocess, self.examples)
         return ShippedGraph(entry | {"temperature": temperature}, golden)

@@ -25,7 +25,6 @@ from toolkit.runtime.providers import require_precision, runnable
 
 FEWEST_IMAGES = 256
 """Held-out images that parity uses where there are as many."""
-HELD_OUT = "held-out images of the run's data set, test split first"
 REFERENCE = "transformers' forward pass and the head in PyTorch fp32, the training-time image processor"
 BEHIND_TRUNK = (
     "the trunk that the run learned on, the groups that learned in PyTorch fp32, the training-time image processor"
@@ -121,7 +120,7 @@ def samples_to_prove(run: Run, count: int | None, folder: Path | None) -> tuple[
             for path in expand([folder])
         ]
         return samples, str(folder)
-    return run.held_out(count or FEWEST_IMAGES, exactly=count is not None), HELD_OUT
+    return run.held_out(count or FEWEST_IMAGES, exactly=count is not None), run.images_from
 
 
 def reference_of(run: Run) -> str:

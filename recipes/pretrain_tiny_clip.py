@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from recipes import _drawings
-from toolkit.models.zero_shot import text_embeddings, zero_shot_accuracy
 
 CONTEXT = 32
 VOCABULARY = 768
@@ -144,6 +143,19 @@ def held_out(
             images, labels = [], []
 
 
+@torch.inference_mode()
+def zero_shot_accuracy(
+    model: CLIPModel, tokenizer: CLIPTokenizer, prompts: list[str], batches: Iterator[tuple[Tensor, Tensor]]
+) -> float:
+    """Share of drawings whose label's prompt has the largest ``logits_per_image``."""
+    tokens = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
+    right = [
+        model(pixel_values=pixel_values.to(model.device), **tokens).logits_per_image.argmax(-1).cpu() == labels
+        for pixel_values, labels in batches
+    ]
+    return float(torch.cat(right).double().mean())
+
+
 def evaluate(model: CLIPModel, processor: CLIPProcessor, seed: int, count: int) -> dict[str, Any]:
     """Zero-shot accuracy on drawings of an unused seed: colours and shapes, digits, letters."""
     model.eval()
@@ -157,9 +169,8 @@ def evaluate(model: CLIPModel, processor: CLIPProcessor, seed: int, count: int) 
     metrics: dict[str, Any] = {"images_per_set": count, "seed": seed}
     for name, (kind, classes) in sets.items():
         prompts = [f"{'an' if text[0] in 'aeiou' else 'a'} {text}" for text in classes]
-        embeddings = text_embeddings(model, processor.tokenizer, prompts)
         batches = held_out(processor.image_processor, classes, kind, set(classes), seed, count)
-        metrics[name] = zero_shot_accuracy(model, embeddings, batches)
+        metrics[name] = zero_shot_accuracy(model, processor.tokenizer, prompts, batches)
     return metrics
 
 

@@ -127,6 +127,47 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+def _save_with_texts(folder: Path, family: str) -> Path:
+    """Both towers of a family, with the embedded model's tokenizer."""
+    import torch
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessorPil,
+        CLIPModel,
+        CLIPTokenizer,
+        SiglipConfig,
+        SiglipImageProcessorPil,
+        SiglipModel,
+    )
+
+    from toolkit.models.load import EMBEDDED, resolve
+
+    tokenizer = CLIPTokenizer.from_pretrained(resolve(EMBEDDED))
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = tower | {"image_size": 32, "patch_size": 8}
+    text = tower | {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32}
+    torch.manual_seed(0)
+    if family == "clip":
+        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text | ids, projection_dim=24))
+        CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    else:
+        model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
+        model.logit_scale.data.fill_(2.0)
+        model.logit_bias.data.fill_(-3.0)
+        SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Encoder folders with both towers and a tokenizer: real classes, two layers, random weights."""
+    root = tmp_path_factory.mktemp("text_encoders")
+    return {family: _save_with_texts(root / family, family) for family in ("clip", "siglip")}
+
+
 @pytest.fixture(scope="session")
 def make_recipe(color_data: Path, encoders: dict[str, Path]) -> Callable[..., Recipe]:
     """A recipe on the colours, for a family, with overrides by section."""

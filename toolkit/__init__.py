@@ -11,7 +11,7 @@ TYPE_CHECKING = (
     False  # read as true by type checkers; `typing` itself takes longer to import than the rest of this file
 )
 if TYPE_CHECKING:
-    from toolkit.api import bench_latency, export, finetune, load, parity
+    from toolkit.api import bench_latency, export, finetune, import_classifier, load, parity, zero_shot
     from toolkit.errors import CheckFailed, ToolkitError
     from toolkit.recipe.recipe import Recipe
     from toolkit.runtime.bundle import Bundle
@@ -29,11 +29,15 @@ __all__ = [
     "bench_latency",
     "export",
     "finetune",
+    "import_classifier",
     "load",
     "parity",
+    "zero_shot",
 ]
 _HOMES = {
-    **dict.fromkeys(("bench_latency", "export", "finetune", "load", "parity"), "toolkit.api"),
+    **dict.fromkeys(
+        ("bench_latency", "export", "finetune", "import_classifier", "load", "parity", "zero_shot"), "toolkit.api"
+    ),
     **dict.fromkeys(("CheckFailed", "ToolkitError"), "toolkit.errors"),
     "Recipe": "toolkit.recipe.recipe",
     "Bundle": "toolkit.runtime.bundle",

@@ -5,7 +5,7 @@ Everything heavy is imported inside the functions, so that ``import toolkit`` st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,6 +110,85 @@ def _finetuned(recipe: Recipe, out: Path, *, resume: bool, force: bool) -> Run:
 
     train(recipe, out, resume=resume, force=force)
     return Run(out)
+
+
+def zero_shot(
+    encoder: str,
+    labels: Sequence[str] = (),
+    *,
+    out: Path | str,
+    templates: Sequence[str] | None = None,
+    texts: Mapping[str, str] | None = None,
+    data: Path | str | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Run:
+    """Make a run from the names of its classes: the head is the text embeddings of prompts, nothing is trained.
+
+    Args:
+        encoder: with a text tower: a folder, a hub identifier, or ``tiny-clip``.
+        labels: the classes; those of ``data`` if empty.
+        out: run folder to write.
+        templates: prompts with ``{}`` where the class stands, whose embeddings are averaged.
+        texts: what prompts say in place of a label.
+        data: labelled images, to fit the temperature and to measure the classifier.
+        force: replace the run that is in ``out`` already.
+        progress: told how it goes on.
+
+    Raises:
+        ToolkitError: an encoder without texts, labels that differ from the data's, a prompt that is too long.
+
+    Example:
+        >>> run = toolkit.zero_shot("tiny-clip", ["red circle", "blue square"], out=out)
+        >>> run.classifier.labels
+        ['red circle', 'blue square']
+    """
+    from recipes.zero_shot import zero_shot as make
+    from toolkit.runs.finished_run import Run
+
+    make(
+        encoder,
+        labels,
+        Path(out),
+        templates=templates,
+        texts=texts,
+        data=path_of(data),
+        force=force,
+        progress=progress,
+    )
+    return Run(Path(out))
+
+
+def import_classifier(
+    checkpoint: Path | str,
+    *,
+    out: Path | str,
+    data: Path | str | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Run:
+    """Make a run from a classifier that one of transformers' ``...ForImageClassification`` saved.
+
+    Args:
+        checkpoint: a folder or a hub identifier.
+        out: run folder to write.
+        data: labelled images, to fit the temperature and to measure the classifier.
+        force: replace the run that is in ``out`` already.
+        progress: told how it goes on.
+
+    Raises:
+        ToolkitError: a checkpoint that is no classifier of a known family, or labels that differ from the data's.
+
+    Example:
+        >>> run = toolkit.import_classifier(checkpoint, out=out)
+        >>> run.classifier.labels
+        ['cat', 'dog']
+    """
+    from recipes.import_classifier import import_classifier as make
+    from toolkit.runs.finished_run import Run
+
+    make(str(checkpoint), Path(out), data=path_of(data), force=force, progress=progress)
+    return Run(Path(out))
 
 
 def export(

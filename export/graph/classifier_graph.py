@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import onnx
@@ -14,7 +15,7 @@ from export.graph.half import to_half
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
 from export.graph.subgraph import read_by
-from export.graph.tensor_names import LOGITS, PROBABILITIES
+from export.graph.tensor_names import EMBEDDING, LOGITS, PROBABILITIES
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.precision import SPECS
@@ -41,6 +42,8 @@ def build_graph(
     provenance: dict[str, Any],
     graph_input: GraphInput = "image",
     config: GraphConfig = FUSED,
+    *,
+    embedding: bool = False,
 ) -> onnx.ModelProto:
     """The whole classifier as one graph with a dynamic batch; the same arguments give the same bytes.
 
@@ -51,9 +54,11 @@ def build_graph(
         graph_input: ``image``, uint8 [batch, height, width, 3] of any size, or ``pixel_values``,
             float32 [batch, 3, height, width].
         config: in which operators, and which matmuls in integers.
+        embedding: whether the graph also gives the embedding.
 
     Returns:
-        A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes].
+        A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes], and where asked
+        ``embedding``, float32 [batch, P], each of length one.
 
     Raises:
         ToolkitError: preprocessing that a graph can't express.
@@ -66,10 +71,14 @@ def build_graph(
     else:
         entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, *preprocess.output_size])
         pixel_values = PIXEL_VALUES
-    add_classifier(builder, classifier, pixel_values, config, preprocess)
-    shape: list[str | int | None] = ["batch", len(classifier.labels)]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in (LOGITS, PROBABILITIES)]
-    nodes, constants = needed(builder)
+    add_classifier(builder, classifier, pixel_values, config, preprocess, with_embedding=embedding)
+    widths = dict.fromkeys((LOGITS, PROBABILITIES), len(classifier.labels))
+    if embedding:
+        widths[EMBEDDING] = classifier.encoder.embedding_size
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name, width in widths.items()
+    ]
+    nodes, constants = needed(builder, widths)
     graph = helper.make_graph(nodes, "classifier", [entry], outputs, constants)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="clip-toolkit")
@@ -84,9 +93,9 @@ def build_graph(
     return to_half(model, config.precision, config.keep_fp32) if SPECS[config.precision].half else model  # type: ignore[arg-type]
 
 
-def needed(builder: GraphBuilder) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def needed(builder: GraphBuilder, outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Nodes and constants that the outputs depend on; ONNX Runtime would run the others too."""
-    wanted, nodes = {LOGITS, PROBABILITIES}, []
+    wanted, nodes = set(outputs), []
     for node in reversed(builder.nodes):
         if wanted & set(node.output):
             wanted |= set(read_by(node))

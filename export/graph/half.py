@@ -21,7 +21,7 @@ from export.graph.config import FUSED, GraphConfig
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
 from export.graph.subgraph import gives_floats, preprocessing_part
-from export.graph.tensor_names import LOGITS, PROBABILITIES
+from export.graph.tensor_names import EMBEDDING, LOGITS, PROBABILITIES
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.precision import SPECS
 
@@ -131,7 +131,7 @@ def plan(model: onnx.ModelProto, precision: HalfPrecision, keep_fp32: Collection
 
 def in_head(tensor: str) -> bool:
     """Whether a tensor comes after the embedding."""
-    return tensor.replace("/", ".").split(".")[0] in ("head", LOGITS, PROBABILITIES)
+    return tensor.replace("/", ".").split(".")[0] in ("head", LOGITS, PROBABILITIES, EMBEDDING)
 
 
 def network_graph(

@@ -95,6 +95,13 @@ class LayerBuilder:
         )
         return name, x.name
 
+    def total(self, x: str | Residual) -> str:
+        """A residual sum that no norm follows."""
+        if isinstance(x, str):
+            return x
+        added = str(self.builder.node("Add", [x.matmul, x.bias], name=f"{x.name}/bias")) if x.bias else x.matmul
+        return str(self.builder.node("Add", [x.stream, added], name=x.name))
+
     def activation(self, x: str, module: nn.Module) -> str:
         """GELU in one of its forms.
 

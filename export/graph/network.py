@@ -14,11 +14,15 @@ from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.layers import LayerBuilder, Residual
 from export.graph.matmul import integer_matmul, quantized_matrix
 from export.graph.preprocessing import RESIZED
-from export.graph.tensor_names import LOGITS, POOLED, PROBABILITIES, names_of
+from export.graph.tensor_names import EMBEDDING, LOGITS, POOLED, PROBABILITIES, names_of
 from export.graph.traced import add_traced
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import AttentionPooling, Tower
+from toolkit.models.head import CosineHead
 from toolkit.runtime.preprocess import Preprocess
+
+SHORTEST = 1e-12
+"""Length below which an embedding is divided by this instead, as ``torch.nn.functional.normalize`` does."""
 
 
 class NetworkBuilder(LayerBuilder):
@@ -82,8 +86,10 @@ class NetworkBuilder(LayerBuilder):
         for block in before:
             stream = self.layer(stream, block)
         stream = self.layer(stream, last, first_token_only=first_only)
-        normed, _ = self.layer_norm(stream, tower.post_norm)
-        pooled = self.pooled(normed, tower)
+        if tower.post_norm is None:
+            pooled = self.pooled(self.total(stream), tower)
+        else:
+            pooled = self.pooled(self.layer_norm(stream, tower.post_norm)[0], tower)
         return pooled if tower.projection is None else self.linear(pooled, tower.projection)
 
     def tokens(self, tower: Tower, pixel_values: str) -> str:
@@ -103,7 +109,7 @@ class NetworkBuilder(LayerBuilder):
         return int(height) // int(module.kernel_size[0]), int(width) // int(module.kernel_size[1])
 
     def pooled(self, x: str, tower: Tower) -> str:
-        """Normed tokens [B, T, D], or [B, 1, D] -> [B, D], or [B, 2 D] of the class token and the patches' mean."""
+        """Tokens behind the post norm [B, T, D], or [B, 1, D] -> [B, D], or [B, 2 D] of the class token and the patches' mean."""
         pooling = tower.pooling
         if isinstance(pooling, AttentionPooling):
             return self._attention_pooling(x, pooling)
@@ -111,10 +117,12 @@ class NetworkBuilder(LayerBuilder):
         to = POOLED if tower.projection is None else ""
         if pooling.first_token_only:
             return str(add("Squeeze", x, add.integers(1), name=to))
+        patches = x
+        if tower.prefix:
+            patches = add("Slice", x, add.integers(tower.prefix), add.integers(2**31 - 1), add.integers(1))
         if not pooling.class_token:
-            return str(add("ReduceMean", x, add.integers(1), name=to, keepdims=0))
+            return str(add("ReduceMean", patches, add.integers(1), name=to, keepdims=0))
         first = add("Squeeze", self.first_token(x, add), add.integers(1))
-        patches = add("Slice", x, add.integers(tower.prefix), add.integers(2**31 - 1), add.integers(1))
         return str(add("Concat", first, add("ReduceMean", patches, add.integers(1), keepdims=0), name=to, axis=1))
 
     def _attention_pooling(self, x: str, pooling: AttentionPooling) -> str:
@@ -129,10 +137,19 @@ class NetworkBuilder(LayerBuilder):
         total = add("Add", pooled, changed)
         return str(add("Squeeze", total, add.integers(1), name=self.names.of(pooling.module)))
 
+    def unit(self, embedding: str) -> str:
+        """The embedding [B, P] at length one, as the tensor ``embedding``."""
+        add = self.scope(self.classifier.head)
+        length = add("Max", add("ReduceL2", embedding, add.integers(-1)), add.single(SHORTEST))
+        return str(add("Div", embedding, length, name=EMBEDDING))
+
     def head(self, embedding: str) -> str:
         """The classification head: [B, P] -> ``logits`` [B, classes]."""
-        x = embedding
-        *stages, last = (module for module in self.classifier.head.children() if not isinstance(module, nn.Dropout))
+        head, x = self.classifier.head, embedding
+        if isinstance(head, CosineHead):
+            matrix, bias = head.matrix().T, head.bias.expand(len(head.weight))
+            return self.matmul(self.unit(x), self.names.of(head), matrix, bias, to=LOGITS)
+        *stages, last = (module for module in head.children() if not isinstance(module, nn.Dropout))
         assert isinstance(last, nn.Linear)
         for module in stages:
             x = self.linear(x, module) if isinstance(module, nn.Linear) else self.activation(x, module)
@@ -155,6 +172,8 @@ def add_classifier(
     config: GraphConfig = FUSED,
     preprocess: Preprocess | None = None,
     size: tuple[int, int] | None = None,
+    *,
+    with_embedding: bool = False,
 ) -> None:
     """Add encoder, head and calibrated softmax, which end in ``logits`` and ``probabilities``.
 
@@ -165,6 +184,7 @@ def add_classifier(
         config: in which operators, and which matmuls in integers.
         preprocess: what gave ``pixel_values``; a patch embedding in integers needs it.
         size: height and width of ``pixel_values``, where that is not said by ``preprocess``.
+        with_embedding: whether ``embedding``, of length one, is to be there too.
     """
     network = NetworkBuilder(builder, classifier, config, preprocess, size)
     tower = classifier.encoder.tower
@@ -173,3 +193,5 @@ def add_classifier(
     else:
         embedding = add_traced(builder, classifier.encoder, pixel_values, network.size or (1, 1))
     network.probabilities(network.head(embedding))
+    if with_embedding and EMBEDDING not in builder.tensors:
+        network.unit(embedding)

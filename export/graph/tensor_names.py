@@ -13,7 +13,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import Group
 from toolkit.models.families.tower import Attention, AttentionPooling, Projection, TextTower, Tower
 
-LOGITS, PROBABILITIES = "logits", "probabilities"
+LOGITS, PROBABILITIES, EMBEDDING = "logits", "probabilities", "embedding"
 POOLED = "head/input"
 """The embedding of an encoder without a projection: no module of PyTorch's gives it."""
 

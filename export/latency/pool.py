@@ -96,7 +96,7 @@ def find_pool(bundle: Bundle, kind: str, run: Run | None, images: Path | None) -
     if run is None:
         return pool_of(bundle, kind, *golden_contents(bundle))
     held_out = _within_memory(example.read() for example in run.held_out(POOL))
-    return pool_of(bundle, kind, *enlarged(held_out, "held-out images of the run's data set", bundle.preprocess))
+    return pool_of(bundle, kind, *enlarged(held_out, run.images_from, bundle.preprocess))
 
 
 def folder_contents(folder: Path, preprocess: Preprocess) -> tuple[list[bytes], str]:

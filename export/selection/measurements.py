@@ -57,7 +57,9 @@ class Measurements:
 
     def calibrated(self, config: GraphConfig) -> tuple[GraphConfig, dict[str, Any] | None]:
         """The config with a temperature of its own, where that makes validation likelier, and what it saves."""
-        if config.precision == "fp32" or not np.isfinite(self._measured(config)[1]).all():
+        if config.precision == "fp32" or not self.run.labelled:
+            return config, None
+        if not np.isfinite(self._measured(config)[1]).all():
             return config, None
         logits, labels = torch.from_numpy(self._measured(config)[1]), torch.tensor(self.labels)
         before = float(self.run.classifier.temperature)
@@ -80,7 +82,10 @@ class Measurements:
         return config.model_copy(update={"temperature": after}) if kept else config, found | {"kept": kept}
 
     def accuracy_drop(self, config: GraphConfig) -> Drop:
-        """Share of accuracy that a config loses against PyTorch in fp32, both on the same validation images."""
+        """Share of accuracy that a config loses against PyTorch in fp32, both on the same validation images.
+
+        Without labels, PyTorch's decisions stand for them: an image that gets another label counts as lost.
+        """
         answers = np.array(self.labels)
         before, after = (
             self.run.classifier.task.decision.decide(logits) == answers
@@ -96,7 +101,9 @@ class Measurements:
 
     @property
     def labels(self) -> list[int]:
-        """Class of each validation image that configs are compared on."""
+        """Class of each validation image that configs are compared on; PyTorch's decision where nobody labelled it."""
+        if not self.run.labelled:
+            return [int(label) for label in self.run.classifier.task.decision.decide(self.expected)]
         return [example.label for example in self.examples]
 
     @cached_property
@@ -137,8 +144,8 @@ class Measurements:
             "images": len(self.labels),
             "top1_agreement": decisions["top1_agreement"],
             "mean_abs_logit": float(np.abs(given - self.expected).mean()),
-            "accuracy": accuracy["graph"],
-            "reference_accuracy": accuracy["reference"],
+            "accuracy": accuracy["graph"] if self.run.labelled else None,
+            "reference_accuracy": accuracy["reference"] if self.run.labelled else None,
         }
 
     def session(self, config: GraphConfig) -> Session:

@@ -77,6 +77,7 @@ class PrecisionSearch:
         self.run.require_trunk(precision)
         refuse_traced(self.run.classifier.encoder.family, precision)
         if precision == "int8":
+            self.run.require_real_images("int8 is fitted to images")
             return self._int8()
         if self.run.trunk is not None:
             return self.configs.half_behind_trunk(self.run.trunk)
@@ -86,6 +87,7 @@ class PrecisionSearch:
 
     def all_forms(self) -> list[GraphConfig]:
         """Everything that the provider might run well, the safest first."""
+        self.run.require_real_images("a config is chosen by what it does to images")
         configs = self.configs.base()
         rounded = [config for config in configs if config.precision == "int8"]
         return configs + (list(self._less_rounded(rounded[0])) if rounded and self.run.trunk is None else [])

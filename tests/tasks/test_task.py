@@ -27,7 +27,8 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decision import DECISIONS, Decision, Integers
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.verify import verify
-from toolkit.tasks.task import SINGLE_LABEL, TASKS, Task
+from toolkit.tasks.registry import TASKS
+from toolkit.tasks.task import SINGLE_LABEL, Task
 from toolkit.tasks.temperature import fit_temperature, temperature_interval
 
 

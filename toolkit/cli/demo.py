@@ -32,7 +32,7 @@ def demo(
     say("[bold]1/6[/] write scikit-learn's handwritten digits as image folders")
     write_digits(data, force=True)
     say("[bold]2/6[/] ask the embedded tiny CLIP without training, by text alone")
-    zero_shot = _zero_shot_accuracy(data)
+    zero_shot = _zero_shot_accuracy(data, out / "run-zero-shot")
     say("[bold]3/6[/] train a head on the frozen encoder, for comparison")
     of_data = f"data.path={data}"
     head_only = finetune("digits", out=head_run, overrides=[of_data, "model.unfreeze_last=0"], force=True).summary
@@ -65,28 +65,13 @@ def demo(
     _print_outcome(outcome, summary["test"]["images"])
 
 
-def _zero_shot_accuracy(data: Path) -> float:
-    """Accuracy on the test split of the embedded model's text embeddings of ten sentences."""
-    from transformers import CLIPModel, CLIPTokenizer
+def _zero_shot_accuracy(data: Path, out: Path) -> float:
+    """Accuracy on the test split of the embedded model's text embeddings of ten words."""
+    from toolkit.api import zero_shot
 
-    from toolkit.data.dataset import ImageDataset, Loader
-    from toolkit.data.source import open_data
-    from toolkit.models.families.clip import Clip
-    from toolkit.models.load import EMBEDDED, load_processor, quiet_transformers, resolve
-    from toolkit.models.processing import preprocess_from
-    from toolkit.models.zero_shot import text_embeddings, zero_shot_accuracy
-    from toolkit.recipe.data import DataConfig
-
-    folder = resolve(EMBEDDED)
-    with quiet_transformers():
-        model = CLIPModel.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = CLIPTokenizer.from_pretrained(folder, trust_remote_code=False)
-    embeddings = text_embeddings(model, tokenizer, [f"a digit {word}" for word in DIGIT_WORDS])
-    test = open_data(DataConfig(path=data)).splits["test"]
-    loader = Loader(ImageDataset(test, preprocess_from(load_processor(EMBEDDED, Clip()))))
-    keys = [(1, index) for index in range(len(test))]
-    batches = loader.read([keys[start : start + 64] for start in range(0, len(keys), 64)])
-    return zero_shot_accuracy(model, embeddings, ((batch["pixel_values"], batch["labels"]) for batch in batches))
+    texts = {str(digit): word for digit, word in enumerate(DIGIT_WORDS)}
+    run = zero_shot("tiny-clip", out=out, templates=["a digit {}"], texts=texts, data=data, force=True)
+    return float(run.summary["test"]["accuracy"])
 
 
 def _print_outcome(outcome: dict[str, Any], test_images: int) -> None:

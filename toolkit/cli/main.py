@@ -13,12 +13,14 @@ from toolkit.cli import (
     demo,
     doctor,
     export,
+    import_,
     parity,
     predict,
     recipes,
     train,
     tune,
     verify,
+    zero_shot,
 )
 from toolkit.command import run
 from toolkit.user_paths import local_paths_only
@@ -55,6 +57,8 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
+app.command("zero-shot")(zero_shot.zero_shot)
+app.command("import")(import_.import_)
 app.command("export")(export.export)
 app.command("parity")(parity.parity)
 app.command("bench-latency")(bench_latency.bench_latency)

@@ -39,6 +39,10 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Where the run's data is, if it is no longer where its recipe says; the same images."),
 ]
+LabelledDataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Labelled images in any format, to fit the temperature and measure the classifier."),
+]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what an earlier call wrote there.")]
 SignOption = Annotated[
     Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key (PEM, unencrypted).")
@@ -104,6 +108,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         unbounded = out.options.update(max_width=WIDEST)
         out.width = max(WIDTH, out.measure(table, options=unbounded).maximum)
     out.print(table)
+
+
+def print_run_metrics(summary: dict[str, Any], title: str) -> None:
+    """A table of the splits' metrics, where the run has labelled images."""
+    names = {"loss": "loss", "accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"}
+    names["auroc"] = "AUROC"
+    rows = [
+        [split, f"{summary[split]['images']:,}", *(f"{summary[split][name]:.4f}" for name in names)]
+        for split in ("train", "validation", "test")
+        if summary.get(split)
+    ]
+    if rows:
+        print_table(title, ["split", "images", *names.values()], rows)
+    else:
+        console().print(f"{title}; not measured: give labelled images with --data", soft_wrap=True)
+    if summary.get("temperature_note"):
+        console().print(f"calibration: {summary['temperature_note']}", soft_wrap=True)
 
 
 @contextmanager

@@ -18,15 +18,19 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import Encoder
 from toolkit.models.families.family import Family
 from toolkit.models.families.registry import DESCRIBED, family_named
-from toolkit.models.head import build_head
+from toolkit.models.head import CosineHead, build_head
 from toolkit.models.image_processor import check_output_size, open_processor
 from toolkit.models.load import MALFORMED, load_encoder, load_processor, quiet_transformers
 from toolkit.models.selection import freeze_all_but, select_groups
 from toolkit.models.tensor_files import difference, listed, load_tensors, save_tensors
+from toolkit.models.text_encoder import load_text_encoder
+from toolkit.models.zero_shot import class_embeddings, text_head
 from toolkit.recipe.model import Embedding, HeadConfig, ModelConfig
+from toolkit.recipe.prompts import TEMPLATES
 from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
-from toolkit.tasks.task import SINGLE_LABEL, task_named
+from toolkit.tasks.registry import task_named
+from toolkit.tasks.task import SINGLE_LABEL
 
 WEIGHTS, CONFIG, LABELS = "model.safetensors", "config.json", "labels.json"
 EMBEDDINGS = get_args(Embedding)
@@ -52,17 +56,47 @@ def build_classifier(
     Raises:
         ToolkitError: an encoder or a processor that can't be used as its files are, or groups that don't exist.
     """
-    encoder = load_encoder(config.encoder, config.embedding)
-    processor = load_processor(config.encoder, encoder.family)
+    encoder, processor = open_encoder(config)
     processor.value_range = value_range
-    check_output_size(processor, encoder, Source(config.encoder, config.encoder))
     torch.manual_seed(seed)
     head = build_head(config.head, encoder.embedding_size, len(labels))
+    if config.head.init == "text":
+        head = _text_head(config, labels)
     classifier = Classifier(encoder, head, labels, task_named(config.task, "model.task"))
     groups = classifier.groups
     names = [group.name for group in groups]
     freeze_all_but(groups, classifier, select_groups(names, last=config.unfreeze_last, named=config.unfreeze))
     return classifier, processor
+
+
+def open_encoder(config: ModelConfig) -> tuple[Encoder, Any]:
+    """The encoder, and its family's image processor.
+
+    Raises:
+        ToolkitError: an encoder or a processor that can't be used as its files are.
+    """
+    encoder = load_encoder(config.encoder, config.embedding)
+    processor = load_processor(config.encoder, encoder.family)
+    check_output_size(processor, encoder, Source(config.encoder, config.encoder))
+    return encoder, processor
+
+
+def _text_head(config: ModelConfig, labels: list[str]) -> CosineHead:
+    """A head of the labels' text embeddings, from the text tower beside the encoder.
+
+    Raises:
+        ToolkitError: the embedding is not the one that texts share, or texts for labels that there are not.
+    """
+    if config.embedding != "projected":
+        fix = "set model.embedding=projected, which images and texts share"
+        raise ToolkitError(f"texts have no {config.embedding} embedding", where="model.head.init", fix=fix)
+    unknown = sorted(set(config.head.texts) - set(labels))
+    if unknown:
+        fix = f"write texts for some of {listed(labels)}"
+        raise ToolkitError(f"texts for labels that there are not: {listed(unknown)}", where="model.head.texts", fix=fix)
+    encoder = load_text_encoder(config.encoder)
+    templates = config.head.templates or TEMPLATES
+    return text_head(encoder, class_embeddings(encoder, labels, templates, config.head.texts))
 
 
 def trainable_groups(classifier: Classifier) -> list[str]:
@@ -177,7 +211,7 @@ def _described(config: Any, folder: Path) -> tuple[Family, Embedding]:
 
 def _check_classes(weights: dict[str, Tensor], classifier: Classifier, folder: Path) -> None:
     """Tell a list of labels that isn't the head's from other damage."""
-    name = [name for name, _ in classifier.named_parameters() if name.startswith("head.")][-1]
-    bias = weights.get(name)
-    if bias is not None and bias.ndim == 1 and len(bias) != len(classifier.labels):
-        raise _damaged(f"{LABELS} holds {len(classifier.labels)} names, and the head has {len(bias)} classes", folder)
+    last = [name for name, each in classifier.named_parameters() if name.startswith("head.") and each.ndim][-1]
+    rows = weights.get(last)
+    if rows is not None and rows.ndim and len(rows) != len(classifier.labels):
+        raise _damaged(f"{LABELS} holds {len(classifier.labels)} names, and the head has {len(rows)} classes", folder)

@@ -2,8 +2,9 @@
 
 The list decides what is frozen, the learning rate of each group, and where activations may be
 cut: ``embeddings``, ``layers.0`` ... ``layers.N-1``, ``post_norm``, ``projection``; an encoder
-whose embedding is what the post norm pools has no ``projection``. It follows from
-the description of the tower that the encoder's family gives.
+whose embedding is what the post norm pools has no ``projection``, and one without a post norm ends
+in ``pooling``, which has no parameters. It follows from the description of the tower that the
+encoder's family gives.
 """
 
 # B batch, T tokens, D width, P width of the embedding
@@ -52,13 +53,18 @@ def groups_of(tower: Tower) -> list[Group]:
         Group(f"layers.{index}", (layer,), partial(layer, attention_mask=None))
         for index, layer in enumerate(tower.layers)
     ]
+    norm = tower.post_norm
     if isinstance(pooling, AttentionPooling):
-        groups.append(Group("post_norm", (tower.post_norm,), tower.post_norm))
+        assert norm is not None
+        groups.append(Group("post_norm", (norm,), norm))
         return [*groups, Group("projection", (pooling.module,), pooling.module)]
     if pooling.first_token_only:
         last = groups[-1]
         groups[-1] = Group(last.name, last.modules, partial(first_token_layer, tower.block, last.modules[0]))
-    groups.append(Group("post_norm", (tower.post_norm,), partial(_pooled, tower.post_norm, pooling, tower.prefix)))
+    if norm is None:
+        groups.append(Group("pooling", (), partial(_pooled, nn.Identity(), pooling, tower.prefix)))
+    else:
+        groups.append(Group("post_norm", (norm,), partial(_pooled, norm, pooling, tower.prefix)))
     return groups if projection is None else [*groups, Group("projection", (projection,), projection)]
 
 
@@ -144,7 +150,8 @@ class Encoder(nn.Module):
     @property
     def embedding(self) -> Embedding:
         """What the last group gives."""
-        return "projected" if self.group_names[-1] == "projection" else "pooled"
+        last = self.group_names[-1]
+        return "projected" if last == "projection" else "patch_mean" if last == "pooling" else "pooled"
 
     @property
     def embedding_size(self) -> int:

@@ -72,7 +72,7 @@ def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
             does not fill the encoder: names, shapes or types that differ, values that are not finite.
     """
     place = Source(source, resolve(source))
-    with quiet_transformers(), _in_words(place), hub_once(place) as silence:
+    with quiet_transformers(), in_words(place), hub_once(place) as silence:
         refuse_adapter(place)
         family, tower = _empty_tower(place, embedding)
         if embedding == "projected" and not hasattr(tower, family.projection_name or "forward"):
@@ -103,7 +103,7 @@ def load_processor(source: str, family: Family) -> Any:
         ToolkitError: no processor there, or another family's.
     """
     place = Source(source, resolve(source))
-    with quiet_transformers(), _in_words(place), hub_once(place):
+    with quiet_transformers(), in_words(place), hub_once(place):
         return open_processor(place, family)
 
 
@@ -148,11 +148,7 @@ def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTraine
         ToolkitError: no configuration, or one that makes no encoder of a family.
         OSError: the hub is out of reach.
     """
-    content = place.json("config.json")
-    if content is None:
-        if place.folder is None:
-            AutoConfig.from_pretrained(place.location, trust_remote_code=False)  # says whether the hub is out of reach
-        raise ToolkitError("no config.json there", where=place.where, fix=WHOLE_FOLDER)
+    content = configuration(place)
     family = _family_of(content, place)
     if version.parse(transformers.__version__) < version.parse(family.oldest_transformers):
         what = f"{family.name} encoders need transformers {family.oldest_transformers} or newer"
@@ -173,6 +169,31 @@ def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTraine
         reason = " ".join(str(error).split())
         fix = "use the config.json that the checkpoint was saved with"
         raise ToolkitError(f"config.json makes no encoder: {reason}", where=place.where, fix=fix) from error
+
+
+def family_at(place: Source) -> Family:
+    """The family that an encoder's configuration names.
+
+    Raises:
+        ToolkitError: no configuration, or one of no family.
+        OSError: the hub is out of reach.
+    """
+    return _family_of(configuration(place), place)
+
+
+def configuration(place: Source) -> dict[str, Any]:
+    """The content of an encoder's ``config.json``.
+
+    Raises:
+        ToolkitError: there is none.
+        OSError: the hub is out of reach.
+    """
+    content = place.json("config.json")
+    if content is None:
+        if place.folder is None:
+            AutoConfig.from_pretrained(place.location, trust_remote_code=False)  # says whether the hub is out of reach
+        raise ToolkitError("no config.json there", where=place.where, fix=WHOLE_FOLDER)
+    return content
 
 
 def _family_of(content: dict[str, Any], place: Source) -> Family:
@@ -213,7 +234,7 @@ def _check_values(model: nn.Module, place: Source) -> None:
 
 
 @contextmanager
-def _in_words(place: Source) -> Iterator[None]:
+def in_words(place: Source) -> Iterator[None]:
     """Turn what the libraries raise over a user's files into an error that says so."""
     try:
         yield

@@ -1,49 +1,65 @@
-"""Zero-shot classification: a class is the text that describes it.
+"""Zero-shot classification: a class is the mean embedding of the texts that describe it.
 
-Radford et al., "Learning Transferable Visual Models From Natural Language Supervision"
-(2021), section 3.1.
+Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021),
+sections 3.1.2 and 3.1.4.
 """
+
+# C classes, N prompts, P width of the embedding
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import CLIPModel, PreTrainedTokenizerBase
+
+from toolkit.models.checkpoint import Source
+from toolkit.models.head import CosineHead
+from toolkit.models.hub import hub_once
+from toolkit.models.load import family_at, in_words, resolve
+from toolkit.models.text_encoder import TextEncoder
+from toolkit.recipe.prompts import TEMPLATES, prompts_of
 
 
-@torch.inference_mode()
-def text_embeddings(model: CLIPModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
-    """Unit-length embeddings [prompts, projection] of one prompt a class."""
-    tokens = tokenizer(list(prompts), padding=True, return_tensors="pt").to(model.device)
-    return torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
+def zero_shot_task(source: str) -> str:
+    """The task of a zero-shot classifier: what makes probabilities of the scores its encoder was trained for.
+
+    Raises:
+        ToolkitError: no encoder of a family there.
+    """
+    place = Source(source, resolve(source))
+    with in_words(place), hub_once(place):
+        return family_at(place).zero_shot_task
 
 
-@torch.inference_mode()
-def zero_shot_logits(model: CLIPModel, pixel_values: Tensor, class_embeddings: Tensor) -> Tensor:
-    """Cosine similarities times CLIP's learned scale: [batch, classes].
+def class_embeddings(
+    encoder: TextEncoder,
+    labels: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    texts: Mapping[str, str] | None = None,
+) -> Tensor:
+    """Unit-length embeddings [C, P] of classes, each the mean over the templates.
 
     Args:
-        model: both towers.
-        pixel_values: [batch, 3, height, width], normalised.
-        class_embeddings: [classes, projection], unit length, from :func:`text_embeddings`.
+        encoder: embeds the prompts.
+        labels: the classes.
+        templates: texts with ``{}`` where the class stands.
+        texts: what prompts say in place of a label.
+
+    Raises:
+        ToolkitError: a prompt is longer than the encoder's context.
     """
-    images = torch.nn.functional.normalize(model.get_image_features(pixel_values).pooler_output, dim=-1)
-    return model.logit_scale.exp() * images @ class_embeddings.T
+    said = texts or {}
+    prompts = [prompt for label in labels for prompt in prompts_of(said.get(label, label), templates)]
+    embeddings = encoder.embeddings(prompts).unflatten(0, (len(labels), len(templates)))
+    return torch.nn.functional.normalize(embeddings.mean(dim=1), dim=-1)
 
 
-def zero_shot_accuracy(model: CLIPModel, class_embeddings: Tensor, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Share of images whose likeliest class is the labelled one.
-
-    Args:
-        model: both towers.
-        class_embeddings: [classes, projection], from :func:`text_embeddings`.
-        batches: pairs of ``pixel_values`` [batch, 3, height, width] and labels [batch].
-    """
-    right = seen = 0
-    for pixel_values, labels in batches:
-        predicted = zero_shot_logits(model, pixel_values, class_embeddings).argmax(-1)
-        right += int((predicted == labels).sum())
-        seen += len(labels)
-    return right / seen
+def text_head(encoder: TextEncoder, embeddings: Tensor) -> CosineHead:
+    """A head that gives ``logits_per_image`` of classes with these unit-length embeddings [C, P]."""
+    head = CosineHead(embeddings.shape[1], len(embeddings))
+    with torch.no_grad():
+        head.weight.copy_(embeddings)
+        head.logit_scale.fill_(encoder.logit_scale)
+        head.bias.fill_(encoder.logit_bias)
+    return head

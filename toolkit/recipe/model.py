@@ -10,17 +10,49 @@ from pydantic import (
     model_validator,
 )
 
+from toolkit.recipe.prompts import Template, one_template_is_a_list
 from toolkit.recipe.section import Section, Share
 
-Embedding = Literal["projected", "pooled"]
+Embedding = Literal["projected", "pooled", "patch_mean"]
 
 
 class HeadConfig(Section):
     """What turns an embedding into logits."""
 
-    type: Literal["mlp", "linear"] = Field("mlp", description="One hidden layer with GELU, or a single linear layer.")
+    type: Literal["mlp", "linear", "cosine"] = Field(
+        "mlp",
+        description="mlp: one hidden layer with GELU; linear: a single layer; cosine: the cosine between embedding and "
+        "a vector a class, times a scale that is learned, as CLIP compares images with texts.",
+    )
+    init: Literal["random", "text"] = Field(
+        "random",
+        description="text: a cosine head starts as the text embeddings of the classes, so that step 0 is zero-shot; "
+        "with training.wise_ft its weights are mixed with these too.",
+    )
+    templates: list[Template] | None = Field(
+        None,
+        min_length=1,
+        description="With init: text, the prompts whose embeddings are averaged, with {} where the class stands; a set "
+        "for photographs if left out.",
+    )
+    texts: dict[str, str] = Field(
+        {}, description="With init: text, what prompts say in place of a class's name, such as {'0': zero}."
+    )
     hidden_size: int = Field(256, ge=1, description="Width of the hidden layer of an mlp head.")
     dropout: Share = Field(0.1, description="Dropout in the head, while training.")
+
+    @field_validator("templates", mode="before")
+    @classmethod
+    def _one_template_is_a_list(cls, value: Any) -> Any:
+        return one_template_is_a_list(value)
+
+    @model_validator(mode="after")
+    def _text_is_compared_by_cosine(self) -> HeadConfig:
+        if self.init == "text" and self.type != "cosine":
+            raise ValueError(f"init: text needs type: cosine, not {self.type}")
+        if self.init != "text" and (self.templates or self.texts):
+            raise ValueError("templates and texts are for init: text")
+        return self
 
 
 class ModelConfig(Section):
@@ -30,9 +62,14 @@ class ModelConfig(Section):
     embedding: Embedding = Field(
         "projected",
         description="What the head takes: projected, behind CLIP's projection or SigLIP's attention pooling; or "
-        "pooled, for an encoder without one: CLIP's class token or the mean of SigLIP's tokens, behind the post norm.",
+        "pooled, for an encoder without one: CLIP's class token or the mean of SigLIP's tokens, behind the post norm; "
+        "or patch_mean, as transformers' CLIPForImageClassification has it: the mean of CLIP's patch tokens before it.",
     )
-    task: str = Field("single-label", description="What is predicted: single-label, one class an image.")
+    task: str = Field(
+        "single-label",
+        description="What is predicted: single-label, one class an image; or sigmoid-scores, one class an image with "
+        "a probability of its own for each class, as SigLIP was trained.",
+    )
     unfreeze_last: int | None = Field(
         None, ge=0, description="Train the last K layers, the post norm and the head; 0 trains the head alone."
     )

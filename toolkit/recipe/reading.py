@@ -18,7 +18,9 @@ from toolkit.recipe.key_hints import meant
 from toolkit.recipe.origins import Origins
 from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.section import Section
+from toolkit.recipe.untrained import UntrainedRecipe
 from toolkit.regular_files import read_settings
+from toolkit.strict_json import reason_in
 from toolkit.strict_yaml import read_yaml
 
 
@@ -29,6 +31,22 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ToolkitError: no such file, no YAML, or any number of problems in it, all in one message.
     """
     return trace_recipe(path, overrides)[0]
+
+
+def load_resolved(path: Path) -> Recipe | UntrainedRecipe:
+    """What a run folder says of how it was made; ``method`` stands in what the training loop did not make.
+
+    Raises:
+        ToolkitError: see :func:`load_recipe`.
+    """
+    content = _read(path)
+    if "method" not in content:
+        return load_recipe(path)
+    try:
+        return UntrainedRecipe.model_validate(content)
+    except ValidationError as error:
+        fix = "copy the run again, or make it anew"
+        raise ToolkitError(f"damaged recipe: {reason_in(error)}", where=path, fix=fix) from error
 
 
 def trace_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, str]]:

@@ -14,6 +14,12 @@ from toolkit.text import for_markdown, markdown_code
 
 NAMED = 20
 """Classes that a sentence names."""
+UNTRAINED = {
+    "zero-shot": "nothing; the head is the text embeddings of the labels",
+    "few-shot": "by few images a class",
+    "import": "elsewhere",
+}
+"""What stands for the groups that learned, by the method that made a run."""
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -35,13 +41,13 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         labels=labels,
         classes=named(labels),
         model=recipe["model"],
-        selection=_selection(recipe["model"]),
-        source=str(data.get("source", recipe["data"]["path"])),
+        selection=_selection(recipe),
+        source=data_source(origin),
         licence=str(data.get("licence", "not stated")),
         origin=origin,
         manifest=manifest,
         metrics=METRICS,
-        splits=[(split, origin["figures"][split]) for split in ("test", "validation", "train")],
+        splits=list(origin["figures"].items()),
         parity_lines=parity_lines(parity),
         tried=parity.get("tried"),
         tried_columns=tried_columns(parity) if parity.get("tried") else [],
@@ -88,7 +94,7 @@ def card_metadata(origin: dict[str, Any], labels: list[str]) -> str:
             metric_value=round(origin["figures"]["test"][metric], 4),
         )
         for metric in ("accuracy", "balanced_accuracy", "auroc")
-        if math.isfinite(origin["figures"]["test"][metric])
+        if "test" in origin["figures"] and math.isfinite(origin["figures"]["test"][metric])
     ]
     found = ModelCardData(
         library_name="onnx",
@@ -130,7 +136,8 @@ def tried_cells(parity: dict[str, Any]) -> list[list[str]]:
     """Forms that were measured on validation images before one was chosen, as text."""
     rows = []
     for each in parity["tried"]:
-        row = [each["form"], f"{each['top1_agreement']:.2%}", f"{each['accuracy']:.2%}"]
+        accuracy = "" if each["accuracy"] is None else f"{each['accuracy']:.2%}"
+        row = [each["form"], f"{each['top1_agreement']:.2%}", accuracy]
         if "p50_ms" in each:
             low, high = each["accuracy_drop_interval"]
             open_question = each.get("verdict") == "undecided"
@@ -165,7 +172,17 @@ def machine_line(latency: dict[str, Any]) -> str:
     return f"{machine['processor']}, {machine['usable_cores']} cores, {latency['rows'][0]['threads']} threads"
 
 
-def _selection(model: dict[str, Any]) -> str:
+def data_source(origin: dict[str, Any]) -> str:
+    """Where the labelled images of a run come from, in words."""
+    config = origin["recipe"]["data"]
+    return str(origin["data"].get("source", config["path"] if config else "none; nothing was measured on labels"))
+
+
+def _selection(recipe: dict[str, Any]) -> str:
+    """What learned, in words."""
+    model = recipe["model"]
+    if "method" in recipe:
+        return UNTRAINED[recipe["method"]]
     if model["unfreeze"] is not None:
         return ", ".join(model["unfreeze"])
     layers = model["unfreeze_last"]

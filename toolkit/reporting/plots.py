@@ -34,7 +34,8 @@ def plot_run(run: Path, images: Sequence[Callable[[], Image.Image]] | None = Non
     plots = run / "plots"
     plots.mkdir(exist_ok=True)
     with mpl.rc_context(LOOK):
-        save(_curves(history, summary), plots / "curves.png")
+        if history:
+            save(_curves(history, summary), plots / "curves.png")
         save(plot_confusion(summary), plots / "confusion_matrix.png")
         save(plot_reliability(curves, summary), plots / "reliability.png")
         save(plot_roc(curves, summary), plots / "roc.png")

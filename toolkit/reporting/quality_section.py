@@ -23,6 +23,11 @@ def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
         folder: of the plots.
     """
     metrics = origin["figures"]
+    if not metrics:
+        return paragraph("Nothing was measured: the run has no labelled images. toolkit evaluate does it on some.")
+    used_once = "The test split was used once, after the best epoch had been chosen on validation."
+    if "method" in origin["recipe"]:
+        used_once = "The test split chose nothing; the temperature was fitted on validation."
     test = metrics["test"]
     images = f"{test['images']:,} test images"
     error = f"{test['expected_calibration_error']:.3f}"
@@ -36,7 +41,7 @@ def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
     measures = {name: reads(name) for name in ("class", "precision", "recall", "f1", "images")}
     return joined(
         [
-            paragraph("The test split was used once, after the best epoch had been chosen on validation."),
+            paragraph(used_once),
             table("Metrics of each split", columns, ("test", "validation", "train")),
             folded(which, table(f"Each class on {images}", measures, classes)),
             plot(

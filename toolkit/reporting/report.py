@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.reporting.html import facts, headline, number, page
 from toolkit.reporting.latency_section import latency_section, machine_section
 from toolkit.reporting.limits_section import limits_section
-from toolkit.reporting.model_card import named
+from toolkit.reporting.model_card import data_source, named
 from toolkit.reporting.quality_section import parity_section, quality_section
 from toolkit.reporting.serving_section import serving_section
 from toolkit.runtime.bundle import Manifest
@@ -56,21 +56,23 @@ def report_html(
     encoder = origin["recipe"]["model"]["encoder"]
     sentences = [
         f"Classifies an image as one of {len(labels):,} classes: {named(labels)}.",
-        f"A fine-tuned {encoder} encoder and its head in one ONNX graph, made {manifest.created[:10]}.",
+        f"{_made_by(origin)} {encoder} encoder and its head in one ONNX graph, made {manifest.created[:10]}.",
     ]
-    large = headline(_headline(origin["figures"]["test"], parity, latency, serving))
+    large = headline(_headline(origin["figures"].get("test"), parity, latency, serving))
     return page(title, sentences, large, [(each, CONTENTS[each], body) for each, body in sections.items()])
 
 
 def _headline(
-    test: dict[str, Any], parity: dict[str, Any], latency: dict[str, Any] | None, serving: dict[str, Any] | None
+    test: dict[str, Any] | None, parity: dict[str, Any], latency: dict[str, Any] | None, serving: dict[str, Any] | None
 ) -> list[tuple[str, str]]:
     """The metrics that a reader asks for first."""
-    bounds = test.get("intervals", {}).get("accuracy")
-    interval = f" (95 % interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})" if bounds else ""
     entries = [entry for by_provider in parity["results"].values() for entry in by_provider.values()]
     worst = max((entry["max_abs_logit"] for entry in entries), default=None)
-    metrics = [(f"{test['accuracy']:.1%}", f"accuracy on {test['images']:,} test images{interval}")]
+    metrics = []
+    if test is not None:
+        bounds = test.get("intervals", {}).get("accuracy")
+        interval = f" (95 % interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})" if bounds else ""
+        metrics.append((f"{test['accuracy']:.1%}", f"accuracy on {test['images']:,} test images{interval}"))
     if worst is not None:
         verdict = "parity passed" if all(entry["passed"] for entry in entries) else "parity FAILED"
         metrics.append((f"{worst:.1e}", f"largest |logit difference| to PyTorch: {verdict}"))
@@ -85,6 +87,11 @@ def _headline(
     return metrics
 
 
+def _made_by(origin: dict[str, Any]) -> str:
+    method = origin["recipe"].get("method")
+    return {"zero-shot": "A zero-shot", "few-shot": "A few-shot", "import": "An imported"}.get(method, "A fine-tuned")
+
+
 def _what(row: dict[str, Any]) -> str:
     return f"batch {row['batch_size']}, {row['precision']} on {row['provider']}"
 
@@ -97,9 +104,9 @@ def _provenance(manifest: Manifest) -> dict[str, str]:
         "head": recipe["model"]["head"]["type"],
         "trained for": f"{recipe['training']['epochs']} epochs" if "epochs" in recipe.get("training", {}) else "",
         "temperature": number(origin.get("temperature")),
-        "data": str(origin["data"].get("source", recipe["data"]["path"])),
+        "data": data_source(origin),
         "licence of the data": str(origin["data"].get("licence", "not stated")),
         "checkpoint SHA-256": origin["checkpoint_sha256"],
-        "data fingerprint": origin["data_fingerprint"],
+        "data fingerprint": origin["data_fingerprint"] or "",
         "made by": f"clip-toolkit {manifest.toolkit_version}, {manifest.created}",
     }

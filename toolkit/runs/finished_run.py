@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.source import DataSource, LabelledImage, open_data
+from toolkit.data.unlabelled import generated_images, is_plain_folder, unlabelled_images
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import WEIGHTS, load_classifier
 from toolkit.models.classifier import Classifier
-from toolkit.recipe.reading import load_recipe
+from toolkit.recipe.reading import load_resolved
 from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.untrained import UntrainedRecipe
 from toolkit.regular_files import read_settings
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.summary_file import SUMMARY, Summary
@@ -25,6 +27,9 @@ from toolkit.user_paths import require_run
 
 LISTED_CLASSES = 100
 """Classes whose metrics a bundle carries."""
+SPLITS = ("test", "validation", "train")
+HELD_OUT = "held-out images of the run's data set, test split first"
+GENERATED_FROM = "generated images, since the run has none of its own; give real ones with --data PATH"
 NEEDED_OF_TRUNK = {"precision", "boundary", "form", "calibration_images", "graph_sha256"}
 
 
@@ -40,9 +45,9 @@ class Run:
         require_run(self.path)
 
     @cached_property
-    def recipe(self) -> Recipe:
-        """The resolved recipe."""
-        return load_recipe(self.path / "recipe.yaml")
+    def recipe(self) -> Recipe | UntrainedRecipe:
+        """The resolved recipe, or what made a run that was not trained."""
+        return load_resolved(self.path / "recipe.yaml")
 
     @cached_property
     def _loaded(self) -> tuple[Classifier, Any]:
@@ -76,7 +81,7 @@ class Run:
     @cached_property
     def trunk(self) -> dict[str, Any] | None:
         """The trunk in a reduced precision that the run's layers learned on; None if it was PyTorch's in fp32."""
-        if self.recipe.training.trunk_precision == "fp32":
+        if isinstance(self.recipe, UntrainedRecipe) or self.recipe.training.trunk_precision == "fp32":
             return None
         found = RunFolder(self.path).trunk()
         missing = sorted(NEEDED_OF_TRUNK - set(found or {}))
@@ -106,12 +111,17 @@ class Run:
 
     @cached_property
     def data(self) -> DataSource:
-        """The data set the run was trained on, opened again.
+        """The images of the run: its data set, opened again; else those that were given, else generated ones.
 
         Raises:
-            ToolkitError: it is gone, or no longer what it was.
+            ToolkitError: the data set is gone, or no longer what it was.
         """
-        config, place = self.recipe.data, self.data_place
+        config = self.recipe.data
+        if self.data_path is not None and (config is None or is_plain_folder(self.data_path)):
+            return unlabelled_images(self.data_path.absolute(), self.value_range)
+        if config is None:
+            return generated_images()
+        place = config.path if self.data_path is None else self.data_path.absolute()
         if not place.exists():
             fix = "give where it is now with --data PATH"
             raise ToolkitError("the data of the run is not here any more", where=place, fix=fix)
@@ -125,9 +135,26 @@ class Run:
         return data
 
     @property
-    def data_place(self) -> Path:
-        """Where the data is: as it was given, else as the recipe says."""
-        return self.recipe.data.path if self.data_path is None else self.data_path.absolute()
+    def labelled(self) -> bool:
+        """Whether the run's images have labels."""
+        return bool(self.data.classes)
+
+    @property
+    def images_from(self) -> str:
+        """Where images come from that the run's classifier did not learn on, in words."""
+        if self.labelled:
+            return HELD_OUT
+        return GENERATED_FROM if self.data_path is None else f"{self.data_path}, without labels"
+
+    def require_real_images(self, what: str) -> None:
+        """Refuse generated images for what depends on the images.
+
+        Raises:
+            ToolkitError: there are no others.
+        """
+        if self.recipe.data is None and self.data_path is None:
+            fix = "give real images with --data PATH, a folder or a data set"
+            raise ToolkitError(f"{what}, and the run has none", where=self.path, fix=fix)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -172,7 +199,7 @@ class Run:
         available = sum(len(self.data.splits[split]) for split in held_out)
         if exactly and available < count:
             what = f"{count} held-out images were asked for, but there are {available}"
-            raise ToolkitError(what, where=self.data_place, fix=f"leave the option out to use all {available}")
+            raise ToolkitError(what, where=self.data.root, fix=f"leave the option out to use all {available}")
         examples: list[LabelledImage] = []
         for split in held_out:
             members = self.data.splits[split]
@@ -186,9 +213,9 @@ class Run:
             "run": str(self.path.absolute()),
             "recipe": self.recipe.model_dump(mode="json"),
             "checkpoint_sha256": sha256_of(self.path / "best" / WEIGHTS),
-            "data_fingerprint": self.summary["data_fingerprint"],
-            "data": self.summary["data"],
-            "figures": {split: _without_long_tail(self.summary[split]) for split in ("test", "validation", "train")},
+            "data_fingerprint": self.summary.get("data_fingerprint"),
+            "data": self.summary.get("data", {}),
+            "figures": {split: _without_long_tail(self.summary[split]) for split in SPLITS if self.summary.get(split)},
             "temperature": self.summary["temperature"],
             "training_libraries": self._json("environment.json").get("libraries", {}),
         }

@@ -34,14 +34,14 @@ class Summary(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    train: SplitMetrics
-    validation: SplitMetrics
-    test: SplitMetrics
-    """With ``intervals`` and ``per_class``."""
+    train: SplitMetrics | None = None
+    validation: SplitMetrics | None = None
+    test: SplitMetrics | None = None
+    """With ``intervals`` and ``per_class``; like the others, there where the run has labelled images."""
     temperature: float
     """Of the probabilities, fitted on validation."""
-    data_fingerprint: str
-    data: dict[str, Any]
+    data_fingerprint: str | None = None
+    data: dict[str, Any] = {}
     """What the data set says of itself: name, source, licence."""
 
 

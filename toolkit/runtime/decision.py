@@ -44,7 +44,13 @@ class LargestLogit(Decision):
         return best[:, 1] - best[:, 0]
 
 
-DECISIONS: dict[str, Decision] = {LargestLogit.name: LargestLogit()}
+class LargestScore(LargestLogit):
+    """One label an image, as above; each class has a probability of its own, and they need not come to 1."""
+
+    name = "sigmoid-scores"
+
+
+DECISIONS: dict[str, Decision] = {each.name: each for each in (LargestLogit(), LargestScore())}
 
 
 def decision_of(task: str) -> Decision:

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from toolkit.errors import ToolkitError
 from toolkit.metrics.split import SplitScores
 from toolkit.recipe.training import TrainingConfig
 from toolkit.runtime.decision import Decision, LargestLogit
@@ -102,15 +101,3 @@ class SingleLabel(Task):
 
 
 SINGLE_LABEL = SingleLabel()
-TASKS: dict[str, Task] = {SINGLE_LABEL.name: SINGLE_LABEL}
-
-
-def task_named(name: str, where: str) -> Task:
-    """The task of a name.
-
-    Raises:
-        ToolkitError: there is none.
-    """
-    if name not in TASKS:
-        raise ToolkitError(f"no task {name!r}", where=where, fix=f"choose from {', '.join(TASKS)}")
-    return TASKS[name]

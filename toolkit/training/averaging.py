@@ -68,12 +68,18 @@ class RunningAverage:
             self._average[name] = weights
 
 
-def encoder_weights(classifier: Classifier) -> dict[str, Tensor]:
-    """Copies of the encoder's weights that learn, by name, on the CPU."""
+def pretrained_weights(classifier: Classifier, *, head: bool) -> dict[str, Tensor]:
+    """Copies of the weights that learn and were pre-trained, by name, on the CPU.
+
+    Args:
+        classifier: the encoder's are among them.
+        head: whether the head's are, as those of one that starts as text embeddings.
+    """
+    of = ("encoder.", "head.") if head else ("encoder.",)
     return {
         name: parameter.detach().to("cpu", copy=True)
         for name, parameter in classifier.named_parameters()
-        if parameter.requires_grad and name.startswith("encoder.")
+        if parameter.requires_grad and name.startswith(of)
     }
 
 
@@ -101,7 +107,7 @@ def choose_alpha(
 
     Args:
         classifier: what is changed.
-        original: the encoder's weights before training.
+        original: weights before training.
         tuned: the same after it.
         metrics_of: validation metrics of the classifier as it stands.
         score: what makes metrics better; of equals, the larger share of fine-tuned weights stays.

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
-from toolkit.files import explain_os_errors, staged_folder, write_bytes, write_json
+from toolkit.files import explain_os_errors, staged_folder
 from toolkit.metrics.split import score_by
 from toolkit.models.build import load_classifier, save_classifier, trainable_groups
 from toolkit.models.classifier import Classifier
 from toolkit.models.selection import freeze_all_but
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
-from toolkit.training.averaging import choose_alpha, encoder_weights
+from toolkit.training.averaging import choose_alpha, pretrained_weights
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.boundary import Boundary
-from toolkit.training.final_evaluation import FinalEvaluation, calibrate, predict_splits
+from toolkit.training.final_evaluation import FinalEvaluation, calibrate, predict_splits, write_outcome
 from toolkit.training.processes import on_main_process
 from toolkit.training.progress import console
 
@@ -35,7 +35,7 @@ class BestClassifier:
         data: it learns on.
         processor: its image processor.
         trained: the classifier that learns, whose trainable groups the best one has.
-        original: the encoder's weights before training, to mix with; none without ``wise_ft``.
+        original: pre-trained weights before training, to mix with; none without ``wise_ft``.
         boundary: gives activations of the splits.
         loaders: of every split, without augmentation.
         accelerator: of all processes.
@@ -97,8 +97,7 @@ class BestClassifier:
         freeze_all_but(best.groups, best, trainable_groups(self.trained))
         self.save(best)
         outcome = FinalEvaluation(self.trained.task, self.data, logits, temperature)
-        write_bytes(self.run.path / "test_predictions.csv", outcome.predictions_csv())
-        write_json(self.run.path / "test_curves.json", outcome.curves())
+        write_outcome(self.run.path, outcome)
         summary = outcome.summary()
         return summary | {"seconds": {"metrics": time.perf_counter() - started}}
 
@@ -108,7 +107,8 @@ class BestClassifier:
         A run that is resumed at its end finds mixed weights in ``best/``, so the fine-tuned ones are kept apart.
         """
         freeze_all_but(best.groups, best, trainable_groups(self.trained))
-        tuned = self.run.fine_tuned(self.original) or encoder_weights(best)
+        head = self.recipe.model.head.init == "text"
+        tuned = self.run.fine_tuned(self.original) or pretrained_weights(best, head=head)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.run.keep_fine_tuned(tuned)

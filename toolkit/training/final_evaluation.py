@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
+from toolkit.files import write_bytes, write_json
 from toolkit.metrics.curves import curves_of
 from toolkit.metrics.split import METRICS, SplitScores
 from toolkit.models.classifier import Classifier
@@ -153,7 +155,7 @@ class FinalEvaluation:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["path", "label", "predicted", "probability", "label_probability", *head])
-        probabilities = zip(test.confidence, np.exp(-test.losses), strict=True)
+        probabilities = zip(test.confidence, np.exp(test.log_probabilities(test.labels)), strict=True)
         ranked = None if dense else test.likeliest(likeliest)
         for place, (example, (probability, of_label)) in enumerate(
             zip(data.splits["test"], probabilities, strict=True)
@@ -172,6 +174,12 @@ class FinalEvaluation:
                 ]
             table.writerow([path_text(path), *names, float(probability), float(of_label), *rest])
         return text.getvalue().encode()
+
+
+def write_outcome(run: Path, outcome: FinalEvaluation) -> None:
+    """Write what a classifier says of the test images into a run folder."""
+    write_bytes(run / "test_predictions.csv", outcome.predictions_csv())
+    write_json(run / "test_curves.json", outcome.curves())
 
 
 def _likeliest_columns(count: int) -> list[str]:

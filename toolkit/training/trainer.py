@@ -27,7 +27,7 @@ from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.summary_file import write_summary
 from toolkit.runtime.memory import MIB, peak_resident_mib
 from toolkit.training.activation_source import ActivationSource
-from toolkit.training.averaging import RunningAverage, encoder_weights
+from toolkit.training.averaging import RunningAverage, pretrained_weights
 from toolkit.training.batch_schedule import BatchSchedule, MicroBatch, seed_of
 from toolkit.training.best_classifier import BestClassifier
 from toolkit.training.boundary import Boundary
@@ -84,9 +84,10 @@ class Trainer:
         self.task = classifier.task
         self.loss = self.task.loss(config, data.classes, data.labels("train"), device)
         self.mixing = Mixing(config, size)
-        original = encoder_weights(classifier) if config.wise_ft else {}
+        from_text = recipe.model.head.init == "text"
+        original = pretrained_weights(classifier, head=from_text) if config.wise_ft else {}
         if config.wise_ft and not original:
-            fix = "unfreeze layers (model.unfreeze_last), or leave wise_ft out"
+            fix = "unfreeze layers (model.unfreeze_last), set model.head.init=text, or leave wise_ft out"
             raise ToolkitError(
                 "the head alone learns, and it has no original weights", where="training.wise_ft", fix=fix
             )

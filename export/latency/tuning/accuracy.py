@@ -43,7 +43,8 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
     """Measure on the run's validation split; without the run, take what parity.json holds.
 
     The reference is PyTorch in fp32, in the shape of the bundle's fp32 graph where it has one, whose equality is
-    proven. Both are run on the same images; see :func:`toolkit.metrics.intervals.paired_drop`.
+    proven. Both are run on the same images; see :func:`toolkit.metrics.intervals.paired_drop`. Of images without
+    labels, each whose label changes counts as lost.
     """
     if run is None:
         return {precision: _recorded(bundle, precision) for precision in precisions}
@@ -51,19 +52,19 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
 
     members = run.data.splits["validation"]
     chosen = [members[place] for place in evenly_spaced(len(members), IMAGES)]
-    answers = np.array([example.label for example in chosen])
     if "fp32" in bundle.precisions and "fp32" in precisions:
         reference, of = _labels(bundle, "fp32", provider, chosen), "the fp32 graph"
     else:
         pytorch = Reference(run)
         feed = pytorch.inputs(example.decode() for example in chosen)
         reference, of = bundle.decision.decide(pytorch.without_trunk(feed)), "PyTorch in fp32"
-    drops = {}
+    answers = np.array([example.label for example in chosen]) if run.labelled else reference
+    drops, images = {}, f"{len(chosen)} validation images" if run.labelled else f"{len(chosen)} images without labels"
     for precision in precisions:
         labels = _labels(bundle, precision, provider, chosen)
         lost = paired_drop(reference == answers, labels == answers, groups_of(chosen))
         low, high = lost.interval
-        source = f"{len(chosen)} validation images, against {of}"
+        source = f"{images}, against {of}"
         drops[precision] = Drop(100 * lost.value, (100 * low, 100 * high), 100 * lost.at_most, len(chosen), source)
     return drops
 

@@ -1,11 +1,12 @@
 """CLIP: class token -> post norm -> projection, where there is one.
 
-``CLIPForImageClassification`` mean-pools the patch tokens instead, which leaves the projection
-unused and zero-shot weights without a place; here the embedding is the one CLIP was trained on.
+``CLIPForImageClassification`` averages the patch tokens before the post norm instead, which leaves the
+projection unused and zero-shot weights without a place; ``patch_mean`` is for classifiers trained so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -33,15 +34,18 @@ class Clip(Family):
     processor_class = CLIPImageProcessorPil
     tower_name = "vision_model"
     projection_name = "visual_projection"
+    classifiers: Mapping[str, Embedding] = {"CLIPForImageClassification": "patch_mean"}
     mark = "pre_layrnorm.weight"
     example = "openai/clip-vit-base-patch32"
 
     def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> CLIPVisionConfig:
         """The vision tower's part; the projection's width stands in the whole model's configuration."""
-        if isinstance(config, CLIPVisionConfig):
-            return config
-        vision = config.vision_config
-        vision.projection_dim = config.projection_dim
+        vision = config
+        if not isinstance(config, CLIPVisionConfig):
+            vision = config.vision_config
+            vision.projection_dim = config.projection_dim
+        if embedding == "patch_mean":
+            vision.patch_mean = True
         return vision
 
     def model_class(self, config: PretrainedConfig, embedding: Embedding) -> Any:
@@ -51,6 +55,7 @@ class Clip(Family):
     def tower(self, model: Any) -> Tower:
         """Class token and patches, a norm on either side of the layers."""
         vision = model if isinstance(model, CLIPVisionModel) else model.vision_model
+        patch_mean = _takes_patch_mean(model)
 
         def constants(grid: tuple[int, int]) -> Tensor:
             rows = vision.embeddings.position_embedding.weight.detach().clone()
@@ -66,14 +71,16 @@ class Clip(Family):
             pre_norm=vision.pre_layrnorm,
             layers=vision.encoder.layers,
             block=clip_block,
-            post_norm=vision.post_layernorm,
-            pooling=TokenPooling(),
+            post_norm=None if patch_mean else vision.post_layernorm,
+            pooling=TokenPooling(class_token=not patch_mean, patches=patch_mean),
             projection=getattr(model, self.projection_name, None),
         )
 
     def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
         """The embedding [B, P] by transformers' own forward pass."""
         output = model(pixel_values=pixel_values)
+        if _takes_patch_mean(model):
+            return output.last_hidden_state[:, 1:].mean(dim=1)
         return output.pooler_output if isinstance(model, CLIPVisionModel) else output.image_embeds
 
     def text_tower(self, model: Any) -> TextTower:
@@ -92,6 +99,13 @@ class Clip(Family):
             projection=model.text_projection,
         )
 
+    def text_config(self, config: PretrainedConfig) -> PretrainedConfig | None:
+        """The text tower's part; the projection's width stands in the whole model's configuration."""
+        text = super().text_config(config)
+        if text is not None:
+            text.projection_dim = config.projection_dim
+        return text
+
     def embed_text(self, model: Any, input_ids: Tensor) -> Tensor:
         """The embedding [B, P] of texts by transformers' own forward pass."""
         return model(input_ids=input_ids).text_embeds
@@ -100,6 +114,10 @@ class Clip(Family):
         """P: the width that image and text share, or D without a projection."""
         config = model.config
         return config.hidden_size if isinstance(model, CLIPVisionModel) else config.projection_dim
+
+
+def _takes_patch_mean(model: Any) -> bool:
+    return getattr(model.config, "patch_mean", False)
 
 
 def clip_block(layer: Any) -> Block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import BitImageProcessorPil
 
 from toolkit.models.families.family import Family
 from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TokenPooling, Tower
+from toolkit.recipe.model import Embedding
 
 
 class Dinov2(Family):
@@ -21,6 +23,10 @@ class Dinov2(Family):
     mark = "embeddings.mask_token"
     example = "facebook/dinov2-base"
     unread = ("embeddings.mask_token",)
+    classifiers: Mapping[str, Embedding] = {
+        "Dinov2ForImageClassification": "pooled",
+        "Dinov2WithRegistersForImageClassification": "pooled",
+    }
     any_size = True
     oldest_transformers = "5.18"
 

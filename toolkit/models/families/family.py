@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -23,11 +24,19 @@ class Family(ABC):
     """``model_type`` of the text towers beside them, which hold no image encoder."""
     text_model_class: Any = None
     """The transformers class of the text tower with what makes its embedding, where there is one."""
+    text_tower_name = "text_model"
+    """Module that a whole model keeps its text tower in."""
+    zero_shot_task = "single-label"
+    """What makes probabilities of scores of images and texts."""
+    pads_texts = False
+    """Whether the text tower was trained on texts padded to its context, whose padding it reads."""
     processor_class: Any
     tower_name = ""
     """Module that a whole model keeps its vision tower in; a checkpoint of the tower alone may leave it out."""
     projection_name = ""
     """Module that makes the embedding of what is pooled, and that a checkpoint may lack; empty if there is none."""
+    classifiers: Mapping[str, Embedding] = {}
+    """Classes of transformers that put one linear layer on an embedding of the family's, by their names."""
     mark: str
     """Tensor of the tower, without ``tower_name``, that no other family has."""
     example: str
@@ -50,6 +59,10 @@ class Family(ABC):
     def text_tower(self, model: Any) -> TextTower | None:
         """What a model of ``text_model_class`` consists of; None for a family without texts."""
         return None
+
+    def text_config(self, config: PretrainedConfig) -> PretrainedConfig | None:
+        """The text tower's part of a whole model's configuration; None where there is none."""
+        return getattr(config, "text_config", None)
 
     def embed_text(self, model: Any, input_ids: Tensor) -> Tensor:
         """The embedding [B, P] of texts by transformers' own forward pass.

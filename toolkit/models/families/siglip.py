@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -32,9 +33,12 @@ class Siglip(Family):
     model_types = frozenset({"siglip", "siglip_vision_model"})
     text_model_types = frozenset({"siglip_text_model"})
     text_model_class = SiglipTextModel
+    pads_texts = True
     processor_class = SiglipImageProcessorPil
     tower_name = "vision_model"
     projection_name = "head"
+    classifiers: Mapping[str, Embedding] = {"SiglipForImageClassification": "pooled"}
+    zero_shot_task = "sigmoid-scores"
     mark = "head.probe"
     example = "google/siglip-base-patch16-224"
 

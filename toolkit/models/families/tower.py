@@ -88,7 +88,7 @@ class Block:
 
 @dataclass(frozen=True)
 class TokenPooling:
-    """The embedding from normed tokens: the class token, the mean of the patch tokens, or both side by side."""
+    """The embedding from tokens: the class token, the mean of the patch tokens, or both side by side."""
 
     class_token: bool = True
     patches: bool = False
@@ -113,7 +113,7 @@ class AttentionPooling:
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer:
-    """What the towers of images and of texts have alike: layers and the norm behind them."""
+    """What the towers of images and of texts have alike: layers, and mostly a norm behind them."""
 
     module: nn.Module
     """What holds the others."""
@@ -121,7 +121,8 @@ class Transformer:
     """Each takes and gives tokens [B, T, D]."""
     block: Callable[[nn.Module], Block]
     """Says what a layer consists of."""
-    post_norm: nn.LayerNorm
+    post_norm: nn.LayerNorm | None
+    """None where what the layers give is pooled as it is."""
     projection: nn.Linear | None = None
 
     @property

@@ -1,0 +1,148 @@
+"""The text tower beside an encoder: prompts to embeddings in the space that the images share."""
+
+# N prompts, P width of the embedding
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from toolkit.errors import ToolkitError
+from toolkit.models.checkpoint import Source, TensorEntry, refuse_adapter, tensors_in, weight_files
+from toolkit.models.families.family import Family
+from toolkit.models.hub import hub_once
+from toolkit.models.load import family_at, in_words, quiet_transformers, resolve
+from toolkit.models.tensor_files import listed, not_finite
+
+BATCH_SIZE = 256
+SCALE, BIAS = "logit_scale", "logit_bias"
+"""Tensors of a whole model that turn cosines into logits."""
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text tower with its tokenizer, and what turns cosines into logits."""
+
+    family: Family
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    logit_scale: float
+    """Natural logarithm of what cosines are multiplied with."""
+    logit_bias: float
+    """What is added behind it; 0 where the model has none."""
+    where: str
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a prompt may have."""
+        tower = self.family.text_tower(self.model)
+        assert tower is not None  # it was loaded as one
+        return tower.context_length
+
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids int64 [N, T].
+
+        Raises:
+            ToolkitError: a prompt is longer than the context, or empty.
+        """
+        context = self.context_length
+        padding = {"padding": "max_length", "max_length": context} if self.family.pads_texts else {"padding": True}
+        rows = self.tokenizer(list(prompts), truncation=False)["input_ids"]
+        for prompt, row in zip(prompts, rows, strict=True):
+            if len(row) > context:
+                what = f"a prompt of {len(row)} tokens, where the text encoder takes {context}: {prompt!r}"
+                raise ToolkitError(what, where=self.where, fix="shorten the template or the label")
+            if not prompt.strip():
+                raise ToolkitError(
+                    "an empty prompt", where=self.where, fix="write a template such as 'a photo of a {}.'"
+                )
+        return self.tokenizer(list(prompts), return_tensors="pt", truncation=False, **padding)["input_ids"]
+
+    @torch.inference_mode()
+    def embeddings(self, prompts: Sequence[str]) -> Tensor:
+        """Unit-length embeddings [N, P] of prompts."""
+        ids = self.tokens(prompts)
+        parts = [self.family.embed_text(self.model, part) for part in ids.split(BATCH_SIZE)]
+        return torch.nn.functional.normalize(torch.cat(parts), dim=-1)
+
+
+def load_text_encoder(source: str) -> TextEncoder:
+    """Load the text tower of an encoder in float32, with its tokenizer.
+
+    Args:
+        source: as :func:`toolkit.models.load.load_encoder` takes it.
+
+    Raises:
+        ToolkitError: the family has no texts, the checkpoint no text tower, or no tokenizer; or what
+            :func:`~toolkit.models.load.load_encoder` raises.
+    """
+    place = Source(source, resolve(source))
+    with quiet_transformers(), in_words(place), hub_once(place):
+        refuse_adapter(place)
+        family = family_at(place)
+        if family.text_model_class is None:
+            fix = "use a CLIP or SigLIP encoder with both towers, such as tiny-clip or openai/clip-vit-base-patch32"
+            raise ToolkitError(f"{family.name} encoders have no text tower", where=place.where, fix=fix)
+        tensors = tensors_in(weight_files(place), place)
+        config = family.text_config(AutoConfig.from_pretrained(place.location, trust_remote_code=False))
+        if config is None or not any(name.startswith(f"{family.text_tower_name}.") for name in tensors):
+            fix = "give the checkpoint of both towers, such as transformers' CLIPModel saves it"
+            raise ToolkitError("the checkpoint holds no text tower", where=place.where, fix=fix)
+        model, report = family.text_model_class.from_pretrained(
+            place.location,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        scale, bias = _scalar(SCALE, tensors, place), _scalar(BIAS, tensors, place)
+        tokenizer = _tokenizer(place)
+    _check_report(report, family, place)
+    bad = not_finite(model.state_dict())
+    if bad:
+        what = f"{len(bad)} tensors hold values that are not finite (NaN or infinity): {listed(bad)}"
+        raise ToolkitError(what, where=place.where, fix="give a checkpoint from before the training broke down")
+    if scale is None:
+        fix = "give the checkpoint of both towers, such as transformers' CLIPModel saves it"
+        raise ToolkitError(f"the checkpoint has no {SCALE}", where=place.where, fix=fix)
+    return TextEncoder(family, model.eval(), tokenizer, scale, bias or 0.0, place.where)
+
+
+def _tokenizer(place: Source) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(place.location, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        fix = "copy tokenizer.json and tokenizer_config.json from where the encoder comes from"
+        raise ToolkitError(f"no tokenizer that can be read: {reason}", where=place.where, fix=fix) from error
+    return tokenizer
+
+
+def _scalar(name: str, tensors: dict[str, TensorEntry], place: Source) -> float | None:
+    """A tensor of one number; None where there is none."""
+    if name not in tensors:
+        return None
+    with safe_open(tensors[name].file, "pt") as file:
+        value = file.get_tensor(name).float()
+    if value.numel() != 1 or not bool(torch.isfinite(value).all()):
+        what = f"{name} is no finite number"
+        raise ToolkitError(what, where=place.where, fix="copy the checkpoint again")
+    return float(value)
+
+
+def _check_report(report: dict[str, Any], family: Family, place: Source) -> None:
+    """Refuse a text tower that the checkpoint does not fill."""
+    names = sorted({*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])})
+    left_over = [name for name in report["unexpected_keys"] if name.startswith(f"{family.text_tower_name}.")]
+    left_over = [name for name in left_over if not name.endswith("position_ids")]
+    if names or left_over or report["error_msgs"]:
+        said = listed(names or left_over or [" ".join(text.split()) for text in report["error_msgs"]])
+        what = f"the checkpoint does not fill the text tower: {said}"
+        raise ToolkitError(what, where=place.where, fix="use the config.json that the checkpoint was saved with")
