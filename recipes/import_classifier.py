@@ -30,6 +30,7 @@ def import_classifier(
     from toolkit.models.imported import import_classifier as load
     from toolkit.recipe.data import DataConfig
     from toolkit.recipe.untrained import UntrainedRecipe
+    from toolkit.reporting.plots import plot_run
     from toolkit.training.ready_run import write_ready_run
 
     progress.stage("loading the checkpoint")
@@ -42,4 +43,6 @@ def import_classifier(
         found.processor.value_range = source.value_range
     settings = {"architecture": found.architecture, "largest_logit_difference": found.largest_difference}
     recipe = UntrainedRecipe(method="import", data=config, model=found.model, settings=settings)
-    return write_ready_run(out, recipe, found.classifier, found.processor, source, force=force, progress=progress)
+    return write_ready_run(
+        out, recipe, found.classifier, found.processor, source, plot=plot_run, force=force, progress=progress
+    )

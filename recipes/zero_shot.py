@@ -44,6 +44,7 @@ def zero_shot(
     from toolkit.recipe.data import DataConfig
     from toolkit.recipe.model import HeadConfig, ModelConfig
     from toolkit.recipe.untrained import UntrainedRecipe
+    from toolkit.reporting.plots import plot_run
     from toolkit.training.ready_run import write_ready_run
 
     source = None
@@ -61,4 +62,6 @@ def zero_shot(
     model = ModelConfig(encoder=encoder, task=zero_shot_task(encoder), unfreeze_last=0, head=head)
     classifier, processor = build_classifier(model, classes, seed=0, value_range=source.value_range if source else None)
     recipe = UntrainedRecipe(method="zero-shot", data=config if source else None, model=model)
-    return write_ready_run(out, recipe, classifier.eval(), processor, source, force=force, progress=progress)
+    return write_ready_run(
+        out, recipe, classifier.eval(), processor, source, plot=plot_run, force=force, progress=progress
+    )

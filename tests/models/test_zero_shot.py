@@ -24,7 +24,7 @@ EPSILON = float(np.finfo(np.float32).eps)
 
 
 def model_config(encoder: Path | str, *templates: str, **texts: str) -> ModelConfig:
-    head = HeadConfig(type="cosine", init="text", templates=list(templates) or None, texts=texts)
+    head = HeadConfig(type="cosine", init="text", templates=list(templates) or ["a {}"], texts=texts)
     return ModelConfig(encoder=str(encoder), unfreeze_last=0, head=head)
 
 
@@ -36,7 +36,7 @@ def test_logits_are_those_per_image(text_encoders: dict[str, Path], family: str)
     with torch.inference_mode():
         theirs = whole.eval()(pixel_values=IMAGES, input_ids=ids).logits_per_image
         ours = classifier.eval().reference_logits(IMAGES)
-    scale = float(whole.logit_scale.exp())
+    scale = whole.logit_scale.exp().item()
     assert theirs.std() > 100 * scale * EPSILON  # the images differ
     assert (ours - theirs).abs().max() <= 32 * scale * EPSILON
 
@@ -54,7 +54,7 @@ def test_several_templates_are_averaged_at_length_one(text_encoders: dict[str, P
 def test_texts_stand_in_place_of_labels(text_encoders: dict[str, Path]) -> None:
     encoder = load_text_encoder(str(text_encoders["clip"]))
     said = class_embeddings(encoder, ["7", "8"], ["a {}"], {"7": "red circle"})
-    assert torch.equal(said[0], class_embeddings(encoder, ["red circle"], ["a {}"])[0])
+    assert torch.allclose(said[0], class_embeddings(encoder, ["red circle"], ["a {}"])[0], atol=16 * EPSILON)
 
 
 def test_a_saved_head_is_the_same(text_encoders: dict[str, Path], tmp_path: Path) -> None:

@@ -40,5 +40,6 @@ class SigmoidSplitScores(SplitScores):
         """Binary cross-entropy of each image [N]."""
         scaled, answers = self.logits.double() / self.temperature, torch.from_numpy(self.labels)
         targets = torch.nn.functional.one_hot(answers, self.classes).double()
-        found: Array = torch.nn.functional.binary_cross_entropy_with_logits(scaled, targets, reduction="none").sum(-1)
-        return np.asarray(found)
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(scaled, targets, reduction="none")
+        found: Array = losses.sum(-1).numpy()
+        return found

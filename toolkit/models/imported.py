@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ def import_classifier(source: str) -> ImportedClassifier:
         fix = "give the checkpoint of a classifier; toolkit zero-shot and recipes/finetune.py make one of an encoder"
         raise ToolkitError(f"the checkpoint has no {' and no '.join(missing)}", where=place.where, fix=fix)
     values = {name: _tensor(tensors[name].file, name) for name in (WEIGHT, BIAS)}
-    linear = head[-1]
+    linear = next(module for module in head.modules() if isinstance(module, nn.Linear))
     for name, value in (("weight", values[WEIGHT]), ("bias", values[BIAS])):
         wanted = getattr(linear, name)
         if value.shape != wanted.shape:
@@ -81,12 +82,10 @@ def import_classifier(source: str) -> ImportedClassifier:
     return ImportedClassifier(architecture, model, classifier, processor, difference)
 
 
-def _architecture(
-    content: dict[str, Any], known: Any, place: Source
-) -> tuple[str, Embedding]:
+def _architecture(content: dict[str, Any], known: Mapping[str, Embedding], place: Source) -> tuple[str, Embedding]:
     """The class that a configuration names, and the embedding that its linear layer takes."""
     names = content.get("architectures")
-    name = names[0] if isinstance(names, list) and len(names) == 1 else None
+    name = str(names[0]) if isinstance(names, list) and len(names) == 1 else ""
     if name in known:
         return name, known[name]
     supported = ", ".join(known) or "none of this family"
@@ -100,7 +99,7 @@ def _architecture(
 def _labels(content: dict[str, Any], place: Source) -> list[str]:
     """The names of the classes, in the order of the logits."""
     known = content.get("id2label")
-    fix = "write id2label into config.json: {\"0\": \"cat\", \"1\": \"dog\"}"
+    fix = 'write id2label into config.json: {"0": "cat", "1": "dog"}'
     if not isinstance(known, dict) or len(known) < 2:
         raise ToolkitError("config.json names no two labels (id2label)", where=place.where, fix=fix)
     if sorted(known) != sorted(str(place) for place in range(len(known))):

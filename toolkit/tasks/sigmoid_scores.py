@@ -67,8 +67,8 @@ class SigmoidScores(SingleLabel):
         return temperature_interval(*_yes_or_no(logits, labels))
 
 
-def _yes_or_no(logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [N * C, 2] of no and yes, and which of them is right [N * C]."""
-    yes = logits_NC.flatten()
-    answers = functional.one_hot(labels_N, logits_NC.shape[-1]).flatten()
+def _yes_or_no(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, C] and [N] -> logits [N * C, 2] of no and yes, and which of them is right [N * C]."""
+    yes = logits.flatten()
+    answers = functional.one_hot(labels, logits.shape[-1]).flatten()
     return torch.stack([torch.zeros_like(yes), yes], dim=1), answers

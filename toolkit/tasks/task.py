@@ -74,8 +74,8 @@ class Task(ABC):
 class SingleLabel(Task):
     """One label an image."""
 
-    decision = LargestLogit()
-    activation = "softmax"
+    decision: Decision = LargestLogit()
+    activation: Activation = "softmax"
 
     def loss(self, config: TrainingConfig, classes: Sequence[str], labels: Tensor, device: torch.device) -> nn.Module:
         """Cross-entropy; see :class:`toolkit.tasks.loss.Loss`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from toolkit.data.dataset import ImageDataset, Loader
@@ -34,6 +35,7 @@ def write_ready_run(
     data: DataSource | None,
     *,
     logits: Mapping[str, Tensor] | None = None,
+    plot: Callable[[Path, Sequence[Callable[[], Image.Image]]], None] | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def write_ready_run(
         processor: its image processor.
         data: labelled images, where there are some; the temperature stays 1 without.
         logits: of every split [images, classes], where they are known; computed from the images otherwise.
+        plot: draws the plots of a run folder, given what opens each test image.
         force: replace a run that is already there.
         progress: told how it goes on.
 
@@ -71,10 +74,8 @@ def write_ready_run(
         parameters, _ = parameter_counts(classifier)
         summary |= {"method": recipe.method, "settings": recipe.settings, "parameters": parameters}
         write_summary(stage, summary)
-        if data is not None:
-            from toolkit.reporting.plots import plot_run
-
-            plot_run(stage, [example.decode for example in data.splits["test"]])
+        if data is not None and plot is not None:
+            plot(stage, [example.decode for example in data.splits["test"]])
     return summary
 
 

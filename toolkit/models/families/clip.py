@@ -38,7 +38,7 @@ class Clip(Family):
     mark = "pre_layrnorm.weight"
     example = "openai/clip-vit-base-patch32"
 
-    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> CLIPVisionConfig:
+    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> PretrainedConfig:
         """The vision tower's part; the projection's width stands in the whole model's configuration."""
         vision = config
         if not isinstance(config, CLIPVisionConfig):
