@@ -11,7 +11,7 @@ TYPE_CHECKING = (
     False  # read as true by type checkers; `typing` itself takes longer to import than the rest of this file
 )
 if TYPE_CHECKING:
-    from toolkit.api import bench_latency, export, finetune, import_classifier, load, parity, zero_shot
+    from toolkit.api import bench_latency, export, few_shot, finetune, import_classifier, load, parity, zero_shot
     from toolkit.errors import CheckFailed, ToolkitError
     from toolkit.recipe.recipe import Recipe
     from toolkit.runtime.bundle import Bundle
@@ -28,6 +28,7 @@ __all__ = [
     "ToolkitError",
     "bench_latency",
     "export",
+    "few_shot",
     "finetune",
     "import_classifier",
     "load",
@@ -36,7 +37,8 @@ __all__ = [
 ]
 _HOMES = {
     **dict.fromkeys(
-        ("bench_latency", "export", "finetune", "import_classifier", "load", "parity", "zero_shot"), "toolkit.api"
+        ("bench_latency", "export", "few_shot", "finetune", "import_classifier", "load", "parity", "zero_shot"),
+        "toolkit.api",
     ),
     **dict.fromkeys(("CheckFailed", "ToolkitError"), "toolkit.errors"),
     "Recipe": "toolkit.recipe.recipe",

@@ -14,6 +14,7 @@ from toolkit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from toolkit.recipe.recipe import Recipe
+    from toolkit.runs.few_shot_file import FewShotFile
     from toolkit.runs.finished_run import Run
     from toolkit.runtime.bundle import Bundle
     from toolkit.serving.classifier import Classifier
@@ -157,6 +158,50 @@ def zero_shot(
         progress=progress,
     )
     return Run(Path(out))
+
+
+def few_shot(
+    data: Path | str,
+    *,
+    out: Path | str,
+    encoder: str = "tiny-clip",
+    shots: Sequence[int] = (1, 2, 4, 8, 16),
+    seeds: int = 5,
+    methods: Sequence[str] = (),
+    templates: Sequence[str] | None = None,
+    texts: Mapping[str, str] | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> FewShotFile:
+    """Compare methods that learn from a few images a class; the best one's run lies in ``out/best``.
+
+    Args:
+        data: labelled images in any format.
+        out: folder to write.
+        encoder: a folder, a hub identifier, or ``tiny-clip``.
+        shots: training images a class.
+        seeds: draws of these.
+        methods: of ``linear-probe``, ``text-cosine``, ``tip-adapter``, ``tip-adapter-f``, ``prolip`` and ``lora``; all
+            that the encoder allows if empty.
+        templates: prompts with ``{}`` where the class stands.
+        texts: what prompts say in place of a label.
+        force: replace what an earlier call left in ``out``.
+        progress: told how it goes on.
+
+    Raises:
+        ToolkitError: more shots than the smallest class has, or a method that the encoder doesn't allow.
+
+    Example:
+        >>> found = toolkit.few_shot(data, out=out, shots=[2], seeds=2, methods=["linear-probe"])
+        >>> 0 <= found.results[0].accuracy <= 1
+        True
+    """
+    from recipes.few_shot import FewShotOptions
+    from recipes.few_shot import few_shot as compare
+    from toolkit.recipe.prompts import TEMPLATES
+
+    wanted = FewShotOptions(encoder, shots, seeds, methods, templates or TEMPLATES, texts or {})
+    return compare(Path(data), Path(out), wanted, force=force, progress=progress)
 
 
 def import_classifier(

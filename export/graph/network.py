@@ -18,7 +18,7 @@ from export.graph.tensor_names import EMBEDDING, LOGITS, POOLED, PROBABILITIES, 
 from export.graph.traced import add_traced
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import AttentionPooling, Tower
-from toolkit.models.head import CosineHead
+from toolkit.models.head import CosineHead, TipAdapterHead
 from toolkit.runtime.preprocess import Preprocess
 
 SHORTEST = 1e-12
@@ -143,12 +143,27 @@ class NetworkBuilder(LayerBuilder):
         length = add("Max", add("ReduceL2", embedding, add.integers(-1)), add.single(SHORTEST))
         return str(add("Div", embedding, length, name=EMBEDDING))
 
+    def cosines(self, unit: str, head: CosineHead, *, to: str) -> str:
+        """Embeddings of length one [B, P] -> logits [B, classes]."""
+        matrix, bias = head.matrix().T, head.bias.expand(len(head.weight))
+        return self.matmul(unit, self.names.of(head), matrix, bias, to=to)
+
+    def tip_adapter(self, unit: str, head: TipAdapterHead) -> str:
+        """The same, with what the cached images say."""
+        name, add = self.names.of(head), self.scope(head)
+        cosines = self.cosines(unit, head.cosine, to=self.names.of(head.cosine))
+        near = self.matmul(unit, f"{name}.keys", head.keys.T, to=f"{name}.keys/MatMul")
+        near = add("Exp", add("Mul", add("Sub", near, add.single(1)), add.single(float(head.beta))))
+        cached = self.matmul(near, f"{name}.values", head.alpha * head.values, to=f"{name}.values/MatMul")
+        return str(add("Add", cosines, cached, name=LOGITS))
+
     def head(self, embedding: str) -> str:
         """The classification head: [B, P] -> ``logits`` [B, classes]."""
         head, x = self.classifier.head, embedding
         if isinstance(head, CosineHead):
-            matrix, bias = head.matrix().T, head.bias.expand(len(head.weight))
-            return self.matmul(self.unit(x), self.names.of(head), matrix, bias, to=LOGITS)
+            return self.cosines(self.unit(x), head, to=LOGITS)
+        if isinstance(head, TipAdapterHead):
+            return self.tip_adapter(self.unit(x), head)
         *stages, last = (module for module in head.children() if not isinstance(module, nn.Dropout))
         assert isinstance(last, nn.Linear)
         for module in stages:

@@ -13,6 +13,7 @@ from toolkit.cli import (
     demo,
     doctor,
     export,
+    few_shot,
     import_,
     parity,
     predict,
@@ -58,6 +59,7 @@ app.command("train")(train.train)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.command("zero-shot")(zero_shot.zero_shot)
+app.command("few-shot")(few_shot.few_shot)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
 app.command("parity")(parity.parity)

@@ -58,6 +58,9 @@ def build_classifier(
     """
     encoder, processor = open_encoder(config)
     processor.value_range = value_range
+    if config.head.type == "tip-adapter":
+        fix = "use type: cosine with init: text, or make one by toolkit few-shot --methods tip-adapter-f"
+        raise ToolkitError("a tip-adapter head caches images", where="model.head.type", fix=fix)
     torch.manual_seed(seed)
     head = build_head(config.head, encoder.embedding_size, len(labels))
     if config.head.init == "text":

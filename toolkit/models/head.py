@@ -41,10 +41,38 @@ class CosineHead(nn.Module):
         return nn.functional.linear(nn.functional.normalize(embedding, dim=-1), self.matrix()) + self.bias
 
 
+class TipAdapterHead(nn.Module):
+    """A cosine head, plus what the nearest of some cached images say: ``alpha exp(-beta (1 - x K^T)) V``.
+
+    Source: Zhang et al., "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification" (2022), equation 5.
+    """
+
+    def __init__(self, cosine: CosineHead, keys: Tensor, values: Tensor, alpha: float = 1.0, beta: float = 1.0) -> None:
+        """Take the head of the texts, keys [n, P] of length one, and their labels one-hot [n, C]."""
+        super().__init__()
+        self.cosine, self.keys = cosine, nn.Parameter(keys.clone())
+        self.register_buffer("values", values)
+        self.register_buffer("alpha", torch.tensor(alpha))
+        self.register_buffer("beta", torch.tensor(beta))
+
+    values: Tensor
+    alpha: Tensor
+    beta: Tensor
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """[B, P] -> logits [B, C]."""
+        unit = nn.functional.normalize(embedding, dim=-1)
+        near = torch.exp(self.beta * (nn.functional.linear(unit, self.keys) - 1))
+        return self.cosine(embedding) + near @ (self.alpha * self.values)
+
+
 def build_head(config: HeadConfig, embedding_size: int, classes: int) -> nn.Module:
-    """A linear layer, one hidden layer with GELU and dropout, or cosines."""
+    """A linear layer, one hidden layer with GELU and dropout, cosines, or these with a cache."""
     if config.type == "cosine":
         return CosineHead(embedding_size, classes)
+    if config.type == "tip-adapter":
+        keys, values = torch.zeros(config.cached, embedding_size), torch.zeros(config.cached, classes)
+        return TipAdapterHead(CosineHead(embedding_size, classes), keys, values)
     if config.type == "linear":
         return nn.Sequential(nn.Dropout(config.dropout), nn.Linear(embedding_size, classes))
     return nn.Sequential(

@@ -21,6 +21,8 @@ from toolkit.models.load import family_at, in_words, quiet_transformers, resolve
 from toolkit.models.tensor_files import listed, not_finite
 
 BATCH_SIZE = 256
+SHOWN = 120
+"""Characters of a prompt that a message shows."""
 SCALE, BIAS = "logit_scale", "logit_bias"
 """Tensors of a whole model that turn cosines into logits."""
 
@@ -53,10 +55,12 @@ class TextEncoder:
         """
         context = self.context_length
         padding = {"padding": "max_length", "max_length": context} if self.family.pads_texts else {"padding": True}
-        rows = self.tokenizer(list(prompts), truncation=False)["input_ids"]
+        with quiet_transformers():  # it warns of what is refused below
+            rows = self.tokenizer(list(prompts), truncation=False)["input_ids"]
         for prompt, row in zip(prompts, rows, strict=True):
             if len(row) > context:
-                what = f"a prompt of {len(row)} tokens, where the text encoder takes {context}: {prompt!r}"
+                said = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}..."
+                what = f"a prompt of {len(row)} tokens, where the text encoder takes {context}: {said!r}"
                 raise ToolkitError(what, where=self.where, fix="shorten the template or the label")
             if not prompt.strip():
                 raise ToolkitError(
@@ -70,6 +74,19 @@ class TextEncoder:
         ids = self.tokens(prompts)
         parts = [self.family.embed_text(self.model, part) for part in ids.split(BATCH_SIZE)]
         return torch.nn.functional.normalize(torch.cat(parts), dim=-1)
+
+
+def has_texts(source: str) -> bool:
+    """Whether a text tower lies beside an encoder.
+
+    Args:
+        source: as :func:`toolkit.models.load.load_encoder` takes it.
+    """
+    place = Source(source, resolve(source))
+    with quiet_transformers(), in_words(place), hub_once(place):
+        family = family_at(place)
+        tensors = tensors_in(weight_files(place), place)
+    return family.text_model_class is not None and any(_in_text_tower(name, family) for name in tensors)
 
 
 def load_text_encoder(source: str) -> TextEncoder:
@@ -91,7 +108,7 @@ def load_text_encoder(source: str) -> TextEncoder:
             raise ToolkitError(f"{family.name} encoders have no text tower", where=place.where, fix=fix)
         tensors = tensors_in(weight_files(place), place)
         config = family.text_config(AutoConfig.from_pretrained(place.location, trust_remote_code=False))
-        if config is None or not any(name.startswith(f"{family.text_tower_name}.") for name in tensors):
+        if config is None or not any(_in_text_tower(name, family) for name in tensors):
             fix = "give the checkpoint of both towers, such as transformers' CLIPModel saves it"
             raise ToolkitError("the checkpoint holds no text tower", where=place.where, fix=fix)
         model, report = family.text_model_class.from_pretrained(
@@ -113,6 +130,10 @@ def load_text_encoder(source: str) -> TextEncoder:
         fix = "give the checkpoint of both towers, such as transformers' CLIPModel saves it"
         raise ToolkitError(f"the checkpoint has no {SCALE}", where=place.where, fix=fix)
     return TextEncoder(family, model.eval(), tokenizer, scale, bias or 0.0, place.where)
+
+
+def _in_text_tower(name: str, family: Family) -> bool:
+    return name.startswith(f"{family.text_tower_name}.")
 
 
 def _tokenizer(place: Source) -> PreTrainedTokenizerBase:
@@ -140,7 +161,7 @@ def _scalar(name: str, tensors: dict[str, TensorEntry], place: Source) -> float 
 def _check_report(report: dict[str, Any], family: Family, place: Source) -> None:
     """Refuse a text tower that the checkpoint does not fill."""
     names = sorted({*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])})
-    left_over = [name for name in report["unexpected_keys"] if name.startswith(f"{family.text_tower_name}.")]
+    left_over = [name for name in report["unexpected_keys"] if _in_text_tower(name, family)]
     left_over = [name for name in left_over if not name.endswith("position_ids")]
     if names or left_over or report["error_msgs"]:
         said = listed(names or left_over or [" ".join(text.split()) for text in report["error_msgs"]])

@@ -17,7 +17,7 @@ from toolkit.models.checkpoint import Source
 from toolkit.models.head import CosineHead
 from toolkit.models.hub import hub_once
 from toolkit.models.load import family_at, in_words, resolve
-from toolkit.models.text_encoder import TextEncoder
+from toolkit.models.text_encoder import TextEncoder, has_texts, load_text_encoder
 from toolkit.recipe.prompts import TEMPLATES, prompts_of
 
 
@@ -53,6 +53,20 @@ def class_embeddings(
     prompts = [prompt for label in labels for prompt in prompts_of(said.get(label, label), templates)]
     embeddings = encoder.embeddings(prompts).unflatten(0, (len(labels), len(templates)))
     return torch.nn.functional.normalize(embeddings.mean(dim=1), dim=-1)
+
+
+def optional_text_head(
+    source: str, labels: Sequence[str], templates: Sequence[str] = TEMPLATES, texts: Mapping[str, str] | None = None
+) -> CosineHead | None:
+    """Zero-shot's head of an encoder; None for one without a text tower.
+
+    Raises:
+        ToolkitError: a prompt is longer than the encoder's context, or a text tower that can't be used.
+    """
+    if not has_texts(source):
+        return None
+    encoder = load_text_encoder(source)
+    return text_head(encoder, class_embeddings(encoder, labels, templates, texts)).requires_grad_(False)
 
 
 def text_head(encoder: TextEncoder, embeddings: Tensor) -> CosineHead:

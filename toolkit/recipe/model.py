@@ -19,10 +19,11 @@ Embedding = Literal["projected", "pooled", "patch_mean"]
 class HeadConfig(Section):
     """What turns an embedding into logits."""
 
-    type: Literal["mlp", "linear", "cosine"] = Field(
+    type: Literal["mlp", "linear", "cosine", "tip-adapter"] = Field(
         "mlp",
         description="mlp: one hidden layer with GELU; linear: a single layer; cosine: the cosine between embedding and "
-        "a vector a class, times a scale that is learned, as CLIP compares images with texts.",
+        "a vector a class, times a scale that is learned, as CLIP compares images with texts; tip-adapter: what "
+        "toolkit few-shot makes.",
     )
     init: Literal["random", "text"] = Field(
         "random",
@@ -38,6 +39,7 @@ class HeadConfig(Section):
     texts: dict[str, str] = Field(
         {}, description="With init: text, what prompts say in place of a class's name, such as {'0': zero}."
     )
+    cached: int = Field(0, ge=0, description="Images that a tip-adapter head has cached.")
     hidden_size: int = Field(256, ge=1, description="Width of the hidden layer of an mlp head.")
     dropout: Share = Field(0.1, description="Dropout in the head, while training.")
 

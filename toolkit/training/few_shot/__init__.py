@@ -1,0 +1,1 @@
+"""Classifiers from a few images a class, compared: methods, shots, seeds."""
