@@ -57,6 +57,8 @@ class ExportOptions:
     """Held-out images that parity uses; ``FEWEST_IMAGES`` or all that there are, if None."""
     calibration_images: int | None = None
     """Training images that the ranges of activations are measured on."""
+    embedding: bool = False
+    """Whether the graphs also give the embedding, at length one."""
 
 
 DEFAULT = ExportOptions()
@@ -113,7 +115,7 @@ def export_bundle(
         )
         export = _Export(stage, run, preprocess, provenance, search, examples, progress)
         configs = _configs(search, wanted, precisions)
-        shipped = {str(each.precision): export.proven(each, wanted.graph_input, threads) for each in configs}
+        shipped = {str(each.precision): export.proven(each, wanted, threads) for each in configs}
         parity: dict[str, Any] = {
             "results": {precision: {provider: graph.entry} for precision, graph in shipped.items()},
             "reference": reference_of(run),
@@ -160,14 +162,21 @@ class _Export:
     """Images that parity uses."""
     progress: Progress
 
-    def proven(self, config: GraphConfig, graph_input: GraphInput, threads: int | None) -> ShippedGraph:
+    def proven(self, config: GraphConfig, wanted: ExportOptions, threads: int | None) -> ShippedGraph:
         """Write a graph into the bundle and prove it as it lies there.
 
         Raises:
             CheckFailed: it is not fused, runs elsewhere than asked, or its parity failed.
         """
         config, temperature = self.search.measured.calibrated(config)
-        model = build_graph(self.run.classifier, self.preprocess, self.provenance, graph_input, config)
+        model = build_graph(
+            self.run.classifier,
+            self.preprocess,
+            self.provenance,
+            wanted.graph_input,
+            config,
+            embedding=wanted.embedding,
+        )
         file = self.stage / SPECS[config.precision].file
         save_graph(model, file)
         session = Session(

@@ -65,10 +65,12 @@ def few_shot(
     from toolkit.reporting.few_shot_plot import plot_few_shot
     from toolkit.reporting.plots import plot_run
     from toolkit.runs.few_shot_file import FEW_SHOT, write_few_shot
+    from toolkit.training.few_shot.methods import METHODS, methods_named
     from toolkit.training.few_shot.shots import require_shots
     from toolkit.training.few_shot.study import run_study
     from toolkit.training.ready_run import write_ready_run
 
+    methods_named(wanted.methods or list(METHODS))  # a mistake is said before the images are read
     started, config = time.perf_counter(), DataConfig(path=data)
     progress.stage("reading images")
     source = open_data(config, progress)
@@ -85,7 +87,7 @@ def few_shot(
     content = described(features, methods, study, wanted, recipe, seconds)
     with staged_folder(out, what="few-shot study", marker=FEW_SHOT, replace=force) as stage:
         write_few_shot(stage, content)
-        plot_few_shot(content, stage / "few_shot.png")
+        plot_few_shot(content.model_dump(mode="json"), stage / "few_shot.png")
         write_ready_run(
             stage / "best", recipe, classifier, features.processor, source, plot=plot_run, progress=progress
         )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from toolkit.runtime.bundle import Bundle
     from toolkit.serving.classifier import Classifier
 
-MAX_ACCURACY_DROP = 1.0
+MAX_ACCURACY_DROP = 0.2
 """Percentage points that ``--precision auto`` may lose, unless told otherwise."""
 
 
@@ -247,6 +247,7 @@ def export(
     threads: int | None = None,
     images: int | None = None,
     calibration_images: int | None = None,
+    embedding: bool = False,
     data: Path | str | None = None,
     sign: Path | None = None,
     force: bool = False,
@@ -259,12 +260,13 @@ def export(
         out: bundle folder to write; it appears only if every graph passed.
         precision: of the graphs, the default first: a list, ``"fp32,int8"``, or ``"auto"`` for the fastest within
             ``max_accuracy_drop``; that of the run's trunk, or fp32, unless given.
-        max_accuracy_drop: percentage points that ``auto`` may lose; 1 unless given.
+        max_accuracy_drop: percentage points that ``auto`` may lose; 0.2 unless given.
         input: what the graph takes: decoded images of any size, or what the image processor gives.
         provider: that the graphs are made for and that parity runs on.
         threads: of a session; the usable cores unless given.
         images: held-out images that parity uses; fewer are an error.
         calibration_images: training images that ranges of activations are measured on.
+        embedding: whether the graphs also give the embedding, at length one.
         data: where the run's data is, if it is no longer where its recipe says.
         sign: private key (PEM) to sign the bundle with.
         force: replace a bundle that is already there.
@@ -287,7 +289,7 @@ def export(
     from toolkit.runtime.bundle import Bundle
 
     precisions, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
-    wanted = ExportOptions(check_input(input), precisions, budget, images, calibration_images)
+    wanted = ExportOptions(check_input(input), precisions, budget, images, calibration_images, embedding)
     export_bundle(
         opened_run(run, data),
         Path(out),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
-from export.graph.tensor_names import LOGITS, tensor_after
+from export.graph.tensor_names import EMBEDDING, LOGITS, tensor_after
 from export.parity.reference import Reference
 from toolkit.data.source import LabelledImage
 from toolkit.runtime.inputs import Inputs, stacked
@@ -45,7 +45,8 @@ def error_by_stage(
     Returns:
         ``decode``: largest difference in grey levels between production's pixels and training's;
         ``preprocess``: largest difference of ``pixel_values``; ``network``: largest difference of
-        logits; ``embedding_cosine``: the smallest; ``images``.
+        logits; ``embedding_cosine``: the smallest; ``images``; of a graph that gives embeddings also
+        ``max_abs_embedding``, their largest difference at length one.
     """
     places = evenly_spaced(len(kept), STAGE_IMAGES)
     chosen = [kept[place] for place in places]
@@ -61,15 +62,18 @@ def error_by_stage(
     produced = np.stack(made)
     classifier = reference.classifier
     names = [tensor_after(classifier, classifier.encoder.groups[-1]), LOGITS]
-    embedding, logits = open_part(network_part(model, names), session).compute(
+    names += [EMBEDDING] if EMBEDDING in session.outputs else []
+    embedding, logits, *unit = open_part(network_part(model, names), session).compute(
         names, network_input(model, preprocess, wanted)
     )
-    return {
+    theirs = reference.embeddings(wanted)
+    given = {"max_abs_embedding": largest_difference(unit[0], _at_length_one(theirs))} if unit else {}
+    return given | {
         "images": len(chosen),
         "decode": {"max_grey_levels": decoding},
         "preprocess": {"max_pixel_value": largest_difference(produced, wanted[PIXEL_VALUES])},
         "network": {"max_abs_logit": largest_difference(logits, expected[places])},
-        "embedding_cosine": float(np.nan_to_num(_cosines(embedding, reference.embeddings(wanted))).min()),
+        "embedding_cosine": float(np.nan_to_num(_cosines(embedding, theirs)).min()),
     }
 
 
@@ -89,6 +93,11 @@ def largest_difference(ours: Float32, theirs: Float32 | npt.NDArray[np.float64])
     """Max |ours - theirs|; the largest fp32 number where one of them is no number, since JSON knows no infinity."""
     difference = np.abs(ours - theirs)
     return float(difference.max()) if np.isfinite(difference).all() else float(np.finfo(np.float32).max)
+
+
+def _at_length_one(embeddings: Float32) -> Float32:
+    unit: Float32 = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return unit
 
 
 def _cosines(ours: Float32, theirs: Float32) -> Float32:

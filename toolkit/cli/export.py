@@ -26,8 +26,6 @@ from toolkit.cli.output import (
 from toolkit.cli.parity import CountOption, print_parity, warn_of
 from toolkit.user_paths import require_data, require_run
 
-MAX_ACCURACY_DROP = 0.2
-
 
 def export(
     onnx: Annotated[Path, typer.Option("--onnx", help="Run folder whose best checkpoint to export.")],
@@ -64,6 +62,9 @@ def export(
             show_default="128, or all that there are",
         ),
     ] = None,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="Have the graphs also give the embedding \\[batch, P], at length one.")
+    ] = False,
     sign: SignOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
@@ -90,6 +91,7 @@ def export(
             threads=threads,
             images=images,
             calibration_images=calibration_images,
+            embedding=embedding,
             data=data,
             sign=sign,
             force=force,

@@ -12,6 +12,7 @@ from toolkit.cli import (
     data,
     demo,
     doctor,
+    embed,
     export,
     few_shot,
     import_,
@@ -67,6 +68,7 @@ app.command("bench-latency")(bench_latency.bench_latency)
 app.command("tune")(tune.tune)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("embed")(embed.embed)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 

@@ -37,7 +37,11 @@ ThreadsOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="Where the run's data is, if it is no longer where its recipe says; the same images."),
+    typer.Option(
+        "--data",
+        help="Where the run's data is, if it is no longer where its recipe says; or a folder of images without labels, "
+        "for a run that has none or whose data is gone.",
+    ),
 ]
 LabelledDataOption = Annotated[
     Path | None,

@@ -36,6 +36,8 @@ class Prediction:
     """By label, in the bundle's order."""
     logits: Float32 = field(repr=False, compare=False)
     """Logits [classes]."""
+    embedding: Float32 | None = field(default=None, repr=False, compare=False)
+    """The image's embedding [P] at length one; None where the bundle was exported without."""
 
 
 Predicted = Prediction | ToolkitError
@@ -92,13 +94,13 @@ class Predictor:
         yield from (predicted[place] for place in range(len(window)))
 
     def _prediction(self, outputs: Mapping[str, Float32]) -> Predicted:
-        """What is said of one image: ``logits`` and ``probabilities``, each [classes]."""
+        """What is said of one image: ``logits`` and ``probabilities``, each [classes], and maybe ``embedding``."""
         labels, row = self.bundle.labels, outputs["probabilities"]
         if not np.isfinite(row).all():
             return ToolkitError(NOT_A_NUMBER, where=self.bundle.path, fix="verify the bundle")
         best = int(self.bundle.decision.decide(outputs["logits"][None])[0])
         named = dict(zip(labels, map(float, row), strict=True))
-        return Prediction(labels[best], float(row[best]), named, outputs["logits"])
+        return Prediction(labels[best], float(row[best]), named, outputs["logits"], outputs.get("embedding"))
 
 
 def entry_of(path: Path, predicted: Predicted, top_k: int | None = None) -> dict[str, Any]:
