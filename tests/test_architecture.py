@@ -57,6 +57,7 @@ RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic", "filelock", "psu
 IN_PRODUCTION = {"toolkit.runtime", "toolkit.serving"}
 OPTIONAL_LIBRARIES = {
     "toolkit.runtime.signature": {"model_signing", "cryptography"},
+    "toolkit.runtime.embedding_file": {"pyarrow", "safetensors"},
     "toolkit.runtime.prediction_file": {"pyarrow"},
 }
 """What a module of the runtime may import inside a function, of an extra that a production host need not have."""
