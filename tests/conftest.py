@@ -115,6 +115,18 @@ def _save_tiny_dinov2(folder: Path, *, registers: int = 0) -> Path:
     return folder
 
 
+def _save_tiny_vit(folder: Path) -> Path:
+    import torch
+    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    ViTModel(ViTConfig(**sizes)).save_pretrained(folder)  # with a pooler, which is left alone
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Encoder folders of every family: real classes, three layers, random weights."""
@@ -124,6 +136,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "siglip": _save_tiny_siglip(root / "siglip"),
         "dinov2": _save_tiny_dinov2(root / "dinov2"),
         "dinov2_with_registers": _save_tiny_dinov2(root / "dinov2_with_registers", registers=2),
+        "vit": _save_tiny_vit(root / "vit"),
     }
 
 

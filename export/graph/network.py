@@ -109,7 +109,7 @@ class NetworkBuilder(LayerBuilder):
         return int(height) // int(module.kernel_size[0]), int(width) // int(module.kernel_size[1])
 
     def pooled(self, x: str, tower: Tower) -> str:
-        """Tokens behind the post norm [B, T, D], or [B, 1, D] -> [B, D], or [B, 2 D] of the class token and the patches' mean."""
+        """Normed tokens [B, T, D], or [B, 1, D] -> [B, D], or [B, 2 D] of the class token and the patches' mean."""
         pooling = tower.pooling
         if isinstance(pooling, AttentionPooling):
             return self._attention_pooling(x, pooling)

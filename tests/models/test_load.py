@@ -14,10 +14,10 @@ from toolkit.models.encoder import Encoder
 from toolkit.models.load import load_encoder, load_processor
 
 BOTH = [(family, embedding) for family in ("clip", "siglip") for embedding in ("projected", "pooled")]
-DINOV2 = [("dinov2", "pooled"), ("dinov2_with_registers", "pooled")]
+POOLED = [(family, "pooled") for family in ("dinov2", "dinov2_with_registers", "vit")]
 
 
-@pytest.fixture(params=BOTH + DINOV2, ids="-".join)
+@pytest.fixture(params=BOTH + POOLED, ids="-".join)
 def encoder(request: pytest.FixtureRequest, encoders: dict[str, Path]) -> Encoder:
     family, embedding = request.param
     encoder = load_encoder(str(encoders[family]), embedding).eval()

@@ -217,6 +217,25 @@ def test_a_whole_model_gives_its_vision_tower(model: Any, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**VISION)),
+        lambda: transformers.ViTForMaskedImageModeling(transformers.ViTConfig(**VISION)),
+        lambda: transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**VISION)),
+    ],
+)
+def test_the_tower_of_a_model_that_transformers_saved_is_read_without_a_word(
+    model: Callable[[], Any], tmp_path: Path
+) -> None:
+    made = model()
+    made.save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), "pooled")
+    theirs = made.base_model.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in encoder.model.state_dict().items())
+    assert encoder.notes == ()
+
+
 @pytest.mark.parametrize(("family", "other"), [("clip", "siglip"), ("siglip", "clip")])
 def test_weights_of_one_family_under_the_config_of_the_other(
     family: str, other: str, encoders: dict[str, Path], tmp_path: Path

@@ -73,12 +73,12 @@ def test_step_0_of_a_text_initialised_head_is_zero_shot(
         if name != "temperature":
             assert torch.equal(weight, tuned.classifier.state_dict()[name]), name
     assert tuned.summary["test"]["accuracy"] == zero.summary["test"]["accuracy"]
-    assert {entry["accuracy"] for entry in tuned.summary["wise_ft"]["tried"]} == {zero.summary["validation"]["accuracy"]}
+    assert {entry["accuracy"] for entry in tuned.summary["wise_ft"]["tried"]} == {
+        zero.summary["validation"]["accuracy"]
+    }
 
 
-def test_a_fine_tuned_cosine_head_is_proven(
-    make_recipe: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_a_fine_tuned_cosine_head_is_proven(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = make_recipe("clip", model={"head": {"type": "cosine"}})
     run = toolkit.finetune(recipe, out=tmp_path / "run")
     bundle = toolkit.export(run, out=tmp_path / "bundle", precision="fp32,fp16,int8")

@@ -19,6 +19,7 @@ from toolkit.cli.output import (
 from toolkit.errors import ToolkitError
 from toolkit.regular_files import read_settings
 
+
 def zero_shot(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     encoder: Annotated[

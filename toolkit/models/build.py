@@ -149,7 +149,8 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
         config_class = CONFIG_MAPPING[config["encoder"]["model_type"]]
         vision_config = family.vision_config(config_class.from_dict(config["encoder"]), embedding)
         with quiet_transformers(), no_init_weights():  # all of them are loaded below
-            encoder = Encoder(family, family.model_class(vision_config, embedding)(vision_config))
+            model_class = family.model_class(vision_config, embedding)
+            encoder = Encoder(family, model_class(vision_config, **family.model_arguments))
             processor = open_processor(place, family)
         head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
         classifier = Classifier(encoder, head, labels, task)

@@ -81,9 +81,7 @@ def import_classifier(source: str) -> ImportedClassifier:
     return ImportedClassifier(architecture, model, classifier, processor, difference)
 
 
-def _architecture(
-    content: dict[str, Any], known: Any, place: Source
-) -> tuple[str, Embedding]:
+def _architecture(content: dict[str, Any], known: Any, place: Source) -> tuple[str, Embedding]:
     """The class that a configuration names, and the embedding that its linear layer takes."""
     names = content.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else None
@@ -100,7 +98,7 @@ def _architecture(
 def _labels(content: dict[str, Any], place: Source) -> list[str]:
     """The names of the classes, in the order of the logits."""
     known = content.get("id2label")
-    fix = "write id2label into config.json: {\"0\": \"cat\", \"1\": \"dog\"}"
+    fix = 'write id2label into config.json: {"0": "cat", "1": "dog"}'
     if not isinstance(known, dict) or len(known) < 2:
         raise ToolkitError("config.json names no two labels (id2label)", where=place.where, fix=fix)
     if sorted(known) != sorted(str(place) for place in range(len(known))):

@@ -87,6 +87,7 @@ def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
             trust_remote_code=False,
             output_loading_info=True,
             key_mapping=fit.key_mapping or None,
+            **family.model_arguments,
         )
     _check_report(report, check)
     _check_values(model, place)
@@ -164,7 +165,7 @@ def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTraine
         if min(getattr(vision, key, 1) for key in COUNTS) < 1:
             raise ValueError("layers, sizes and patches are at least 1")
         with torch.device("meta"):
-            return family, family.model_class(vision, embedding)(vision)
+            return family, family.model_class(vision, embedding)(vision, **family.model_arguments)
     except MALFORMED as error:
         reason = " ".join(str(error).split())
         fix = "use the config.json that the checkpoint was saved with"

@@ -40,7 +40,7 @@ class Clip(Family):
 
     def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> CLIPVisionConfig:
         """The vision tower's part; the projection's width stands in the whole model's configuration."""
-        vision = config
+        vision: Any = config
         if not isinstance(config, CLIPVisionConfig):
             vision = config.vision_config
             vision.projection_dim = config.projection_dim

@@ -30,6 +30,8 @@ class Family(ABC):
     """What makes probabilities of scores of images and texts."""
     pads_texts = False
     """Whether the text tower was trained on texts padded to its context, whose padding it reads."""
+    model_arguments: Mapping[str, Any] = {}
+    """What the transformers class of the encoder takes beside its configuration."""
     processor_class: Any
     tower_name = ""
     """Module that a whole model keeps its vision tower in; a checkpoint of the tower alone may leave it out."""

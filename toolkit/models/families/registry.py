@@ -7,8 +7,9 @@ from toolkit.models.families.dinov2 import Dinov2
 from toolkit.models.families.family import Family
 from toolkit.models.families.siglip import Siglip
 from toolkit.models.families.traced import Traced, traced
+from toolkit.models.families.vit import Vit
 
-DESCRIBED: dict[str, Family] = {family.name: family for family in (Clip(), Siglip(), Dinov2())}
+DESCRIBED: dict[str, Family] = {family.name: family for family in (Clip(), Siglip(), Dinov2(), Vit())}
 
 
 def family_of_type(model_type: str) -> Family | None:
