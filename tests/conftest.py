@@ -127,6 +127,23 @@ def _save_tiny_vit(folder: Path) -> Path:
     return folder
 
 
+def _save_tiny_blip(folder: Path) -> Path:
+    import torch
+    from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessorPil
+
+    torch.manual_seed(0)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = tower | {"image_size": 32, "patch_size": 8, "initializer_range": 0.02}
+    config = BlipConfig(vision_config=vision, text_config=tower | {"vocab_size": 100}, image_text_hidden_size=24)
+    model = BlipForImageTextRetrieval(config)
+    for name, parameter in model.vision_model.named_parameters():
+        if "embedding" in name or "bias" in name:  # as trained ones, no two alike
+            parameter.data = 0.5 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Encoder folders of every family: real classes, three layers, random weights."""
@@ -137,6 +154,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "dinov2": _save_tiny_dinov2(root / "dinov2"),
         "dinov2_with_registers": _save_tiny_dinov2(root / "dinov2_with_registers", registers=2),
         "vit": _save_tiny_vit(root / "vit"),
+        "blip": _save_tiny_blip(root / "blip"),
     }
 
 

@@ -157,7 +157,8 @@ class LayerBuilder:
 
     def first_token_attention(self, x: str, attention: Attention) -> str:
         """Attention of the first token to all tokens, before its output projection: [B, T, D] -> [B, 1, D]."""
-        query = self.linear(self.first_token(x, self.scope(attention.module)), attention.query.module)
+        first, name = self.first_token(x, self.scope(attention.module)), self.names.query_matmul(attention)
+        query = self.matmul(first, name, attention.query.weight.T, attention.query.bias, to=name)
         return self.cross_attention(query, x, attention)
 
     def cross_attention(self, query: str, x: str, attention: Attention) -> str:

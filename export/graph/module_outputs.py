@@ -24,12 +24,14 @@ def module_outputs(classifier: Classifier, pixel_values: Tensor, *, own: bool = 
 
     Returns:
         ``NAME`` for a module's output, ``NAME/input`` for what it takes, ``NAME/MatMul`` for a
-        linear layer's matmul without its bias, and ``logits``.
+        linear layer's matmul without its bias, and ``logits``; of a module that runs twice, the first time.
     """
     tensors: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if f"{name}/input" in tensors:  # BLIP's post norm runs again, for what nothing reads
+                return
             given = output[0] if isinstance(output, tuple) else output
             if isinstance(given, Tensor):
                 tensors[name] = given

@@ -32,7 +32,7 @@ from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.verify import verify
 
-DESCRIBED = ["dinov2", "dinov2_with_registers", "vit"]
+DESCRIBED = ["dinov2", "dinov2_with_registers", "vit", "blip"]
 INPUTS, PRECISIONS = get_args(GraphInput), ("fp32", "fp16", "int8")
 
 

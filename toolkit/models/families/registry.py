@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolkit.models.families.blip import Blip
 from toolkit.models.families.clip import Clip
 from toolkit.models.families.dinov2 import Dinov2
 from toolkit.models.families.family import Family
@@ -9,7 +10,7 @@ from toolkit.models.families.siglip import Siglip
 from toolkit.models.families.traced import Traced, traced
 from toolkit.models.families.vit import Vit
 
-DESCRIBED: dict[str, Family] = {family.name: family for family in (Clip(), Siglip(), Dinov2(), Vit())}
+DESCRIBED: dict[str, Family] = {family.name: family for family in (Clip(), Siglip(), Dinov2(), Vit(), Blip())}
 
 
 def family_of_type(model_type: str) -> Family | None:

@@ -8,11 +8,45 @@ graph is written from the description, and parity proves that both are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+
+
+class PartedLinear(nn.Module):
+    """Linear layers that take the same, side by side, in place of one whose rows several projections share."""
+
+    def __init__(self, parts: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def part(self, rows: slice) -> nn.Linear:
+        """The layer that gives some of the rows."""
+        return next(part for part, own in self._rows() if own == rows)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights of all parts [out, in]."""
+        return torch.cat([part.weight for part, _ in self._rows()])
+
+    @property
+    def bias(self) -> Tensor:
+        """The biases of all parts [out]."""
+        return torch.cat([part.bias for part, _ in self._rows()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return torch.cat([part(x) for part in self.parts], dim=-1)
+
+    def _rows(self) -> Iterator[tuple[nn.Linear, slice]]:
+        first = 0
+        for part in self.parts:
+            assert isinstance(part, nn.Linear)
+            yield part, slice(first, first + part.out_features)
+            first += part.out_features
 
 
 @dataclass(frozen=True)
@@ -20,7 +54,7 @@ class Projection:
     """``x`` [..., in] times ``weight`` [out, in] transposed, plus ``bias`` [out]: a linear layer, or rows of one."""
 
     module: nn.Module
-    """``nn.Linear``, or ``nn.MultiheadAttention``, whose input projections share one weight."""
+    """A linear layer, or ``nn.MultiheadAttention``, whose input projections share one weight."""
     rows: slice | None = None
     """Of the module's weight, where several projections share it."""
 
@@ -42,6 +76,8 @@ class Projection:
         """[..., in] -> [..., out]."""
         if self.rows is None:
             return self.module(x)  # type: ignore[no-any-return]
+        if isinstance(self.module, PartedLinear):
+            return self.module.part(self.rows)(x)  # type: ignore[no-any-return]
         return nn.functional.linear(x, self.weight, self.bias)
 
 
