@@ -75,8 +75,8 @@ def open_encoder(config: ModelConfig) -> tuple[Encoder, Any]:
     Raises:
         ToolkitError: an encoder or a processor that can't be used as its files are.
     """
-    encoder = load_encoder(config.encoder, config.embedding)
-    processor = load_processor(config.encoder, encoder.family)
+    encoder = load_encoder(config.encoder, config.embedding, config.image_size, config.revision)
+    processor = load_processor(config.encoder, encoder.family, config.image_size, config.revision)
     check_output_size(processor, encoder, Source(config.encoder, config.encoder))
     return encoder, processor
 
@@ -94,6 +94,9 @@ def _text_head(config: ModelConfig, labels: list[str]) -> CosineHead:
     if unknown:
         fix = f"write texts for some of {listed(labels)}"
         raise ToolkitError(f"texts for labels that there are not: {listed(unknown)}", where="model.head.texts", fix=fix)
+    if config.revision is not None:
+        fix = "download it (hf download NAME --revision REVISION --local-dir FOLDER) and give the folder"
+        raise ToolkitError("texts are read from the newest revision alone", where="model.revision", fix=fix)
     encoder = load_text_encoder(config.encoder)
     templates = config.head.templates or TEMPLATES
     return text_head(encoder, class_embeddings(encoder, labels, templates, config.head.texts))

@@ -57,7 +57,9 @@ def open_processor(place: Source, family: Family) -> Any:
     if lacking:
         what = f"the image processor's file leaves out {', '.join(lacking)}"
         raise ToolkitError(what, where=place.where, fix=f"copy the encoder's {FILE}, or {write}")
-    processor = processor_class.from_pretrained(place.location, trust_remote_code=False)
+    processor = processor_class.from_pretrained(
+        place.location, revision=place.revision or "main", trust_remote_code=False
+    )
     preprocess = preprocess_from(processor, place.where)  # refuses what is not finite, zeros and sizes that can't be
     if isinstance(family, Traced):
         _refuse_unlike(processor, preprocess, place)
