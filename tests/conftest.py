@@ -127,6 +127,27 @@ def _save_tiny_vit(folder: Path) -> Path:
     return folder
 
 
+def _save_tiny_dinov3_vit(folder: Path, *, gated: bool = False) -> Path:
+    import torch
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel, ViTImageProcessorPil
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
+    sizes |= {"image_size": 32, "patch_size": 8, "num_register_tokens": 2, "use_gated_mlp": gated}
+    model = DINOv3ViTModel(DINOv3ViTConfig(**sizes, hidden_act="silu" if gated else "gelu"))
+    for name, parameter in model.named_parameters():
+        if "lambda" in name or "token" in name or "bias" in name:  # as trained ones, no two alike
+            parameter.data = 0.5 + torch.rand_like(parameter)
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 def _save_tiny_blip(folder: Path) -> Path:
     import torch
     from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessorPil
@@ -153,6 +174,8 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "siglip": _save_tiny_siglip(root / "siglip"),
         "dinov2": _save_tiny_dinov2(root / "dinov2"),
         "dinov2_with_registers": _save_tiny_dinov2(root / "dinov2_with_registers", registers=2),
+        "dinov3_vit": _save_tiny_dinov3_vit(root / "dinov3_vit"),
+        "dinov3_vit_gated": _save_tiny_dinov3_vit(root / "dinov3_vit_gated", gated=True),
         "vit": _save_tiny_vit(root / "vit"),
         "blip": _save_tiny_blip(root / "blip"),
     }

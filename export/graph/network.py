@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from onnx import TensorProto
 from torch import nn
 
 from export.graph.builder import GraphBuilder, Scope
 from export.graph.config import FUSED, GraphConfig
 from export.graph.grey_levels import affine_of, patches_of_levels
-from export.graph.layers import LayerBuilder, Residual
+from export.graph.layers import LayerBuilder, Residual, Rotary
 from export.graph.matmul import integer_matmul, quantized_matrix
 from export.graph.preprocessing import RESIZED
 from export.graph.tensor_names import EMBEDDING, LOGITS, POOLED, PROBABILITIES, names_of
@@ -83,9 +84,10 @@ class NetworkBuilder(LayerBuilder):
         first_only = not isinstance(tower.pooling, AttentionPooling) and tower.pooling.first_token_only
         stream: str | Residual = self.tokens(tower, pixel_values)
         *before, last = tower.blocks
+        rotary = self._rotary(tower)
         for block in before:
-            stream = self.layer(stream, block)
-        stream = self.layer(stream, last, first_token_only=first_only)
+            stream = self.layer(stream, block, rotary=rotary)
+        stream = self.layer(stream, last, first_token_only=first_only, rotary=rotary)
         if tower.post_norm is None:
             pooled = self.pooled(self.total(stream), tower)
         else:
@@ -102,6 +104,15 @@ class NetworkBuilder(LayerBuilder):
         added = self.weight(constants, tower.constants(self._grid(tower.patches)))
         x = str(self.builder.node("Add", [patches, added], name=name))
         return x if tower.pre_norm is None else self.layer_norm(x, tower.pre_norm)[0]
+
+    def _rotary(self, tower: Tower) -> Rotary | None:
+        """What turns queries and keys of all tokens; those before the patches stay as they are."""
+        if tower.rotary is None:
+            return None
+        cosine, sine = tower.rotary(self._grid(tower.patches))
+        plain = cosine.new_zeros(tower.prefix, cosine.shape[1])
+        name = f"{self.names.of(tower.module)}.rotary"
+        return Rotary(name, torch.cat([plain + 1, cosine]), torch.cat([plain, sine]))
 
     def _grid(self, module: nn.Conv2d) -> tuple[int, int]:
         """Rows and columns of patches; any will do where only names are looked up."""

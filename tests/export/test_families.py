@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -20,17 +21,23 @@ from transformers import (
 
 from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
 from export.bundle import ExportOptions, export_bundle
-from export.graph.classifier_graph import GraphInput
+from export.graph.classifier_graph import GraphInput, build_graph
+from export.graph.config import GraphConfig
 from export.latency.measure import MinSamples
 from export.prove_bundle import bisect_bundle
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
+from toolkit.models.build import build_classifier
+from toolkit.models.processing import preprocess_from
+from toolkit.recipe.model import ModelConfig
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.session import Session
 from toolkit.runtime.verify import verify
 
-DESCRIBED = ["dinov2", "dinov2_with_registers", "vit", "blip"]
+DESCRIBED = ["dinov2", "dinov2_with_registers", "vit", "blip", "dinov3_vit"]
+GRAPHS = [*DESCRIBED, "dinov3_vit_gated"]
 LARGER = ("dinov2_with_registers", "vit")
 INPUTS, PRECISIONS = get_args(GraphInput), ("fp32", "fp16", "int8")
 
@@ -92,6 +99,27 @@ def test_a_described_family_ships_in_every_precision(
         measured=BenchmarkOptions(threads=1, details=False),
     )
     assert [row["precision"] for row in latency["rows"]] == list(PRECISIONS)
+
+
+@pytest.mark.parametrize("config", [GraphConfig(), GraphConfig(standard_ops_only=True)], ids=["fused", "standard"])
+@pytest.mark.parametrize("side", [32, 48])
+@pytest.mark.parametrize("family", GRAPHS)
+@torch.inference_mode()
+def test_the_graph_gives_what_transformers_gives(
+    family: str, side: int, config: GraphConfig, encoders: dict[str, Path]
+) -> None:
+    """Within what PyTorch itself differs from float64, ten times over."""
+    embedding = "projected" if family == "blip" else "pooled"
+    wanted = ModelConfig(encoder=str(encoders[family]), embedding=embedding, image_size=side, unfreeze_last=0)
+    classifier, processor = build_classifier(wanted, ["a", "b", "c"], seed=0)
+    model = build_graph(classifier.eval(), preprocess_from(processor), {}, "pixel_values", config)
+    session = Session(model.SerializeToString(), provider="cpu", threads=1)
+    pixel_values = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(0))
+    expected = classifier.reference_logits(pixel_values)
+    exact = classifier.double().reference_logits(pixel_values.double())
+    floor = max(float((expected - exact).abs().max()), float(np.finfo(np.float32).eps * exact.abs().max()))
+    (logits,) = session.compute(["logits"], {"pixel_values": pixel_values.numpy()})
+    assert np.abs(logits - exact.numpy()).max() <= 10 * floor
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

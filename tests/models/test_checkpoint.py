@@ -224,7 +224,9 @@ def test_a_revision_is_the_one_that_is_read(
     revision: str, folder: Path, encoders: dict[str, Path], tmp_path: Path
 ) -> None:
     cache_of(tmp_path / "home", "someone/encoder", folder)
-    older = kinds.copy_of(encoders["siglip"], tmp_path / "older", lambda tensors: {n: t / 2 for n, t in tensors.items()})
+    older = kinds.copy_of(
+        encoders["siglip"], tmp_path / "older", lambda tensors: {n: t / 2 for n, t in tensors.items()}
+    )
     kinds.set_json(older / "preprocessor_config.json", image_mean=[0.25, 0.25, 0.25])
     cache_of(tmp_path / "home", "someone/encoder", older, "v1", "1" * 40)
     newest, pinned = (load_offline(tmp_path / "home", "someone/encoder", each) for each in ("", revision))

@@ -92,6 +92,16 @@ def test_a_real_vit_processor_is_refused(folder: Path) -> None:
     assert "is a ViTImageProcessor" in refused(folder).what
 
 
+def test_dinov3_s_settings_are_read_by_vit_s_processor(encoders: dict[str, Path], tmp_path: Path) -> None:
+    folder = kinds.copy_of(encoders["dinov3_vit"], tmp_path / "dinov3_vit")
+    kinds.set_json(folder / FILE, image_processor_type="DINOv3ViTImageProcessorFast", image_mean=[0.1, 0.2, 0.3])
+    processor = processor_of(folder)
+    assert isinstance(processor, transformers.ViTImageProcessorPil)
+    assert list(processor.image_mean) == [0.1, 0.2, 0.3]
+    kinds.set_json(folder / FILE, size={"height": 32, "width": 48})
+    assert "takes squares" in refused(folder).what
+
+
 @pytest.mark.parametrize("missing", ["size", "resample", "image_mean", "image_std"])
 def test_a_setting_that_is_left_out_is_not_filled_in(missing: str, folder: Path) -> None:
     kinds.set_json(folder / FILE, **{missing: None})

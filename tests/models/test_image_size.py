@@ -66,6 +66,8 @@ def test_a_crop_stays_the_same_share() -> None:
 def test_a_size_that_patches_do_not_cover_is_refused(
     family: str, side: int, fix: str, encoders: dict[str, Path]
 ) -> None:
-    with pytest.raises(ToolkitError, match=f"{side} pixels are no multiple of the encoder's patches of 8 x 8") as caught:
+    with pytest.raises(
+        ToolkitError, match=f"{side} pixels are no multiple of the encoder's patches of 8 x 8"
+    ) as caught:
         open_encoder(ModelConfig(encoder=str(encoders[family]), unfreeze_last=0, image_size=side))
     assert (caught.value.where, caught.value.fix) == ("model.image_size", fix)

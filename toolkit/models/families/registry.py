@@ -5,12 +5,15 @@ from __future__ import annotations
 from toolkit.models.families.blip import Blip
 from toolkit.models.families.clip import Clip
 from toolkit.models.families.dinov2 import Dinov2
+from toolkit.models.families.dinov3_vit import Dinov3Vit
 from toolkit.models.families.family import Family
 from toolkit.models.families.siglip import Siglip
 from toolkit.models.families.traced import Traced, traced
 from toolkit.models.families.vit import Vit
 
-DESCRIBED: dict[str, Family] = {family.name: family for family in (Clip(), Siglip(), Dinov2(), Vit(), Blip())}
+DESCRIBED: dict[str, Family] = {
+    family.name: family for family in (Clip(), Siglip(), Dinov2(), Dinov3Vit(), Vit(), Blip())
+}
 
 
 def family_of_type(model_type: str) -> Family | None:

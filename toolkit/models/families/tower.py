@@ -187,6 +187,12 @@ class Tower(Transformer):
     """
     pre_norm: nn.LayerNorm | None
     pooling: TokenPooling | AttentionPooling
+    rotary: Callable[[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
+    """Rotary positions: cosine and sine [patches, D / heads] that turn the queries and keys of the patches.
+
+    It takes rows and columns of the grid of patches. The prefix tokens have no positions; layers take both as
+    ``position_embeddings``.
+    """
 
     @property
     def attentions(self) -> list[Attention]:
