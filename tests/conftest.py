@@ -148,6 +148,22 @@ def _save_tiny_dinov3_vit(folder: Path, *, gated: bool = False) -> Path:
     return folder
 
 
+def _save_tiny_siglip2(folder: Path) -> Path:
+    import torch
+    from transformers import Siglip2ImageProcessorPil, Siglip2VisionConfig, Siglip2VisionModel
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
+    Siglip2VisionModel(Siglip2VisionConfig(**sizes, num_patches=9, patch_size=8)).save_pretrained(folder)
+    Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
+    return folder
+
+
 def _save_tiny_blip(folder: Path) -> Path:
     import torch
     from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessorPil
@@ -176,6 +192,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "dinov2_with_registers": _save_tiny_dinov2(root / "dinov2_with_registers", registers=2),
         "dinov3_vit": _save_tiny_dinov3_vit(root / "dinov3_vit"),
         "dinov3_vit_gated": _save_tiny_dinov3_vit(root / "dinov3_vit_gated", gated=True),
+        "siglip2": _save_tiny_siglip2(root / "siglip2"),
         "vit": _save_tiny_vit(root / "vit"),
         "blip": _save_tiny_blip(root / "blip"),
     }

@@ -64,10 +64,13 @@ def with_folded_scales(classifier: Classifier) -> Classifier:
 def aligned(reference: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """A captured tensor in the shape that the graph has it in, None if it is another.
 
-    The graph leaves tokens out that nothing reads, drops axes of length one, and may have patches as rows.
+    The graph leaves tokens out that nothing reads, drops axes of length one, and may have patches as rows,
+    or planes where the reference has rows.
     """
     if reference.dim() == 4 and len(shape) == 3:
         reference = reference.flatten(2).transpose(1, 2)
+    if reference.dim() == 3 and len(shape) == 4:
+        reference = reference.transpose(1, 2)
     if tuple(reference.shape) == shape:
         return reference
     if reference.dim() == len(shape) == 3 and reference.shape[::2] == (shape[0], shape[2]):

@@ -13,7 +13,9 @@ from toolkit.errors import ToolkitError
 from toolkit.models.encoder import Encoder
 from toolkit.models.load import load_encoder, load_processor
 
-BOTH = [(family, embedding) for family in ("clip", "siglip", "blip") for embedding in ("projected", "pooled")]
+BOTH = [
+    (family, embedding) for family in ("clip", "siglip", "siglip2", "blip") for embedding in ("projected", "pooled")
+]
 POOLED = [(family, "pooled") for family in ("dinov2", "dinov2_with_registers", "vit", "dinov3_vit", "dinov3_vit_gated")]
 
 

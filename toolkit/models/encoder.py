@@ -49,7 +49,7 @@ def groups_of(tower: Tower) -> list[Group]:
     """The ordered groups of a tower, which run transformers' own modules."""
     norm, pooling, projection = tower.pre_norm, tower.pooling, tower.projection
     first = (tower.embeddings,) if norm is None else (tower.embeddings, norm)
-    groups = [Group("embeddings", first, partial(_in_turn, first))]
+    groups = [Group("embeddings", first, partial(_tokens, tower))]
     groups += [
         Group(f"layers.{index}", (layer,), partial(_whole_layer, tower, layer))
         for index, layer in enumerate(tower.layers)
@@ -89,10 +89,10 @@ def _turned(keys: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat([prefix, patches * cosine + torch.cat([-second, first], dim=-1) * sine], dim=2)
 
 
-def _in_turn(modules: tuple[nn.Module, ...], x: Tensor) -> Tensor:
-    for module in modules:
-        x = module(x)
-    return x
+def _tokens(tower: Tower, pixel_values: Tensor) -> Tensor:
+    """``pixel_values`` [B, 3, height, width] -> what the first layer takes [B, T, D]."""
+    tokens = (tower.embed or tower.embeddings)(pixel_values)
+    return tokens if tower.pre_norm is None else tower.pre_norm(tokens)
 
 
 def _pooled(norm: nn.Module, pooling: TokenPooling, prefix: int, tokens_BTD: Tensor) -> Tensor:

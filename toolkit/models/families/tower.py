@@ -8,6 +8,7 @@ graph is written from the description, and parity proves that both are the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -176,8 +177,8 @@ class Tower(Transformer):
 
     embeddings: nn.Module
     """``pixel_values`` to tokens [B, T, D], before ``pre_norm``."""
-    patches: nn.Conv2d
-    """Inside ``embeddings``; patches side by side, row by row."""
+    patches: nn.Conv2d | nn.Linear
+    """Inside ``embeddings``; patches side by side, row by row, which a linear layer takes as rows, columns, channels."""
     prefix: int
     """Tokens in front of the patches: class and register tokens."""
     constants: Callable[[tuple[int, int]], Tensor]
@@ -187,12 +188,29 @@ class Tower(Transformer):
     """
     pre_norm: nn.LayerNorm | None
     pooling: TokenPooling | AttentionPooling
+    embed: Callable[[Tensor], Tensor] | None = None
+    """``pixel_values`` to tokens [B, T, D], where that is not what a call of ``embeddings`` does."""
     rotary: Callable[[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
     """Rotary positions: cosine and sine [patches, D / heads] that turn the queries and keys of the patches.
 
     It takes rows and columns of the grid of patches. The prefix tokens have no positions; layers take both as
     ``position_embeddings``.
     """
+
+    @property
+    def patch_side(self) -> int:
+        """Side of a patch in pixels."""
+        if isinstance(self.patches, nn.Linear):
+            return math.isqrt(self.patches.in_features // 3)
+        return int(self.patches.kernel_size[0])
+
+    @property
+    def patch_weight(self) -> Tensor:
+        """What patches are multiplied with [D, 3, side, side]."""
+        if isinstance(self.patches, nn.Linear):
+            side = self.patch_side
+            return self.patches.weight.unflatten(1, (side, side, 3)).permute(0, 3, 1, 2)
+        return self.patches.weight
 
     @property
     def attentions(self) -> list[Attention]:
