@@ -37,7 +37,7 @@ from toolkit.runtime.session import Session
 from toolkit.runtime.verify import verify
 
 DESCRIBED = ["dinov2", "dinov2_with_registers", "vit", "blip", "dinov3_vit", "siglip2"]
-GRAPHS = [*DESCRIBED, "dinov3_vit_gated"]
+GRAPHS = [*DESCRIBED, "dinov3_vit_gated", "laion"]
 LARGER = ("dinov2_with_registers", "vit")
 INPUTS, PRECISIONS = get_args(GraphInput), ("fp32", "fp16", "int8")
 
@@ -109,7 +109,7 @@ def test_the_graph_gives_what_transformers_gives(
     family: str, side: int, config: GraphConfig, encoders: dict[str, Path]
 ) -> None:
     """Within what PyTorch itself differs from float64, ten times over."""
-    embedding = "projected" if family in ("blip", "siglip2") else "pooled"
+    embedding = "projected" if family in ("blip", "siglip2", "laion") else "pooled"
     wanted = ModelConfig(encoder=str(encoders[family]), embedding=embedding, image_size=side, unfreeze_last=0)
     classifier, processor = build_classifier(wanted, ["a", "b", "c"], seed=0)
     model = build_graph(classifier.eval(), preprocess_from(processor), {}, "pixel_values", config)

@@ -18,7 +18,7 @@ from toolkit.recipe.model import Embedding
 
 
 class BlipImageEncoder(BlipPreTrainedModel):
-    """The image side of ``BlipForImageTextRetrieval`` by its names, with the projection if the configuration has one."""
+    """The image side of ``BlipForImageTextRetrieval`` by its names; without the projection if none is configured."""
 
     config: BlipVisionConfig
     base_model_prefix = "vision_model"

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, Siglip2TextModel, Siglip2VisionConfig
 
-from toolkit.models.families.family import Family
 from toolkit.models.families.siglip import Siglip
 from toolkit.models.families.tower import Tower
 from toolkit.recipe.model import Embedding
@@ -73,6 +72,6 @@ class Siglip2(Siglip):
 
 
 def cut(pixel_values: Tensor, patch: int) -> Tensor:
-    """``pixel_values`` [B, 3, height, width] -> patches [B, N, patch * patch * 3], as SigLIP 2's processor cuts them."""
+    """``pixel_values`` [B, 3, height, width] -> patches [B, N, patch * patch * 3], as SigLIP 2's processor cuts."""
     grid = pixel_values.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # [B, 3, rows, patch, columns, patch]
     return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)

@@ -178,7 +178,7 @@ class Tower(Transformer):
     embeddings: nn.Module
     """``pixel_values`` to tokens [B, T, D], before ``pre_norm``."""
     patches: nn.Conv2d | nn.Linear
-    """Inside ``embeddings``; patches side by side, row by row, which a linear layer takes as rows, columns, channels."""
+    """Inside ``embeddings``; patches side by side, row by row; a linear layer takes them as rows, columns, channels."""
     prefix: int
     """Tokens in front of the patches: class and register tokens."""
     constants: Callable[[tuple[int, int]], Tensor]
