@@ -187,15 +187,12 @@ class LayerBuilder:
     def turned(self, x: str, attention: Attention, rotary: Rotary) -> str:
         """Queries or keys [B, T, D], turned by the positions of their tokens."""
         add, to = self.scope(attention.module), f"{self.names.of(attention.module)}/turned"
-        half = rotary.cosine.shape[1] // 2
+        parts = {"cos": rotary.cosine, "sin": rotary.sine}
         if not self.config.standard_ops_only:  # the operator takes half of what repeats itself
-            cosine, sine = rotary.cosine[:, :half].contiguous(), rotary.sine[:, :half].contiguous()
-            constants = [self.weight(f"{rotary.name}.{part}", each) for part, each in (("cos", cosine), ("sin", sine))]
+            halves = {part: values.chunk(2, dim=1)[0].contiguous() for part, values in parts.items()}
+            constants = [self.weight(f"{rotary.name}.{part}", values) for part, values in halves.items()]
             return str(add("RotaryEmbedding", x, add.integers(0), *constants, name=to, domain=MICROSOFT))
-        cosine, sine = (
-            self.weight(f"{rotary.name}.{part}", each[:, None])
-            for part, each in (("cos", rotary.cosine), ("sin", rotary.sine))
-        )
+        cosine, sine = (self.weight(f"{rotary.name}.{part}", values[:, None]) for part, values in parts.items())
         heads = add("Reshape", x, add.integers(0, 0, attention.heads, -1))
         first, second = add("Split", heads, outputs=2, axis=3, num_outputs=2)
         across = add("Concat", add("Neg", second), first, axis=3)

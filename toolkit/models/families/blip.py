@@ -20,15 +20,16 @@ from toolkit.recipe.model import Embedding
 class BlipImageEncoder(BlipPreTrainedModel):
     """The image side of ``BlipForImageTextRetrieval`` by its names; without the projection if none is configured."""
 
-    config: BlipVisionConfig
+    config: BlipVisionConfig  # type: ignore[assignment]
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
 
     def __init__(self, config: BlipVisionConfig) -> None:
         super().__init__(config)
         self.vision_model = BlipVisionModel(config)
-        if _projected_width(config):
-            self.vision_proj = nn.Linear(config.hidden_size, _projected_width(config))
+        width = _projected_width(config)
+        if width:
+            self.vision_proj = nn.Linear(config.hidden_size, width)
         self.post_init()
 
     def forward(self, pixel_values: Tensor) -> Tensor:

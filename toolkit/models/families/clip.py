@@ -30,7 +30,7 @@ class Clip(Family):
     name = "clip"
     model_types = frozenset({"clip", "clip_vision_model"})
     text_model_types = frozenset({"clip_text_model"})
-    text_model_class = CLIPTextModelWithProjection
+    text_model_class: Any = CLIPTextModelWithProjection
     vision_config_class: Any = CLIPVisionConfig
     vision_model_class: Any = CLIPVisionModel
     projected_model_class: Any = CLIPVisionModelWithProjection

@@ -38,7 +38,7 @@ class Siglip2(Siglip):
         side = round(math.sqrt(settings.get("max_num_patches") or 256)) * (settings.get("patch_size") or 16)
         return settings | {"size": {"height": side, "width": side}}
 
-    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> Siglip2VisionConfig:
+    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> PretrainedConfig:
         """The vision tower's part, with or without the attention pooling."""
         vision: Any = config if isinstance(config, Siglip2VisionConfig) else config.vision_config
         vision.vision_use_head = getattr(vision, "vision_use_head", True) and embedding == "projected"
