@@ -77,6 +77,21 @@ def _save_tiny_clip(folder: Path) -> Path:
     return folder
 
 
+def _save_tiny_laion(folder: Path) -> Path:
+    """CLIP as larger OpenCLIP models are: GELU, and other widths, heads and layers than the texts have."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    torch.manual_seed(0)
+    vision: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3}
+    vision |= {"num_attention_heads": 3, "image_size": 32, "patch_size": 8, "hidden_act": "gelu"}
+    text: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 1, "vocab_size": 100, "max_position_embeddings": 16, "hidden_act": "gelu"}
+    CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=40)).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 def _save_tiny_siglip(folder: Path) -> Path:
     import torch
     from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
@@ -115,48 +130,122 @@ def _save_tiny_dinov2(folder: Path, *, registers: int = 0) -> Path:
     return folder
 
 
+def _save_tiny_vit(folder: Path) -> Path:
+    import torch
+    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    ViTModel(ViTConfig(**sizes)).save_pretrained(folder)  # with a pooler, which is left alone
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def _save_tiny_dinov3_vit(folder: Path, *, gated: bool = False) -> Path:
+    import torch
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel, ViTImageProcessorPil
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
+    sizes |= {"image_size": 32, "patch_size": 8, "num_register_tokens": 2, "use_gated_mlp": gated}
+    model = DINOv3ViTModel(DINOv3ViTConfig(**sizes, hidden_act="silu" if gated else "gelu"))
+    for name, parameter in model.named_parameters():
+        if "lambda" in name or "token" in name or "bias" in name:  # as trained ones, no two alike
+            parameter.data = 0.5 + torch.rand_like(parameter)
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def _save_tiny_siglip2(folder: Path) -> Path:
+    import torch
+    from transformers import Siglip2ImageProcessorPil, Siglip2VisionConfig, Siglip2VisionModel
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
+    Siglip2VisionModel(Siglip2VisionConfig(**sizes, num_patches=9, patch_size=8)).save_pretrained(folder)
+    Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
+    return folder
+
+
+def _save_tiny_blip(folder: Path) -> Path:
+    import torch
+    from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessorPil
+
+    torch.manual_seed(0)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = tower | {"image_size": 32, "patch_size": 8, "initializer_range": 0.02}
+    config = BlipConfig(vision_config=vision, text_config=tower | {"vocab_size": 100}, image_text_hidden_size=24)
+    model = BlipForImageTextRetrieval(config)
+    for name, parameter in model.vision_model.named_parameters():
+        if "embedding" in name or "bias" in name:  # as trained ones, no two alike
+            parameter.data = 0.5 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Encoder folders of every family: real classes, three layers, random weights."""
     root = tmp_path_factory.mktemp("encoders")
     return {
         "clip": _save_tiny_clip(root / "clip"),
+        "laion": _save_tiny_laion(root / "laion"),
         "siglip": _save_tiny_siglip(root / "siglip"),
         "dinov2": _save_tiny_dinov2(root / "dinov2"),
         "dinov2_with_registers": _save_tiny_dinov2(root / "dinov2_with_registers", registers=2),
+        "dinov3_vit": _save_tiny_dinov3_vit(root / "dinov3_vit"),
+        "dinov3_vit_gated": _save_tiny_dinov3_vit(root / "dinov3_vit_gated", gated=True),
+        "siglip2": _save_tiny_siglip2(root / "siglip2"),
+        "vit": _save_tiny_vit(root / "vit"),
+        "blip": _save_tiny_blip(root / "blip"),
     }
 
 
 def _save_with_texts(folder: Path, family: str) -> Path:
     """Both towers of a family, with the embedded model's tokenizer."""
     import torch
-    from transformers import (
-        CLIPConfig,
-        CLIPImageProcessorPil,
-        CLIPModel,
-        CLIPTokenizer,
-        SiglipConfig,
-        SiglipImageProcessorPil,
-        SiglipModel,
-    )
+    import transformers
+    from transformers import CLIPImageProcessorPil, CLIPTokenizer, Siglip2ImageProcessorPil, SiglipImageProcessorPil
 
     from toolkit.models.load import EMBEDDED, resolve
 
     tokenizer = CLIPTokenizer.from_pretrained(resolve(EMBEDDED))
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = tower | {"image_size": 32, "patch_size": 8}
+    vision = tower | {"patch_size": 8} | ({"num_patches": 16} if family == "Siglip2" else {"image_size": 32})
     text = tower | {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32}
+    if family == "Siglip2":  # its own kind of tokenizer knows single letters alone of that vocabulary
+        text["max_position_embeddings"] = 32
     torch.manual_seed(0)
-    if family == "clip":
-        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text | ids, projection_dim=24))
-        CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    if family.startswith("Siglip"):
+        options: dict[str, Any] = {}
     else:
-        model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
+        text |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        options = {"projection_dim": 24}
+    config = getattr(transformers, f"{family}Config")(vision_config=vision, text_config=text, **options)
+    model = getattr(transformers, f"{family}Model")(config)
+    if family.startswith("Siglip"):
         model.logit_scale.data.fill_(2.0)
         model.logit_bias.data.fill_(-3.0)
-        SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     model.save_pretrained(folder)
+    processor = {
+        "Siglip": SiglipImageProcessorPil(size={"height": 32, "width": 32}),
+        "Siglip2": Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16),
+    }
+    cropping = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor.get(family, cropping).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -165,7 +254,8 @@ def _save_with_texts(folder: Path, family: str) -> Path:
 def text_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Encoder folders with both towers and a tokenizer: real classes, two layers, random weights."""
     root = tmp_path_factory.mktemp("text_encoders")
-    return {family: _save_with_texts(root / family, family) for family in ("clip", "siglip")}
+    families = {"clip": "CLIP", "metaclip_2": "MetaClip2", "siglip": "Siglip", "siglip2": "Siglip2"}
+    return {name: _save_with_texts(root / name, family) for name, family in families.items()}
 
 
 @pytest.fixture(scope="session")

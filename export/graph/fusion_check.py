@@ -41,7 +41,7 @@ def check_nodes(
         config: that the graph was written in.
 
     Returns:
-        The counts of :func:`fused_counts`.
+        The counts of :func:`fused_counts`, and of rotary positions where there are any.
 
     Raises:
         CheckFailed: a fusion is missing, or a heavy node ran elsewhere; with the names of the nodes.
@@ -50,9 +50,13 @@ def check_nodes(
     blocks = tower.blocks if tower else []
     layers, gelus = len(blocks), sum(block.mlp.gate is None for block in blocks)
     counts = fused_counts(nodes)
+    if tower and tower.rotary:
+        counts["rotary positions"] = sum(node.operator == "RotaryEmbedding" for node in nodes)
     expected = {"integer product": len(config.quantization.matmuls)}
     if not config.standard_ops_only:
         expected |= {"attention": layers, "activation": gelus}
+        if tower and tower.rotary:
+            expected["rotary positions"] = layers
     if provider == "cpu" and SPECS[config.precision].half:
         expected.pop("activation", None)  # GELU has no kernel for it there, and is computed in float32 by its parts
     if config.fuse_skip_layernorm:  # a layer has two norms; the first one of the first layer has nothing to add

@@ -49,6 +49,16 @@ class Residual:
     """Name of the sum."""
 
 
+@dataclass(frozen=True)
+class Rotary:
+    """What turns queries and keys: cosine and sine [T, D / heads], one and zero for tokens without a position."""
+
+    name: str
+    """Of the constants."""
+    cosine: Tensor
+    sine: Tensor
+
+
 class LayerBuilder:
     """Turns the parts of a tower into nodes; each method takes tensors' names and gives one."""
 
@@ -133,14 +143,18 @@ class LayerBuilder:
             )
         )
 
-    def self_attention(self, x: str, attention: Attention, *, causal: bool = False) -> str:
+    def self_attention(
+        self, x: str, attention: Attention, *, causal: bool = False, rotary: Rotary | None = None
+    ) -> str:
         """Attention of all tokens to all tokens, or to none behind them, before its output projection: [B, T, D]."""
         name, to = self.names.joint_matmul(attention, "qkv"), self.names.mixed_values(attention)
         matrix, bias = joined(attention.query, attention.key, attention.value)
-        if self.config.standard_ops_only or self.config.quantization.rounds(name):
+        if self.config.standard_ops_only or self.config.quantization.rounds(name) or rotary is not None:
             add = self.scope(attention.module)
             three = self.matmul(x, name, matrix, bias, to=f"{name}/Add")
             query, key, value = add("Split", three, outputs=3, axis=2, num_outputs=3)
+            if rotary is not None:
+                query, key = (self.turned(part, attention, rotary) for part in (query, key))
             return self.attention(query, key, value, attention, causal=causal)
         weights = [self.weight(f"{name}.weight^T", matrix), self.weight(f"{name}.bias", bias)]
         return str(
@@ -155,17 +169,35 @@ class LayerBuilder:
             )
         )
 
-    def first_token_attention(self, x: str, attention: Attention) -> str:
+    def first_token_attention(self, x: str, attention: Attention, rotary: Rotary | None = None) -> str:
         """Attention of the first token to all tokens, before its output projection: [B, T, D] -> [B, 1, D]."""
-        query = self.linear(self.first_token(x, self.scope(attention.module)), attention.query.module)
-        return self.cross_attention(query, x, attention)
+        first, name = self.first_token(x, self.scope(attention.module)), self.names.query_matmul(attention)
+        query = self.matmul(first, name, attention.query.weight.T, attention.query.bias, to=name)
+        return self.cross_attention(query, x, attention, rotary)
 
-    def cross_attention(self, query: str, x: str, attention: Attention) -> str:
+    def cross_attention(self, query: str, x: str, attention: Attention, rotary: Rotary | None = None) -> str:
         """Attention of ready queries [B, Q, D] to keys and values of [B, T, D]."""
         name = self.names.joint_matmul(attention, "kv")
         both = self.matmul(x, name, *joined(attention.key, attention.value), to=f"{name}/Add")
         key, value = self.scope(attention.module)("Split", both, outputs=2, axis=2, num_outputs=2)
+        if rotary is not None:
+            key = self.turned(key, attention, rotary)
         return self.attention(query, key, value, attention)
+
+    def turned(self, x: str, attention: Attention, rotary: Rotary) -> str:
+        """Queries or keys [B, T, D], turned by the positions of their tokens."""
+        add, to = self.scope(attention.module), f"{self.names.of(attention.module)}/turned"
+        parts = {"cos": rotary.cosine, "sin": rotary.sine}
+        if not self.config.standard_ops_only:  # the operator takes half of what repeats itself
+            halves = {part: values.chunk(2, dim=1)[0].contiguous() for part, values in parts.items()}
+            constants = [self.weight(f"{rotary.name}.{part}", values) for part, values in halves.items()]
+            return str(add("RotaryEmbedding", x, add.integers(0), *constants, name=to, domain=MICROSOFT))
+        cosine, sine = (self.weight(f"{rotary.name}.{part}", values[:, None]) for part, values in parts.items())
+        heads = add("Reshape", x, add.integers(0, 0, attention.heads, -1))
+        first, second = add("Split", heads, outputs=2, axis=3, num_outputs=2)
+        across = add("Concat", add("Neg", second), first, axis=3)
+        summed = add("Add", add("Mul", heads, cosine), add("Mul", across, sine))
+        return str(add("Reshape", summed, add.integers(0, 0, -1), name=to))
 
     def attention(self, query: str, key: str, value: str, attention: Attention, *, causal: bool = False) -> str:
         """Softmax of scaled scores times values: [B, Q, D] and twice [B, T, D] -> [B, Q, D]."""
@@ -199,15 +231,21 @@ class LayerBuilder:
         return str(add("Slice", x, add.integers(0), add.integers(1), add.integers(1)))
 
     def layer(
-        self, x: str | Residual, block: Block, *, first_token_only: bool = False, causal: bool = False
+        self,
+        x: str | Residual,
+        block: Block,
+        *,
+        first_token_only: bool = False,
+        causal: bool = False,
+        rotary: Rotary | None = None,
     ) -> Residual:
         """A pre-norm transformer layer: [B, T, D] -> [B, T, D], or [B, 1, D] for the first token alone."""
         normed, stream = self.layer_norm(x, block.norm1)
         if first_token_only:
-            mixed = self.first_token_attention(normed, block.attention)
+            mixed = self.first_token_attention(normed, block.attention, rotary)
             stream = self.first_token(stream, self.scope(block.module))
         else:
-            mixed = self.self_attention(normed, block.attention, causal=causal)
+            mixed = self.self_attention(normed, block.attention, causal=causal, rotary=rotary)
         sum_name = self.names.taken_by(block.norm2)
         attended = self._residual(stream, mixed, block.attention.output, block.attention_scale, sum_name)
         normed, stream = self.layer_norm(attended, block.norm2)

@@ -24,12 +24,14 @@ def module_outputs(classifier: Classifier, pixel_values: Tensor, *, own: bool = 
 
     Returns:
         ``NAME`` for a module's output, ``NAME/input`` for what it takes, ``NAME/MatMul`` for a
-        linear layer's matmul without its bias, and ``logits``.
+        linear layer's matmul without its bias, and ``logits``; of a module that runs twice, the first time.
     """
     tensors: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if f"{name}/input" in tensors:  # BLIP's post norm runs again, for what nothing reads
+                return
             given = output[0] if isinstance(output, tuple) else output
             if isinstance(given, Tensor):
                 tensors[name] = given
@@ -62,10 +64,13 @@ def with_folded_scales(classifier: Classifier) -> Classifier:
 def aligned(reference: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """A captured tensor in the shape that the graph has it in, None if it is another.
 
-    The graph leaves tokens out that nothing reads, drops axes of length one, and may have patches as rows.
+    The graph leaves tokens out that nothing reads, drops axes of length one, and may have patches as rows,
+    or planes where the reference has rows.
     """
     if reference.dim() == 4 and len(shape) == 3:
         reference = reference.flatten(2).transpose(1, 2)
+    if reference.dim() == 3 and len(shape) == 4:
+        reference = reference.transpose(1, 2)
     if tuple(reference.shape) == shape:
         return reference
     if reference.dim() == len(shape) == 3 and reference.shape[::2] == (shape[0], shape[2]):

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from onnx import TensorProto
 from torch import nn
 
 from export.graph.builder import GraphBuilder, Scope
 from export.graph.config import FUSED, GraphConfig
 from export.graph.grey_levels import affine_of, patches_of_levels
-from export.graph.layers import LayerBuilder, Residual
+from export.graph.layers import LayerBuilder, Residual, Rotary
 from export.graph.matmul import integer_matmul, quantized_matrix
 from export.graph.preprocessing import RESIZED
 from export.graph.tensor_names import EMBEDDING, LOGITS, POOLED, PROBABILITIES, names_of
@@ -40,18 +41,17 @@ class NetworkBuilder(LayerBuilder):
         self.classifier, self.preprocess = classifier, preprocess
         self.size = preprocess.output_size if preprocess and size is None else size
 
-    def patches(self, pixel_values: str, module: nn.Conv2d) -> str:
+    def patches(self, pixel_values: str, tower: Tower) -> str:
         """``pixel_values`` [B, 3, height, width] -> [B, patches, D]."""
+        module, side = tower.patches, tower.patch_side
         name, add = self.names.of(module), self.scope(module)
-        if self.config.quantization.rounds(name):
+        if isinstance(module, nn.Conv2d) and self.config.quantization.rounds(name):
             return self._patches_of_levels(pixel_values, module)
-        inputs = [pixel_values, self.weight(f"{name}.weight", module.weight)]
+        inputs = [pixel_values, self.weight(f"{name}.weight", tower.patch_weight)]
         if module.bias is not None:
             inputs.append(self.weight(f"{name}.bias", module.bias))
-        planes = self.builder.node(
-            "Conv", inputs, name=name, kernel_shape=list(module.kernel_size), strides=list(module.stride)
-        )
-        rows = add("Reshape", planes, add.integers(0, module.out_channels, -1))
+        planes = self.builder.node("Conv", inputs, name=name, kernel_shape=[side, side], strides=[side, side])
+        rows = add("Reshape", planes, add.integers(0, len(tower.patch_weight), -1))
         return str(add("Transpose", rows, perm=[0, 2, 1]))
 
     def _patches_of_levels(self, pixel_values: str, module: nn.Conv2d) -> str:
@@ -83,9 +83,10 @@ class NetworkBuilder(LayerBuilder):
         first_only = not isinstance(tower.pooling, AttentionPooling) and tower.pooling.first_token_only
         stream: str | Residual = self.tokens(tower, pixel_values)
         *before, last = tower.blocks
+        rotary = self._rotary(tower)
         for block in before:
-            stream = self.layer(stream, block)
-        stream = self.layer(stream, last, first_token_only=first_only)
+            stream = self.layer(stream, block, rotary=rotary)
+        stream = self.layer(stream, last, first_token_only=first_only, rotary=rotary)
         if tower.post_norm is None:
             pooled = self.pooled(self.total(stream), tower)
         else:
@@ -95,18 +96,28 @@ class NetworkBuilder(LayerBuilder):
     def tokens(self, tower: Tower, pixel_values: str) -> str:
         """``pixel_values`` [B, 3, height, width] -> what the first layer takes [B, T, D]."""
         name, add = self.names.of(tower.embeddings), self.scope(tower.embeddings)
-        patches = self.patches(pixel_values, tower.patches)
+        patches = self.patches(pixel_values, tower)
         if tower.prefix:  # class and register tokens come in with the positions, over zeros
             patches = add("Pad", patches, add.integers(0, tower.prefix, 0, 0, 0, 0))
         constants = f"{name}.tokens" if tower.prefix else f"{name}.position_embedding.weight"
-        added = self.weight(constants, tower.constants(self._grid(tower.patches)))
+        added = self.weight(constants, tower.constants(self._grid(tower)))
         x = str(self.builder.node("Add", [patches, added], name=name))
         return x if tower.pre_norm is None else self.layer_norm(x, tower.pre_norm)[0]
 
-    def _grid(self, module: nn.Conv2d) -> tuple[int, int]:
+    def _rotary(self, tower: Tower) -> Rotary | None:
+        """What turns queries and keys of all tokens; those before the patches stay as they are."""
+        if tower.rotary is None:
+            return None
+        cosine, sine = tower.rotary(self._grid(tower))
+        plain = cosine.new_zeros(tower.prefix, cosine.shape[1])
+        name = f"{self.names.of(tower.module)}.rotary"
+        return Rotary(name, torch.cat([plain + 1, cosine]), torch.cat([plain, sine]))
+
+    def _grid(self, tower: Tower) -> tuple[int, int]:
         """Rows and columns of patches; any will do where only names are looked up."""
-        height, width = self.size or module.kernel_size
-        return int(height) // int(module.kernel_size[0]), int(width) // int(module.kernel_size[1])
+        side = tower.patch_side
+        height, width = self.size or (side, side)
+        return height // side, width // side
 
     def pooled(self, x: str, tower: Tower) -> str:
         """Last tokens [B, T, D], or [B, 1, D] -> [B, D], or [B, 2 D] of the class token and the patches' mean."""

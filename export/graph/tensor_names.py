@@ -38,13 +38,18 @@ class TensorNames:
         return self.taken_by(attention.output.module)
 
     def joint_matmul(self, attention: Attention, parts: str) -> str:
-        """The matmul that several projections of an attention share: ``qkv`` or ``kv``."""
+        """The matmul of some projections of an attention: ``qkv``, ``kv``, or ``q`` of one module for all."""
         return f"{self.of(attention.module)}.{parts}"
 
+    def query_matmul(self, attention: Attention) -> str:
+        """The matmul of the queries alone."""
+        return self.of(attention.query.module) if attention.query.rows is None else self.joint_matmul(attention, "q")
+
     def joint_matmuls(self, attentions: list[Attention]) -> dict[str, tuple[Projection, ...]]:
-        """All matmuls that projections share, with these."""
+        """All matmuls of some of an attention's projections, with these."""
         joint: dict[str, tuple[Projection, ...]] = {}
         for each in attentions:
+            joint[self.query_matmul(each)] = (each.query,)
             joint[self.joint_matmul(each, "qkv")] = (each.query, each.key, each.value)
             joint[self.joint_matmul(each, "kv")] = (each.key, each.value)
         return joint

@@ -13,16 +13,18 @@ from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.quantization import TINY, Quantization
 from export.graph.tensor_names import names_of
 from toolkit.models.classifier import Classifier
-from toolkit.models.families.tower import fold_layer_scales
+from toolkit.models.families.tower import PartedLinear, Projection, fold_layer_scales
 from toolkit.runtime.preprocess import Preprocess
 
 
 class QuantizedLinear(nn.Linear):
     """A linear layer whose weight and input are rounded; it is differentiable nowhere and needn't be."""
 
-    def __init__(self, origin: nn.Linear, weight: Tensor, quantization: Quantization, matmul: str) -> None:
-        super().__init__(origin.in_features, origin.out_features, bias=origin.bias is not None, device="meta")
-        self.weight, self.bias = nn.Parameter(weight), origin.bias
+    def __init__(self, weight: Tensor, bias: Tensor | None, quantization: Quantization, matmul: str) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        self.weight = nn.Parameter(weight)
+        if bias is not None:
+            self.bias = nn.Parameter(bias.detach())
         self.quantization, self.matmul = quantization, matmul
         self.input_scale = 0.0
         """Of the newest input: what two neighbouring quantised values lie apart."""
@@ -59,16 +61,35 @@ def quantized_classifier(classifier: Classifier, preprocess: Preprocess, quantiz
     tower, names = rounded.encoder.tower, names_of(rounded)
     fold_layer_scales(tower)
     joint = names.joint_matmuls(tower.attentions if tower else [])
+    shared: dict[tuple[nn.Module, int], nn.Linear] = {}
     for matmul in quantization.matmuls:
-        modules = [each.module for each in joint[matmul]] if matmul in joint else [rounded.get_submodule(matmul)]
-        if isinstance(modules[0], nn.Conv2d):
-            _replace(rounded, matmul, _patches(modules[0], preprocess, quantization))
+        layers = joint.get(matmul) or (Projection(rounded.get_submodule(matmul)),)
+        if isinstance(layers[0].module, nn.Conv2d):
+            _replace(rounded, matmul, _patches(layers[0].module, preprocess, quantization))
             continue
-        layers = [module for module in modules if isinstance(module, nn.Linear)]
         weights = _dequantised(torch.cat([layer.weight.T for layer in layers], dim=1), quantization)
         for layer, weight in zip(layers, weights.chunk(len(layers), dim=1), strict=True):
-            _replace(rounded, names.of(layer), QuantizedLinear(layer, weight.T.contiguous(), quantization, matmul))
+            linear = QuantizedLinear(weight.T.contiguous(), layer.bias, quantization, matmul)
+            if layer.rows is None:
+                _replace(rounded, names.of(layer.module), linear)
+            else:
+                shared[layer.module, layer.rows.start] = linear
+    for attention in tower.attentions if tower else []:
+        parts = (attention.query, attention.key, attention.value)
+        if any(module is attention.query.module for module, _ in shared):
+            linears = [shared.get((part.module, part.rows.start)) or _as_linear(part) for part in parts if part.rows]
+            _replace(rounded, names.of(attention.query.module), PartedLinear(linears))
     return rounded
+
+
+def _as_linear(projection: Projection) -> nn.Linear:
+    """A linear layer of its own, in float."""
+    weight, bias = projection.weight.detach(), projection.bias
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach())
+    return linear
 
 
 def _replace(classifier: Classifier, name: str, module: nn.Module) -> None:

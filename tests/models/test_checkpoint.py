@@ -174,12 +174,12 @@ def test_a_folder_without_weights_says_what_it_needs(folder: Path) -> None:
     assert "config.json, model.safetensors and preprocessor_config.json" in error.fix
 
 
-def cache_of(home: Path, name: str, files: Path) -> None:
+def cache_of(home: Path, name: str, files: Path, reference: str = "main", commit: str = "0" * 40) -> None:
     """Lay a folder out as the hub's cache: a snapshot of links into blobs."""
-    repository, commit = home / "hub" / f"models--{name.replace('/', '--')}", "0" * 40
-    (repository / "blobs").mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
+    repository = home / "hub" / f"models--{name.replace('/', '--')}"
+    (repository / "blobs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / reference).write_text(commit)
     snapshot = repository / "snapshots" / commit
     snapshot.mkdir(parents=True)
     for path in files.iterdir():
@@ -188,7 +188,7 @@ def cache_of(home: Path, name: str, files: Path) -> None:
         (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
 
 
-def load_offline(home: Path, name: str) -> subprocess.CompletedProcess[str]:
+def load_offline(home: Path, name: str, revision: str = "") -> subprocess.CompletedProcess[str]:
     script = (
         "import sys\n"
         "from toolkit.command import run\n"
@@ -196,13 +196,15 @@ def load_offline(home: Path, name: str) -> subprocess.CompletedProcess[str]:
         "from toolkit.errors import ToolkitError\n"
         "from toolkit.models.build import build_classifier\n"
         "try:\n"
-        "    classifier, _ = build_classifier(ModelConfig(encoder=sys.argv[1], unfreeze_last=0), ['a', 'b'], 0)\n"
+        "    config = ModelConfig(encoder=sys.argv[1], revision=sys.argv[2] or None, unfreeze_last=0)\n"
+        "    classifier, processor = build_classifier(config, ['a', 'b'], 0)\n"
         "    print(sum(float(p.detach().double().sum()) for p in classifier.encoder.parameters()))\n"
+        "    print(processor.image_mean[0], file=sys.stderr) if config.revision else None\n"
         "except ToolkitError as error:\n    print(error.as_line())\n"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
     return subprocess.run(
-        [sys.executable, "-c", script, name], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, name, revision], env=environment, capture_output=True, text=True, check=True
     )
 
 
@@ -215,6 +217,35 @@ def test_the_hub_s_cache_is_read_offline_through_its_links(
     done = load_offline(tmp_path / "home", "someone/encoder")
     assert float(done.stdout) == sum(float(parameter.detach().double().sum()) for parameter in whole.parameters())
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("revision", ["v1", "1" * 40])
+def test_a_revision_is_the_one_that_is_read(
+    revision: str, folder: Path, encoders: dict[str, Path], tmp_path: Path
+) -> None:
+    cache_of(tmp_path / "home", "someone/encoder", folder)
+    older = kinds.copy_of(
+        encoders["siglip"], tmp_path / "older", lambda tensors: {n: t / 2 for n, t in tensors.items()}
+    )
+    kinds.set_json(older / "preprocessor_config.json", image_mean=[0.25, 0.25, 0.25])
+    cache_of(tmp_path / "home", "someone/encoder", older, "v1", "1" * 40)
+    newest, pinned = (load_offline(tmp_path / "home", "someone/encoder", each) for each in ("", revision))
+    assert float(pinned.stdout) == float(newest.stdout) / 2
+    assert pinned.stderr == "0.25\n"
+
+
+def test_a_revision_that_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
+    cache_of(tmp_path / "home", "someone/encoder", folder)
+    done = load_offline(tmp_path / "home", "someone/encoder", "v2")
+    assert "model.encoder: someone/encoder at v2" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("source", ["tiny-clip", "folder"])
+def test_what_is_none_of_the_hub_s_has_no_revisions(source: str, folder: Path) -> None:
+    with pytest.raises(ToolkitError, match="has no revisions") as caught:
+        load_encoder(str(folder) if source == "folder" else source, revision="v1")
+    assert caught.value.where == "model.revision: v1"
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import kinds
+import numpy as np
 import pytest
+import torch
 import transformers
+from PIL import Image
 
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
+from toolkit.models.families.siglip2 import cut
 from toolkit.models.load import EMBEDDED
 from toolkit.recipe.model import ModelConfig
 
@@ -90,6 +94,25 @@ def test_another_class_s_file_is_refused(kind: str | None, folder: Path) -> None
 def test_a_real_vit_processor_is_refused(folder: Path) -> None:
     transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     assert "is a ViTImageProcessor" in refused(folder).what
+
+
+def test_siglip2_s_processor_gives_the_same_patches_of_squares(encoders: dict[str, Path]) -> None:
+    """Its sizes keep the aspect ratio, so that for a square image both are the same."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8))
+    theirs = transformers.Siglip2ImageProcessorPil.from_pretrained(encoders["siglip2"])(image, return_tensors="pt")
+    ours = processor_of(encoders["siglip2"])(image, return_tensors="pt")["pixel_values"]
+    assert theirs["spatial_shapes"].tolist() == [[4, 4]]
+    torch.testing.assert_close(cut(ours, 8), theirs["pixel_values"], atol=0, rtol=0)
+
+
+def test_dinov3_s_settings_are_read_by_vit_s_processor(encoders: dict[str, Path], tmp_path: Path) -> None:
+    folder = kinds.copy_of(encoders["dinov3_vit"], tmp_path / "dinov3_vit")
+    kinds.set_json(folder / FILE, image_processor_type="DINOv3ViTImageProcessorFast", image_mean=[0.1, 0.2, 0.3])
+    processor = processor_of(folder)
+    assert isinstance(processor, transformers.ViTImageProcessorPil)
+    assert list(processor.image_mean) == [0.1, 0.2, 0.3]
+    kinds.set_json(folder / FILE, size={"height": 32, "width": 48})
+    assert "takes squares" in refused(folder).what
 
 
 @pytest.mark.parametrize("missing", ["size", "resample", "image_mean", "image_std"])

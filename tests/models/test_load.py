@@ -13,11 +13,15 @@ from toolkit.errors import ToolkitError
 from toolkit.models.encoder import Encoder
 from toolkit.models.load import load_encoder, load_processor
 
-BOTH = [(family, embedding) for family in ("clip", "siglip") for embedding in ("projected", "pooled")]
-DINOV2 = [("dinov2", "pooled"), ("dinov2_with_registers", "pooled")]
+BOTH = [
+    (family, embedding)
+    for family in ("clip", "laion", "siglip", "siglip2", "blip")
+    for embedding in ("projected", "pooled")
+]
+POOLED = [(family, "pooled") for family in ("dinov2", "dinov2_with_registers", "vit", "dinov3_vit", "dinov3_vit_gated")]
 
 
-@pytest.fixture(params=BOTH + DINOV2, ids="-".join)
+@pytest.fixture(params=BOTH + POOLED, ids="-".join)
 def encoder(request: pytest.FixtureRequest, encoders: dict[str, Path]) -> Encoder:
     family, embedding = request.param
     encoder = load_encoder(str(encoders[family]), embedding).eval()
@@ -38,15 +42,19 @@ def test_pooled_is_what_transformers_pools(encoders: dict[str, Path]) -> None:
 
 
 def test_groups_in_order_compute_what_transformers_computes(encoder: Encoder) -> None:
-    """In float64, where only a difference of formula could reach 1e-12; gradients too."""
+    """In float64, where only a difference of formula could reach 1e-12; gradients too.
+
+    transformers resizes SigLIP 2's positions in float32, an image at a time, which its gradients' sums show.
+    """
     encoder = encoder.double().requires_grad_(True)
     pixel_values = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     ours, theirs = encoder(pixel_values), encoder.family.embed(encoder.model, pixel_values)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
     parameters = list(encoder.parameters())
     gradients = [torch.autograd.grad(embedding.pow(2).sum(), parameters) for embedding in (ours, theirs)]
+    tolerance = 1e-6 if encoder.family.name == "siglip2" else 1e-10
     for mine, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, expected, atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(mine, expected, atol=tolerance, rtol=tolerance)
 
 
 def test_clips_last_layer_computes_the_class_token_alone(encoders: dict[str, Path]) -> None:

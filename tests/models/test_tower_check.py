@@ -24,6 +24,7 @@ TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "nu
 VISION: dict[str, Any] = TOWER | {"image_size": 32, "patch_size": 8}
 TEXT: dict[str, Any] = TOWER | {"vocab_size": 100, "max_position_embeddings": 16, "eos_token_id": 99}
 CLIP = transformers.CLIPConfig(vision_config=VISION, text_config=TEXT, projection_dim=24)
+BLIP = transformers.BlipConfig(vision_config=VISION, text_config=TOWER | {"vocab_size": 100}, image_text_hidden_size=24)
 SIGLIP = transformers.SiglipConfig(vision_config=VISION, text_config=TEXT | {"projection_size": 32})
 FAMILY = pytest.mark.parametrize("family", ["clip", "siglip"])
 
@@ -184,6 +185,8 @@ def test_buffers_of_old_checkpoints_are_ignored(family: str, encoders: dict[str,
         lambda: transformers.CLIPForImageClassification(CLIP),
         lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)),
         lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION, vision_use_head=False)),
+        lambda: transformers.BlipForConditionalGeneration(BLIP),
+        lambda: transformers.BlipVisionModel(BLIP.vision_config),
     ],
 )
 def test_a_tower_without_projection_is_a_choice_that_the_error_names(model: Callable[[], Any], tmp_path: Path) -> None:
@@ -192,11 +195,12 @@ def test_a_tower_without_projection_is_a_choice_that_the_error_names(model: Call
     error = refused(tmp_path)
     assert "no projection" in error.what
     assert "model.embedding=pooled" in error.fix
-    ours, theirs = weights_of(tmp_path, "pooled"), made.state_dict()
-    assert {name.removeprefix("vision_model.") for name in theirs if "classifier" not in name} == ours.keys()
-    assert all(
-        torch.equal(ours[name.removeprefix("vision_model.")], theirs[name]) for name in theirs if "class" not in name
+    ours, theirs = (
+        {name.removeprefix("vision_model."): tensor for name, tensor in tensors.items()}
+        for tensors in (weights_of(tmp_path, "pooled"), made.state_dict())
     )
+    others = ("classifier.", "text_decoder.")
+    assert_same(ours, {name: tensor for name, tensor in theirs.items() if not name.startswith(others)})
 
 
 @FAMILY
@@ -215,6 +219,25 @@ def test_a_whole_model_gives_its_vision_tower(model: Any, tmp_path: Path) -> Non
     assert all(
         torch.equal(tensor, theirs.get(name, theirs.get(f"vision_model.{name}"))) for name, tensor in ours.items()
     )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**VISION)),
+        lambda: transformers.ViTForMaskedImageModeling(transformers.ViTConfig(**VISION)),
+        lambda: transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**VISION)),
+    ],
+)
+def test_the_tower_of_a_model_that_transformers_saved_is_read_without_a_word(
+    model: Callable[[], Any], tmp_path: Path
+) -> None:
+    made = model()
+    made.save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), "pooled")
+    theirs = made.base_model.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in encoder.model.state_dict().items())
+    assert encoder.notes == ()
 
 
 @pytest.mark.parametrize(("family", "other"), [("clip", "siglip"), ("siglip", "clip")])

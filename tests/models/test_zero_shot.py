@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, GemmaTokenizer
 
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier, load_classifier, save_classifier
+from toolkit.models.families.siglip2 import cut
 from toolkit.models.text_encoder import load_text_encoder
 from toolkit.models.zero_shot import class_embeddings
 from toolkit.recipe.model import HeadConfig, ModelConfig
@@ -28,17 +30,35 @@ def model_config(encoder: Path | str, *templates: str, **texts: str) -> ModelCon
     return ModelConfig(encoder=str(encoder), unfreeze_last=0, head=head)
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", ["clip", "metaclip_2", "siglip", "siglip2"])
 def test_logits_are_those_per_image(text_encoders: dict[str, Path], family: str) -> None:
     classifier, _ = build_classifier(model_config(text_encoders[family], "a photo of a {}."), LABELS, seed=0)
     whole, encoder = AutoModel.from_pretrained(text_encoders[family]), load_text_encoder(str(text_encoders[family]))
     ids = encoder.tokens([f"a photo of a {label.replace('_', ' ')}." for label in LABELS])
     with torch.inference_mode():
-        theirs = whole.eval()(pixel_values=IMAGES, input_ids=ids).logits_per_image
+        images: dict[str, torch.Tensor] = {"pixel_values": IMAGES}
+        if family == "siglip2":
+            mask, shapes = torch.ones(5, 16, dtype=torch.int64), torch.tensor([[4, 4]] * 5)
+            images = {"pixel_values": cut(IMAGES, 8), "pixel_attention_mask": mask, "spatial_shapes": shapes}
+        theirs = whole.eval()(input_ids=ids, **images).logits_per_image
         ours = classifier.eval().reference_logits(IMAGES)
     scale = whole.logit_scale.exp().item()
     assert theirs.std() > 100 * scale * EPSILON  # the images differ
     assert (ours - theirs).abs().max() <= 32 * scale * EPSILON
+
+
+def test_siglip_2_of_one_resolution_is_a_siglip_with_gemma_s_tokenizer(
+    text_encoders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(text_encoders["siglip"], tmp_path / "siglip2"))
+    for path in folder.glob("*token*"):
+        path.unlink()
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz."]
+    GemmaTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[]).save_pretrained(folder)
+    encoder = load_text_encoder(str(folder))
+    ids = encoder.tokens(["red", "a blue one."])
+    assert ids.shape == (2, encoder.context_length)
+    assert build_classifier(model_config(folder, "{}"), ["red", "blue"], seed=0)[0].eval()(IMAGES).isfinite().all()
 
 
 def test_several_templates_are_averaged_at_length_one(text_encoders: dict[str, Path]) -> None:

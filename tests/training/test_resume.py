@@ -82,6 +82,15 @@ def test_a_run_resumed_after_any_step_equals_the_straight_one(
         assert outcome_of(tmp_path / f"cut-{step}") == outcome_of(tmp_path / "straight"), step
 
 
+@pytest.mark.parametrize("family", ["siglip", "dinov2", "vit", "blip", "dinov3_vit", "siglip2"])
+def test_every_family_resumes(family: str, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = make_recipe(family, training={"epochs": 2, "batch_size": 12} | EVERY_STEP)
+    steps = finetune(recipe, tmp_path / "straight")["steps"]
+    cut_back(tmp_path / "straight", steps // 2, tmp_path / "cut")
+    finetune(recipe, tmp_path / "cut", resume=True)
+    assert outcome_of(tmp_path / "cut") == outcome_of(tmp_path / "straight")
+
+
 def write_recipe(recipe: Recipe, path: Path) -> Path:
     path.write_text(recipe.as_yaml())
     return path

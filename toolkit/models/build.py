@@ -78,8 +78,8 @@ def open_encoder(config: ModelConfig) -> tuple[Encoder, Any]:
     Raises:
         ToolkitError: an encoder or a processor that can't be used as its files are.
     """
-    encoder = load_encoder(config.encoder, config.embedding)
-    processor = load_processor(config.encoder, encoder.family)
+    encoder = load_encoder(config.encoder, config.embedding, config.image_size, config.revision)
+    processor = load_processor(config.encoder, encoder.family, config.image_size, config.revision)
     check_output_size(processor, encoder, Source(config.encoder, config.encoder))
     return encoder, processor
 
@@ -97,6 +97,9 @@ def _text_head(config: ModelConfig, labels: list[str]) -> CosineHead:
     if unknown:
         fix = f"write texts for some of {listed(labels)}"
         raise ToolkitError(f"texts for labels that there are not: {listed(unknown)}", where="model.head.texts", fix=fix)
+    if config.revision is not None:
+        fix = "download it (hf download NAME --revision REVISION --local-dir FOLDER) and give the folder"
+        raise ToolkitError("texts are read from the newest revision alone", where="model.revision", fix=fix)
     encoder = load_text_encoder(config.encoder)
     templates = config.head.templates or TEMPLATES
     return text_head(encoder, class_embeddings(encoder, labels, templates, config.head.texts))
@@ -152,7 +155,8 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
         config_class = CONFIG_MAPPING[config["encoder"]["model_type"]]
         vision_config = family.vision_config(config_class.from_dict(config["encoder"]), embedding)
         with quiet_transformers(), no_init_weights():  # all of them are loaded below
-            encoder = Encoder(family, family.model_class(vision_config, embedding)(vision_config))
+            model_class = family.model_class(vision_config, embedding)
+            encoder = Encoder(family, model_class(vision_config, **family.model_arguments))
             processor = open_processor(place, family)
         head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
         classifier = Classifier(encoder, head, labels, task)

@@ -54,11 +54,14 @@ class Source:
     """A folder, or a hub identifier."""
     key: str = "model.encoder"
     """The recipe's key that names it."""
+    revision: str | None = None
+    """Of a hub identifier: a commit, tag or branch; None for the newest."""
 
     @property
     def where(self) -> str:
         """The folder or file, as messages name it."""
-        return f"{self.key}: {self.name}" if self.key else self.name
+        name = f"{self.name} at {self.revision}" if self.revision else self.name
+        return f"{self.key}: {name}" if self.key else name
 
     @property
     def folder(self) -> Path | None:
@@ -73,7 +76,7 @@ class Source:
         """
         if self.folder is not None:
             return self.folder / name if (self.folder / name).is_file() else None
-        found = cached_file(self.location, name, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(self.location, name, revision=self.revision, _raise_exceptions_for_missing_entries=False)
         return Path(found) if found is not None else None
 
     def json(self, name: str) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ encoder's family gives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from toolkit.models.families.family import Family
-from toolkit.models.families.tower import AttentionPooling, Block, TokenPooling, Tower
+from toolkit.models.families.tower import AttentionPooling, TokenPooling, Tower
 from toolkit.recipe.model import Embedding
 
 
@@ -48,9 +49,9 @@ def groups_of(tower: Tower) -> list[Group]:
     """The ordered groups of a tower, which run transformers' own modules."""
     norm, pooling, projection = tower.pre_norm, tower.pooling, tower.projection
     first = (tower.embeddings,) if norm is None else (tower.embeddings, norm)
-    groups = [Group("embeddings", first, partial(_in_turn, first))]
+    groups = [Group("embeddings", first, partial(_tokens, tower))]
     groups += [
-        Group(f"layers.{index}", (layer,), partial(layer, attention_mask=None))
+        Group(f"layers.{index}", (layer,), partial(_whole_layer, tower, layer))
         for index, layer in enumerate(tower.layers)
     ]
     norm = tower.post_norm
@@ -60,7 +61,7 @@ def groups_of(tower: Tower) -> list[Group]:
         return [*groups, Group("projection", (pooling.module,), pooling.module)]
     if pooling.first_token_only:
         last = groups[-1]
-        groups[-1] = Group(last.name, last.modules, partial(first_token_layer, tower.block, last.modules[0]))
+        groups[-1] = Group(last.name, last.modules, partial(first_token_layer, tower, last.modules[0]))
     if norm is None:
         groups.append(Group("pooling", (), partial(_pooled, nn.Identity(), pooling, tower.prefix)))
     else:
@@ -68,10 +69,30 @@ def groups_of(tower: Tower) -> list[Group]:
     return groups if projection is None else [*groups, Group("projection", (projection,), projection)]
 
 
-def _in_turn(modules: tuple[nn.Module, ...], x: Tensor) -> Tensor:
-    for module in modules:
-        x = module(x)
-    return x
+def _whole_layer(tower: Tower, layer: nn.Module, tokens_BTD: Tensor) -> Tensor:
+    """A layer as transformers runs it: [B, T, D] -> [B, T, D]."""
+    if tower.rotary is None:
+        return layer(tokens_BTD, attention_mask=None)
+    return layer(tokens_BTD, attention_mask=None, position_embeddings=tower.rotary(_grid(tower, tokens_BTD)))
+
+
+def _grid(tower: Tower, tokens_BTD: Tensor) -> tuple[int, int]:
+    """Rows and columns of the patches of a square image."""
+    side = math.isqrt(tokens_BTD.shape[1] - tower.prefix)
+    return side, side
+
+
+def _turned(keys: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Keys [B, heads, T, D / heads], those of the patches, which stand last, turned by their positions."""
+    prefix, patches = keys.split((keys.shape[2] - len(cosine), len(cosine)), dim=2)
+    first, second = patches.chunk(2, dim=-1)
+    return torch.cat([prefix, patches * cosine + torch.cat([-second, first], dim=-1) * sine], dim=2)
+
+
+def _tokens(tower: Tower, pixel_values: Tensor) -> Tensor:
+    """``pixel_values`` [B, 3, height, width] -> what the first layer takes [B, T, D]."""
+    tokens = (tower.embed or tower.embeddings)(pixel_values)
+    return tokens if tower.pre_norm is None else tower.pre_norm(tokens)
 
 
 def _pooled(norm: nn.Module, pooling: TokenPooling, prefix: int, tokens_BTD: Tensor) -> Tensor:
@@ -88,7 +109,7 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def first_token_layer(describe: Callable[[nn.Module], Block], layer: nn.Module, tokens_BTD: Tensor) -> Tensor:
+def first_token_layer(tower: Tower, layer: nn.Module, tokens_BTD: Tensor) -> Tensor:
     """A layer for the first token alone: [B, T, D] -> [B, 1, D].
 
     Nothing after the last layer reads the patch tokens of a tower that pools the class token, so they
@@ -96,8 +117,8 @@ def first_token_layer(describe: Callable[[nn.Module], Block], layer: nn.Module, 
     embedding.
     """
     if is_sharded(layer):  # its weights are gathered by a call of the whole layer alone
-        return layer(tokens_BTD, attention_mask=None)
-    block = describe(layer)
+        return _whole_layer(tower, layer, tokens_BTD)
+    block = tower.block(layer)
     attention = block.attention
     normed_BTD = block.norm1(tokens_BTD)
     query, key, value = (
@@ -108,6 +129,8 @@ def first_token_layer(describe: Callable[[nn.Module], Block], layer: nn.Module, 
             (attention.value, normed_BTD),
         )
     )
+    if tower.rotary is not None:  # the first token has no position
+        key = _turned(key, *tower.rotary(_grid(tower, tokens_BTD)))
     dropout = attention.dropout if layer.training else 0.0
     mixed = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=attention.scale)
     attended = attention.output(mixed.transpose(1, 2).flatten(2))

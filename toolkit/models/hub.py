@@ -29,16 +29,20 @@ class Silence:
         return f"the hub ({self.endpoint}) gave no answer within {self.seconds:g} s ({self.reason})"
 
 
-def ask_hub(name: str, endpoint: str | None = None, seconds: float = SECONDS) -> Silence | None:
+def ask_hub(
+    name: str, endpoint: str | None = None, seconds: float = SECONDS, revision: str | None = None
+) -> Silence | None:
     """Ask the hub once for a repository; None if it answers, whatever it says.
 
     Args:
         name: of the repository.
         endpoint: of the hub, the usual one (``HF_ENDPOINT``) unless given.
         seconds: to wait.
+        revision: of the repository.
     """
     try:
-        get_hf_file_metadata(hf_hub_url(name, ASKED_FOR, endpoint=endpoint), timeout=seconds)
+        address = hf_hub_url(name, ASKED_FOR, revision=revision, endpoint=endpoint)
+        get_hf_file_metadata(address, timeout=seconds)
     except HfHubHTTPError:
         return None  # no such repository, or none for this user: the load says so
     except ValueError:
@@ -61,11 +65,11 @@ def hub_once(place: Source, endpoint: str | None = None, seconds: float = SECOND
     if place.folder is not None or constants.HF_HUB_OFFLINE:
         yield None
         return
-    silence = ask_hub(place.location, endpoint, min(seconds, constants.HF_HUB_ETAG_TIMEOUT))
+    silence = ask_hub(place.location, endpoint, min(seconds, constants.HF_HUB_ETAG_TIMEOUT), place.revision)
     if silence is None:
         yield None
         return
-    if not isinstance(try_to_load_from_cache(place.location, ASKED_FOR), str):
+    if not isinstance(try_to_load_from_cache(place.location, ASKED_FOR, revision=place.revision), str):
         fix = "check the network or the proxy; or download the encoder elsewhere and give its folder, or use tiny-clip"
         raise ToolkitError(str(silence), where=place.where, fix=fix)
     constants.HF_HUB_OFFLINE = True  # what HF_HUB_OFFLINE=1 does, which is read when the package is imported

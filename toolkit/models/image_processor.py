@@ -46,9 +46,13 @@ def open_processor(place: Source, family: Family) -> Any:
         what = f"no {FILE} there, so nothing says how images become pixel values"
         raise ToolkitError(what, where=place.where, fix=f"copy the encoder's, or {write}")
     kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
-    if kind not in (name, f"{name}Fast", f"{name}Pil", name.replace("ImageProcessor", "FeatureExtractor")):
+    other = str(kind).removesuffix("Fast").removesuffix("Pil") in family.processors_read
+    own = (name, f"{name}Fast", f"{name}Pil", name.replace("ImageProcessor", "FeatureExtractor"))
+    if not other and kind not in own:
         what = f"the image processor is a {kind}" if kind else "the image processor names no image_processor_type"
         raise ToolkitError(f"{what}, and {family.name} encoders take a {name}", where=place.where, fix=write)
+    if other:
+        settings = family.processor_settings(settings)
     lacking = [
         key
         for key, switch in NEEDED.items()
@@ -57,7 +61,11 @@ def open_processor(place: Source, family: Family) -> Any:
     if lacking:
         what = f"the image processor's file leaves out {', '.join(lacking)}"
         raise ToolkitError(what, where=place.where, fix=f"copy the encoder's {FILE}, or {write}")
-    processor = processor_class.from_pretrained(place.location, trust_remote_code=False)
+    if other:
+        processor = processor_class.from_dict({**settings, "image_processor_type": name})
+    else:
+        revision = place.revision or "main"
+        processor = processor_class.from_pretrained(place.location, revision=revision, trust_remote_code=False)
     preprocess = preprocess_from(processor, place.where)  # refuses what is not finite, zeros and sizes that can't be
     if isinstance(family, Traced):
         _refuse_unlike(processor, preprocess, place)
@@ -93,6 +101,10 @@ def check_output_size(processor: Any, encoder: Encoder, place: Source) -> None:
         if given is None or (isinstance(patch, int) and any(pixels % patch for pixels in given)):
             what = f"the image processor gives {given} pixels, which patches of {patch} x {patch} don't cover"
             raise ToolkitError(what, where=place.where, fix=f"set the size in {FILE} to a multiple of {patch}")
+        if encoder.family.square_only and given[0] != given[1]:
+            shape = " x ".join(map(str, given))
+            what = f"the image processor gives {shape} pixels, and {encoder.family.name} takes squares here"
+            raise ToolkitError(what, where=place.where, fix=f"set model.image_size, or the size in {FILE}")
     elif given != (side, side):
         shown = " x ".join(str(pixels) for pixels in given or ())
         keys = "crop_size" if getattr(processor, "do_center_crop", None) else "size"

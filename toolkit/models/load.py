@@ -26,6 +26,7 @@ from toolkit.models.families.family import Family
 from toolkit.models.families.registry import DESCRIBED, family_of_type
 from toolkit.models.hub import hub_once
 from toolkit.models.image_processor import open_processor
+from toolkit.models.image_size import at_image_size, at_output_size, check_image_size
 from toolkit.models.tensor_files import listed, not_finite
 from toolkit.models.tower_check import TowerCheck, no_projection
 from toolkit.recipe.model import Embedding
@@ -60,51 +61,85 @@ EMBEDDED = "tiny-clip"
 """Name of the encoder that ships with the package."""
 
 
-def load_encoder(source: str, embedding: Embedding = "projected") -> Encoder:
+def load_encoder(
+    source: str, embedding: Embedding = "projected", image_size: int | None = None, revision: str | None = None
+) -> Encoder:
     """Load a pre-trained vision encoder in float32, every tensor of it from the checkpoint.
 
     Args:
         source: ``tiny-clip``, a folder that ``save_pretrained`` wrote, or a hub identifier.
         embedding: what the encoder is to give.
+        image_size: side of the images that it is to take, in pixels; the checkpoint's own if left out.
+        revision: of a hub identifier.
 
     Raises:
         ToolkitError: nothing there, the hub out of reach, a family that isn't supported, or a checkpoint that
-            does not fill the encoder: names, shapes or types that differ, values that are not finite.
+            does not fill the encoder: names, shapes or types that differ, values that are not finite; an image size
+            that patches do not cover, or a revision of what has none.
     """
-    place = Source(source, resolve(source))
+    place = source_of(source, revision)
     with quiet_transformers(), in_words(place), hub_once(place) as silence:
         refuse_adapter(place)
         family, tower = _empty_tower(place, embedding)
+        if image_size is not None:
+            check_image_size(tower.config, image_size)
         if embedding == "projected" and not hasattr(tower, family.projection_name or "forward"):
             raise no_projection("config.json says so", family, place)
         check = TowerCheck(family, tower, tensors_in(weight_files(place), place), place, DESCRIBED.values())
         fit, model_class = check.fit(), family.model_class(tower.config, embedding)
         model, report = model_class.from_pretrained(
             place.location,
+            revision=place.revision or "main",
             config=tower.config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
             key_mapping=fit.key_mapping or None,
+            **family.model_arguments,
         )
     _check_report(report, check)
     _check_values(model, place)
-    return Encoder(family, model, tuple(note for note in (silence, fit.note) if note))
+    notes = [note for note in (silence, fit.note) if note]
+    native = getattr(model.config, "image_size", None)
+    if image_size is not None and not family.any_size and image_size != native:
+        model = at_image_size(model, family, image_size)
+        notes.append(f"positions for {native} x {native} pixels are interpolated to {image_size} x {image_size}")
+    return Encoder(family, model, tuple(notes))
 
 
-def load_processor(source: str, family: Family) -> Any:
+def load_processor(source: str, family: Family, image_size: int | None = None, revision: str | None = None) -> Any:
     """The family's Pillow image processor with the encoder's own settings.
 
     transformers prefers torchvision's processors and falls back with a warning; asking for
     the Pillow class by name gives the same pixels with and without torchvision.
 
+    Args:
+        source: as :func:`load_encoder` takes it.
+        family: the encoder's.
+        image_size: side of the images that it is to give, in pixels; its own if left out.
+        revision: of a hub identifier.
+
     Raises:
         ToolkitError: no processor there, or another family's.
     """
-    place = Source(source, resolve(source))
+    place = source_of(source, revision)
     with quiet_transformers(), in_words(place), hub_once(place):
-        return open_processor(place, family)
+        processor = open_processor(place, family)
+    return processor if image_size is None else at_output_size(processor, image_size)
+
+
+def source_of(name: str, revision: str | None = None) -> Source:
+    """An encoder's files, of a revision where there are several.
+
+    Raises:
+        ToolkitError: no such folder, or a revision of what is none of the hub's.
+    """
+    place = Source(name, resolve(name), revision=revision)
+    if revision is not None and place.folder is not None:
+        fix = "leave model.revision out, or give a hub identifier as model.encoder"
+        raise ToolkitError(f"{name} has no revisions", where=f"model.revision: {revision}", fix=fix)
+    return place
 
 
 def resolve(source: str) -> str:
@@ -158,13 +193,13 @@ def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTraine
         if content.get(key) or (isinstance(inner, dict) and inner.get(key)):
             raise ToolkitError(f"config.json has {key}: {what}", where=place.where, fix=fix)
     try:
-        config = AutoConfig.from_pretrained(place.location, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place.location, revision=place.revision, trust_remote_code=False)
         vision = family.vision_config(config, embedding)
         vision._attn_implementation = None  # a file must not choose the code that runs
         if min(getattr(vision, key, 1) for key in COUNTS) < 1:
             raise ValueError("layers, sizes and patches are at least 1")
         with torch.device("meta"):
-            return family, family.model_class(vision, embedding)(vision)
+            return family, family.model_class(vision, embedding)(vision, **family.model_arguments)
     except MALFORMED as error:
         reason = " ".join(str(error).split())
         fix = "use the config.json that the checkpoint was saved with"
@@ -191,7 +226,8 @@ def configuration(place: Source) -> dict[str, Any]:
     content = place.json("config.json")
     if content is None:
         if place.folder is None:
-            AutoConfig.from_pretrained(place.location, trust_remote_code=False)  # says whether the hub is out of reach
+            # says whether the hub is out of reach
+            AutoConfig.from_pretrained(place.location, revision=place.revision, trust_remote_code=False)
         raise ToolkitError("no config.json there", where=place.where, fix=WHOLE_FOLDER)
     return content
 

@@ -68,6 +68,7 @@ class TowerCheck:
         families: Iterable[Family] = (),
     ) -> None:
         self.family, self.tensors, self.source, self.families = family, tensors, source, tuple(families)
+        self.base = f"{tower.base_model_prefix}."
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
         prefixes = "|".join(re.escape(wrapper) for wrapper in (*WRAPPERS, *family.model_types))
         self.key_mapping = {rf"^(?:(?:{prefixes})\.)+": "", INNER_WRAPPER: ""}
@@ -101,7 +102,8 @@ class TowerCheck:
         self._refuse_twice()
         self._refuse_shapes()
         self._refuse_left_over()
-        wrapped = [name for names in self.found.values() for name in names if self.unwrapped(name) != name]
+        plain = {name: (name, name.removeprefix(self.base)) for names in self.found.values() for name in names}
+        wrapped = [name for name, natural in plain.items() if self.unwrapped(name) not in natural]
         if not wrapped:
             return Fit({}, "")
         what = wrapped[0].removesuffix(self.unwrapped(wrapped[0]))
@@ -116,8 +118,9 @@ class TowerCheck:
         return name
 
     def belongs(self, name: str) -> bool:
-        """Whether a name is inside the tower, where only the buffers of old checkpoints may be left over."""
-        return self._key(self.unwrapped(name)).partition(".")[0] in self.parts and not name.endswith("position_ids")
+        """Whether a name is inside the tower, where only what nothing reads may be left over."""
+        key = self._key(self.unwrapped(name))
+        return key.partition(".")[0] in self.parts and not key.endswith(("position_ids", *self.family.unread))
 
     def _keys_of(self, name: str) -> list[str]:
         """Tensors of the tower that transformers fills from a tensor of the checkpoint."""

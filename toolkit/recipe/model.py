@@ -60,11 +60,20 @@ class HeadConfig(Section):
 class ModelConfig(Section):
     """Encoder, what of it learns, and the head."""
 
-    encoder: str = Field("tiny-clip", description="tiny-clip, a folder, or a hub identifier of a CLIP or SigLIP model.")
+    encoder: str = Field("tiny-clip", description="tiny-clip, a folder, or a hub identifier of an encoder.")
+    revision: str | None = Field(
+        None, min_length=1, description="Of a hub identifier: a commit, tag or branch; the newest if left out."
+    )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="Side of the square images that the encoder gets, in pixels, a multiple of its patch size; "
+        "positions are interpolated to it, and the image processor's sizes scaled. The checkpoint's own if left out.",
+    )
     embedding: Embedding = Field(
         "projected",
         description="What the head takes: projected, behind CLIP's projection or SigLIP's attention pooling; or "
-        "pooled, for an encoder without one: CLIP's class token or the mean of SigLIP's tokens, behind the post norm; "
+        "pooled, for an encoder without one: the class token or the mean of SigLIP's tokens, behind the post norm; "
         "or patch_mean, as transformers' CLIPForImageClassification has it: the mean of CLIP's patch tokens before it.",
     )
     task: str = Field(

@@ -30,7 +30,10 @@ class Clip(Family):
     name = "clip"
     model_types = frozenset({"clip", "clip_vision_model"})
     text_model_types = frozenset({"clip_text_model"})
-    text_model_class = CLIPTextModelWithProjection
+    text_model_class: Any = CLIPTextModelWithProjection
+    vision_config_class: Any = CLIPVisionConfig
+    vision_model_class: Any = CLIPVisionModel
+    projected_model_class: Any = CLIPVisionModelWithProjection
     processor_class = CLIPImageProcessorPil
     tower_name = "vision_model"
     projection_name = "visual_projection"
@@ -40,8 +43,8 @@ class Clip(Family):
 
     def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> PretrainedConfig:
         """The vision tower's part; the projection's width stands in the whole model's configuration."""
-        vision = config
-        if not isinstance(config, CLIPVisionConfig):
+        vision: Any = config
+        if not isinstance(config, self.vision_config_class):
             vision = config.vision_config
             vision.projection_dim = config.projection_dim
         if embedding == "patch_mean":
@@ -50,11 +53,11 @@ class Clip(Family):
 
     def model_class(self, config: PretrainedConfig, embedding: Embedding) -> Any:
         """The tower with its projection, or alone."""
-        return CLIPVisionModelWithProjection if embedding == "projected" else CLIPVisionModel
+        return self.projected_model_class if embedding == "projected" else self.vision_model_class
 
     def tower(self, model: Any) -> Tower:
         """Class token and patches, a norm on either side of the layers."""
-        vision = model if isinstance(model, CLIPVisionModel) else model.vision_model
+        vision = model if isinstance(model, self.vision_model_class) else model.vision_model
         patch_mean = _takes_patch_mean(model)
 
         def constants(grid: tuple[int, int]) -> Tensor:
@@ -81,7 +84,7 @@ class Clip(Family):
         output = model(pixel_values=pixel_values)
         if _takes_patch_mean(model):
             return output.last_hidden_state[:, 1:].mean(dim=1)
-        return output.pooler_output if isinstance(model, CLIPVisionModel) else output.image_embeds
+        return output.pooler_output if isinstance(model, self.vision_model_class) else output.image_embeds
 
     def text_tower(self, model: Any) -> TextTower:
         """Every token sees those before it; the one that ends the text becomes the embedding."""
@@ -113,7 +116,7 @@ class Clip(Family):
     def embedding_size(self, model: Any) -> int:
         """P: the width that image and text share, or D without a projection."""
         config = model.config
-        return config.hidden_size if isinstance(model, CLIPVisionModel) else config.projection_dim
+        return config.hidden_size if isinstance(model, self.vision_model_class) else config.projection_dim
 
 
 def _takes_patch_mean(model: Any) -> bool:

@@ -30,7 +30,11 @@ class Family(ABC):
     """What makes probabilities of scores of images and texts."""
     pads_texts = False
     """Whether the text tower was trained on texts padded to its context, whose padding it reads."""
+    model_arguments: Mapping[str, Any] = {}
+    """What the transformers class of the encoder takes beside its configuration."""
     processor_class: Any
+    processors_read: frozenset[str] = frozenset()
+    """Other classes whose files state the same, for ``processor_class`` to read; see :meth:`processor_settings`."""
     tower_name = ""
     """Module that a whole model keeps its vision tower in; a checkpoint of the tower alone may leave it out."""
     projection_name = ""
@@ -45,6 +49,8 @@ class Family(ABC):
     """Parameters that no forward pass reads, such as those of pre-training alone; an encoder has none of them."""
     any_size = False
     """Whether positions are interpolated to the size of the image."""
+    square_only = False
+    """With ``any_size``, whether the images have to be square."""
     oldest_transformers = "5.17"
     """The first version whose modules are those that :meth:`tower` describes."""
 
@@ -71,6 +77,10 @@ class Family(ABC):
             NotImplementedError: the family has no texts.
         """
         raise NotImplementedError(f"{self.name} has no text tower")
+
+    def processor_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What ``processor_class`` takes, from the settings of one of ``processors_read``."""
+        return settings
 
     def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> PretrainedConfig:
         """The vision tower's part of a configuration, for a model that gives the embedding."""

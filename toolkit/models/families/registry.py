@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from toolkit.models.families.blip import Blip
 from toolkit.models.families.clip import Clip
 from toolkit.models.families.dinov2 import Dinov2
+from toolkit.models.families.dinov3_vit import Dinov3Vit
 from toolkit.models.families.family import Family
+from toolkit.models.families.metaclip2 import MetaClip2
 from toolkit.models.families.siglip import Siglip
+from toolkit.models.families.siglip2 import Siglip2
 from toolkit.models.families.traced import Traced, traced
+from toolkit.models.families.vit import Vit
 
-DESCRIBED: dict[str, Family] = {family.name: family for family in (Clip(), Siglip(), Dinov2())}
+DESCRIBED: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Clip(),
+        MetaClip2(),
+        Siglip(),
+        Siglip2(),
+        Dinov2(),
+        Dinov3Vit(),
+        Vit(),
+        Blip(),
+    )
+}
 
 
 def family_of_type(model_type: str) -> Family | None:

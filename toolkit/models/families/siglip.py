@@ -32,7 +32,7 @@ class Siglip(Family):
     name = "siglip"
     model_types = frozenset({"siglip", "siglip_vision_model"})
     text_model_types = frozenset({"siglip_text_model"})
-    text_model_class = SiglipTextModel
+    text_model_class: Any = SiglipTextModel
     pads_texts = True
     processor_class = SiglipImageProcessorPil
     tower_name = "vision_model"
@@ -42,9 +42,9 @@ class Siglip(Family):
     mark = "head.probe"
     example = "google/siglip-base-patch16-224"
 
-    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> SiglipVisionConfig:
+    def vision_config(self, config: PretrainedConfig, embedding: Embedding) -> PretrainedConfig:
         """The vision tower's part, with or without the attention pooling."""
-        vision = config if isinstance(config, SiglipVisionConfig) else config.vision_config
+        vision: Any = config if isinstance(config, SiglipVisionConfig) else config.vision_config
         vision.vision_use_head = getattr(vision, "vision_use_head", True) and embedding == "projected"
         return vision
 

@@ -8,11 +8,46 @@ graph is written from the description, and parity proves that both are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+
+
+class PartedLinear(nn.Module):
+    """Linear layers that take the same, side by side, in place of one whose rows several projections share."""
+
+    def __init__(self, parts: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def part(self, rows: slice) -> nn.Linear:
+        """The layer that gives some of the rows."""
+        return next(part for part, own in self._rows() if own == rows)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights of all parts [out, in]."""
+        return torch.cat([part.weight for part, _ in self._rows()])
+
+    @property
+    def bias(self) -> Tensor:
+        """The biases of all parts [out]."""
+        return torch.cat([part.bias for part, _ in self._rows()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return torch.cat([part(x) for part in self.parts], dim=-1)
+
+    def _rows(self) -> Iterator[tuple[nn.Linear, slice]]:
+        first = 0
+        for part in self.parts:
+            assert isinstance(part, nn.Linear)
+            yield part, slice(first, first + part.out_features)
+            first += part.out_features
 
 
 @dataclass(frozen=True)
@@ -20,7 +55,7 @@ class Projection:
     """``x`` [..., in] times ``weight`` [out, in] transposed, plus ``bias`` [out]: a linear layer, or rows of one."""
 
     module: nn.Module
-    """``nn.Linear``, or ``nn.MultiheadAttention``, whose input projections share one weight."""
+    """A linear layer, or ``nn.MultiheadAttention``, whose input projections share one weight."""
     rows: slice | None = None
     """Of the module's weight, where several projections share it."""
 
@@ -42,6 +77,8 @@ class Projection:
         """[..., in] -> [..., out]."""
         if self.rows is None:
             return self.module(x)  # type: ignore[no-any-return]
+        if isinstance(self.module, PartedLinear):
+            return self.module.part(self.rows)(x)  # type: ignore[no-any-return]
         return nn.functional.linear(x, self.weight, self.bias)
 
 
@@ -140,8 +177,8 @@ class Tower(Transformer):
 
     embeddings: nn.Module
     """``pixel_values`` to tokens [B, T, D], before ``pre_norm``."""
-    patches: nn.Conv2d
-    """Inside ``embeddings``; patches side by side, row by row."""
+    patches: nn.Conv2d | nn.Linear
+    """Inside ``embeddings``; patches side by side, row by row; a linear layer takes them as rows, columns, channels."""
     prefix: int
     """Tokens in front of the patches: class and register tokens."""
     constants: Callable[[tuple[int, int]], Tensor]
@@ -151,6 +188,29 @@ class Tower(Transformer):
     """
     pre_norm: nn.LayerNorm | None
     pooling: TokenPooling | AttentionPooling
+    embed: Callable[[Tensor], Tensor] | None = None
+    """``pixel_values`` to tokens [B, T, D], where that is not what a call of ``embeddings`` does."""
+    rotary: Callable[[tuple[int, int]], tuple[Tensor, Tensor]] | None = None
+    """Rotary positions: cosine and sine [patches, D / heads] that turn the queries and keys of the patches.
+
+    It takes rows and columns of the grid of patches. The prefix tokens have no positions; layers take both as
+    ``position_embeddings``.
+    """
+
+    @property
+    def patch_side(self) -> int:
+        """Side of a patch in pixels."""
+        if isinstance(self.patches, nn.Linear):
+            return math.isqrt(self.patches.in_features // 3)
+        return int(self.patches.kernel_size[0])
+
+    @property
+    def patch_weight(self) -> Tensor:
+        """What patches are multiplied with [D, 3, side, side]."""
+        if isinstance(self.patches, nn.Linear):
+            side = self.patch_side
+            return self.patches.weight.unflatten(1, (side, side, 3)).permute(0, 3, 1, 2)
+        return self.patches.weight
 
     @property
     def attentions(self) -> list[Attention]:
