@@ -11,8 +11,9 @@ TYPE_CHECKING = (
     False  # read as true by type checkers; `typing` itself takes longer to import than the rest of this file
 )
 if TYPE_CHECKING:
-    from toolkit.api import bench_latency, export, finetune, import_classifier, load, parity, zero_shot
+    from toolkit.api import bench_latency, evaluate, export, finetune, import_classifier, load, parity, zero_shot
     from toolkit.errors import CheckFailed, ToolkitError
+    from toolkit.evaluation.record import Evaluation
     from toolkit.recipe.recipe import Recipe
     from toolkit.runtime.bundle import Bundle
     from toolkit.serving.classifier import Classifier
@@ -23,10 +24,12 @@ __all__ = [
     "Bundle",
     "CheckFailed",
     "Classifier",
+    "Evaluation",
     "Prediction",
     "Recipe",
     "ToolkitError",
     "bench_latency",
+    "evaluate",
     "export",
     "finetune",
     "import_classifier",
@@ -36,11 +39,13 @@ __all__ = [
 ]
 _HOMES = {
     **dict.fromkeys(
-        ("bench_latency", "export", "finetune", "import_classifier", "load", "parity", "zero_shot"), "toolkit.api"
+        ("bench_latency", "evaluate", "export", "finetune", "import_classifier", "load", "parity", "zero_shot"),
+        "toolkit.api",
     ),
     **dict.fromkeys(("CheckFailed", "ToolkitError"), "toolkit.errors"),
     "Recipe": "toolkit.recipe.recipe",
     "Bundle": "toolkit.runtime.bundle",
+    "Evaluation": "toolkit.evaluation.record",
     "Classifier": "toolkit.serving.classifier",
     "Prediction": "toolkit.serving.predictor",
 }

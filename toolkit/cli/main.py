@@ -12,6 +12,7 @@ from toolkit.cli import (
     data,
     demo,
     doctor,
+    evaluate,
     export,
     import_,
     parity,
@@ -64,6 +65,7 @@ app.command("parity")(parity.parity)
 app.command("bench-latency")(bench_latency.bench_latency)
 app.command("tune")(tune.tune)
 app.command("compare")(compare.compare)
+app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
