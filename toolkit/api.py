@@ -431,6 +431,7 @@ def evaluate(
         fix = 'pip install "clip-toolkit[evaluate]"'
         raise ToolkitError("intervals need scipy, which is not installed", where="evaluate", fix=fix)
     opened = opened_bundle(bundle)
+    opened.graph_name(precision)
     config = _evaluation_config(opened, data, settings, skip_bad=skip_bad)
     from toolkit.data.evaluation_data import open_evaluation_data
     from toolkit.evaluation.evaluate import evaluate_bundle

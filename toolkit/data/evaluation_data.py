@@ -75,9 +75,8 @@ def open_evaluation_data(
         refuse_unreadable(bad, "add --skip-bad")
     images = _images_of(chosen, found, config, classes)
     if not images:
-        raise ToolkitError(
-            f"split {chosen!r} has no readable image", where=config.path, fix="add images, or --split all"
-        )
+        what = "there is no readable image" if chosen == ALL else f"split {chosen!r} has no readable image"
+        raise ToolkitError(what, where=config.path, fix="add labelled images")
     return EvaluationData(
         config, classes, [replace(image, value_range=config.value_range) for image in images], chosen, bad
     )

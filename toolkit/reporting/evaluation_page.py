@@ -21,7 +21,7 @@ def evaluation_html(evaluation: dict[str, Any], plots: Path) -> str:
         plots: folder of the PNG files; those that it lacks are left out.
     """
     images = images_of(evaluation["split"], evaluation["images"])
-    absent = evaluation["absent_classes"]
+    absent, graph = evaluation["absent_classes"], f"{evaluation['precision']} on {evaluation['provider']}"
     sections = [
         ("metrics", "Metrics", _metrics(evaluation, images)),
         ("plots", "Plots", split_plots(evaluation, images, plots)),
@@ -29,7 +29,7 @@ def evaluation_html(evaluation: dict[str, Any], plots: Path) -> str:
         ("provenance", "Provenance", facts(_provenance(evaluation))),
     ]
     sentences = [
-        f"The bundle's {evaluation['precision']} graph on {evaluation['provider']}, on {images} of {evaluation['data']}.",
+        f"What the graph in {graph} gives on {images} of {evaluation['data']}.",
         *([f"No image shows {named(absent)}: means over the classes leave these out."] if absent else []),
     ]
     low, high = evaluation["intervals"]["accuracy"]

@@ -76,9 +76,10 @@ def _draw(axes: Axes, family: dict[str, Any], *, both: bool) -> None:
             grid, curve, color=BLUE, linewidth=2, label=f"{shortened(second, 30)}\nagainst {shortened(first, 30)}"
         )
         return
-    all_shown = len(shown) == family["of"]
+    known = family.get("known", family["of"])  # older files don't say it: their splits had images of every class
+    all_shown = len(shown) == known
     if not all_shown:
-        label = f"8 of 10 of the\n{family['of']:,} classes"
+        label = f"8 of 10 of the\n{known:,} classes"
         axes.fill_between(grid, family["low"], family["high"], color=BLUE, alpha=0.18, linewidth=0, label=label)
     for place, (name, curve) in enumerate(shown.items()):
         style = "--" if place >= len(PALETTE) // 2 else "-"  # told apart without their colours too
