@@ -9,7 +9,7 @@ from toolkit.evaluation.evaluate import Evaluated
 from toolkit.files import refuse_existing, staged_folder, write_bytes, write_json
 from toolkit.reporting.evaluation_page import evaluation_html
 
-WHAT, RECORD = "evaluation", "evaluation.json"
+WHAT, RECORD = "folder of an evaluation", "evaluation.json"
 
 
 def check_evaluation_folder(out: Path, *, force: bool) -> None:
