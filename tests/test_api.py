@@ -20,7 +20,7 @@ from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.shipped import find_recipe
 from toolkit.runtime.bundle import Bundle
 
-FUNCTIONS = ["load", "finetune", "export", "parity", "bench_latency"]
+FUNCTIONS = ["load", "finetune", "export", "parity", "bench_latency", "evaluate"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_examples_of_the_docstrings_run(name: str, finished_bundle: Path, digits: Path, tmp_path: Path) -> None:
+def test_the_examples_of_the_docstrings_run(
+    name: str, finished_bundle: Path, digits: Path, color_data: Path, tmp_path: Path
+) -> None:
     function = getattr(toolkit, name)
     assert function is getattr(toolkit.api, name)
     bundle = Bundle(finished_bundle)
@@ -44,6 +46,7 @@ def test_the_examples_of_the_docstrings_run(name: str, finished_bundle: Path, di
         "image": finished_bundle / "golden" / "000.png",
         "run": bundle.run,
         "data": digits,
+        "images": color_data,
         "out": tmp_path / "out",
     }
     (example,) = doctest.DocTestFinder(recurse=False).find(function, name, globs=known)

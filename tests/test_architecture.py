@@ -46,6 +46,8 @@ MAY_IMPORT = {
     "toolkit.metrics": {"toolkit.sampling"},
     "toolkit.sampling": set(),
     "toolkit.reporting": GROUND | {"toolkit.runtime"},
+    "toolkit.evaluation": GROUND
+    | {"toolkit.runtime", "toolkit.recipe", "toolkit.data", "toolkit.metrics", "toolkit.serving", "toolkit.reporting"},
     "toolkit.runs": MODELS_AND_DATA,
     "toolkit.training": MODELS_AND_DATA | {"toolkit.runs"},
     "export": MODELS_AND_DATA | {"toolkit.runs", "toolkit.reporting", "toolkit.serving"},
@@ -55,6 +57,11 @@ ON_TOP = {"toolkit", "toolkit.__main__", "toolkit.api", "toolkit.cli"}
 """What may import everything, lazily, and is imported by nothing below."""
 RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic", "filelock", "psutil"}
 IN_PRODUCTION = {"toolkit.runtime", "toolkit.serving"}
+WITHOUT_TORCH = {
+    *("toolkit.metrics", "toolkit.evaluation", "toolkit.reporting", "toolkit.recipe"),
+    *("toolkit.data.source", "toolkit.data.evaluation_data"),
+}
+"""Packages and modules that a host without torch imports when it evaluates."""
 OPTIONAL_LIBRARIES = {
     "toolkit.runtime.signature": {"model_signing", "cryptography"},
     "toolkit.runtime.embedding_file": {"pyarrow", "safetensors"},
@@ -110,6 +117,26 @@ def test_runtime_and_serving_stand_on_few_libraries(module: str) -> None:
     )
     assert at_once == set()
     assert ever <= OPTIONAL_LIBRARIES.get(module, set())
+
+
+def reached_from(module: str) -> set[str]:
+    """All modules of ours that importing a module imports, itself included; what functions import is not."""
+    reached, waiting = set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += imports_of(name, top_level_only=True) & set(MODULES)
+    return reached
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if package_of(name) in WITHOUT_TORCH or name in WITHOUT_TORCH]
+)
+def test_metrics_data_and_evaluation_never_import_torch(module: str) -> None:
+    for name in reached_from(module):
+        imported = {each.partition(".")[0] for each in imports_of(name)}
+        assert not imported & {"torch", "transformers", "accelerate"}, name
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) == "toolkit.cli"])
@@ -176,3 +203,11 @@ def test_verify_and_predict_never_import_torch_or_transformers(finished_bundle: 
     heavy |= {"model_signing", "sigstore", "cryptography", "OpenSSL"}
     assert imported_by("verify", str(finished_bundle)) & heavy == set()
     assert imported_by("predict", str(finished_bundle), image, "--json") & heavy == set()
+
+
+def test_evaluate_never_imports_torch_or_transformers(finished_bundle: Path, color_data: Path, tmp_path: Path) -> None:
+    heavy = {"torch", "transformers", "onnx", "accelerate", "safetensors", "sklearn"}
+    plain = imported_by("evaluate", str(finished_bundle), "--data", str(color_data), "--json")
+    assert plain & (heavy | {"matplotlib"}) == set()
+    written = imported_by("evaluate", str(finished_bundle), "--data", str(color_data), "--out", str(tmp_path / "out"))
+    assert written & heavy == set()

@@ -11,8 +11,19 @@ TYPE_CHECKING = (
     False  # read as true by type checkers; `typing` itself takes longer to import than the rest of this file
 )
 if TYPE_CHECKING:
-    from toolkit.api import bench_latency, export, few_shot, finetune, import_classifier, load, parity, zero_shot
+    from toolkit.api import (
+        bench_latency,
+        evaluate,
+        export,
+        few_shot,
+        finetune,
+        import_classifier,
+        load,
+        parity,
+        zero_shot,
+    )
     from toolkit.errors import CheckFailed, ToolkitError
+    from toolkit.evaluation.record import Evaluation
     from toolkit.recipe.recipe import Recipe
     from toolkit.runtime.bundle import Bundle
     from toolkit.serving.classifier import Classifier
@@ -23,10 +34,12 @@ __all__ = [
     "Bundle",
     "CheckFailed",
     "Classifier",
+    "Evaluation",
     "Prediction",
     "Recipe",
     "ToolkitError",
     "bench_latency",
+    "evaluate",
     "export",
     "few_shot",
     "finetune",
@@ -36,13 +49,12 @@ __all__ = [
     "zero_shot",
 ]
 _HOMES = {
-    **dict.fromkeys(
-        ("bench_latency", "export", "few_shot", "finetune", "import_classifier", "load", "parity", "zero_shot"),
-        "toolkit.api",
-    ),
+    **dict.fromkeys(("bench_latency", "evaluate", "export", "few_shot", "finetune"), "toolkit.api"),
+    **dict.fromkeys(("import_classifier", "load", "parity", "zero_shot"), "toolkit.api"),
     **dict.fromkeys(("CheckFailed", "ToolkitError"), "toolkit.errors"),
     "Recipe": "toolkit.recipe.recipe",
     "Bundle": "toolkit.runtime.bundle",
+    "Evaluation": "toolkit.evaluation.record",
     "Classifier": "toolkit.serving.classifier",
     "Prediction": "toolkit.serving.predictor",
 }

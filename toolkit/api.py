@@ -6,6 +6,7 @@ Everything heavy is imported inside the functions, so that ``import toolkit`` st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,8 @@ from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from toolkit.evaluation.record import Evaluation
+    from toolkit.recipe.data import DataConfig
     from toolkit.recipe.recipe import Recipe
     from toolkit.runs.few_shot_file import FewShotFile
     from toolkit.runs.finished_run import Run
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_ACCURACY_DROP = 0.2
 """Percentage points that ``--precision auto`` may lose, unless told otherwise."""
+SPLIT_SETTINGS = ("split_seed", "test_share", "validation_share")
+"""What decides which images a split that is made holds."""
 
 
 def load(
@@ -427,6 +432,83 @@ def bench_latency(
         to=Target(out, sign),
         progress=progress,
     )
+
+
+def evaluate(
+    bundle: Bundle | Path | str,
+    *,
+    data: Path | str,
+    split: str | None = None,
+    settings: Sequence[str] = (),
+    precision: str | None = None,
+    provider: str | None = None,
+    skip_bad: bool = False,
+    out: Path | str | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Measure a bundle's graph on labelled images, in the sessions that ``toolkit.load`` opens; without torch.
+
+    Args:
+        bundle: a bundle, or its folder.
+        data: labelled images in any format, whose labels are among the bundle's.
+        split: ``train``, ``validation``, ``test`` or ``all``; ``test`` unless given, and ``all`` where the data makes
+            no splits. A split that it lacks is made with the shares and the seed of the bundle's run.
+        settings: ``key=value`` of a recipe's section ``data``, such as ``columns.label=finding``.
+        precision: of the graph; as tuned, or the bundle's default.
+        provider: as tuned, or ``cpu``.
+        skip_bad: leave unreadable images out in place of an error.
+        out: folder to write ``evaluation.json``, ``evaluation.html`` and, with matplotlib, plots into.
+        force: replace an evaluation that is in ``out`` already.
+        progress: told how many images are done.
+
+    Returns:
+        Metrics with 95 % intervals, each class, confusions, calibration and the worst errors.
+
+    Raises:
+        ToolkitError: labels that the bundle does not know, an unreadable image, or no such split.
+
+    Example:
+        >>> found = toolkit.evaluate(bundle, data=images, split="validation")
+        >>> low, high = found.intervals["accuracy"]
+        >>> low <= found.accuracy <= high
+        True
+    """
+    if find_spec("scipy") is None:
+        fix = 'pip install "clip-toolkit[evaluate]"'
+        raise ToolkitError("intervals need scipy, which is not installed", where="evaluate", fix=fix)
+    opened = opened_bundle(bundle)
+    opened.graph_name(precision)
+    config = _evaluation_config(opened, data, settings, skip_bad=skip_bad)
+    from toolkit.data.evaluation_data import open_evaluation_data
+    from toolkit.evaluation.evaluate import evaluate_bundle
+    from toolkit.evaluation.folder import check_evaluation_folder, write_evaluation
+
+    if out is not None:
+        check_evaluation_folder(Path(out), force=force)
+    images = open_evaluation_data(config, opened.labels, split, progress)
+    evaluated = evaluate_bundle(opened, images, precision=precision, provider=provider, progress=progress)
+    if out is not None:
+        write_evaluation(Path(out), evaluated, force=force)
+    return evaluated.record
+
+
+def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str], *, skip_bad: bool) -> DataConfig:
+    """The section ``data`` that a bundle's images are read by: shares and seed of its run, its own range of values.
+
+    Raises:
+        ToolkitError: a mistake in the settings, or one that the bundle has the say in.
+    """
+    from toolkit.recipe.reading import load_data_config
+
+    trained_on = (bundle.manifest.provenance.get("recipe") or {}).get("data") or {}
+    shares = [f"{key}={trained_on[key]}" for key in SPLIT_SETTINGS if key in trained_on]
+    config = load_data_config(Path(data), [*shares, *settings])
+    for key in ("classes", "value_range"):
+        if getattr(config, key) is not None:
+            raise ToolkitError(f"the bundle itself says {key}", where=f"data.{key}", fix="leave it out")
+    skipping = {"on_bad_image": "skip"} if skip_bad else {}
+    return config.model_copy(update={"value_range": bundle.preprocess.value_range} | skipping)
 
 
 def precisions_asked_for(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from toolkit.metrics.intervals import bounded_interval, images_needed
 from toolkit.runtime.preprocess import Float32
@@ -86,10 +85,9 @@ def changes(
 
     The graph's temperature is the reference's unless it was fitted again.
     """
-    answers = torch.tensor(labels)
     metrics = {
-        "a": task.scores(torch.from_numpy(expected), answers, temperature).metrics(METRICS),
-        "b": task.scores(torch.from_numpy(logits), answers, fitted_again or temperature).metrics(METRICS),
+        "a": task.scores(expected, labels, temperature).metrics(METRICS),
+        "b": task.scores(logits, labels, fitted_again or temperature).metrics(METRICS),
     }
     return {
         name: {

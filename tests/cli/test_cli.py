@@ -107,6 +107,10 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--sign", "bundle",
         ],
         "compare": ["--json", "a", "b"],
+        "evaluate": [
+            "--data", "--force", "--json", "--min-accuracy", "--out", "--precision", "--provider", "--skip-bad",
+            "--split", "bundle", "settings",
+        ],
         "predict": [
             "--batch-size", "--json", "--out", "--precision", "--provider", "--threads", "--top-k", "bundle", "paths",
         ],
@@ -128,6 +132,9 @@ def test_verbs_and_options_are_the_contract() -> None:
     ("arguments", "says"),
     [
         (["verify", "nowhere"], ["no such folder", "nowhere", "toolkit export"]),
+        (["evaluate", "nowhere", "--data", "x"], ["no such folder", "nowhere", "toolkit export"]),
+        (["evaluate", ".", "--data", "x", "--min-accuracy", "95"], ["95", "--min-accuracy", "0.95"]),
+        (["evaluate", ".", "--data", "x", "--min-accuracy", "nan"], ["nan", "--min-accuracy"]),
         (["predict", ".", "x.png"], ["no bundle", "manifest.json"]),
         (["export", "--onnx", "nowhere", "--out", "b"], ["no such run folder", "finetune.py"]),
         (["export", "--onnx", "x", "--out", "b", "--precision", "int4"], ["int4", "fp32"]),

@@ -6,7 +6,10 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
+from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.split import METRICS, WITH_INTERVAL, SplitScores, score_by, split_metrics
+from toolkit.runtime.decision import DECISIONS
+from toolkit.tasks.registry import TASKS
 
 
 def predictions(classes: int, kind: str) -> tuple[Tensor, Tensor]:
@@ -138,3 +141,42 @@ def test_the_likeliest_classes_come_first_with_their_probabilities() -> None:
     assert classes[:, 0].tolist() == logits.argmax(-1).tolist()
     np.testing.assert_allclose(shares, probabilities.gather(1, torch.tensor(classes)).numpy(), rtol=1e-12)
     assert (np.diff(shares, axis=1) <= 0).all()
+
+
+@KINDS
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_numpy_gives_what_torch_gives_in_double_precision(classes: int, kind: str) -> None:
+    logits, labels = predictions(classes, kind)
+    scaled, target = logits.double() / 1.7, torch.nn.functional.one_hot(labels, classes).double()
+    binary = torch.nn.functional.binary_cross_entropy_with_logits(scaled, target, reduction="none").sum(-1)
+    for task, losses, log_p in (
+        ("single-label", -scaled.log_softmax(-1)[target.bool()], scaled.log_softmax(-1)),
+        ("sigmoid-scores", binary, torch.nn.functional.logsigmoid(scaled)),
+    ):
+        scores = SCORES[task](logits, labels, 1.7)
+        assert scores.predicted.tolist() == logits.argmax(-1).tolist()
+        np.testing.assert_allclose(scores.losses, losses.numpy(), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(scores.confidence, log_p.exp().amax(-1).numpy(), rtol=1e-12)
+        np.testing.assert_allclose(scores.likeliest(2)[1], log_p.exp().topk(2).values.numpy(), rtol=1e-12)
+
+
+def test_logits_of_many_images_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = predictions(10, "ties")
+    whole = SplitScores(logits, labels)
+    monkeypatch.setattr("toolkit.metrics.split.CHUNK", 10 * 7)  # the last part is smaller
+    parts = SplitScores(logits, labels)
+    assert parts.losses.tolist() == whole.losses.tolist()
+    for mine, other in zip(parts.likeliest(4), whole.likeliest(4), strict=True):
+        assert mine.tolist() == other.tolist()
+
+
+@pytest.mark.parametrize("task", SCORES)
+def test_logits_of_any_size_have_finite_losses(task: str) -> None:
+    logits = np.array([[1e4, -1e4, 0], [-3e3, -1e4, 2e4]], np.float32)
+    losses = SCORES[task](logits, np.array([0, 1])).losses
+    assert np.isfinite(losses).all()
+    assert losses[0] <= 1 < losses[1]
+
+
+def test_every_task_has_its_scores() -> None:
+    assert set(SCORES) == set(TASKS) == set(DECISIONS)

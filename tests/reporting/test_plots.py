@@ -22,10 +22,10 @@ from toolkit.metrics.curves import curves_of
 from toolkit.metrics.split import SplitScores, split_metrics
 from toolkit.reporting.calibration_plot import plot_reliability
 from toolkit.reporting.confusion_plot import plot_confusion
-from toolkit.reporting.contact_sheet import TILE, TILES, contact_sheet, letterboxed, worst
+from toolkit.reporting.contact_sheet import TILE, contact_sheet, letterboxed
 from toolkit.reporting.plot_style import LOOK
 from toolkit.reporting.plots import plot_run
-from toolkit.reporting.predictions import FILE, Predictions, read_predictions
+from toolkit.reporting.predictions import FILE, WORST, Predictions, read_predictions, worst
 from toolkit.reporting.ranking_plots import plot_precision_recall, plot_roc
 from toolkit.reporting.run_curves import CURVES, read_curves
 
@@ -157,14 +157,14 @@ def test_the_worst_errors_come_first_and_nothing_that_is_right() -> None:
     _, _, predictions = made_up(3)
     chosen, title = worst(predictions)
     wrong = [index for index in range(300) if predictions.predicted[index] != predictions.labels[index]]
-    assert len(chosen) == TILES
-    assert title == f"{len(wrong)} errors on 300 test images, the worst {TILES}"
+    assert len(chosen) == WORST
+    assert title == f"{len(wrong)} errors on 300 test images, the worst {WORST}"
     assert set(chosen) <= set(wrong)
     stated = predictions.label_probability
-    assert stated[chosen].tolist() == np.sort(stated[wrong])[:TILES].tolist()
+    assert stated[chosen].tolist() == np.sort(stated[wrong])[:WORST].tolist()
     figure = contact_sheet(predictions, colors(300))
     shown = [axes for axes in figure.axes if axes.images]
-    assert len(shown) == TILES
+    assert len(shown) == WORST
     middle = [int(axes.images[0].get_array()[TILE // 2, TILE // 2, 0]) for axes in shown]
     assert middle == [index % 256 for index in chosen]
     assert f"{chosen[0]:04d}.png" in words(figure)

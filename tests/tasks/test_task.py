@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from export.latency.tuning.search import Effort
 from export.prove_bundle import bisect_bundle
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
-from toolkit.metrics.split import SplitScores
+from toolkit.metrics.by_task import SCORES
+from toolkit.metrics.sigmoid_split import SigmoidSplitScores
 from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.training import TrainingConfig
 from toolkit.runs.finished_run import Run
@@ -51,6 +53,14 @@ class UnlikeLoss(nn.Module):
         return nn.functional.binary_cross_entropy_with_logits(logits, wrong, reduction="none").sum(-1)
 
 
+class UnlikeScores(SigmoidSplitScores):
+    """Metrics by the sigmoid of how unlike each class is: the decision is the smallest logit."""
+
+    @cached_property
+    def predicted(self) -> Integers:
+        return self.logits.argmin(-1)
+
+
 class Unlike(Task):
     """Logits say how unlike a class an image is; sigmoid, smallest logit."""
 
@@ -59,11 +69,6 @@ class Unlike(Task):
 
     def loss(self, config: TrainingConfig, classes: Sequence[str], labels: Tensor, device: torch.device) -> nn.Module:
         return UnlikeLoss()
-
-    def scores(
-        self, logits: Tensor, labels: Tensor, temperature: float = 1.0, groups: Sequence[str] | None = None
-    ) -> SplitScores:
-        return SplitScores(-logits, labels, temperature, groups)
 
     def temperature(self, logits: Tensor, labels: Tensor, prior: float = 1.0) -> float:
         return fit_temperature(-logits, labels, prior)
@@ -74,9 +79,9 @@ class Unlike(Task):
 
 @pytest.fixture(scope="module", autouse=True)
 def second_task() -> Any:
-    TASKS["unlike"], DECISIONS["unlike"] = Unlike(), Unlike.decision
+    TASKS["unlike"], DECISIONS["unlike"], SCORES["unlike"] = Unlike(), Unlike.decision, UnlikeScores
     yield
-    del TASKS["unlike"], DECISIONS["unlike"]
+    del TASKS["unlike"], DECISIONS["unlike"], SCORES["unlike"]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +116,8 @@ def test_it_is_exported_proven_and_predicted(precision: str, run: Run, tmp_path:
     assert Bundle(out).manifest.task == "unlike"
     assert verify(out)["passed"]
     assert bisect_bundle(Bundle(out), run, provider="cpu", threads=1)["first_fault"] is None
+    found = toolkit.evaluate(out, data=run.data.root)
+    assert found.accuracy == pytest.approx(run.summary["test"]["accuracy"], abs=0.3)
     examples = run.held_out(20)
     with toolkit.load(out, threads=1) as classifier:
         predictions = classifier.predict([example.read() for example in examples])

@@ -13,6 +13,7 @@ from toolkit.cli import (
     demo,
     doctor,
     embed,
+    evaluate,
     export,
     few_shot,
     import_,
@@ -67,6 +68,7 @@ app.command("parity")(parity.parity)
 app.command("bench-latency")(bench_latency.bench_latency)
 app.command("tune")(tune.tune)
 app.command("compare")(compare.compare)
+app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("verify")(verify.verify)

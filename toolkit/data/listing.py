@@ -143,7 +143,7 @@ def check_listing(listing: Listing) -> None:
     """Raise unless a classifier can be trained and judged on it.
 
     Raises:
-        ToolkitError: fewer than two classes, a split that lacks one, or a group on both sides of a split.
+        ToolkitError: fewer than two classes, a split that lacks one, or groups that :func:`check_groups` refuses.
     """
     if len(listing.classes) < 2:
         what = f"a classifier needs two classes, here is {len(listing.classes)}: {', '.join(listing.classes)}"
@@ -157,6 +157,15 @@ def check_listing(listing: Listing) -> None:
                 where=listing.root,
                 fix="add images of these classes, or leave the classes out everywhere",
             )
+    check_groups(listing)
+
+
+def check_groups(listing: Listing) -> None:
+    """Raise unless groups say which images belong together.
+
+    Raises:
+        ToolkitError: images without a group among others, or a group on both sides of a split.
+    """
     alone = [item.path for item in listing.items if not item.group]
     if 0 < len(alone) < len(listing.items):
         what = f"{len(alone)} of {len(listing.items)} images have no group, such as {alone[0]}"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from toolkit.data.formats import list_data
@@ -58,6 +59,17 @@ class LabelledImage:
         return decode(self.read(), where=self.path, grey=grey, value_range=self.value_range)
 
 
+def labels_of(images: Sequence[LabelledImage]) -> npt.NDArray[np.int64]:
+    """Labels [images], as indices into the classes."""
+    return np.array([image.label for image in images], np.int64)
+
+
+def groups_of(images: Sequence[LabelledImage]) -> list[str] | None:
+    """Each image's group, None without groups."""
+    groups = [image.group for image in images]
+    return groups if any(groups) else None
+
+
 @dataclass(frozen=True)
 class DataSource:
     """The splits of a data set, ready to train on.
@@ -100,14 +112,13 @@ class DataSource:
         }
         return replace(self, splits=splits, value_range=value_range)
 
-    def labels(self, split: str) -> torch.Tensor:
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
         """Labels [images] of a split, as indices into the classes."""
-        return torch.tensor([example.label for example in self.splits[split]])
+        return labels_of(self.splits[split])
 
     def groups(self, split: str) -> list[str] | None:
         """Each image's group, None without groups."""
-        groups = [example.group for example in self.splits[split]]
-        return groups if any(groups) else None
+        return groups_of(self.splits[split])
 
     def order(self, split: str) -> str:
         """SHA-256 over the contents of a split's images in their order: what an index means."""
@@ -129,11 +140,9 @@ def open_data(config: DataConfig, progress: Progress = SILENT) -> DataSource:
     """
     listing = list_data(config)
     check_listing(listing)
-    found, bad, survey = _read(listing, config.value_range, progress)
-    if bad and config.on_bad_image == "error":
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        fix = "replace or remove the file, or set data.on_bad_image=skip; toolkit data check lists all"
-        raise ToolkitError(f"unreadable image: {bad[0]['reason']}{more}", where=bad[0]["path"], fix=fix)
+    found, bad, survey = read_listing(listing, config.value_range, progress)
+    if config.on_bad_image == "error":
+        refuse_unreadable(bad, "set data.on_bad_image=skip")
     value_range = survey.value_range(config.path)
     division = divide(found, config, listing.classes)
     _check_splits(division.splits, listing.classes, config.path)
@@ -154,7 +163,7 @@ def open_data(config: DataConfig, progress: Progress = SILENT) -> DataSource:
     return source.read_as(value_range)
 
 
-def _read(
+def read_listing(
     listing: Listing, value_range: Range | None, progress: Progress
 ) -> tuple[dict[str, list[LabelledImage]], list[dict[str, str]], Survey]:
     """The readable images of each split in canonical order, the others with the reason, and what the pixels are."""
@@ -171,6 +180,22 @@ def _read(
     for examples in found.values():
         examples.sort(key=lambda example: (example.label, example.sha256, example.group))
     return found, bad, survey
+
+
+def refuse_unreadable(bad: Sequence[Mapping[str, str]], skip: str) -> None:
+    """Raise if there are unreadable images.
+
+    Args:
+        bad: path and reason of each.
+        skip: what the user does to leave them out.
+
+    Raises:
+        ToolkitError: with the first of them and their number.
+    """
+    if bad:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        fix = f"replace or remove the file, or {skip}; toolkit data check lists all"
+        raise ToolkitError(f"unreadable image: {bad[0]['reason']}{more}", where=bad[0]["path"], fix=fix)
 
 
 def _example(item: ListedImage, label: int, sha256: str) -> LabelledImage:

@@ -31,7 +31,8 @@ def curves_of(calibrated: SplitScores, as_trained: SplitScores, classes: Sequenc
     Returns:
         ``images``, ``ranked_images`` (those that the curves of the classes rest on), ``reliability``, ``roc`` and
         ``precision_recall``: ``classes`` {name: curve} of some or all classes, ``mean``, and ``low`` and ``high``,
-        the quantiles over all classes, each over even steps of the x axis from 0 to 1.
+        the quantiles over the ``known`` of all classes (those with images), each over even steps of the x axis from
+        0 to 1.
     """
     ranking = calibrated.ranking
     return {
@@ -56,7 +57,7 @@ def _reliability(scores: SplitScores) -> dict[str, list[float]]:
 def _family(ranking: Ranking, curve: str, area: str, classes: Sequence[str]) -> dict[str, Any]:
     known = [index for index, each in ranking.by_class.items() if np.isfinite(getattr(each, area))]
     if not known:
-        return {"classes": {}, "of": len(classes), "mean": [], "low": [], "high": []}
+        return {"classes": {}, "of": len(classes), "known": 0, "mean": [], "low": [], "high": []}
     curves: Array = np.array([getattr(ranking.by_class[index], curve) for index in known])
     chosen = list(range(len(known)))
     if len(known) > SHOWN:
@@ -65,6 +66,7 @@ def _family(ranking: Ranking, curve: str, area: str, classes: Sequence[str]) -> 
     return {
         "classes": {classes[known[place]]: curves[place].tolist() for place in chosen},
         "of": len(classes),
+        "known": len(known),
         "mean": curves.mean(0).tolist(),
         "low": low.tolist(),
         "high": high.tolist(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-import torch
+from scipy.special import expit
 
 from toolkit.metrics.intervals import Array
 from toolkit.metrics.split import Integers, SplitScores
@@ -26,20 +26,17 @@ class SigmoidSplitScores(SplitScores):
 
     def log_probabilities(self, classes: Integers) -> Array:
         """Log-probability of one class of each image [N]."""
-        chosen = self.logits.gather(1, torch.from_numpy(classes)[:, None]).squeeze(1).double()
-        found: Array = torch.nn.functional.logsigmoid(chosen / self.temperature).numpy()
-        return found
+        return -np.logaddexp(0.0, -self._logits_of(classes) / self.temperature)
 
     def likeliest(self, count: int) -> tuple[Integers, Array]:
         """The likeliest classes of each image and their probabilities, both [N, count]."""
-        top = self.logits.topk(count, -1)
-        return top.indices.numpy(), torch.sigmoid(top.values.double() / self.temperature).numpy()
+        classes, logits = self._top(count)
+        return classes, expit(logits / self.temperature)
 
     @cached_property
     def losses(self) -> Array:
         """Binary cross-entropy of each image [N]."""
-        scaled, answers = self.logits.double() / self.temperature, torch.from_numpy(self.labels)
-        targets = torch.nn.functional.one_hot(answers, self.classes).double()
-        losses = torch.nn.functional.binary_cross_entropy_with_logits(scaled, targets, reduction="none")
-        found: Array = losses.sum(-1).numpy()
-        return found
+        absent = np.logaddexp(0.0, self.logits.astype(np.float64) / self.temperature)
+        absent[np.arange(len(self.labels)), self.labels] = -self.log_probabilities(self.labels)
+        losses: Array = absent.sum(-1)
+        return losses

@@ -5,15 +5,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+from scipy.special import logsumexp
 
 from toolkit.metrics.calibration import CalibrationError, calibration_error
 from toolkit.metrics.intervals import Array, bounded_interval, mean_interval
@@ -52,7 +51,7 @@ class SplitScores:
     """What a classifier says of a split, held against its labels.
 
     Args:
-        logits: [N, C], fp32.
+        logits: [N, C], fp32; an array, or what numpy reads as one without a copy, such as a tensor on the CPU.
         labels: [N].
         temperature: what the logits are divided by for probabilities; it changes ``loss``, ``nll`` and
             ``expected_calibration_error``, and of more than two classes a little of ``auroc`` and
@@ -61,11 +60,16 @@ class SplitScores:
     """
 
     def __init__(
-        self, logits: Tensor, labels: Tensor, temperature: float = 1.0, groups: Sequence[str] | None = None
+        self,
+        logits: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        temperature: float = 1.0,
+        groups: Sequence[str] | None = None,
     ) -> None:
-        self.logits, self.temperature, self.groups = logits, temperature, groups
-        self.labels: Integers = labels.numpy()
-        self.classes = logits.shape[1]
+        self.logits: npt.NDArray[Any] = np.asarray(logits)
+        self.labels: Integers = np.asarray(labels)
+        self.temperature, self.groups = temperature, groups
+        self.classes = self.logits.shape[1]
 
     def metrics(self, names: Iterable[str] = METRICS) -> dict[str, float]:
         """Metrics of the split by name.
@@ -85,7 +89,7 @@ class SplitScores:
     @cached_property
     def predicted(self) -> Integers:
         """The class with the largest logit [N]."""
-        predicted: Integers = self.logits.argmax(-1).numpy()
+        predicted: Integers = self.logits.argmax(-1)
         return predicted
 
     @cached_property
@@ -97,22 +101,37 @@ class SplitScores:
     @cached_property
     def _normalisers(self) -> Array:
         """Log of the sum of exponentials of the scaled logits [N]."""
+        return np.concatenate([logsumexp(part.astype(np.float64) / self.temperature, -1) for part in self._parts()])
+
+    def _parts(self) -> Iterator[npt.NDArray[Any]]:
+        """The logits, so many images at a time as are held in double precision at once."""
         rows = max(1, CHUNK // self.classes)
-        parts = [
-            torch.logsumexp(part.double() / self.temperature, -1).numpy() for part in torch.split(self.logits, rows)
-        ]
-        return np.concatenate(parts)
+        for start in range(0, len(self.logits), rows):
+            yield self.logits[start : start + rows]
+
+    def _logits_of(self, classes: Integers) -> Array:
+        """The logit of one class of each image [N]."""
+        chosen: Array = np.take_along_axis(self.logits, classes[:, None], 1)[:, 0].astype(np.float64)
+        return chosen
+
+    def _top(self, count: int) -> tuple[Integers, Array]:
+        """The classes with the largest logits, the largest first, and these logits, both [N, count]."""
+        places = []
+        for part in self._parts():
+            top = np.argpartition(-part, count - 1, -1)[:, :count]
+            order = np.argsort(-np.take_along_axis(part, top, 1), -1, kind="stable")
+            places.append(np.take_along_axis(top, order, 1))
+        found = np.concatenate(places)
+        return found, np.take_along_axis(self.logits, found, 1).astype(np.float64)
 
     def log_probabilities(self, classes: Integers) -> Array:
         """Log-probability of one class of each image [N]."""
-        chosen = self.logits.gather(1, torch.from_numpy(classes)[:, None]).squeeze(1).double().numpy()
-        return np.minimum(0.0, chosen / self.temperature - self._normalisers)
+        return np.minimum(0.0, self._logits_of(classes) / self.temperature - self._normalisers)
 
     def likeliest(self, count: int) -> tuple[Integers, Array]:
         """The likeliest classes of each image and their probabilities, both [N, count]."""
-        top = self.logits.topk(count, -1)
-        shares = np.exp(np.minimum(0.0, top.values.double().numpy() / self.temperature - self._normalisers[:, None]))
-        return top.indices.numpy(), shares
+        classes, logits = self._top(count)
+        return classes, np.exp(np.minimum(0.0, logits / self.temperature - self._normalisers[:, None]))
 
     @cached_property
     def losses(self) -> Array:
@@ -144,11 +163,11 @@ class SplitScores:
         total, most = len(self.labels), max(1, RANKED // self.classes)
         places = evenly_spaced(total, most)
         labels, normalisers = self.labels[places], self._normalisers[places]
-        logits = self.logits if len(places) == total else self.logits[torch.from_numpy(places)]
+        logits = self.logits if len(places) == total else self.logits[places]
         influences, by_class = np.zeros((2, len(places))), {}
         sums, counted = np.zeros(2), np.zeros(2)
         for index in range(self.classes):
-            scores = logits[:, index].double().numpy() / self.temperature - normalisers
+            scores = logits[:, index].astype(np.float64) / self.temperature - normalisers
             found = rank_class(np.round(scores, DIGITS), labels == index)
             values = np.array([found.auroc, found.average_precision])
             there = np.isfinite(values)
@@ -262,7 +281,7 @@ INFLUENCES: dict[str, Callable[[SplitScores], Influence]] = {
 
 
 def split_metrics(
-    logits: Tensor, labels: Tensor, temperature: float = 1.0, names: Iterable[str] = METRICS
+    logits: npt.ArrayLike, labels: npt.ArrayLike, temperature: float = 1.0, names: Iterable[str] = METRICS
 ) -> dict[str, float]:
     """Metrics of a split by name; see :meth:`SplitScores.metrics`."""
     return SplitScores(logits, labels, temperature).metrics(names)

@@ -9,16 +9,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from toolkit.reporting.plot_style import BLUE, GREY, ORANGE, with_interval
+from toolkit.reporting.wording import images_of
 
 ERROR = "expected_calibration_error"
 
 
-def plot_reliability(curves: dict[str, Any], summary: dict[str, Any]) -> Figure:
-    """Accuracy against confidence on the test split in the bins of the calibration error, and a histogram of it.
+def plot_reliability(curves: dict[str, Any], summary: dict[str, Any], split: str = "test") -> Figure:
+    """Accuracy against confidence on a split in the bins of the calibration error, and a histogram of it.
 
     Args:
         curves: content of ``test_curves.json``.
         summary: of the run.
+        split: that the curves are of.
 
     Source: Guo et al., "On calibration of modern neural networks" (2017), figure 1.
     """
@@ -26,8 +28,8 @@ def plot_reliability(curves: dict[str, Any], summary: dict[str, Any]) -> Figure:
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="as often right as stated")
     entries = (
-        ("as trained", "as_trained", ORANGE, summary["uncalibrated"]["test"]),
-        (f"calibrated, temperature {summary['temperature']:.3g}", "calibrated", BLUE, summary["test"]),
+        ("as trained", "as_trained", ORANGE, summary["uncalibrated"][split]),
+        (f"calibrated, temperature {summary['temperature']:.3g}", "calibrated", BLUE, summary[split]),
     )
     for place, (name, key, color, metrics) in enumerate(entries):
         bins = curves["reliability"][key]
@@ -39,7 +41,7 @@ def plot_reliability(curves: dict[str, Any], summary: dict[str, Any]) -> Figure:
         bars = len(bins["histogram"])
         left = (np.arange(bars) + 0.08 + 0.42 * place) / bars
         lower.bar(left, bins["histogram"], width=0.42 / bars, align="edge", color=color)
-    figure.suptitle(f"reliability on {curves['images']:,} test images", x=0.02, ha="left", fontweight="bold")
+    figure.suptitle(f"reliability on {images_of(split, curves['images'])}", x=0.02, ha="left", fontweight="bold")
     upper.set_ylabel("share that is right (area of a point: images)")
     upper.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), fontsize=9, markerscale=0.6)
     lower.set_ylabel("share of images")

@@ -15,16 +15,16 @@ MATRIX_CLASSES = 30
 PAIRS = 30
 
 
-def plot_confusion(summary: dict[str, Any]) -> Figure:
-    """The confusion matrix of the test split, a row a true class; of more than 30 classes a bar a confusion."""
+def plot_confusion(summary: dict[str, Any], split: str = "test") -> Figure:
+    """The confusion matrix of a split, a row a true class; of more than 30 classes a bar a confusion."""
     if summary["confusion_matrix"] is not None and len(summary["classes"]) <= MATRIX_CLASSES:
-        return _matrix(np.array(summary["confusion_matrix"]), summary["classes"], _title(summary))
-    return _pairs(summary)
+        return _matrix(np.array(summary["confusion_matrix"]), summary["classes"], _title(summary, split))
+    return _pairs(summary, split)
 
 
-def _title(summary: dict[str, Any]) -> str:
-    images = summary["test"]["images"]
-    return f"test: {round(summary['test']['accuracy'] * images):,} of {images:,} images right"
+def _title(summary: dict[str, Any], split: str) -> str:
+    images = summary[split]["images"]
+    return f"{split}: {round(summary[split]['accuracy'] * images):,} of {images:,} images right"
 
 
 def _matrix(matrix: np.ndarray, names: list[str], title: str) -> Figure:
@@ -47,7 +47,7 @@ def _matrix(matrix: np.ndarray, names: list[str], title: str) -> Figure:
     return figure
 
 
-def _pairs(summary: dict[str, Any]) -> Figure:
+def _pairs(summary: dict[str, Any], split: str) -> Figure:
     pairs = summary["confusions"][:PAIRS]
     figure = Figure(figsize=(8.4, 1.6 + 0.24 * max(4, len(pairs))), layout="constrained")
     axes = figure.subplots()
@@ -59,5 +59,7 @@ def _pairs(summary: dict[str, Any]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("images")
     what = f"the {len(pairs)} most frequent confusions" if pairs else "no confusion"
-    axes.set_title(f"{_title(summary)}; {what}\nof {len(summary['classes']):,} classes (true → predicted)", loc="left")
+    axes.set_title(
+        f"{_title(summary, split)}; {what}\nof {len(summary['classes']):,} classes (true → predicted)", loc="left"
+    )
     return figure

@@ -1,4 +1,4 @@
-"""The test images that the classifier got most wrong, on one sheet."""
+"""The images of a split that the classifier got most wrong, on one sheet."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from toolkit.reporting.plot_style import GREY, shortened
-from toolkit.reporting.predictions import Predictions
+from toolkit.reporting.predictions import Predictions, worst
 
-TILES = 24
 COLUMNS = 6
 TILE = 160
 """Pixels of a tile's side."""
 
 
-def contact_sheet(predictions: Predictions, images: Sequence[Callable[[], Image.Image]]) -> Figure:
+def contact_sheet(predictions: Predictions, images: Sequence[Callable[[], Image.Image]], split: str = "test") -> Figure:
     """Up to 24 errors, the highest loss first; where all is right, the images that came nearest to an error.
 
     Args:
-        predictions: of the test split.
+        predictions: of a split.
         images: opens each of its images, in the same order.
+        split: its name.
     """
-    chosen, title = worst(predictions)
+    chosen, title = worst(predictions, split)
     rows = max(1, math.ceil(len(chosen) / COLUMNS))
     figure = Figure(figsize=(COLUMNS * 1.9, rows * 2.45 + 0.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -40,17 +40,6 @@ def contact_sheet(predictions: Predictions, images: Sequence[Callable[[], Image.
         name = shortened(PurePath(predictions.paths[index]).name, 24)
         axes.text(0, TILE + 6, name, fontsize=7, color=GREY, va="top")
     return figure
-
-
-def worst(predictions: Predictions) -> tuple[list[int], str]:
-    """Places of the images to show, worst first, and what they are in words."""
-    order = np.argsort(predictions.label_probability, kind="stable")
-    wrong = [int(index) for index in order if predictions.predicted[index] != predictions.labels[index]]
-    total = len(order)
-    if not wrong:
-        return order[:TILES].tolist(), f"no errors on {total:,} test images; these came nearest to one"
-    shown = "" if len(wrong) <= TILES else f", the worst {TILES}"
-    return wrong[:TILES], f"{len(wrong):,} errors on {total:,} test images{shown}"
 
 
 def letterboxed(image: Image.Image) -> Image.Image:

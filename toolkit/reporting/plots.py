@@ -1,4 +1,4 @@
-"""The plots of a finished run, from what it left in its folder."""
+"""The plots of a finished run, from what it left in its folder, and of any split that was evaluated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolkit.reporting.calibration_plot import plot_reliability
 from toolkit.reporting.confusion_plot import plot_confusion
 from toolkit.reporting.contact_sheet import contact_sheet
 from toolkit.reporting.plot_style import BLUE, LOOK, ORANGE, save
-from toolkit.reporting.predictions import read_predictions
+from toolkit.reporting.predictions import Predictions, read_predictions
 from toolkit.reporting.ranking_plots import plot_precision_recall, plot_roc
 from toolkit.reporting.run_curves import read_curves
 
@@ -33,15 +33,39 @@ def plot_run(run: Path, images: Sequence[Callable[[], Image.Image]] | None = Non
     curves = read_curves(run)
     plots = run / "plots"
     plots.mkdir(exist_ok=True)
-    with mpl.rc_context(LOOK):
-        if history:
+    if history:
+        with mpl.rc_context(LOOK):
             save(_curves(history, summary), plots / "curves.png")
-        save(plot_confusion(summary), plots / "confusion_matrix.png")
-        save(plot_reliability(curves, summary), plots / "reliability.png")
-        save(plot_roc(curves, summary), plots / "roc.png")
-        save(plot_precision_recall(curves, summary), plots / "precision_recall.png")
-        if images is not None:
-            save(contact_sheet(read_predictions(run), images), plots / "worst_errors.png")
+    plot_split(plots, summary, curves, read_predictions(run) if images is not None else None, images or ())
+
+
+def plot_split(
+    plots: Path,
+    summary: dict[str, Any],
+    curves: dict[str, Any],
+    predictions: Predictions | None,
+    images: Sequence[Callable[[], Image.Image]],
+    *,
+    split: str = "test",
+) -> None:
+    """Draw the confusion matrix, reliability, ROC, precision and recall of a split, and its worst errors.
+
+    Args:
+        plots: folder that is there.
+        summary: with the split's metrics under its name.
+        curves: see :func:`toolkit.metrics.curves.curves_of`; without a class to rank there is neither ROC nor recall.
+        predictions: of the split; without them there is no contact sheet.
+        images: opens each image, in their order.
+        split: its name.
+    """
+    with mpl.rc_context(LOOK):
+        save(plot_confusion(summary, split), plots / "confusion_matrix.png")
+        save(plot_reliability(curves, summary, split), plots / "reliability.png")
+        if curves["roc"]["classes"]:
+            save(plot_roc(curves, summary, split), plots / "roc.png")
+            save(plot_precision_recall(curves, summary, split), plots / "precision_recall.png")
+        if predictions is not None:
+            save(contact_sheet(predictions, images, split), plots / "worst_errors.png")
 
 
 def _curves(history: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:

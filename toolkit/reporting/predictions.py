@@ -1,4 +1,4 @@
-"""What the kept classifier said of every test image, read back from the run folder."""
+"""What a classifier said of every image of a split; of the test split it is read back from the run folder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import ToolkitError
+from toolkit.reporting.wording import images_of
 
 FILE = "test_predictions.csv"
+WORST = 24
+"""Errors that are shown."""
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The test split in its order: for each image its path and label, and the predicted class."""
+    """A split in its order: for each image its path and label, and the predicted class."""
 
     paths: list[str]
     labels: list[str]
@@ -48,3 +51,17 @@ def read_predictions(run: Path) -> Predictions:
     except (OSError, ValueError, TypeError) as error:
         raise ToolkitError(f"can't read the predictions: {error}", where=path, fix="train again") from error
     return Predictions(list(paths), list(labels), list(predicted), probability, label_probability)
+
+
+def worst(predictions: Predictions, split: str = "test") -> tuple[list[int], str]:
+    """Places of up to 24 errors, the highest loss first, and what they are in words.
+
+    Where all is right, these are the images that came nearest to an error.
+    """
+    order = np.argsort(predictions.label_probability, kind="stable")
+    wrong = [int(index) for index in order if predictions.predicted[index] != predictions.labels[index]]
+    total = images_of(split, len(order))
+    if not wrong:
+        return order[:WORST].tolist(), f"no errors on {total}; these came nearest to one"
+    shown = "" if len(wrong) <= WORST else f", the worst {WORST}"
+    return wrong[:WORST], f"{len(wrong):,} errors on {total}{shown}"

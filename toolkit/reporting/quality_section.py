@@ -11,6 +11,7 @@ from markupsafe import Markup
 from toolkit.reporting.html import folded, graph_name, joined, number, paragraph, plot, plots, reads, subsection, table
 from toolkit.reporting.model_card import METRICS, tried_cells, tried_columns
 from toolkit.reporting.parity_verdict import parity_verdict
+from toolkit.reporting.wording import images_of
 
 LISTED_CLASSES = 50
 
@@ -29,34 +30,59 @@ def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
     if "method" in origin["recipe"]:
         used_once = "The test split chose nothing; the temperature was fitted on validation."
     test = metrics["test"]
-    images = f"{test['images']:,} test images"
-    error = f"{test['expected_calibration_error']:.3f}"
+    images = images_of("test", test["images"])
     columns = {"split": lambda split: split, "images": lambda split: f"{metrics[split]['images']:,}"}
     columns |= {name: _metric(metrics, key) for key, name in METRICS.items()}
-    classes = [{"class": name} | each for name, each in test.get("per_class", {}).items()]
-    which = f"Each of the {len(classes):,} classes"
-    if len(classes) > LISTED_CLASSES:
-        which = f"The {LISTED_CLASSES} classes with the lowest F1"
-        classes = sorted(classes, key=lambda each: float(each["f1"]))[:LISTED_CLASSES]
-    measures = {name: reads(name) for name in ("class", "precision", "recall", "f1", "images")}
     return joined(
         [
             paragraph(used_once),
             table("Metrics of each split", columns, ("test", "validation", "train")),
-            folded(which, table(f"Each class on {images}", measures, classes)),
+            class_table(test.get("per_class", {}), images),
             plot(
                 folder,
                 "curves",
                 "Training curves: loss and accuracy of the train and validation splits over the epochs, "
                 f"with the kept epoch marked; {test['accuracy']:.1%} of the test images are right",
             ),
+            split_plots(test, images, folder),
+        ]
+    )
+
+
+def class_table(per_class: dict[str, dict[str, Any]], images: str) -> Markup:
+    """Precision, recall and F1 of each class, folded; of many, those with the lowest F1.
+
+    Args:
+        per_class: metrics by class.
+        images: how many of which split, in words.
+    """
+    classes = [{"class": name} | each for name, each in per_class.items()]
+    which = f"Each of the {len(classes):,} classes"
+    if len(classes) > LISTED_CLASSES:
+        which = f"The {LISTED_CLASSES} classes with the lowest F1"
+        classes = sorted(classes, key=lambda each: float(each["f1"]))[:LISTED_CLASSES]
+    measures = {name: reads(name) for name in ("class", "precision", "recall", "f1", "images")}
+    return folded(which, table(f"Each class on {images}", measures, classes))
+
+
+def split_plots(metrics: dict[str, Any], images: str, folder: Path) -> Markup:
+    """Confusion, calibration, ranking and the worst errors of a split; plots that were not drawn are left out.
+
+    Args:
+        metrics: of the split.
+        images: how many of which split, in words.
+        folder: of the plots.
+    """
+    right = f"{metrics['accuracy']:.1%} of the images are right"
+    error, area = number(metrics["expected_calibration_error"]), number(metrics["auroc"])
+    return joined(
+        [
             plots(
                 plot(
                     folder,
                     "confusion_matrix",
                     f"Confusions on {images}: a matrix whose rows are the true classes and whose columns the predicted "
-                    "ones, or of many classes the most frequent confusions; "
-                    f"{test['accuracy']:.1%} of the images are right",
+                    f"ones, or of many classes the most frequent confusions; {right}",
                     "Confusions: true class and predicted class.",
                 ),
                 plot(
@@ -66,7 +92,7 @@ def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
                     f"calibration; the expected calibration error is {error} after it",
                     "Reliability: on the dotted line, a stated confidence is right as often as it says.",
                 ),
-                plot(folder, "roc", f"ROC curves on {images}; the area under them is {test['auroc']:.3f}"),
+                plot(folder, "roc", f"ROC curves on {images}; the area under them is {area}"),
                 plot(folder, "precision_recall", f"Precision against recall on {images}"),
             ),
             plot(

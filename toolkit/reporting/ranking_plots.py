@@ -9,16 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from toolkit.reporting.plot_style import BLUE, GREY, PALETTE, shortened, with_interval
+from toolkit.reporting.wording import images_of
 
 
-def plot_roc(curves: dict[str, Any], summary: dict[str, Any]) -> Figure:
+def plot_roc(curves: dict[str, Any], summary: dict[str, Any], split: str = "test") -> Figure:
     """True against false positive rate of classes against the rest, and their mean; of two classes, one.
 
     Args:
         curves: content of ``test_curves.json``.
         summary: of the run.
+        split: that the curves are of.
     """
-    figure, axes = _axes("ROC", "AUROC", "auroc", curves, summary)
+    figure, axes = _axes("ROC", "AUROC", "auroc", curves, summary, split)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     _draw(axes, curves["roc"], both=False)
     axes.set_xlabel("false positive rate")
@@ -27,10 +29,10 @@ def plot_roc(curves: dict[str, Any], summary: dict[str, Any]) -> Figure:
     return figure
 
 
-def plot_precision_recall(curves: dict[str, Any], summary: dict[str, Any]) -> Figure:
+def plot_precision_recall(curves: dict[str, Any], summary: dict[str, Any], split: str = "test") -> Figure:
     """Precision over recall of classes against the rest, and their mean."""
     title, key = "precision and recall", "average_precision"
-    figure, axes = _axes(title, "average precision", key, curves, summary)
+    figure, axes = _axes(title, "average precision", key, curves, summary, split)
     _draw(axes, curves["precision_recall"], both=True)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
@@ -38,14 +40,16 @@ def plot_precision_recall(curves: dict[str, Any], summary: dict[str, Any]) -> Fi
     return figure
 
 
-def _axes(title: str, name: str, key: str, curves: dict[str, Any], summary: dict[str, Any]) -> tuple[Figure, Axes]:
+def _axes(
+    title: str, name: str, key: str, curves: dict[str, Any], summary: dict[str, Any], split: str
+) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.6, 5.9), layout="constrained")
     axes = figure.subplots()
-    test = summary["test"]
-    value = with_interval(test[key], test["intervals"].get(key))
+    metrics = summary[split]
+    value = with_interval(metrics[key], metrics["intervals"].get(key))
     images, ranked = curves["images"], curves["ranked_images"]
     few = "" if ranked == images else f" ({ranked:,} of them ranked)"
-    figure.suptitle(f"{title} on {images:,} test images{few}", x=0.02, ha="left", fontweight="bold")
+    figure.suptitle(f"{title} on {images_of(split, images)}{few}", x=0.02, ha="left", fontweight="bold")
     axes.set_title(f"{name}, mean of the classes, 95 % interval: {value}", fontsize=9, fontweight="normal")
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.03)
@@ -72,9 +76,10 @@ def _draw(axes: Axes, family: dict[str, Any], *, both: bool) -> None:
             grid, curve, color=BLUE, linewidth=2, label=f"{shortened(second, 30)}\nagainst {shortened(first, 30)}"
         )
         return
-    all_shown = len(shown) == family["of"]
+    known = family.get("known", family["of"])  # older files don't say it: their splits had images of every class
+    all_shown = len(shown) == known
     if not all_shown:
-        label = f"8 of 10 of the\n{family['of']:,} classes"
+        label = f"8 of 10 of the\n{known:,} classes"
         axes.fill_between(grid, family["low"], family["high"], color=BLUE, alpha=0.18, linewidth=0, label=label)
     for place, (name, curve) in enumerate(shown.items()):
         style = "--" if place >= len(PALETTE) // 2 else "-"  # told apart without their colours too

@@ -96,6 +96,16 @@ class Bundle(BundleFiles):
         results: dict[str, dict[str, dict[str, Any]]] = self.parity["results"]
         return results
 
+    def temperature(self, precision: str) -> float:
+        """What a precision's logits are divided by for its probabilities: the run's temperature, or one of its own."""
+        with self.parsing("parity.json"):
+            for entry in self.parity_results.get(precision, {}).values():
+                own = entry.get("temperature")
+                if own and own["kept"]:
+                    return float(own["fitted"])
+        with self.parsing(MANIFEST):
+            return float(self.manifest.provenance["temperature"])
+
     @property
     def precisions(self) -> list[str]:
         """Precisions that the bundle has a graph of, the default first."""

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.errors import ToolkitError
-from toolkit.metrics.sigmoid_split import SigmoidSplitScores
-from toolkit.metrics.split import SplitScores
 from toolkit.recipe.training import TrainingConfig
 from toolkit.runtime.decision import LargestScore
 from toolkit.tasks.loss import Mixed
@@ -51,12 +49,6 @@ class SigmoidScores(SingleLabel):
             what = f"model.task {self.name} takes no {' and no '.join(asked)}"
             raise ToolkitError(what, where=f"training.{asked[0]}", fix="leave it out, or use model.task=single-label")
         return SigmoidLoss()
-
-    def scores(
-        self, logits: Tensor, labels: Tensor, temperature: float = 1.0, groups: Sequence[str] | None = None
-    ) -> SplitScores:
-        """Accuracy and its sisters, with these probabilities."""
-        return SigmoidSplitScores(logits, labels, temperature, groups)
 
     def temperature(self, logits: Tensor, labels: Tensor, prior: float = 1.0) -> float:
         """Of the yes or no of every class: the sigmoid of a logit is the softmax of it and 0."""

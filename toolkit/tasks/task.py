@@ -8,9 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.split import SplitScores
 from toolkit.recipe.training import TrainingConfig
 from toolkit.runtime.decision import Decision, LargestLogit
@@ -44,11 +46,15 @@ class Task(ABC):
             device: where its own tensors go.
         """
 
-    @abstractmethod
     def scores(
-        self, logits: Tensor, labels: Tensor, temperature: float = 1.0, groups: Sequence[str] | None = None
+        self,
+        logits: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        temperature: float = 1.0,
+        groups: Sequence[str] | None = None,
     ) -> SplitScores:
-        """The metrics of a split."""
+        """The metrics of a split: what :data:`toolkit.metrics.by_task.SCORES` has for the task's name."""
+        return SCORES[self.name](logits, labels, temperature, groups)
 
     @abstractmethod
     def temperature(self, logits: Tensor, labels: Tensor, prior: float = 1.0) -> float:
@@ -80,12 +86,6 @@ class SingleLabel(Task):
     def loss(self, config: TrainingConfig, classes: Sequence[str], labels: Tensor, device: torch.device) -> nn.Module:
         """Cross-entropy; see :class:`toolkit.tasks.loss.Loss`."""
         return Loss(config, class_weights(config.class_weights, classes, labels, device))
-
-    def scores(
-        self, logits: Tensor, labels: Tensor, temperature: float = 1.0, groups: Sequence[str] | None = None
-    ) -> SplitScores:
-        """Accuracy and its sisters."""
-        return SplitScores(logits, labels, temperature, groups)
 
     def temperature(self, logits: Tensor, labels: Tensor, prior: float = 1.0) -> float:
         """See :func:`toolkit.tasks.temperature.fit_temperature`."""

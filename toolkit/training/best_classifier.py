@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -93,7 +94,7 @@ class BestClassifier:
         if not console.is_terminal:
             console.print("computing metrics and intervals")
         started = time.perf_counter()
-        temperature = calibrate(best, logits["validation"], self.data.labels("validation"))
+        temperature = calibrate(best, logits["validation"], torch.from_numpy(self.data.labels("validation")))
         freeze_all_but(best.groups, best, trainable_groups(self.trained))
         self.save(best)
         outcome = FinalEvaluation(self.trained.task, self.data, logits, temperature)

@@ -17,6 +17,7 @@ from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.files import write_bytes, write_json
 from toolkit.metrics.curves import curves_of
+from toolkit.metrics.report import CALIBRATED, confusions_of, metrics_of, uncalibrated_of
 from toolkit.metrics.split import METRICS, SplitScores
 from toolkit.models.classifier import Classifier
 from toolkit.tasks.task import Task
@@ -29,12 +30,6 @@ from toolkit.training.evaluation import predict_split
 from toolkit.training.progress import console, counting
 from toolkit.training.stopwatch import Stopwatch
 
-CALIBRATED = ("loss", "nll", "expected_calibration_error")
-"""Metrics that the temperature changes."""
-DENSE_CLASSES = 100
-"""More classes than this have no matrix of confusions in the summary, only the most frequent ones."""
-CONFUSIONS = 50
-"""Confusions that are listed."""
 DENSE_CELLS = 500_000
 """Images times classes up to which the table of predictions holds every logit."""
 LIKELIEST = 5
@@ -92,11 +87,12 @@ class FinalEvaluation:
         """What ``summary.json`` says of the splits and of the data set."""
         data, test = self.data, self.scores["test"]
         metrics: dict[str, Any] = {split: scores.metrics(METRICS) for split, scores in self.scores.items()}
-        metrics["test"] |= {"intervals": test.intervals(), "per_class": test.class_metrics(data.classes)}
-        uncalibrated: dict[str, Any] = {split: scores.metrics(CALIBRATED) for split, scores in self.as_trained.items()}
-        uncalibrated["test"] |= {"intervals": self.as_trained["test"].intervals(CALIBRATED)}
+        metrics["test"] = metrics_of(test, data.classes)
         return metrics | {
-            "uncalibrated": uncalibrated,
+            "uncalibrated": {
+                "validation": self.as_trained["validation"].metrics(CALIBRATED),
+                "test": uncalibrated_of(self.as_trained["test"]),
+            },
             **self.calibration(),
             "classes": data.classes,
             "images": {split: len(examples) for split, examples in data.splits.items()},
@@ -104,37 +100,18 @@ class FinalEvaluation:
             "skipped_images": data.skipped[:LISTED_SKIPPED],
             "data_fingerprint": data.fingerprint,
             "data": {key: data.about[key] for key in ("name", "source", "licence") if key in data.about},
-            **self.confusion(),
+            **confusions_of(test, data.classes),
         }
 
     def calibration(self) -> dict[str, Any]:
         """The temperature, the interval that it may lie in, and a sentence where validation says little about it."""
         validation = self.as_trained["validation"]
-        interval = self.task.temperature_interval(validation.logits, torch.from_numpy(validation.labels))
+        interval = self.task.temperature_interval(*map(torch.from_numpy, (validation.logits, validation.labels)))
         errors, images = int((~validation.right).sum()), len(validation.labels)
         return {
             "temperature": self.temperature,
             "temperature_interval": list(interval),
             "temperature_note": temperature_note(self.temperature, interval, errors, images),
-        }
-
-    def confusion(self) -> dict[str, Any]:
-        """``confusion_matrix`` [true][predicted], None of many classes, and ``confusions``, the most frequent ones."""
-        test, classes = self.scores["test"], self.data.classes
-        pairs, counts = np.unique(np.stack([test.labels, test.predicted]), axis=1, return_counts=True)
-        wrong = [
-            {"label": classes[label], "predicted": classes[predicted], "images": int(count)}
-            for label, predicted, count in zip(*pairs, counts, strict=True)
-            if label != predicted
-        ]
-        wrong.sort(key=lambda each: -each["images"])
-        matrix = None
-        if len(classes) <= DENSE_CLASSES:
-            matrix = np.zeros((len(classes), len(classes)), np.int64)
-            matrix[tuple(pairs)] = counts
-        return {
-            "confusion_matrix": None if matrix is None else matrix.tolist(),
-            "confusions": wrong[:CONFUSIONS],
         }
 
     def curves(self) -> dict[str, Any]:
@@ -149,7 +126,7 @@ class FinalEvaluation:
         their probabilities in place of the logits.
         """
         data, test = self.data, self.scores["test"]
-        dense = test.logits.numel() <= DENSE_CELLS
+        dense = test.logits.size <= DENSE_CELLS
         likeliest = min(LIKELIEST, test.classes)
         head = [f"logit:{name}" for name in data.classes] if dense else _likeliest_columns(likeliest)
         text = io.StringIO()

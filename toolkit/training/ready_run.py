@@ -62,7 +62,7 @@ def write_ready_run(
         summary: dict[str, Any] = {"temperature": float(classifier.temperature), "classes": classifier.labels}
         if data is not None:
             found = logits or predict_splits(classifier, preprocess_from(processor), data, progress)
-            temperature = calibrate(classifier, found["validation"], data.labels("validation"))
+            temperature = calibrate(classifier, found["validation"], torch.from_numpy(data.labels("validation")))
             outcome = FinalEvaluation(classifier.task, data, found, temperature)
             write_outcome(stage, outcome)
             summary |= outcome.summary()

@@ -82,7 +82,7 @@ class Trainer:
             self.loaders["train"] = Loader(augmented, config.loader_workers, device)
         self.labels = tuple(data.labels("train").tolist())
         self.task = classifier.task
-        self.loss = self.task.loss(config, data.classes, data.labels("train"), device)
+        self.loss = self.task.loss(config, data.classes, torch.from_numpy(data.labels("train")), device)
         self.mixing = Mixing(config, size)
         from_text = recipe.model.head.init == "text"
         original = pretrained_weights(classifier, head=from_text) if config.wise_ft else {}

@@ -1,0 +1,139 @@
+"""A bundle's graph on labelled images: predicted as ``predict`` does, scored as a run's test split is."""
+
+# N images, C classes
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from toolkit.data.evaluation_data import EvaluationData
+from toolkit.data.source import LabelledImage, groups_of, labels_of
+from toolkit.errors import ToolkitError
+from toolkit.evaluation.record import Evaluation
+from toolkit.metrics.by_task import SCORES
+from toolkit.metrics.curves import curves_of
+from toolkit.metrics.intervals import Array
+from toolkit.metrics.report import confusions_of, metrics_of, uncalibrated_of
+from toolkit.metrics.split import SplitScores
+from toolkit.progress import SILENT, Progress
+from toolkit.reporting.predictions import Predictions, worst
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.preprocess import Float32
+from toolkit.serving.classifier import Classifier
+from toolkit.strict_json import as_utf8
+from toolkit.text import path_text
+
+LISTED_SKIPPED = 100
+SAME = 1e-3
+"""By so much the graph's probability of a label, in fp32, may differ from that of its logits and temperature."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation, and what its plots draw."""
+
+    record: Evaluation
+    summary: dict[str, Any]
+    """As a run's, with the evaluated split in the place of ``test``."""
+    curves: dict[str, Any]
+    """As ``test_curves.json``; see :func:`toolkit.metrics.curves.curves_of`."""
+    predictions: Predictions
+    images: list[LabelledImage]
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    data: EvaluationData,
+    *,
+    precision: str | None = None,
+    provider: str | None = None,
+    progress: Progress = SILENT,
+) -> Evaluated:
+    """Run a bundle's graph on labelled images and score what it gives.
+
+    Args:
+        bundle: opened.
+        data: with the bundle's classes.
+        precision: of the graph; as tuned, or the bundle's default.
+        provider: as tuned, or the CPU.
+        progress: told how many images are done.
+
+    Raises:
+        ToolkitError: a provider or precision that is not there, an image that can't be read any more, or
+            probabilities that are not those of the logits.
+    """
+    tuned = bundle.tuned_for(provider, precision)
+    precision = tuned.precision if tuned else precision or bundle.precisions[0]
+    provider = tuned.provider if tuned else provider or "cpu"
+    logits, stated = _predict(bundle, data.images, precision, provider, progress)
+    labels, groups, temperature = labels_of(data.images), groups_of(data.images), bundle.temperature(precision)
+    calibrated, as_trained = (SCORES[bundle.manifest.task](logits, labels, each, groups) for each in (temperature, 1.0))
+    if not np.allclose(calibrated.confidence, stated, rtol=0, atol=SAME):
+        what = f"the {precision} graph's probabilities are not those of its logits at its temperature, {temperature:g}"
+        raise ToolkitError(what, where=bundle.path, fix="export it again")
+    predictions, classes = _predictions(calibrated, data), bundle.labels
+    summary = {
+        data.split: metrics_of(calibrated, classes),
+        "uncalibrated": {data.split: uncalibrated_of(as_trained)},
+        "temperature": temperature,
+        "classes": classes,
+        **confusions_of(calibrated, classes),
+    }
+    about = {
+        "worst": _worst(predictions),
+        "uncalibrated": summary["uncalibrated"][data.split],
+        "absent_classes": data.absent_classes,
+        "split": data.split,
+        "data": path_text(data.config.path),
+        "data_fingerprint": data.fingerprint,
+        "skipped": len(data.skipped),
+        "skipped_images": data.skipped[:LISTED_SKIPPED],
+        "bundle": path_text(bundle.path),
+        "graph_sha256": bundle.manifest.files[bundle.graph_name(precision)].sha256,
+        "precision": precision,
+        "provider": provider,
+    }
+    kept = {key: summary[key] for key in ("temperature", "classes", "confusion_matrix", "confusions")}
+    record = Evaluation.model_validate(as_utf8(summary[data.split] | kept | about, finite=True))
+    return Evaluated(record, summary, curves_of(calibrated, as_trained, classes), predictions, data.images)
+
+
+def _predict(
+    bundle: Bundle, images: list[LabelledImage], precision: str, provider: str, progress: Progress
+) -> tuple[Float32, Array]:
+    """Logits [N, C] and the graph's own probability of its decision [N]; images are held a few batches at a time."""
+    logits, stated = np.empty((len(images), len(bundle.labels)), np.float32), np.empty(len(images))
+    progress.stage("evaluating")
+    with Classifier.open(bundle, precision=precision, provider=provider) as classifier:
+        for place, predicted in enumerate(classifier.stream(image.read() for image in images)):
+            if isinstance(predicted, ToolkitError):
+                raise ToolkitError(predicted.what, where=images[place].path, fix=predicted.fix) from predicted
+            logits[place], stated[place] = predicted.logits, predicted.probability
+            progress.done(place + 1, len(images))
+    return logits, stated
+
+
+def _predictions(scores: SplitScores, data: EvaluationData) -> Predictions:
+    return Predictions(
+        [path_text(image.path) for image in data.images],
+        [data.classes[image.label] for image in data.images],
+        [data.classes[place] for place in scores.predicted],
+        scores.confidence,
+        np.exp(scores.log_probabilities(scores.labels)),
+    )
+
+
+def _worst(predictions: Predictions) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": predictions.paths[place],
+            "label": predictions.labels[place],
+            "predicted": predictions.predicted[place],
+            "probability": float(predictions.probability[place]),
+        }
+        for place in worst(predictions)[0]
+        if predictions.predicted[place] != predictions.labels[place]
+    ]

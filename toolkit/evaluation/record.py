@@ -1,0 +1,92 @@
+"""``evaluation.json``: its schema, which ``toolkit.evaluate`` returns."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+Interval = tuple[float | None, float | None]
+
+
+class Record(BaseModel):
+    """A part of the file, as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassMetrics(Record):
+    """Metrics of a class; all 0 where the images show none of it."""
+
+    precision: float
+    recall: float
+    f1: float
+    images: int
+
+
+class Confusion(Record):
+    """Images of a class that are taken for another."""
+
+    label: str
+    predicted: str
+    images: int
+
+
+class WorstError(Record):
+    """An image that got the wrong class."""
+
+    path: str
+    label: str
+    predicted: str
+    probability: float
+    """Calibrated, of the predicted class."""
+
+
+class Uncalibrated(Record):
+    """The metrics that the temperature changes, without it."""
+
+    loss: float | None
+    nll: float | None
+    expected_calibration_error: float | None
+    intervals: dict[str, Interval]
+
+
+class Evaluation(Record):
+    """What a graph of a bundle gives on labelled images; None where there is nothing to compute a metric from."""
+
+    images: int
+    accuracy: float
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    auroc: float | None
+    average_precision: float | None
+    expected_calibration_error: float | None
+    loss: float | None
+    nll: float | None
+    majority_class_accuracy: float
+    intervals: dict[str, Interval]
+    """95 %, by metric."""
+    per_class: dict[str, ClassMetrics]
+    confusion_matrix: list[list[int]] | None
+    """[true][predicted] in the order of ``classes``; None of more than 100."""
+    confusions: list[Confusion]
+    """The most frequent ones."""
+    worst: list[WorstError]
+    """The highest loss first."""
+    uncalibrated: Uncalibrated
+    temperature: float
+    """Of the graph's probabilities."""
+    classes: list[str]
+    absent_classes: list[str]
+    """Classes that none of the images show."""
+    split: str
+    """``train``, ``validation``, ``test`` or ``all``."""
+    data: str
+    data_fingerprint: str
+    """SHA-256 over the split, class and content of every image that was evaluated."""
+    skipped: int
+    """Unreadable images that were left out."""
+    skipped_images: list[dict[str, str]]
+    """The first of them: path and reason."""
+    bundle: str
+    graph_sha256: str
+    precision: str
+    provider: str
