@@ -43,6 +43,17 @@ def elpv(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonF
 
 
 @app.command()
+def textile(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonFlag = False) -> None:
+    """Write the 2,000 simulated textile images of the package conformal-clip-data (MIT).
+
+    Example: toolkit data textile datasets/textile
+    """
+    from toolkit.data.textile import write_textile
+
+    _report(dest, write_textile(dest, seed=seed, force=force), json)
+
+
+@app.command()
 def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFlag = False) -> None:
     """Count splits, classes, sizes and what is left out; find unreadable images and leaks; exit 1 on problems.
 
