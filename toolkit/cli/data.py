@@ -149,6 +149,13 @@ def _print_near(near: dict[str, Any] | None) -> None:
             out.print(f"look alike: {' ~ '.join(pair)}", soft_wrap=True)
 
 
+def _print_leaks(leaks: dict[str, list[str]], most: int = 8) -> None:
+    for group, splits in list(leaks.items())[:most]:
+        console().print(f"group {group} stands in {', '.join(splits)}", soft_wrap=True)
+    if len(leaks) > most:
+        console().print(f"and {len(leaks) - most:,} more groups", soft_wrap=True)
+
+
 def _print_check(report: dict[str, Any]) -> None:
     from toolkit.runtime.image_files import in_words
 
@@ -180,8 +187,7 @@ def _print_check(report: dict[str, Any]) -> None:
         out.print(f"duplicates: {' = '.join(paths)}", soft_wrap=True)
     for paths in report["duplicates_with_other_labels"]:
         out.print(f"labels differ: {' = '.join(paths)}", soft_wrap=True)
-    for group, splits in report["groups_across_splits"].items():
-        out.print(f"group {group} stands in {', '.join(splits)}", soft_wrap=True)
+    _print_leaks(report["groups_across_splits"])
     _print_near(report["near_duplicates_across_splits"])
     for problem in report["problems"]:
         out.print(f"problem: {problem}", soft_wrap=True)

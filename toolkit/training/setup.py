@@ -150,6 +150,13 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
             f"{warning}{len(data.duplicates):,} images stand in more than one split, such as {first}; one split keeps "
             f"them (test before validation before train), their copies are left out: {removed}"
         )
+    if data.leaks:
+        group, splits = next(iter(data.leaks.items()))
+        console.print(
+            f"{warning}{len(data.leaks):,} groups stand in more than one split, such as {escape(group)} in "
+            f"{' and '.join(splits)}: test metrics would be of images half known. Leave the split folders out and have "
+            "the toolkit split by group, unless the names mean others in each split"
+        )
     if data.contradictions:
         first = escape(" = ".join(data.contradictions[0]))
         console.print(f"{warning}{len(data.contradictions):,} images have more than one label, such as {first}")
