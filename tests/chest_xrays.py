@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 PATTERN = r"(person\d+|IM-\d+)"
-PATIENTS = {"train": (24, 40), "val": (8, 8), "test": (16, 24)}
+PATIENTS = {"train": (16, 28), "val": (6, 6), "test": (10, 18)}
 """Patients without and with pneumonia by folder, from whom one to three images come."""
 
 

@@ -177,10 +177,19 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     console.print(table)
     if summary["temperature_note"]:
         console.print(f"calibration: {summary['temperature_note']}", markup=False)
+    if summary["operating_point"]:
+        console.print(f"operating point: {point_in_words(summary['operating_point'])}", markup=False)
     if summary["advice"]:
         console.print(f"time: {summary['advice']}", markup=False)
     console.print(f"run folder: {out}", markup=False)
     console.print(f"next: toolkit export --onnx {out} --out bundles/{out.name}", markup=False)
+
+
+def point_in_words(point: dict[str, Any]) -> str:
+    """An operating point of a summary in a sentence or two."""
+    rates = ", ".join(f"{rate} {point['test'][rate]:.1%}" for rate in ("sensitivity", "specificity"))
+    note = f"; {point['note']}" if point["note"] else ""
+    return f"{point['class']} from a probability of {point['threshold']:.4f}; on the test split {rates}{note}"
 
 
 def _precision(recipe: Recipe) -> str:
