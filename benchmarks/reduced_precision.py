@@ -137,9 +137,7 @@ def agreements(run: Run, forms: dict[str, GraphConfig]) -> dict[str, Any]:
     expected, rows = candidates.measured.reference.logits(feed), {}
     for name, form in forms.items():
         logits = candidates.measured.session(form).run_batches(feed, FILL_BATCH)["logits"]
-        decisions = agreement(
-            candidates.run.classifier.task, expected, logits, [str(example.path) for example in examples]
-        )
+        decisions = agreement(candidates.run.decision, expected, logits, [str(example.path) for example in examples])
         keys = ("top1_agreement", "top1_agreement_at_least", "largest_flip_margin", "flip_count")
         rows[name] = {key: decisions[key] for key in keys} | {"images": len(examples)}
     return rows

@@ -176,6 +176,7 @@ class _Export:
             wanted.graph_input,
             config,
             embedding=wanted.embedding,
+            operating_point=self.run.operating_point,
         )
         file = self.stage / SPECS[config.precision].file
         save_graph(model, file)
@@ -196,8 +197,14 @@ class _Export:
 def _finish(stage: Path, run: Run, default: str, provenance: dict[str, Any]) -> None:
     """Plots, pages and manifest."""
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    task = run.classifier.task.name
-    manifest = Manifest(toolkit_version=__version__, created=created, default=default, task=task, provenance=provenance)
+    manifest = Manifest(
+        toolkit_version=__version__,
+        created=created,
+        default=default,
+        task=run.classifier.task.name,
+        operating_point=run.operating_point,
+        provenance=provenance,
+    )
     for plot in sorted((run.path / "plots").glob("*.png")):
         (stage / "plots").mkdir(exist_ok=True)
         shutil.copyfile(plot, stage / "plots" / plot.name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chest_xrays import write_chest_xrays
 from PIL import Image
 
 from toolkit.recipe.recipe import Recipe
@@ -62,6 +63,12 @@ def write_images(root: Path, counts: dict[str, int] = COUNTS, classes: tuple[str
 def color_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three colours, with splits of odd sizes: 36 train, 15 validation, 21 test images."""
     return write_images(tmp_path_factory.mktemp("data") / "colors")
+
+
+@pytest.fixture(scope="session")
+def chest_xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stand-ins in the layout of published chest X-rays, whose patients stand in the file names."""
+    return write_chest_xrays(tmp_path_factory.mktemp("data") / "chest_xray")
 
 
 def _save_tiny_clip(folder: Path) -> Path:

@@ -18,6 +18,8 @@ from export.graph.subgraph import read_by
 from export.graph.tensor_names import EMBEDDING, LOGITS, PROBABILITIES
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.runtime.operating_point import METADATA as OPERATING_POINT
+from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Preprocess
 
@@ -44,6 +46,7 @@ def build_graph(
     config: GraphConfig = FUSED,
     *,
     embedding: bool = False,
+    operating_point: OperatingPoint | None = None,
 ) -> onnx.ModelProto:
     """The whole classifier as one graph with a dynamic batch; the same arguments give the same bytes.
 
@@ -55,6 +58,7 @@ def build_graph(
             float32 [batch, 3, height, width].
         config: in which operators, and which matmuls in integers.
         embedding: whether the graph also gives the embedding.
+        operating_point: kept in ``metadata_props`` too, for whoever serves the file alone.
 
     Returns:
         A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes], and where asked
@@ -89,6 +93,8 @@ def build_graph(
         METADATA: config.model_dump_json(),
         "provenance": json.dumps(provenance, ensure_ascii=False, sort_keys=True),
     }
+    if operating_point is not None:
+        metadata[OPERATING_POINT] = operating_point.model_dump_json()
     helper.set_model_props(model, metadata)
     return to_half(model, config.precision, config.keep_fp32) if SPECS[config.precision].half else model  # type: ignore[arg-type]
 

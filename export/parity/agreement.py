@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from toolkit.metrics.intervals import bounded_interval, images_needed
+from toolkit.runtime.decision import Decision
 from toolkit.runtime.preprocess import Float32
 from toolkit.tasks.task import Task
 
@@ -40,12 +41,12 @@ def too_few(images: int, budget: float, what: str) -> str:
 
 
 def agreement(
-    task: Task, expected: Float32, logits: Float32, names: Sequence[str], groups: Sequence[str] | None = None
+    decision: Decision, expected: Float32, logits: Float32, names: Sequence[str], groups: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """How often both give the same label.
 
     Args:
-        task: whose decisions are compared.
+        decision: what production makes of logits.
         expected: reference logits [images, classes].
         logits: the graph's logits [images, classes].
         names: of the images.
@@ -54,11 +55,11 @@ def agreement(
     Returns:
         ``top1_agreement``; ``top1_agreement_at_least`` and ``top1_agreement_at_most``, its exact confidence bounds
         (each one-sided, 95 %; :mod:`toolkit.metrics.intervals`); ``flips``, the flipped images with the largest
-        margins first, a margin being the reference's best logit minus its second; ``flip_count`` and
+        margins first (:meth:`toolkit.runtime.decision.Decision.margins` of the reference); ``flip_count`` and
         ``smallest_margin`` over all images.
     """
-    same = task.decision.decide(expected) == task.decision.decide(logits)
-    margins = task.decision.margins(expected)
+    same = decision.decide(expected) == decision.decide(logits)
+    margins = decision.margins(expected)
     share = float(same.mean())
     low, high = bounded_interval(share, same - share, len(same), groups, 2 * CONFIDENCE - 1)
     flipped = sorted(np.flatnonzero(~same).tolist(), key=lambda index: -margins[index])

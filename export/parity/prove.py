@@ -181,7 +181,7 @@ def prove(
     by_size = outcome.worst_by_batch_size
     worst = max(by_size.values())
     task = reference.classifier.task
-    decisions = agreement(task, expected, np.nan_to_num(logits), outcome.names, groups_of(samples))
+    decisions = agreement(reference.decision, expected, np.nan_to_num(logits), outcome.names, groups_of(samples))
     bounds: dict[str, Any] = {"noise_floor": floor.largest, "noise_multiple": NOISE_MULTIPLE}
     if config.precision != "fp32":
         part = open_part(network_part(model, [LOGITS]), session)

@@ -41,7 +41,7 @@ class Reference:
     """
 
     def __init__(self, run: Run) -> None:
-        self.classifier, self.processor = run.classifier, run.processor
+        self.classifier, self.processor, self.decision = run.classifier, run.processor, run.decision
         self.trunk = open_trunk(run.classifier, preprocess_from(run.processor), run.trunk) if run.trunk else None
         self.boundary = boundary_of(run.classifier, run.trunk) if run.trunk else 0
         self._known: dict[bytes, Float32] = {}

@@ -56,8 +56,11 @@ class Measurements:
         return self._measured(config)[0]
 
     def calibrated(self, config: GraphConfig) -> tuple[GraphConfig, dict[str, Any] | None]:
-        """The config with a temperature of its own, where that makes validation likelier, and what it saves."""
-        if config.precision == "fp32" or not self.run.labelled:
+        """The config with a temperature of its own, where that makes validation likelier, and what it saves.
+
+        The threshold of an operating point is one of the run's own temperature, so that stays.
+        """
+        if config.precision == "fp32" or not self.run.labelled or self.run.operating_point is not None:
             return config, None
         if not np.isfinite(self._measured(config)[1]).all():
             return config, None
@@ -88,7 +91,7 @@ class Measurements:
         """
         answers = np.array(self.labels)
         before, after = (
-            self.run.classifier.task.decision.decide(logits) == answers
+            self.run.decision.decide(logits) == answers
             for logits in (self.expected, np.nan_to_num(self._measured(config)[1]))
         )
         return paired_drop(before, after, groups_of(self.examples))
@@ -103,7 +106,7 @@ class Measurements:
     def labels(self) -> list[int]:
         """Class of each validation image that configs are compared on; PyTorch's decision where nobody labelled it."""
         if not self.run.labelled:
-            return [int(label) for label in self.run.classifier.task.decision.decide(self.expected)]
+            return [int(label) for label in self.run.decision.decide(self.expected)]
         return [example.label for example in self.examples]
 
     @cached_property
@@ -131,7 +134,7 @@ class Measurements:
     def _metrics_of(self, config: GraphConfig, logits: Float32) -> dict[str, Any]:
         task, given = self.run.classifier.task, np.nan_to_num(logits)
         names = [str(example.path) for example in self.examples]
-        decisions = agreement(task, self.expected, given, names, groups_of(self.examples))
+        decisions = agreement(self.run.decision, self.expected, given, names, groups_of(self.examples))
         temperature = float(self.run.classifier.temperature)
         accuracy = changes(task, self.expected, given, self.labels, temperature)["accuracy"]
         quantization = config.quantization

@@ -18,7 +18,7 @@ def entry_of(images: int, flips: int, *, passed: bool = True) -> dict[str, objec
     expected = np.tile(np.float32([1, 0]), (images, 1))
     logits = expected.copy()
     logits[:flips] = [0, 1]
-    metrics = agreement(SINGLE_LABEL, expected, logits, [str(place) for place in range(images)])
+    metrics = agreement(SINGLE_LABEL.decision, expected, logits, [str(place) for place in range(images)])
     sizes = {"max_abs_logit": 0.1, "mean_abs_logit": 0.1, "tolerance": 1.0, "noise_floor": 0.1}
     stages = {"preprocess": {"max_pixel_value": 0.0}, "embedding_cosine": 1.0}
     return metrics | sizes | {"images": images, "batch_sizes": [1], "stages": stages, "passed": passed}

@@ -43,6 +43,17 @@ def elpv(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonF
 
 
 @app.command()
+def textile(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonFlag = False) -> None:
+    """Write the 2,000 simulated textile images of the package conformal-clip-data (MIT).
+
+    Example: toolkit data textile datasets/textile
+    """
+    from toolkit.data.textile import write_textile
+
+    _report(dest, write_textile(dest, seed=seed, force=force), json)
+
+
+@app.command()
 def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFlag = False) -> None:
     """Count splits, classes, sizes and what is left out; find unreadable images and leaks; exit 1 on problems.
 
@@ -138,6 +149,13 @@ def _print_near(near: dict[str, Any] | None) -> None:
             out.print(f"look alike: {' ~ '.join(pair)}", soft_wrap=True)
 
 
+def _print_leaks(leaks: dict[str, list[str]], most: int = 8) -> None:
+    for group, splits in list(leaks.items())[:most]:
+        console().print(f"group {group} stands in {', '.join(splits)}", soft_wrap=True)
+    if len(leaks) > most:
+        console().print(f"and {len(leaks) - most:,} more groups", soft_wrap=True)
+
+
 def _print_check(report: dict[str, Any]) -> None:
     from toolkit.runtime.image_files import in_words
 
@@ -169,8 +187,7 @@ def _print_check(report: dict[str, Any]) -> None:
         out.print(f"duplicates: {' = '.join(paths)}", soft_wrap=True)
     for paths in report["duplicates_with_other_labels"]:
         out.print(f"labels differ: {' = '.join(paths)}", soft_wrap=True)
-    for group, splits in report["groups_across_splits"].items():
-        out.print(f"group {group} stands in {', '.join(splits)}", soft_wrap=True)
+    _print_leaks(report["groups_across_splits"])
     _print_near(report["near_duplicates_across_splits"])
     for problem in report["problems"]:
         out.print(f"problem: {problem}", soft_wrap=True)

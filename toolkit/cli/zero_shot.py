@@ -20,7 +20,6 @@ from toolkit.cli.output import (
 from toolkit.errors import ToolkitError
 
 
-
 def zero_shot(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     encoder: Annotated[

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.package import package_folder
 from toolkit.data.writer import EncodedImage, write_dataset
-from toolkit.errors import ToolkitError
 
 ABOUT = {
     "name": "elpv",
@@ -28,12 +27,7 @@ def write_elpv(dest: Path, *, seed: int = 0, force: bool = False) -> dict[str, A
     Raises:
         ToolkitError: the package isn't installed.
     """
-    package = find_spec("elpv_dataset")
-    if package is None or package.origin is None:
-        raise ToolkitError(
-            "elpv-dataset is not installed", where="toolkit data elpv", fix='pip install "clip-toolkit[data]"'
-        )
-    folder = Path(package.origin).parent / "data"
+    folder = package_folder("elpv_dataset", distribution="elpv-dataset", verb="toolkit data elpv") / "data"
     images = []
     with (folder / "labels.csv").open(newline="") as table:
         for path, probability, *_ in csv.reader(table, delimiter=" ", skipinitialspace=True):

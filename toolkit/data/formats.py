@@ -8,6 +8,7 @@ from typing import Any
 from toolkit.data import arrow, manifest, shards
 from toolkit.data.folder import list_folder
 from toolkit.data.listing import ABOUT, ListedImage, Listing, classes_of, named, refuse_half_split
+from toolkit.data.name_groups import grouped_by_name
 from toolkit.errors import ToolkitError
 from toolkit.recipe.data import DataConfig, DataFormat
 from toolkit.regular_files import read_settings
@@ -19,7 +20,7 @@ def list_data(config: DataConfig) -> Listing:
     """List every image of a data set, whatever its format, without reading any.
 
     Raises:
-        ToolkitError: nothing there, not of the format, or rows, labels and indexes that are damaged.
+        ToolkitError: nothing there, not of the format, rows, labels and indexes that are damaged, or groups twice over.
     """
     path = config.path
     if not path.exists():
@@ -35,7 +36,10 @@ def list_data(config: DataConfig) -> Listing:
         names = classes_of(items, config.classes, path)
     _refuse_names_that_are_no_text(names, path)
     about = _read_about((path if path.is_dir() else path.parent) / ABOUT)
-    return Listing(path, items, names, about, left_out)
+    pattern = config.group_pattern
+    if pattern is not None:
+        items = grouped_by_name(items, pattern, path)
+    return Listing(path, items, names, about, left_out, groups_from_names=pattern is not None)
 
 
 def _refuse_names_that_are_no_text(names: list[str], path: Path) -> None:

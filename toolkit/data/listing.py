@@ -85,6 +85,8 @@ class Listing:
     """What the source says of itself: name, source, licence."""
     left_out: dict[str, int] = field(default_factory=dict)
     """How many files lie there that are no part of it, by suffix or reason."""
+    groups_from_names: bool = False
+    """Whether the groups were told from file names (``data.group_pattern``), and not by the source."""
 
     @property
     def splits(self) -> list[str]:
@@ -143,7 +145,7 @@ def check_listing(listing: Listing) -> None:
     """Raise unless a classifier can be trained and judged on it.
 
     Raises:
-        ToolkitError: fewer than two classes, a split that lacks one, or groups that :func:`check_groups` refuses.
+        ToolkitError: fewer than two classes, a split that lacks one, or a group of the source on both sides of a split.
     """
     if len(listing.classes) < 2:
         what = f"a classifier needs two classes, here is {len(listing.classes)}: {', '.join(listing.classes)}"
@@ -171,7 +173,7 @@ def check_groups(listing: Listing) -> None:
         what = f"{len(alone)} of {len(listing.items)} images have no group, such as {alone[0]}"
         raise ToolkitError(what, where=listing.root, fix="give every image a group, or none")
     leaks = leaking_groups(listing.items)
-    if leaks:
+    if leaks and not listing.groups_from_names:  # those are a warning: names may mean other patients in each split
         first, splits = next(iter(leaks.items()))
         more = f" (and {len(leaks) - 1} more groups)" if len(leaks) > 1 else ""
         raise ToolkitError(

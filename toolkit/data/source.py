@@ -15,7 +15,7 @@ from PIL import Image
 
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import inspect_items
-from toolkit.data.listing import Content, ListedImage, Listing, check_listing, named
+from toolkit.data.listing import Content, ListedImage, Listing, check_listing, leaking_groups, named
 from toolkit.data.splits import divide
 from toolkit.data.survey import Survey
 from toolkit.errors import ToolkitError
@@ -91,6 +91,8 @@ class DataSource:
     """Images that left a split for that, by split."""
     contradictions: list[list[str]] = field(default_factory=list)
     """Sets of identical images with different labels, in whatever split."""
+    leaks: dict[str, list[str]] = field(default_factory=dict)
+    """Groups told from file names that stand in more than one given split, with these."""
     made: list[str] = field(default_factory=list)
     """Splits that the source doesn't make."""
     left_out: dict[str, int] = field(default_factory=dict)
@@ -155,6 +157,7 @@ def open_data(config: DataConfig, progress: Progress = SILENT) -> DataSource:
         duplicates=[sorted(path_text(image.path) for image in images) for images in division.copies],
         removed=division.removed,
         contradictions=_contradictions(found, listing.classes),
+        leaks=leaking_groups(listing.items),
         made=division.made,
         left_out=listing.left_out,
         about=listing.about,

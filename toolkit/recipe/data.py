@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,11 @@ class DataConfig(Section):
     )
     format: DataFormat = Field("auto", description="How the images are stored; auto tells it from the path.")
     columns: ColumnsConfig = ColumnsConfig()
+    group_pattern: str | None = Field(
+        None,
+        description="Regular expression that is searched in an image's file name; its first group that matches is what "
+        "no split may divide, such as (person\\d+)_ for a patient. Images without a match are groups of their own.",
+    )
     classes: list[str] | None = Field(
         None, min_length=2, description="All classes in the order of the logits; those that occur, sorted, if left out."
     )
@@ -86,6 +92,19 @@ class DataConfig(Section):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return absolute_path(value)
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _has_a_group(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from error
+        if not groups:
+            raise ValueError("put what names the group into parentheses, such as (person\\d+)_")
+        return value
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import (
-    BaseModel,
     ValidationError,
 )
 
@@ -73,9 +72,8 @@ def trace_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, dic
 def leaves(section: Section, prefix: str = "") -> dict[str, Any]:
     """Every key of a section and of those in it, by its dotted name, with its value."""
     found: dict[str, Any] = {}
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Section) else {f"{prefix}{name}": value}
+    for key, (_, value) in zip(type(section).keys(), section, strict=True):
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, Section) else {f"{prefix}{key}": value}
     return found
 
 
@@ -144,10 +142,10 @@ def _apply(content: dict[str, Any], override: str) -> None:
         node.pop("unfreeze", None)
 
 
-def all_keys(model: type[BaseModel] | None = None, prefix: str = "") -> list[str]:
+def all_keys(model: type[Section] | None = None, prefix: str = "") -> list[str]:
     """The dotted names of all sections and keys, those of a section before those of the sections in it."""
     found, below = [], []
-    for name, field in (model or Recipe).model_fields.items():
+    for name, field in (model or Recipe).keys().items():
         found.append(f"{prefix}{name}")
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
@@ -203,10 +201,10 @@ def _describe(problem: Any, sections: tuple[str, ...] = ()) -> str:
 
 
 def _keys_of(path: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
+    model: type[Section] = Recipe
     for part in path:
-        model = model.model_fields[part].annotation  # type: ignore[assignment]
-    return list(model.model_fields)
+        model = model.keys()[part].annotation  # type: ignore[assignment]
+    return list(model.keys())
 
 
 def _short(text: str, most: int = 200) -> str:

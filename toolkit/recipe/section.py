@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
 )
+from pydantic.fields import FieldInfo
 
 from toolkit.user_paths import remote
 
@@ -33,7 +34,12 @@ def absolute_path(value: Path) -> Path:
 class Section(BaseModel):
     """A part of a recipe; immutable, without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
+
+    @classmethod
+    def keys(cls) -> dict[str, FieldInfo]:
+        """Its fields as recipes write them: ``class`` is no name that a field of Python may have."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     Field,
     field_validator,
+    model_validator,
 )
 
 from toolkit.labels import label_text
@@ -42,6 +43,41 @@ class BoundaryCacheConfig(Section):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else absolute_path(value)
+
+
+class OperatingPointConfig(Section):
+    """A class that is said where its probability reaches a threshold, which validation chooses."""
+
+    label: str | None = Field(
+        None,
+        alias="class",
+        description="The class, such as the finding that must not be missed; none for no threshold.",
+    )
+    specificity: Share | None = Field(
+        None, gt=0, description="Least share of the other classes' images that shall not be taken for it."
+    )
+    sensitivity: Share | None = Field(
+        None, gt=0, description="Or the least share of its own images that shall be found."
+    )
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _read_as_label(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        name = label_text(value)
+        if not name:
+            raise ValueError("an empty name, NaN and 'nan' are no class")
+        return name
+
+    @model_validator(mode="after")
+    def _one_target(self) -> OperatingPointConfig:
+        targets = [target for target in (self.specificity, self.sensitivity) if target is not None]
+        if self.label is None and targets:
+            raise ValueError("class is missing: whose probability the threshold is set on")
+        if self.label is not None and len(targets) != 1:
+            raise ValueError("give either specificity or sensitivity with the class")
+        return self
 
 
 class TrainingConfig(Section):
@@ -95,6 +131,7 @@ class TrainingConfig(Section):
         description="At the end mix fine-tuned and original weights of the encoder; validation chooses the share.",
     )
     select_by: SelectBy = Field("accuracy", description="Validation metric that decides which epoch is kept.")
+    operating_point: OperatingPointConfig = OperatingPointConfig()
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after this many epochs without a better validation metric."
     )

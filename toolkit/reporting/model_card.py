@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from toolkit.reporting.operating_point import HEADINGS, point_cells, point_sentences
 from toolkit.reporting.parity_verdict import parity_verdict
 from toolkit.runtime.bundle import Manifest
 from toolkit.text import for_markdown, markdown_code
@@ -34,6 +35,7 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
     """Markdown with the metrics that the run, parity and the benchmark measured, behind the hub's metadata."""
     origin = manifest.provenance
     recipe, data = origin["recipe"], origin["data"]
+    point = origin.get("operating_point")
     card = _templates().get_template("model_card.md.j2")
     return card.render(
         metadata=origin.get("card_metadata", ""),
@@ -48,6 +50,9 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         manifest=manifest,
         metrics=METRICS,
         splits=list(origin["figures"].items()),
+        point=" ".join(point_sentences(point)) if point else "",
+        point_headings=HEADINGS,
+        point_rows=point_cells(point) if point else [],
         parity_lines=parity_lines(parity),
         tried=parity.get("tried"),
         tried_columns=tried_columns(parity) if parity.get("tried") else [],

@@ -8,8 +8,22 @@ from typing import Any
 
 from markupsafe import Markup
 
-from toolkit.reporting.html import folded, graph_name, joined, number, paragraph, plot, plots, reads, subsection, table
+from toolkit.reporting.html import (
+    NOTHING,
+    Columns,
+    folded,
+    graph_name,
+    joined,
+    number,
+    paragraph,
+    plot,
+    plots,
+    reads,
+    subsection,
+    table,
+)
 from toolkit.reporting.model_card import METRICS, tried_cells, tried_columns
+from toolkit.reporting.operating_point import HEADINGS, point_cells, point_sentences
 from toolkit.reporting.parity_verdict import parity_verdict
 from toolkit.reporting.wording import images_of
 
@@ -37,6 +51,7 @@ def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
         [
             paragraph(used_once),
             table("Metrics of each split", columns, ("test", "validation", "train")),
+            _operating_point(origin.get("operating_point")),
             class_table(test.get("per_class", {}), images),
             plot(
                 folder,
@@ -141,6 +156,18 @@ def parity_section(parity: dict[str, Any]) -> Markup:
                 ),
             ),
         ]
+    )
+
+
+def _operating_point(point: dict[str, Any] | None) -> Markup:
+    """The threshold that decides, where there is one."""
+    if point is None:
+        return NOTHING
+    columns: Columns = {heading: itemgetter(at) for at, heading in enumerate(HEADINGS)}
+    return subsection(
+        "Operating point",
+        paragraph(" ".join(point_sentences(point))),
+        table("Rates at the threshold, with 95 % intervals", columns, point_cells(point)),
     )
 
 

@@ -20,6 +20,8 @@ from toolkit.regular_files import read_settings
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.summary_file import SUMMARY, Summary
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decision import Decision, at_point
+from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.value_range import Range
 from toolkit.sampling import evenly_spaced
 from toolkit.strict_json import read_json, reason_in
@@ -175,6 +177,30 @@ class Run:
             raise ToolkitError(f"damaged summary: {reason_in(error)}", where=path, fix="train again") from error
         return content
 
+    @cached_property
+    def operating_point(self) -> OperatingPoint | None:
+        """The threshold that validation chose, where the recipe asked for one.
+
+        Raises:
+            ToolkitError: what is written there is none.
+        """
+        found = self.summary.get("operating_point")
+        if found is None:
+            return None
+        try:
+            return OperatingPoint(
+                label=found["class"], threshold=found["threshold"], temperature=self.summary["temperature"]
+            )
+        except (ValueError, TypeError, LookupError) as error:
+            what, fix = f"damaged operating point: {reason_in(error)}", "copy the run again, or train again"
+            raise ToolkitError(what, where=self.path / SUMMARY, fix=fix) from error
+
+    @property
+    def decision(self) -> Decision:
+        """What production will decide of an image from its logits."""
+        classifier = self.classifier
+        return at_point(classifier.task.decision, self.operating_point, classifier.labels)
+
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
@@ -217,6 +243,7 @@ class Run:
             "data": self.summary.get("data", {}),
             "figures": {split: _without_long_tail(self.summary[split]) for split in SPLITS if self.summary.get(split)},
             "temperature": self.summary["temperature"],
+            "operating_point": self.summary.get("operating_point"),
             "training_libraries": self._json("environment.json").get("libraries", {}),
         }
 

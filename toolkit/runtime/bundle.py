@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle_files import BundleFiles
-from toolkit.runtime.decision import Decision, decision_of
+from toolkit.runtime.decision import Decision, at_point, decision_of
 from toolkit.runtime.golden import Golden
 from toolkit.runtime.manifest import (
     FORMAT_VERSION,
@@ -20,6 +20,7 @@ from toolkit.runtime.manifest import (
     Manifest,
     write_manifest,
 )
+from toolkit.runtime.operating_point import METADATA, OperatingPoint
 from toolkit.runtime.parity_file import read_parity
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Preprocess
@@ -62,7 +63,8 @@ class Bundle(BundleFiles):
     @cached_property
     def decision(self) -> Decision:
         """What is decided of an image from its logits."""
-        return decision_of(self.manifest.task)
+        with self.parsing(MANIFEST):
+            return at_point(decision_of(self.manifest.task), self.manifest.operating_point, self.labels)
 
     @cached_property
     def preprocess(self) -> Preprocess:
@@ -139,7 +141,7 @@ class Bundle(BundleFiles):
         provider_options: Mapping[str, str] | None = None,
         batch_size: int | None = None,
     ) -> Session:
-        """Load a graph after checking its hash, and that labels and preprocessing fit it.
+        """Load a graph after checking its hash, and that labels, preprocessing and operating point fit it.
 
         What is not asked for is as ``serving.json`` has it, where it was tuned for the same provider; else the
         CPU, the default precision, and as many threads as there are cores. ``batch_size`` is the most images that a
@@ -177,7 +179,7 @@ class Bundle(BundleFiles):
         return session
 
     def _require_fitting(self, session: Session, name: str) -> None:
-        """Raise :class:`ToolkitError` if labels or preprocessing are not those of the graph."""
+        """Raise :class:`ToolkitError` if labels, preprocessing or operating point are not those of the graph."""
         metadata, fix = session.metadata, "export it again"
         if session.classes != len(self.labels):
             gives = "an unknown number of" if session.classes is None else session.classes
@@ -188,6 +190,10 @@ class Bundle(BundleFiles):
                 raise ToolkitError("labels.json differs from the graph's labels", where=self.path, fix=fix)
             if Preprocess.model_validate_json(metadata["preprocess"]) != self.preprocess:
                 raise ToolkitError("preprocess.json differs from the graph's preprocessing", where=self.path, fix=fix)
+            point = metadata.get(METADATA)
+            if (None if point is None else OperatingPoint.model_validate_json(point)) != self.manifest.operating_point:
+                what = "manifest.json differs from the graph's operating point"
+                raise ToolkitError(what, where=self.path, fix=fix)
 
     def tuned_for(self, provider: str | None = None, precision: str | None = None) -> Serving | None:
         """``serving.json``, if it was tuned for what is asked for; None stands for whatever was chosen."""

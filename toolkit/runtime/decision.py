@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import ToolkitError
+from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.preprocess import Float32
 
 Integers = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 
 
 class Decision(ABC):
@@ -26,6 +29,20 @@ class Decision(ABC):
     @abstractmethod
     def margins(self, logits: Float32) -> Float32:
         """By how much the logits of each image hold its decision apart from another one [images]."""
+
+    def log_odds(self, logits: Float32, place: int, temperature: float) -> Float64:
+        """Log-odds of a class's calibrated probability [images].
+
+        Args:
+            logits: [images, classes].
+            place: of the class.
+            temperature: of the probabilities.
+
+        Raises:
+            ToolkitError: the task has no such probability.
+        """
+        what = f"the task {self.name!r} has no probability that a threshold can be set on"
+        raise ToolkitError(what, where="training.operating_point", fix="leave it out, or choose another model.task")
 
 
 class LargestLogit(Decision):
@@ -43,11 +60,57 @@ class LargestLogit(Decision):
         best: Float32 = np.sort(logits, axis=-1)[:, -2:]
         return best[:, 1] - best[:, 0]
 
+    def log_odds(self, logits: Float32, place: int, temperature: float) -> Float64:
+        """Of the softmax: the class's scaled logit minus the log of the others' summed exponentials."""
+        scaled = np.asarray(logits, np.float64) / temperature
+        others = np.delete(scaled, place, axis=-1)
+        largest = others.max(-1)
+        odds: Float64 = scaled[:, place] - largest - np.log(np.exp(others - largest[:, None]).sum(-1))
+        return odds
+
 
 class LargestScore(LargestLogit):
     """One label an image, as above; each class has a probability of its own, and they need not come to 1."""
 
     name = "sigmoid-scores"
+
+    def log_odds(self, logits: Float32, place: int, temperature: float) -> Float64:
+        """Of the sigmoid: the scaled logit itself."""
+        odds: Float64 = np.asarray(logits, np.float64)[:, place] / temperature
+        return odds
+
+
+class AtThreshold(Decision):
+    """One class where its calibrated probability reaches a threshold, else what a task decides among the others.
+
+    Args:
+        task: the task's own decision.
+        point: the class and its threshold.
+        place: of the class among the logits.
+    """
+
+    def __init__(self, task: Decision, point: OperatingPoint, place: int) -> None:
+        self.name, self.task, self.point, self.place = task.name, task, point, place
+
+    def decide(self, logits: Float32) -> Integers:
+        """The class where it reaches its threshold, else the likeliest of the others."""
+        others = self.task.decide(np.delete(logits, self.place, axis=-1))
+        return np.where(self._above(logits) >= 0, self.place, others + (others >= self.place))
+
+    def margins(self, logits: Float32) -> Float32:
+        """Distance to the threshold in logits; where another class is said, no more than its lead over the next one."""
+        above = self._above(logits)
+        margins, others = np.abs(above), np.delete(logits, self.place, axis=-1)
+        if others.shape[-1] > 1:
+            margins = np.where(above >= 0, margins, np.minimum(margins, self.task.margins(others)))
+        return margins.astype(np.float32)
+
+    def _above(self, logits: Float32) -> Float64:
+        """By how much each image lies above the threshold, in logits [images]."""
+        point = self.point
+        odds = self.task.log_odds(logits, self.place, point.temperature)
+        above: Float64 = point.temperature * (odds - np.log(point.threshold / (1 - point.threshold)))
+        return above
 
 
 DECISIONS: dict[str, Decision] = {each.name: each for each in (LargestLogit(), LargestScore())}
@@ -63,3 +126,16 @@ def decision_of(task: str) -> Decision:
         what = f"this version knows no task {task!r}, only {', '.join(DECISIONS)}"
         raise ToolkitError(what, where="manifest.json", fix="upgrade clip-toolkit")
     return DECISIONS[task]
+
+
+def at_point(task: Decision, point: OperatingPoint | None, labels: Sequence[str]) -> Decision:
+    """A task's decision at an operating point, where there is one.
+
+    Raises:
+        ValueError: its class is none of the labels.
+    """
+    if point is None:
+        return task
+    if point.label not in labels:
+        raise ValueError(f"the operating point is of {point.label!r}, which is no class")
+    return AtThreshold(task, point, labels.index(point.label))

@@ -12,7 +12,7 @@ from typing import Any
 from toolkit.runtime.machine import describe_machine
 from toolkit.runtime.session import loadable_providers
 
-EXTRAS = {"train": "fine-tuning and export", "data": "toolkit data elpv"}
+EXTRAS = {"train": "fine-tuning and export", "data": "toolkit data elpv and textile"}
 
 
 def diagnose() -> dict[str, Any]:

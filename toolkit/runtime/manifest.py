@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_bytes
 from toolkit.regular_files import read_settings
+from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.strict_json import read_json, reason_in
 
 FORMAT_VERSION: Literal[2] = 2
@@ -44,6 +45,8 @@ class Manifest(BaseModel):
     default: str = "model.onnx"
     task: str = "single-label"
     """What the bundle predicts."""
+    operating_point: OperatingPoint | None = None
+    """A threshold that decides; the likeliest class is said without."""
     files: dict[str, FileEntry] = {}
     provenance: dict[str, Any] = {}
     manifest_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")

@@ -109,14 +109,15 @@ def entry_of(path: Path, predicted: Predicted, top_k: int | None = None) -> dict
     Args:
         path: of the image.
         predicted: what is said of it.
-        top_k: likeliest classes whose probabilities are given, the likeliest first; all in the bundle's order if None.
+        top_k: classes whose probabilities are given, the label's first, then the likeliest; all in the bundle's order
+            if None.
     """
     if isinstance(predicted, ToolkitError):
         reason = predicted.reason if isinstance(predicted, UnreadableImageError) else predicted.what
         return {"path": path_text(path), "error": reason}
     probabilities = predicted.probabilities
     if top_k is not None and top_k < len(probabilities):
-        ranked = sorted(probabilities, key=lambda label: -probabilities[label])
+        ranked = sorted(probabilities, key=lambda label: (label != predicted.label, -probabilities[label]))
         probabilities = {label: probabilities[label] for label in ranked[:top_k]}
     return {"path": path_text(path), "label": predicted.label, "probabilities": dict(probabilities)}
 

@@ -23,6 +23,7 @@ from toolkit.training.averaging import choose_alpha, pretrained_weights
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.boundary import Boundary
 from toolkit.training.final_evaluation import FinalEvaluation, calibrate, predict_splits, write_outcome
+from toolkit.training.operating_point import operating_point
 from toolkit.training.processes import on_main_process
 from toolkit.training.progress import console
 
@@ -99,7 +100,9 @@ class BestClassifier:
         self.save(best)
         outcome = FinalEvaluation(self.trained.task, self.data, logits, temperature)
         write_outcome(self.run.path, outcome)
+        decision, asked = self.trained.task.decision, self.recipe.training.operating_point
         summary = outcome.summary()
+        summary |= {"operating_point": operating_point(asked, decision, self.data, logits, temperature)}
         return summary | {"seconds": {"metrics": time.perf_counter() - started}}
 
     def _interpolate(self, best: Classifier) -> dict[str, Any]:

@@ -150,6 +150,13 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
             f"{warning}{len(data.duplicates):,} images stand in more than one split, such as {first}; one split keeps "
             f"them (test before validation before train), their copies are left out: {removed}"
         )
+    if data.leaks:
+        group, splits = next(iter(data.leaks.items()))
+        console.print(
+            f"{warning}{len(data.leaks):,} groups stand in more than one split, such as {escape(group)} in "
+            f"{' and '.join(splits)}: test metrics would be of images half known. Leave the split folders out and have "
+            "the toolkit split by group, unless the names mean others in each split"
+        )
     if data.contradictions:
         first = escape(" = ".join(data.contradictions[0]))
         console.print(f"{warning}{len(data.contradictions):,} images have more than one label, such as {first}")
@@ -170,10 +177,19 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     console.print(table)
     if summary["temperature_note"]:
         console.print(f"calibration: {summary['temperature_note']}", markup=False)
+    if summary["operating_point"]:
+        console.print(f"operating point: {point_in_words(summary['operating_point'])}", markup=False)
     if summary["advice"]:
         console.print(f"time: {summary['advice']}", markup=False)
     console.print(f"run folder: {out}", markup=False)
     console.print(f"next: toolkit export --onnx {out} --out bundles/{out.name}", markup=False)
+
+
+def point_in_words(point: dict[str, Any]) -> str:
+    """An operating point of a summary in a sentence or two."""
+    rates = ", ".join(f"{rate} {point['test'][rate]:.1%}" for rate in ("sensitivity", "specificity"))
+    note = f"; {point['note']}" if point["note"] else ""
+    return f"{point['class']} from a probability of {point['threshold']:.4f}; on the test split {rates}{note}"
 
 
 def _precision(recipe: Recipe) -> str:

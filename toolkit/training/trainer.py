@@ -35,6 +35,7 @@ from toolkit.training.checkpoints import whole
 from toolkit.training.evaluation import predict_split
 from toolkit.training.interruption import Interruption
 from toolkit.training.mixing import Mixing
+from toolkit.training.operating_point import check_operating_point
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
 from toolkit.training.processes import AllRanks
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
@@ -83,6 +84,7 @@ class Trainer:
         self.labels = tuple(data.labels("train").tolist())
         self.task = classifier.task
         self.loss = self.task.loss(config, data.classes, torch.from_numpy(data.labels("train")), device)
+        check_operating_point(config.operating_point, self.task, data.classes)
         self.mixing = Mixing(config, size)
         from_text = recipe.model.head.init == "text"
         original = pretrained_weights(classifier, head=from_text) if config.wise_ft else {}

@@ -69,13 +69,14 @@ def test_agreement_counts_flips_by_their_margin() -> None:
     logits = expected.copy()
     logits[1] = [2, 1, 0]
     logits[2] = [1, 0, 0]
-    found = agreement(SINGLE_LABEL, expected, logits, ["a", "b", "c", "d"])
+    found = agreement(SINGLE_LABEL.decision, expected, logits, ["a", "b", "c", "d"])
     assert found["top1_agreement"] == 0.5
     assert found["flip_count"] == 2
     assert found["flips"] == [{"image": "b", "margin": 0.5}, {"image": "c", "margin": 0.25}]
     assert (found["largest_flip_margin"], found["smallest_margin"]) == (0.5, 0.25)
     assert found["top1_agreement_at_least"] == pytest.approx(0.0976, abs=1e-4)  # Clopper-Pearson, 2 of 4, one-sided
-    grouped = agreement(SINGLE_LABEL, expected, logits, ["a", "b", "c", "d"], ["left", "right", "right", "left"])
+    patients = ["left", "right", "right", "left"]
+    grouped = agreement(SINGLE_LABEL.decision, expected, logits, ["a", "b", "c", "d"], patients)
     assert grouped["top1_agreement_at_least"] < found["top1_agreement_at_least"]  # two patients, one flipped
 
 
