@@ -20,7 +20,10 @@ from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.shipped import find_recipe
 from toolkit.runtime.bundle import Bundle
 
-FUNCTIONS = ["load", "finetune", "export", "parity", "bench_latency", "evaluate"]
+FUNCTIONS = [
+    *("load", "finetune", "zero_shot", "few_shot", "import_classifier"),
+    *("export", "parity", "bench_latency", "evaluate"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +33,24 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier that transformers saved."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("classifiers") / "clip"
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 32, "patch_size": 8}
+    config = transformers.CLIPConfig(vision_config=vision, id2label={0: "cat", 1: "dog"})
+    transformers.CLIPForImageClassification(config).save_pretrained(folder)
+    crop = {"height": 32, "width": 32}
+    transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_examples_of_the_docstrings_run(
-    name: str, finished_bundle: Path, digits: Path, color_data: Path, tmp_path: Path
+    name: str, finished_bundle: Path, digits: Path, color_data: Path, classifier: Path, tmp_path: Path
 ) -> None:
     function = getattr(toolkit, name)
     assert function is getattr(toolkit.api, name)
@@ -47,6 +65,7 @@ def test_the_examples_of_the_docstrings_run(
         "run": bundle.run,
         "data": digits,
         "images": color_data,
+        "checkpoint": classifier,
         "out": tmp_path / "out",
     }
     (example,) = doctest.DocTestFinder(recurse=False).find(function, name, globs=known)

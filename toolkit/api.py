@@ -197,7 +197,7 @@ def few_shot(
         ToolkitError: more shots than the smallest class has, or a method that the encoder doesn't allow.
 
     Example:
-        >>> found = toolkit.few_shot(data, out=out, shots=[2], seeds=2, methods=["linear-probe"])
+        >>> found = toolkit.few_shot(images, out=out, shots=[2], seeds=2, methods=["linear-probe"])
         >>> 0 <= found.results[0].accuracy <= 1
         True
     """

@@ -90,8 +90,19 @@ def test_verbs_and_options_are_the_contract() -> None:
         "demo": ["--json", "--out"],
         "train": ["--force", "--json", "--out", "--resume", "config", "overrides"],
         "export": [
-            "--calibration-images", "--data", "--force", "--images", "--input", "--json", "--max-accuracy-drop",
-            "--onnx", "--out", "--precision", "--provider", "--sign", "--threads",
+            "--calibration-images", "--data", "--embedding", "--force", "--images", "--input", "--json",
+            "--max-accuracy-drop", "--onnx", "--out", "--precision", "--provider", "--sign", "--threads",
+        ],
+        "zero-shot": [
+            "--data", "--encoder", "--force", "--json", "--labels", "--labels-file", "--out", "--templates",
+        ],
+        "few-shot": [
+            "--data", "--encoder", "--force", "--json", "--labels-file", "--methods", "--out", "--seeds", "--shots",
+            "--templates",
+        ],
+        "import": ["--data", "--force", "--json", "--out", "checkpoint"],
+        "embed": [
+            "--batch-size", "--json", "--out", "--precision", "--provider", "--threads", "bundle", "paths",
         ],
         "parity": [
             "--bisect", "--count", "--data", "--images", "--json", "--out", "--precision", "--provider", "--run",
@@ -144,6 +155,14 @@ def test_verbs_and_options_are_the_contract() -> None:
         (["export", "--onnx", "x", "--out", "b", "--precision", ","], ["no precision", "fp32,int8"]),
         (["export", "--onnx", "x", "--out", "b", "--max-accuracy-drop", "1"], ["budget", "--precision auto"]),
         (["verify", "x", "--provider", "gpu"], ["x"]),
+        (["zero-shot", "--labels", "a,a", "--out", "r"], ["twice: a", "name each class once"]),
+        (["zero-shot", "--labels", "a", "--out", "r"], ["one class alone"]),
+        (["zero-shot", "--out", "r"], ["--labels", "--data"]),
+        (["zero-shot", "--labels", "a,b", "--templates", "no.txt", "--out", "r"], ["no.txt", "can't read"]),
+        (["few-shot", "--data", "x", "--out", "r", "--shots", "many"], ["'many'", "1,2,4,8,16"]),
+        (["few-shot", "--data", "x", "--out", "r", "--methods", "magic"], ["'magic'", "linear-probe"]),
+        (["import", "./nowhere", "--out", "r"], ["nowhere", "no such"]),
+        (["embed", ".", "x.png", "--out", "e.csv"], [".parquet", ".safetensors"]),
         (["export", "--onnx", "x", "--out", "b", "--sign", "no.key"], ["can't read the key", "no.key", "PEM"]),
         (["parity", "x", "--bisect", "--sign", "key"], ["--bisect", "leave"]),
         (["parity", "x", "--sign", "no.key"], ["can't read the key", "no.key"]),
