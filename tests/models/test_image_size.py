@@ -61,6 +61,11 @@ def test_a_crop_stays_the_same_share() -> None:
     assert (processor.size["shortest_edge"], processor.crop_size["height"]) == (512, 448)
 
 
+def test_a_processor_that_does_not_resize_has_no_other_size() -> None:
+    with pytest.raises(ToolkitError, match="does not resize"):
+        at_output_size(CLIPImageProcessorPil(do_resize=False), 448)
+
+
 @pytest.mark.parametrize(("side", "fix"), [(44, "use 40 or 48"), (7, "use 8")])
 @pytest.mark.parametrize("family", ["clip", "dinov2"])
 def test_a_size_that_patches_do_not_cover_is_refused(

@@ -62,7 +62,14 @@ def at_image_size(model: PreTrainedModel, family: Family, side: int) -> PreTrain
 
 
 def at_output_size(processor: Any, side: int) -> Any:
-    """The image processor with an output of another size; what it crops stays the same share of what it resizes to."""
+    """The image processor with an output of another size; what it crops stays the same share of what it resizes to.
+
+    Raises:
+        ToolkitError: it does not resize.
+    """
+    if not processor.do_resize:
+        fix = "set do_resize and size in preprocessor_config.json, or leave model.image_size out"
+        raise ToolkitError("the image processor does not resize", where="model.image_size", fix=fix)
     size = {key: value for key, value in dict(processor.size).items() if value is not None}
     square = {"height": side, "width": side}
     if not getattr(processor, "do_center_crop", None):
