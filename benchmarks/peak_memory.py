@@ -32,6 +32,11 @@ WIDTHS: dict[str, dict[str, int]] = {
     | {"projection_dim": 1024},
 }
 """Settings of CLIP's vision tower by name; the MLP is four times as wide as the tower."""
+MAKE = """
+import sys
+from benchmarks.peak_memory import WIDTHS, Path, make_run
+make_run(WIDTHS[sys.argv[1]], Path(sys.argv[2]))
+"""
 IMPORTS = """
 import sys
 from pathlib import Path
@@ -100,15 +105,14 @@ def make_run(settings: dict[str, int], out: Path) -> None:
     write_ready_run(out, recipe, classifier, processor, None)
 
 
-def measured(settings: dict[str, int]) -> dict[str, Any]:
+def measured(width: str) -> dict[str, Any]:
     """Peaks of one width."""
-    making = f"from benchmarks.peak_memory import Path, make_run; make_run({settings!r}, Path({{!r}}))"
     with tempfile.TemporaryDirectory() as name:
         run, bundle = str(Path(name) / "run"), str(Path(name) / "bundle")
-        peak_of(making.format(run))
+        peak_of(MAKE, width, run)
         weights = (Path(run) / "best" / "model.safetensors").stat().st_size
         imports, _ = peak_of(IMPORTS)
-        found: dict[str, Any] = {"settings": settings, "weights_bytes": weights, "import_bytes": imports}
+        found: dict[str, Any] = {"settings": WIDTHS[width], "weights_bytes": weights, "import_bytes": imports}
         for verb, script in (("export", EXPORT), ("verify", VERIFY), ("predict", PREDICT)):
             peak, seconds = peak_of(IMPORTS + script, run, bundle)
             times = round((peak - imports) / weights, 2)
@@ -131,7 +135,7 @@ def main() -> None:
     machine = describe_machine() | {"versions": libraries}
     for name in given.widths.split(","):
         known = json.loads(given.out.read_bytes()) if given.out.is_file() else {"widths": {}}
-        entry = measured(WIDTHS[name]) | {"images": IMAGES, "machine": machine}
+        entry = measured(name) | {"images": IMAGES, "machine": machine}
         write_json(given.out, {"widths": known["widths"] | {name: entry}})
 
 

@@ -101,7 +101,7 @@ def test_many_photographs_take_little_more_memory_than_one(
 
 
 def test_an_export_takes_a_few_times_its_weights(tmp_path: Path) -> None:
-    """Beside the same export of next to no weights; graph, parts of it and PyTorch would each hold them once or more."""
+    """Beside the same export of next to no weights; the graph, its parts and PyTorch would each hold them."""
     weights, peaks = {}, {}
     for width in (NARROW, WIDE):
         run, out = tmp_path / f"run-{width}", tmp_path / f"bundle-{width}"
