@@ -11,12 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 
 from export.golden_images import golden_outputs, write_golden
 from export.graph.classifier_graph import GraphInput, build_graph
 from export.graph.config import GraphConfig
-from export.graph.external_data import save_graph
+from export.graph.external_data import read_shell, save_graph
 from export.parity.proof import Proof
 from export.parity.prove import BATCH_SIZES
 from export.prove_bundle import FEWEST_IMAGES, reference_of
@@ -169,7 +170,23 @@ class _Export:
             CheckFailed: it is not fused, runs elsewhere than asked, or its parity failed.
         """
         config, temperature = self.search.measured.calibrated(config)
-        model = build_graph(
+        file = self.stage / SPECS[config.precision].file
+        save_graph(self._graph(config, wanted), file)
+        session = Session(
+            file,
+            provider=self.search.provider,
+            threads=threads,
+            record_nodes=True,
+            build=EngineBuild(max(BATCH_SIZES)),
+        )
+        proof = Proof.begin(session, read_shell(file), self.preprocess, self.search.measured.reference, self.examples)
+        golden = golden_outputs(session, self.preprocess, self.examples)
+        entry = proof.entry(self.run.images_from, self.progress)
+        proof.require_passed(entry)
+        return ShippedGraph(entry | {"temperature": temperature}, golden)
+
+    def _graph(self, config: GraphConfig, wanted: ExportOptions) -> onnx.ModelProto:
+        return build_graph(
             self.run.classifier,
             self.preprocess,
             self.provenance,
@@ -178,20 +195,6 @@ class _Export:
             embedding=wanted.embedding,
             operating_point=self.run.operating_point,
         )
-        file = self.stage / SPECS[config.precision].file
-        save_graph(model, file)
-        session = Session(
-            file,
-            provider=self.search.provider,
-            threads=threads,
-            record_nodes=True,
-            build=EngineBuild(max(BATCH_SIZES)),
-        )
-        proof = Proof(session, model, self.preprocess, self.search.measured.reference)
-        entry = proof.entry(self.examples, self.run.images_from, self.progress)
-        proof.require_passed(entry, self.examples)
-        golden = golden_outputs(session, self.preprocess, self.examples)
-        return ShippedGraph(entry | {"temperature": temperature}, golden)
 
 
 def _finish(stage: Path, run: Run, default: str, provenance: dict[str, Any]) -> None:

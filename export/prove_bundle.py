@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from export.change import BUNDLE, Target, change
+from export.graph.external_data import read_shell
 from export.parity.bisect import bisect
 from export.parity.proof import Proof
 from export.parity.prove import BATCH_SIZES
@@ -80,8 +79,8 @@ def prove_again(
             record_nodes=True,
             batch_size=None if bundle.tuned_for(provider, each) else max(BATCH_SIZES),
         )
-        model = onnx.load(bundle.path / bundle.graph_name(each))
-        entry = Proof(session, model, bundle.preprocess, reference).entry(samples, source, progress)
+        model = read_shell(bundle.path / bundle.graph_name(each))
+        entry = Proof.begin(session, model, bundle.preprocess, reference, samples).entry(source, progress)
         before = bundle.parity_results.get(each, {}).get(provider, {})
         parity["results"][each] = {provider: entry | {"temperature": before.get("temperature")}}
     if folder is None:
@@ -107,7 +106,8 @@ def bisect_bundle(
 ) -> dict[str, Any]:
     """Find the first node of a bundle's graph that leaves the tolerance; see :func:`export.parity.bisect.bisect`."""
     session = bundle.session(provider=provider, threads=threads, precision=precision)
-    model = onnx.load(bundle.path / bundle.graph_name(precision))
+    model = read_shell(bundle.path / bundle.graph_name(precision))
+    session.close()
     samples, _ = samples_to_prove(run, None, folder)
     return bisect(session, model, bundle.preprocess, Reference(run), samples)
 

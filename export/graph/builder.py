@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,20 @@ class GraphBuilder:
             result = helper.make_tensor_value_info(build(branch), onnx.TensorProto.FLOAT, None)
             branches[attribute] = helper.make_graph(branch.nodes, f"{name}/{attribute}", [], [result])
         return str(self.node("If", [condition], name=name, **branches))
+
+
+def model_of(graph: onnx.GraphProto, constants: Iterable[onnx.TensorProto], **options: Any) -> onnx.ModelProto:
+    """A model of a graph and its constants, which are copied once; :mod:`onnx.helper` alone copies them twice.
+
+    Args:
+        graph: without constants.
+        constants: initializers; an iterator that forgets what it gave keeps no weight in memory twice.
+        options: of ``onnx.helper.make_model``.
+    """
+    model = helper.make_model(graph, **options)
+    for tensor in constants:
+        model.graph.initializer.append(tensor)
+    return model
 
 
 class Scope:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import onnx
 from onnx import TensorProto, helper
 
-from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
+from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder, model_of
 from export.graph.config import FUSED, METADATA, GraphConfig
 from export.graph.half import to_half
 from export.graph.network import add_classifier
@@ -83,9 +83,9 @@ def build_graph(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name, width in widths.items()
     ]
     nodes, constants = needed(builder, widths)
-    graph = helper.make_graph(nodes, "classifier", [entry], outputs, constants)
+    graph = helper.make_graph(nodes, "classifier", [entry], outputs)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="clip-toolkit")
+    model = model_of(graph, constants, opset_imports=opsets, ir_version=IR_VERSION, producer_name="clip-toolkit")
     metadata = {
         "labels": json.dumps(classifier.labels, ensure_ascii=False),
         "preprocess": preprocess.model_dump_json(),
@@ -99,11 +99,15 @@ def build_graph(
     return to_half(model, config.precision, config.keep_fp32) if SPECS[config.precision].half else model  # type: ignore[arg-type]
 
 
-def needed(builder: GraphBuilder, outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Nodes and constants that the outputs depend on; ONNX Runtime would run the others too."""
+def needed(builder: GraphBuilder, outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], Iterator[onnx.TensorProto]]:
+    """Nodes and constants that the outputs depend on; ONNX Runtime would run the others too.
+
+    The builder loses each constant as it is taken.
+    """
     wanted, nodes = set(outputs), []
     for node in reversed(builder.nodes):
         if wanted & set(node.output):
             wanted |= set(read_by(node))
             nodes.append(node)
-    return nodes[::-1], [tensor for name, tensor in builder.initializers.items() if name in wanted]
+    names = [name for name in builder.initializers if name in wanted]
+    return nodes[::-1], (builder.initializers.pop(name) for name in names)

@@ -1,21 +1,31 @@
-"""An ONNX graph on disk: one file, or, past protobuf's limit, a graph and one data file beside it."""
+"""An ONNX graph on disk: one file, or, past protobuf's limit, a graph and one data file beside it.
+
+Weights go from memory to disk and back one tensor at a time: a whole graph in one buffer, or read by
+onnx, would be there two or three times.
+"""
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 from onnx.external_data_helper import uses_external_data
 
 from toolkit.errors import ToolkitError
+from toolkit.runtime.onnx_file import BYTES, VARINT, entries
 
 MAX_PROTOBUF_BYTES = 2**31 - 1
 SMALLEST_OUTSIDE = 1024
 """Bytes from which on a tensor goes to the data file; shapes and axes, which shape inference reads, are smaller."""
 PAGE = 4096
 """Tensors in the data file start at its multiples, so that a reader may map them (ONNX, External Data)."""
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
+"""Fields of a model, a graph and a tensor (onnx.proto)."""
 
 
 def save_graph(model: onnx.ModelProto, path: Path, *, largest: int = MAX_PROTOBUF_BYTES) -> None:
@@ -39,19 +49,99 @@ def save_graph(model: onnx.ModelProto, path: Path, *, largest: int = MAX_PROTOBU
         raise ValueError("the model's data is not in memory")
     data_file = path.with_name(f"{path.name}.data")
     data_file.unlink(missing_ok=True)  # of a larger graph of this name
-    content = _serialized(model)
-    if content is None or len(content) > largest:
-        content = _serialized(_outsourced(model, data_file))
-    if content is None:
+    try:
+        size, chunks = _serialized(model)
+        if size > largest:
+            size, chunks = _serialized(_outsourced(model, data_file))
+    except EncodeError:
+        size = MAX_PROTOBUF_BYTES + 1
+    if size > MAX_PROTOBUF_BYTES:
         what = "the graph is too large for an ONNX file even without its initializers"
         raise ToolkitError(what, where=path.name, fix="use a smaller encoder")
-    path.write_bytes(content)
-    onnx.checker.check_model(path)
+    with path.open("wb") as file:
+        file.writelines(chunks)
+    _check(path)
+
+
+def read_shell(path: Path) -> onnx.ModelProto:
+    """A graph on disk without the values of its large tensors, each of which names its place on disk instead.
+
+    Args:
+        path: what :func:`save_graph` wrote; what is inside of this very file is named as if in a data file.
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _shell_of(memoryview(content), path.name)
+
+
+def _shell_of(content: memoryview, location: str) -> onnx.ModelProto:
+    start = _address(content)
+
+    def shell(number: int, field: memoryview | int) -> bytes:
+        if number != INITIALIZER or isinstance(field, int):
+            return _encoded(number, field)
+        kept, raw = bytearray(), None
+        for inner, value in entries(field):
+            if inner == RAW_DATA and isinstance(value, memoryview) and len(value) >= SMALLEST_OUTSIDE:
+                raw = value
+            else:
+                kept += _encoded(inner, value)
+        if raw is None:
+            return _encoded(number, field)
+        tensor = onnx.TensorProto.FromString(bytes(kept))
+        _point_outside(tensor, location, _address(raw) - start, len(raw))
+        return _encoded(number, tensor.SerializeToString())
+
+    written = bytearray()
+    for number, field in entries(content):
+        if number == GRAPH and isinstance(field, memoryview):
+            written += _encoded(number, b"".join(shell(*each) for each in entries(field)))
+        else:
+            written += _encoded(number, field)
+    model: onnx.ModelProto = onnx.ModelProto.FromString(bytes(written))
+    return model
+
+
+def _check(path: Path) -> None:
+    """Have onnx check a file, without the values that it would read into memory twice."""
+    checked = path.with_name(f"{path.name}.shell")
+    try:
+        checked.write_bytes(read_shell(path).SerializeToString())
+        onnx.checker.check_model(checked)
+    finally:
+        checked.unlink(missing_ok=True)
+
+
+def _serialized(model: onnx.ModelProto) -> tuple[int, Iterator[bytes]]:
+    """Length and pieces of what ``SerializeToString(deterministic=True)`` gives.
+
+    Raises:
+        EncodeError: protobuf can't hold what is left without the initializers.
+    """
+    first, last = _part(model, lambda number: number < GRAPH), _part(model, lambda number: number > GRAPH)
+    before = _part(model.graph, lambda number: number < INITIALIZER)
+    behind = _part(model.graph, lambda number: number > INITIALIZER)
+    heads = [_head(INITIALIZER, tensor.ByteSize()) for tensor in model.graph.initializer]
+    weights = sum(tensor.ByteSize() for tensor in model.graph.initializer) + sum(map(len, heads))
+    opening = first + _head(GRAPH, len(before) + weights + len(behind)) + before
+
+    def chunks() -> Iterator[bytes]:
+        yield opening
+        for head, tensor in zip(heads, model.graph.initializer, strict=True):
+            yield head
+            yield tensor.SerializeToString(deterministic=True)
+        yield behind + last
+
+    return len(opening) + weights + len(behind) + len(last), chunks()
 
 
 def _outsourced(model: onnx.ModelProto, data_file: Path) -> onnx.ModelProto:
     """Write the large initializers into a file; return a copy of the model that points there."""
-    shell = _without_initializers(model)
+    shell = onnx.ModelProto()
+    _copy_fields(model, shell, lambda number: number != GRAPH)
+    _copy_fields(model.graph, shell.graph, lambda number: number != INITIALIZER)
     with data_file.open("wb") as file:
         for tensor in model.graph.initializer:
             data = tensor.raw_data  # a copy each time it is asked for
@@ -60,25 +150,28 @@ def _outsourced(model: onnx.ModelProto, data_file: Path) -> onnx.ModelProto:
                 continue
             file.write(bytes(-file.tell() % PAGE))
             outside = shell.graph.initializer.add()
-            _copy_fields(tensor, outside, but={"raw_data"})
-            outside.data_location = onnx.TensorProto.EXTERNAL
-            entries = {"location": data_file.name, "offset": file.tell(), "length": file.write(data)}
-            for key, value in entries.items():
-                outside.external_data.add(key=key, value=str(value))
+            _copy_fields(tensor, outside, lambda number: number != RAW_DATA)
+            _point_outside(outside, data_file.name, file.tell(), file.write(data))
     return shell
 
 
-def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that never holds the weights a second time."""
-    shell = onnx.ModelProto()
-    _copy_fields(model, shell, but={"graph"})
-    _copy_fields(model.graph, shell.graph, but={"initializer"})
-    return shell
+def _point_outside(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": offset, "length": length}.items():
+        tensor.external_data.add(key=key, value=str(value))
 
 
-def _copy_fields(message: Any, copy: Any, *, but: set[str]) -> None:
+def _part(message: Any, wanted: Callable[[int], bool]) -> bytes:
+    """The bytes of some fields of a message."""
+    part = type(message)()
+    _copy_fields(message, part, wanted)
+    content: bytes = part.SerializeToString(deterministic=True)
+    return content
+
+
+def _copy_fields(message: Any, copy: Any, wanted: Callable[[int], bool]) -> None:
     for field, value in message.ListFields():
-        if field.name in but:
+        if not wanted(field.number):
             continue
         if hasattr(value, "extend"):
             getattr(copy, field.name).extend(value)
@@ -88,10 +181,26 @@ def _copy_fields(message: Any, copy: Any, *, but: set[str]) -> None:
             setattr(copy, field.name, value)
 
 
-def _serialized(message: onnx.ModelProto) -> bytes | None:
-    """The file's content; None if protobuf can't hold it."""
-    try:
-        content: bytes = message.SerializeToString(deterministic=True)
-    except EncodeError:
-        return None
-    return content
+def _encoded(number: int, value: bytes | bytearray | memoryview | int) -> bytes:
+    """A field in protobuf's wire format (protobuf.dev, Encoding)."""
+    if isinstance(value, int):
+        return _varint(number << 3 | VARINT) + _varint(value)
+    return _head(number, len(value)) + bytes(value)
+
+
+def _head(number: int, length: int) -> bytes:
+    """What stands before the content of a field of some bytes."""
+    return _varint(number << 3 | BYTES) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*written, value])
+
+
+def _address(view: memoryview) -> int:
+    address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
+    return address

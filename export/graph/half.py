@@ -16,7 +16,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
+from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder, model_of
 from export.graph.config import FUSED, GraphConfig
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
@@ -91,9 +91,10 @@ def to_half(model: onnx.ModelProto, precision: HalfPrecision, keep_fp32: Collect
             for place, name in enumerate(original.input):
                 node.input[place] = read(name, half=half)
         nodes.append(node)
-    graph = helper.make_graph(nodes, model.graph.name, model.graph.input, model.graph.output, constants)
-    converted = helper.make_model(
+    graph = helper.make_graph(nodes, model.graph.name, model.graph.input, model.graph.output)
+    converted = model_of(
         graph,
+        constants,
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
         producer_name=model.producer_name,
@@ -148,9 +149,11 @@ def network_graph(
     add_classifier(builder, classifier, PIXEL_VALUES, config, size=size)
     entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (LOGITS, PROBABILITIES)]
-    graph = helper.make_graph(builder.nodes, "network", [entry], outputs, list(builder.initializers.values()))
+    graph = helper.make_graph(builder.nodes, "network", [entry], outputs)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    names = list(builder.initializers)
+    constants = (builder.initializers.pop(name) for name in names)
+    return model_of(graph, constants, opset_imports=opsets, ir_version=IR_VERSION)
 
 
 def _too_large(model: onnx.ModelProto) -> Iterator[str]:

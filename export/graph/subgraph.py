@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 
 import onnx
 from onnx import TensorProto, helper
+from onnx.external_data_helper import uses_external_data
 
+from export.graph.builder import model_of
 from export.graph.external_data import MAX_PROTOBUF_BYTES, save_graph
 from export.graph.grey_levels import levels_of
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
@@ -69,8 +71,8 @@ def subgraph(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto], outp
     if any(tensor.data_type in HALF for tensor in constants):
         nodes = _with_single_outputs(nodes, names)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
-    graph = helper.make_graph(nodes, "part", [value for value in inputs if value.name in needed], values, constants)
-    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    graph = helper.make_graph(nodes, "part", [value for value in inputs if value.name in needed], values)
+    return model_of(graph, constants, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def _with_single_outputs(nodes: Sequence[onnx.NodeProto], names: Sequence[str]) -> list[onnx.NodeProto]:
@@ -120,7 +122,10 @@ def network_input(model: onnx.ModelProto, preprocess: Preprocess, feed: Feed) ->
 
 
 def open_part(part: onnx.ModelProto, session: Session) -> Session:
-    """Open a part of a graph as a session opens the whole."""
+    """Open a part of a graph as a session opens the whole; weights that stayed on disk are mapped from there."""
+    if any(map(uses_external_data, part.graph.initializer)):
+        folder, content = session.where.parent, part.SerializeToString()
+        return Session(content, provider=session.provider, threads=session.threads, external_data=folder)
     return open_model(part, provider=session.provider, threads=session.threads)
 
 

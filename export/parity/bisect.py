@@ -18,6 +18,7 @@ from export.graph.module_outputs import aligned, module_outputs, with_folded_sca
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESCALED, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, producers
 from export.graph.tensor_names import LOGITS
+from export.parity.float64 import in_float64
 from export.parity.reference import Reference
 from export.precision.fake_quant import largest_rounding
 from export.precision.precision_reference import PrecisionReference
@@ -199,7 +200,8 @@ def _network(
     else:
         plain = with_folded_scales(reference.classifier)
         single = module_outputs(plain if own is None else own.classifier, inputs)
-        exact = module_outputs(copy.deepcopy(plain).double(), inputs.double())
+        with in_float64(plain):
+            exact = module_outputs(plain, inputs.double())
     by_tensor = producers(model)
     names = [name for name in by_tensor if name in exact]
     part = open_part(network_part(model, names), session)

@@ -29,39 +29,58 @@ class Proof:
     """One shipped graph beside its reference."""
 
     session: Session
-    """Opened with ``record_nodes``."""
     model: onnx.ModelProto
+    """The same graph, to look inside it."""
     preprocess: Preprocess
     reference: Reference
+    samples: Sequence[LabelledImage]
+    fused: dict[str, int]
+    """How many operators of each kind of fusion ran."""
+    executed_nodes: int
 
-    def entry(self, samples: Sequence[LabelledImage], source: str, progress: Progress) -> dict[str, Any]:
-        """The graph's entry of ``parity.json``."""
-        config = config_of(self.model)
-        first = graph_input(self.session.input, self.preprocess, samples[0].read())
-        nodes = self.session.executed_nodes(stacked([first]))
-        fused = check_nodes(nodes, self.reference.classifier, self.session.provider, config)
-        progress.stage(f"proving {config.precision}")
+    @classmethod
+    def begin(
+        cls,
+        session: Session,
+        model: onnx.ModelProto,
+        preprocess: Preprocess,
+        reference: Reference,
+        samples: Sequence[LabelledImage],
+    ) -> Proof:
+        """Run a session for the first time, one that was opened with ``record_nodes``.
+
+        Raises:
+            CheckFailed: the graph does not run fused, or elsewhere than asked.
+        """
+        first = graph_input(session.input, preprocess, samples[0].read())
+        nodes = session.executed_nodes(stacked([first]))
+        fused = check_nodes(nodes, reference.classifier, session.provider, config_of(model))
+        return cls(session, model, preprocess, reference, samples, fused, len(nodes))
+
+    def entry(self, source: str, progress: Progress) -> dict[str, Any]:
+        """The graph's entry of ``parity.json``; closes the session."""
+        progress.stage(f"proving {config_of(self.model).precision}")
         entry = prove(
             self.session,
             self.model,
             self.preprocess,
             self.reference,
-            samples,
+            self.samples,
             progress,
         )
         return entry | {
             "input": self.session.input,
             "images_from": source,
-            "fused": fused,
+            "fused": self.fused,
             "fusion_check": "passed" if self.reference.classifier.encoder.tower else NO_FUSION_CHECK,
-            "executed_nodes": len(nodes),
+            "executed_nodes": self.executed_nodes,
         }
 
-    def require_passed(self, entry: dict[str, Any], samples: Sequence[LabelledImage]) -> None:
+    def require_passed(self, entry: dict[str, Any]) -> None:
         """Raise :class:`CheckFailed` after a failure, with the first node that leaves the tolerance."""
         if entry["passed"]:
             return
-        fault = first_fault(bisect(self.session, self.model, self.preprocess, self.reference, samples))
+        fault = first_fault(bisect(self.session, self.model, self.preprocess, self.reference, self.samples))
         precision = config_of(self.model).precision
         raise CheckFailed(f"parity failed for {precision} on {self.session.provider}: {_in_words(entry)}; {fault}")
 

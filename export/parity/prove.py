@@ -162,7 +162,7 @@ def prove(
     """The entry of ``parity.json`` for a precision and provider, passed or not.
 
     Args:
-        session: the shipped graph, opened as production opens it.
+        session: the shipped graph, opened as production opens it; closed before parts of the graph are opened.
         model: the same graph, to look inside it.
         preprocess: the bundle's.
         reference: the PyTorch side.
@@ -172,6 +172,7 @@ def prove(
     config = config_of(model)
     keep = evenly_spaced(len(samples), max(NOISE_IMAGES, STAGE_IMAGES)).tolist()
     outcome = compare(session, preprocess, reference, samples, keep=keep, progress=progress)
+    session.close()
     expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
     kept = [outcome.kept[place] for place in keep]
     some = evenly_spaced(len(kept), NOISE_IMAGES)

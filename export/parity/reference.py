@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from export.graph.preprocessing import PIXEL_VALUES
+from export.parity.float64 import in_float64
 from export.precision.trunk import boundary_of, open_trunk
 from toolkit.data.source import LabelledImage
 from toolkit.models.classifier import Classifier
@@ -97,8 +98,11 @@ class Reference:
 
     def truth(self, feed: Feed) -> npt.NDArray[np.float64]:
         """Logits [images, classes] in float64: what all roundings are measured against."""
-        exact = copy.deepcopy(self.classifier).double()
-        return self._logits(exact, torch.from_numpy(feed[PIXEL_VALUES]).double(), BATCH_SIZE).numpy()
+        pixel_values = torch.from_numpy(feed[PIXEL_VALUES]).double()
+        if self.trunk is not None:  # the layers behind it run in parts, not as modules
+            return self._logits(copy.deepcopy(self.classifier).double(), pixel_values, BATCH_SIZE).numpy()
+        with in_float64(self.classifier):
+            return self._logits(self.classifier, pixel_values, BATCH_SIZE).numpy()
 
 
 @dataclass(frozen=True)

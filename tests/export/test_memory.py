@@ -1,4 +1,4 @@
-"""Peak memory of photographs: bounded by a batch of pixels, however many there are."""
+"""Peak memory: of photographs, bounded by a batch of pixels; of an export, bounded by a few times the weights."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ samples = [LabelledImage(Path(path), UNLABELLED, WholeFile(path)) for path in sy
 outcome = compare(bundle.session(threads=1), bundle.preprocess, reference, samples)
 assert len(outcome.names) == len(samples) and set(outcome.worst_by_batch_size) == {1}, outcome.worst_by_batch_size
 """
+EXPORT = """
+from export.bundle import ExportOptions, export_bundle
+from toolkit.runs.finished_run import Run
+export_bundle(Run(Path(sys.argv[1])), Path(sys.argv[2]), ExportOptions(images=8), threads=1)
+"""
+NARROW, WIDE = 32, 512
+MOST_TIMES_THE_WEIGHTS = 4
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc")
 
@@ -51,6 +58,30 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for number in range(PHOTOS):
         Image.fromarray(np.stack([ramp + number, ramp, 255 - ramp], -1)).save(folder / f"{number:02d}.jpg")
     return [str(path) for path in sorted(folder.iterdir())]
+
+
+def save_run(width: int, folder: Path) -> int:
+    """Write a run of random weights, four layers of some width; return the weights' MB."""
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from toolkit.models.classifier import Classifier
+    from toolkit.models.encoder import Encoder
+    from toolkit.models.families.clip import Clip
+    from toolkit.models.head import build_head
+    from toolkit.recipe.model import HeadConfig, ModelConfig
+    from toolkit.recipe.untrained import UntrainedRecipe
+    from toolkit.training.ready_run import write_ready_run
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 4, "num_attention_heads": 4}
+    encoder = Encoder(Clip(), CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, image_size=32, patch_size=16)))
+    head = HeadConfig(type="linear", dropout=0)
+    classifier = Classifier(encoder, build_head(head, encoder.embedding_size, 2), ["dark", "light"]).eval()
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    model = ModelConfig(encoder="random", unfreeze_last=0, head=head)
+    write_ready_run(folder, UntrainedRecipe(method="import", data=None, model=model), classifier, processor, None)
+    return (folder / "best" / "model.safetensors").stat().st_size >> 20
 
 
 def peak_mb(script: str, *arguments: str) -> int:
@@ -67,3 +98,14 @@ def test_many_photographs_take_little_more_memory_than_one(
     one = peak_mb(script, str(finished_bundle), str(finished_run), photos[0])
     many = peak_mb(script, str(finished_bundle), str(finished_run), *photos)
     assert many - one < ALLOWED_MB
+
+
+def test_an_export_takes_a_few_times_its_weights(tmp_path: Path) -> None:
+    """Beside the same export of next to no weights; the graph, its parts and PyTorch would each hold them."""
+    weights, peaks = {}, {}
+    for width in (NARROW, WIDE):
+        run, out = tmp_path / f"run-{width}", tmp_path / f"bundle-{width}"
+        weights[width] = save_run(width, run)
+        peaks[width] = peak_mb(EXPORT, str(run), str(out))
+    assert weights[WIDE] >= 40
+    assert peaks[WIDE] - peaks[NARROW] <= MOST_TIMES_THE_WEIGHTS * (weights[WIDE] - weights[NARROW])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path, PurePosixPath
 
@@ -50,6 +51,12 @@ def reset_peak() -> bool:
     except OSError:
         return False
     return True
+
+
+def return_freed() -> None:
+    """Give memory that was freed back to the system; glibc would keep most of it for later."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def available_mib() -> float:

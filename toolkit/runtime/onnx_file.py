@@ -108,15 +108,15 @@ def _messages(graph: bytes) -> Iterator[tuple[str, memoryview]]:
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Number and content of each field of a message that is made of bytes."""
-    return ((number, content) for number, content in _entries(message) if isinstance(content, memoryview))
+    return ((number, content) for number, content in entries(message) if isinstance(content, memoryview))
 
 
 def _numbers(message: memoryview) -> Iterator[tuple[int, int]]:
     """Number and value of each field of a message that is a number of variable length."""
-    return ((number, value) for number, value in _entries(message) if isinstance(value, int))
+    return ((number, value) for number, value in entries(message) if isinstance(value, int))
 
 
-def _entries(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+def entries(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """Number and content of each field of a message; those of a fixed length are stepped over."""
     position = 0
     while position < len(message):

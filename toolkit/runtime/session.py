@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from toolkit.errors import ToolkitError
 from toolkit.runtime.inputs import Feed, TensorSpec, examples_in, part_of
 from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.memory import return_freed
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.providers import PROVIDER_OPTIONS, PROVIDERS, provider_name
@@ -37,6 +38,8 @@ RUN_ERRORS = tuple(
 """Classes of ONNX Runtime's own errors, which have no base class in common."""
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)": "int64"}
 """numpy's names of the types that ONNX Runtime states."""
+DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+"""ONNX Runtime's name of where a graph in memory keeps its data."""
 PROBE = Path(__file__).parent.parent / "assets" / "identity.onnx"
 """A graph that any provider runs."""
 
@@ -63,7 +66,7 @@ class Session:
         provider: str = "cpu",
         threads: int | None = None,
         where: Path | None = None,
-        external_data: Mapping[str, bytes] | None = None,
+        external_data: Mapping[str, bytes] | Path | None = None,
         record_nodes: bool = False,
         session_options: Mapping[str, str] | None = None,
         provider_options: Mapping[str, str] | None = None,
@@ -77,7 +80,8 @@ class Session:
             threads: threads of one operator; the usable cores unless given.
             where: what errors call the graph, if it is given as bytes.
             external_data: content of the files that a graph given as bytes keeps data in, by their location in
-                it. No file is opened for such a graph; ONNX Runtime copies what it needs before this returns.
+                it. No file is opened for such a graph; ONNX Runtime copies what it needs before this returns. A folder
+                in their place is where ONNX Runtime maps them from, unchecked.
             record_nodes: whether :meth:`executed_nodes` will be asked for.
             session_options: entries of the session's configuration beside production's own.
             provider_options: of the provider, beside ``PROVIDER_OPTIONS``.
@@ -99,7 +103,9 @@ class Session:
             options.profile_file_prefix = str(Path(self._profiles.name) / "nodes")
         chosen = PROVIDER_OPTIONS.get(provider, {}) | dict(provider_options or {})
         try:
-            if isinstance(model, bytes):
+            if isinstance(external_data, Path):
+                options.add_session_config_entry(DATA_FOLDER, str(external_data))
+            elif isinstance(model, bytes):
                 _give_external_data(options, model, external_data or {})
             if provider == "tensorrt":
                 graph, data = _contents(model, external_data or {})
@@ -129,7 +135,9 @@ class Session:
                 fix="run toolkit doctor, or pass --provider cpu",
             )
         self.active_providers = active
-        self._where = where
+        self.where = where
+        """The graph's file, or what errors call it."""
+        return_freed()  # loading took what the graph weighs once more
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -153,7 +161,7 @@ class Session:
         """
         if len(self.inputs) != 1 or next(iter(self.inputs)) not in IMAGE_INPUTS:
             what = f"the graph takes {', '.join(self.inputs)}, neither image nor pixel_values"
-            raise ToolkitError(what, where=self._where, fix="give a graph that toolkit export wrote")
+            raise ToolkitError(what, where=self.where, fix="give a graph that toolkit export wrote")
         return next(iter(self.inputs))
 
     @cached_property
@@ -171,6 +179,12 @@ class Session:
         width = next(iter(widths)) if len(widths) == 1 else None
         return width if isinstance(width, int) else None
 
+    def close(self) -> None:
+        """Free the graph; what it takes and where it ran stay known, and it computes nothing any more."""
+        _ = self.inputs
+        del self._session
+        return_freed()
+
     def run(self, feed: Feed) -> Outputs:
         """Compute all outputs, of which ``logits`` and ``probabilities`` are [batch, classes].
 
@@ -187,7 +201,7 @@ class Session:
         if self.classes is not None and any(np.shape(outputs[name]) != shape for name in OUTPUTS):
             shapes = list(np.shape(outputs["logits"]))
             what = f"the graph gave logits of shape {shapes}, not the {list(shape)} that it states"
-            raise ToolkitError(what, where=self._where, fix="give a graph that toolkit export wrote")
+            raise ToolkitError(what, where=self.where, fix="give a graph that toolkit export wrote")
         return outputs
 
     def compute(self, names: Sequence[str], feed: Feed) -> list[Float32]:
@@ -221,7 +235,7 @@ class Session:
         except RUN_ERRORS as error:
             what = f"the graph can't be computed: {' '.join(str(error).split())}"
             raise ToolkitError(
-                what, where=self._where, fix="give smaller batches, or export the bundle again"
+                what, where=self.where, fix="give smaller batches, or export the bundle again"
             ) from error
 
     def run_batches(self, feed: Feed, most: int) -> Outputs:
@@ -249,20 +263,20 @@ class Session:
         for name in sorted(set(feed) ^ set(self.inputs)):
             what = f"the graph takes no {name}" if name in feed else f"the graph takes {name} too"
             fix = f"give {', '.join(self.inputs)}"
-            raise ToolkitError(f"{what}", where=self._where, fix=fix)
+            raise ToolkitError(f"{what}", where=self.where, fix=fix)
         for name, array in feed.items():
             if not self.inputs[name].fits(array):
                 spec = self.inputs[name]
                 what = f"{name} must be {spec.dtype} [{', '.join(map(str, spec.shape))}] with at least one pixel"
                 what += f", not {array.dtype} {list(array.shape)}"
-                raise ToolkitError(what, where=self._where, fix="pass decoded RGB images, or what Preprocess gives")
+                raise ToolkitError(what, where=self.where, fix="pass decoded RGB images, or what Preprocess gives")
         self._require_built_for(examples_in(feed))
 
     def _require_built_for(self, images: int) -> None:
         """Raise if a batch is larger than any that TensorRT's engine takes."""
         if self.largest_batch is not None and images > self.largest_batch:
             what = f"the engine was built for batches of up to {self.largest_batch} images, not {images}"
-            raise ToolkitError(what, where=self._where, fix="open the session with a larger batch_size")
+            raise ToolkitError(what, where=self.where, fix="open the session with a larger batch_size")
 
 
 def loadable_providers() -> dict[str, str | None]:
@@ -294,12 +308,13 @@ def _production_options(threads: int, entries: Mapping[str, str]) -> ort.Session
     return options
 
 
-def _contents(model: Path | bytes, external_data: Mapping[str, bytes]) -> tuple[bytes, Mapping[str, bytes]]:
+def _contents(model: Path | bytes, external_data: Mapping[str, bytes] | Path) -> tuple[bytes, Mapping[str, bytes]]:
     """A graph's bytes and those of its external data, in memory or in files."""
-    if isinstance(model, bytes):
+    if isinstance(model, bytes) and not isinstance(external_data, Path):
         return model, external_data
-    graph = model.read_bytes()
-    return graph, {location: (model.parent / location).read_bytes() for location in external_files(graph)}
+    graph, folder = (model, external_data) if isinstance(model, bytes) else (model.read_bytes(), model.parent)
+    assert isinstance(folder, Path)
+    return graph, {location: (folder / location).read_bytes() for location in external_files(graph)}
 
 
 def _give_external_data(options: ort.SessionOptions, graph: bytes, data: Mapping[str, bytes]) -> None:

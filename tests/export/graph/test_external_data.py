@@ -9,7 +9,9 @@ import onnx
 import pytest
 from onnx.external_data_helper import uses_external_data
 
-from export.graph.external_data import PAGE, SMALLEST_OUTSIDE, save_graph
+from export.graph.external_data import MAX_PROTOBUF_BYTES, PAGE, SMALLEST_OUTSIDE, read_shell, save_graph
+from export.graph.subgraph import network_part, open_part
+from export.graph.tensor_names import LOGITS
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
 from toolkit.runtime.session import Session
 
@@ -25,6 +27,29 @@ def test_a_graph_that_fits_is_one_file(model: onnx.ModelProto, tmp_path: Path) -
     save_graph(model, tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert onnx.load(tmp_path / "model.onnx") == model
+
+
+def test_the_file_is_what_protobuf_writes(model: onnx.ModelProto, tmp_path: Path) -> None:
+    save_graph(model, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").read_bytes() == model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("largest", [SMALL, MAX_PROTOBUF_BYTES])
+def test_a_shell_is_the_graph_with_its_weights_on_disk(largest: int, model: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    save_graph(model, path, largest=largest)
+    shell, weights = read_shell(path), {tensor.name: tensor for tensor in model.graph.initializer}
+    assert shell.ByteSize() < model.ByteSize()
+    outside = [tensor for tensor in shell.graph.initializer if uses_external_data(tensor)]
+    assert {tensor.name for tensor in outside} == {
+        name for name, tensor in weights.items() if len(tensor.raw_data) >= SMALLEST_OUTSIDE
+    }
+    session, feed = Session(path, threads=1), {"pixel_values": np.ones((2, 3, 32, 32), np.float32)}
+    ours, theirs = (open_part(network_part(each, [LOGITS]), session).compute([LOGITS], feed) for each in (shell, model))
+    assert np.array_equal(ours[0], theirs[0])
+    onnx.load_external_data_for_model(shell, str(tmp_path))
+    for tensor in outside:
+        assert tensor.raw_data == weights[tensor.name].raw_data
 
 
 def test_the_largest_size_is_met_to_the_byte(model: onnx.ModelProto, tmp_path: Path) -> None:

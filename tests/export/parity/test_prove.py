@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from export.graph.config import FUSED
 from export.graph.fusion_check import check_nodes
 from export.parity.agreement import agreement, changes
+from export.parity.float64 import in_float64
 from export.parity.prove import BATCH_SIZES, _batches
 from export.parity.reference import Reference, noise_floor, one_thread
 from export.prove_bundle import prove_again
@@ -110,6 +112,22 @@ def test_the_noise_floor_is_what_pytorch_differs_from_itself(finished_run: Path)
     assert floor.reordered == np.abs(alone - expected).max()
     assert floor.rounding == np.abs(expected - floor.truth).max() > 0
     assert floor.largest >= max(floor.reordered, floor.rounding)
+
+
+def test_float64_group_by_group_is_float64_of_a_copy(finished_run: Path) -> None:
+    classifier = Run(finished_run).classifier
+    before = {name: values.clone() for name, values in classifier.state_dict().items()}
+    pixel_values = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.inference_mode():
+        wanted = copy.deepcopy(classifier).double().reference_logits(pixel_values)
+        with in_float64(classifier):
+            given = classifier.reference_logits(pixel_values)
+    assert given.dtype == torch.float64
+    assert torch.equal(given, wanted)
+    after = classifier.state_dict()
+    assert all(
+        values.dtype == after[name].dtype and torch.equal(values, after[name]) for name, values in before.items()
+    )
 
 
 def executed(bundle: Path) -> list[ExecutedNode]:

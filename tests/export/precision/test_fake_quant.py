@@ -182,10 +182,11 @@ def test_labels_that_certainly_agree_too_little_fail(
     """The bound is moved, since no tiny graph is that bad: 36 images can't exclude an agreement of 100 %."""
     run, preprocess = candidates.run, candidates.measured.preprocess
     model = build_graph(run.classifier, preprocess, {}, "pixel_values", configs["static channel patches"])
-    session = Session(model.SerializeToString(), threads=1)
     samples = run.held_out(36)
+    session = Session(model.SerializeToString(), threads=1)
     assert prove(session, model, preprocess, candidates.measured.reference, samples)["passed"]
     monkeypatch.setitem(SPECS, "int8", replace(SPECS["int8"], least_agreement=1.01))
+    session = Session(model.SerializeToString(), threads=1)
     assert not prove(session, model, preprocess, candidates.measured.reference, samples)["passed"]
 
 
