@@ -97,10 +97,7 @@ def _text_head(config: ModelConfig, labels: list[str]) -> CosineHead:
     if unknown:
         fix = f"write texts for some of {listed(labels)}"
         raise ToolkitError(f"texts for labels that there are not: {listed(unknown)}", where="model.head.texts", fix=fix)
-    if config.revision is not None:
-        fix = "download it (hf download NAME --revision REVISION --local-dir FOLDER) and give the folder"
-        raise ToolkitError("texts are read from the newest revision alone", where="model.revision", fix=fix)
-    encoder = load_text_encoder(config.encoder)
+    encoder = load_text_encoder(config.encoder, config.revision)
     templates = config.head.templates or TEMPLATES
     return text_head(encoder, class_embeddings(encoder, labels, templates, config.head.texts))
 

@@ -17,7 +17,7 @@ from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import Source, TensorEntry, refuse_adapter, tensors_in, weight_files
 from toolkit.models.families.family import Family
 from toolkit.models.hub import hub_once
-from toolkit.models.load import family_at, in_words, quiet_transformers, resolve
+from toolkit.models.load import family_at, in_words, quiet_transformers, resolve, source_of
 from toolkit.models.tensor_files import listed, not_finite
 
 BATCH_SIZE = 256
@@ -89,17 +89,18 @@ def has_texts(source: str) -> bool:
     return family.text_model_class is not None and any(_in_text_tower(name, family) for name in tensors)
 
 
-def load_text_encoder(source: str) -> TextEncoder:
+def load_text_encoder(source: str, revision: str | None = None) -> TextEncoder:
     """Load the text tower of an encoder in float32, with its tokenizer.
 
     Args:
         source: as :func:`toolkit.models.load.load_encoder` takes it.
+        revision: of a hub identifier.
 
     Raises:
         ToolkitError: the family has no texts, the checkpoint no text tower, or no tokenizer; or what
             :func:`~toolkit.models.load.load_encoder` raises.
     """
-    place = Source(source, resolve(source))
+    place = source_of(source, revision)
     with quiet_transformers(), in_words(place), hub_once(place):
         refuse_adapter(place)
         family = family_at(place)
@@ -107,12 +108,15 @@ def load_text_encoder(source: str) -> TextEncoder:
             fix = "use a CLIP or SigLIP encoder with both towers, such as tiny-clip or openai/clip-vit-base-patch32"
             raise ToolkitError(f"{family.name} encoders have no text tower", where=place.where, fix=fix)
         tensors = tensors_in(weight_files(place), place)
-        config = family.text_config(AutoConfig.from_pretrained(place.location, trust_remote_code=False))
+        config = family.text_config(
+            AutoConfig.from_pretrained(place.location, revision=place.revision, trust_remote_code=False)
+        )
         if config is None or not any(_in_text_tower(name, family) for name in tensors):
             fix = "give the checkpoint of both towers, such as transformers' CLIPModel saves it"
             raise ToolkitError("the checkpoint holds no text tower", where=place.where, fix=fix)
         model, report = family.text_model_class.from_pretrained(
             place.location,
+            revision=place.revision or "main",
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
@@ -138,7 +142,9 @@ def _in_text_tower(name: str, family: Family) -> bool:
 
 def _tokenizer(place: Source) -> PreTrainedTokenizerBase:
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(place.location, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            place.location, revision=place.revision or "main", trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         fix = "copy tokenizer.json and tokenizer_config.json from where the encoder comes from"
