@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
@@ -21,7 +22,7 @@ def list_(json: JsonFlag = False) -> None:
     from toolkit.models.known_encoders import KNOWN
 
     found = families()
-    known = [
+    known: list[dict[str, Any]] = [
         {"name": one.name, "family": one.family, "image_size": one.image_size}
         | asdict(one.facts())
         | {"licence": one.licence, "page": one.page}

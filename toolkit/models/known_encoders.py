@@ -1,4 +1,4 @@
-"""Well-known encoders of the hub: sizes as their configurations state them, and the licences of their pages."""
+"""Well-known encoders of the hub: sizes of their published configurations, and licences, which their pages decide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit.models.load import EMBEDDED
 from toolkit.models.tower_facts import TowerFacts, facts_of
 
 UNSURE = "see its page"
-"""The licence of an encoder whose page was not read."""
+"""The licence of an encoder that this table does not state."""
 
 
 @dataclass(frozen=True)
