@@ -127,6 +127,7 @@ def test_verbs_and_options_are_the_contract() -> None:
         ],
         "verify": ["--json", "--provider", "--public-key", "--threads", "bundle"],
         "doctor": ["--json"],
+        "encoders list": ["--json"],
         "recipes list": ["--json"],
         "recipes explain": ["--json", "--probe", "--processes", "config", "overrides"],
         "recipes reference": ["--json"],

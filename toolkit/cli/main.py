@@ -13,6 +13,7 @@ from toolkit.cli import (
     demo,
     doctor,
     embed,
+    encoders,
     evaluate,
     export,
     few_shot,
@@ -60,6 +61,7 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
+app.add_typer(encoders.app, name="encoders")
 app.command("zero-shot")(zero_shot.zero_shot)
 app.command("few-shot")(few_shot.few_shot)
 app.command("import")(import_.import_)
