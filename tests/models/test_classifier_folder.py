@@ -107,7 +107,7 @@ def test_files_that_are_no_json(name: str, content: str, best: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "what"),
     [
-        ({"family": "blip"}, "family 'blip', which is none of clip, siglip"),
+        ({"family": "flava"}, "family 'flava', which is none of clip, metaclip_2"),
         ({"family": None}, "lacks family"),
         ({"head": None, "encoder": None}, "lacks encoder, head"),
         ({"embedding": "mean"}, "embedding 'mean', which is none of projected, pooled"),
