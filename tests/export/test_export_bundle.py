@@ -202,7 +202,7 @@ def test_parity_on_other_images_leaves_the_bundle_as_it_is(finished_run: Path, b
     ("file", "content", "says"),
     [
         ("summary.json", "garbage", "summary.json"),
-        ("summary.json", "{}", "lacks data, data_fingerprint"),
+        ("summary.json", "{}", "lacks temperature"),
         ("recipe.yaml", "a: b", "unknown key"),
         ("best/config.json", "[]", "damaged checkpoint"),
         ("environment.json", None, "environment.json"),

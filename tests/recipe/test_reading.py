@@ -69,7 +69,10 @@ def test_a_recipe_is_immutable(recipe: Path) -> None:
         ("data.pth=x", r"'data\.pth', did you mean 'path'\?"),
         ("model.head.hiden_size=3", r"'model\.head\.hiden_size', did you mean 'hidden_size'\?"),
         ("trainig.epochs=3", r"'trainig', did you mean 'training'\?"),
-        ("model.head.xyzzy=3", r"'model\.head\.xyzzy', valid keys: type, hidden_size, dropout"),
+        (
+            "model.head.xyzzy=3",
+            r"'model\.head\.xyzzy', valid keys: type, init, templates, texts, cached, hidden_size, dropout",
+        ),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_valid_one(recipe: Path, override: str, message: str) -> None:
