@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BitImageProcessorPil
 
 from toolkit.models.families.family import Family
-from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TokenPooling, Tower
+from toolkit.models.families.tower import Block, Mlp, Projection, TokenPooling, Tower, four_projections
 from toolkit.recipe.model import Embedding
 
 
@@ -67,7 +67,6 @@ class Dinov2(Family):
 
 def _block(layer: Any) -> Block:
     attention, mlp = layer.attention, layer.mlp
-    query, key, value, output = (Projection(getattr(attention, f"{part}_proj")) for part in "qkvo")
     if hasattr(mlp, "gate_proj"):
         described = Mlp(mlp, Projection(mlp.up_proj), mlp.act_fn, Projection(mlp.down_proj), Projection(mlp.gate_proj))
     else:
@@ -75,7 +74,7 @@ def _block(layer: Any) -> Block:
     return Block(
         module=layer,
         norm1=layer.norm1,
-        attention=Attention(attention, query, key, value, output, attention.num_attention_heads, attention.scaling),
+        attention=four_projections(attention, attention.num_attention_heads),
         norm2=layer.norm2,
         mlp=described,
         attention_scale=layer.layer_scale1.lambda1,

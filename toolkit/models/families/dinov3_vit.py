@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, ViTImageProcessorPil
 
 from toolkit.models.families.family import Family
-from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TokenPooling, Tower
+from toolkit.models.families.tower import Block, Mlp, Projection, TokenPooling, Tower, four_projections
 from toolkit.recipe.model import Embedding
 
 
@@ -68,21 +68,11 @@ class Dinov3Vit(Family):
 
 def _block(layer: Any) -> Block:
     attention, mlp = layer.attention, layer.mlp
-    query, key, value, output = (Projection(getattr(attention, f"{part}_proj")) for part in "qkvo")
     gate = Projection(mlp.gate_proj) if hasattr(mlp, "gate_proj") else None
     return Block(
         module=layer,
         norm1=layer.norm1,
-        attention=Attention(
-            module=attention,
-            query=query,
-            key=key,
-            value=value,
-            output=output,
-            heads=attention.num_heads,
-            scale=attention.scaling,
-            dropout=attention.dropout,
-        ),
+        attention=four_projections(attention, attention.num_heads, attention.dropout),
         norm2=layer.norm2,
         mlp=Mlp(mlp, Projection(mlp.up_proj), mlp.act_fn, Projection(mlp.down_proj), gate),
         attention_scale=layer.layer_scale1.lambda1,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,12 @@ class Attention:
     scale: float
     dropout: float = 0.0
     """Of the attention weights, in training."""
+
+
+def four_projections(module: Any, heads: int, dropout: float = 0.0) -> Attention:
+    """Attention whose projections are ``q_proj``, ``k_proj``, ``v_proj`` and ``o_proj``, with its own scaling."""
+    query, key, value, output = (Projection(getattr(module, f"{part}_proj")) for part in "qkvo")
+    return Attention(module, query, key, value, output, heads, module.scaling, dropout)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import ViTImageProcessorPil
 
 from toolkit.models.families.family import Family
-from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TokenPooling, Tower
+from toolkit.models.families.tower import Block, Mlp, Projection, TokenPooling, Tower, four_projections
 from toolkit.recipe.model import Embedding
 
 
@@ -54,20 +54,10 @@ class Vit(Family):
 
 def _block(layer: Any) -> Block:
     attention, mlp = layer.attention, layer.mlp
-    query, key, value, output = (Projection(getattr(attention, f"{part}_proj")) for part in "qkvo")
     return Block(
         module=layer,
         norm1=layer.layernorm_before,
-        attention=Attention(
-            module=attention,
-            query=query,
-            key=key,
-            value=value,
-            output=output,
-            heads=attention.num_attention_heads,
-            scale=attention.scaling,
-            dropout=attention.attention_dropout,
-        ),
+        attention=four_projections(attention, attention.num_attention_heads, attention.attention_dropout),
         norm2=layer.layernorm_after,
         mlp=Mlp(mlp, Projection(mlp.fc1), mlp.activation_fn, Projection(mlp.fc2)),
     )
