@@ -14,10 +14,11 @@ from toolkit.models.encoder import Encoder
 from toolkit.models.head import CosineHead
 from toolkit.recipe.model import HeadConfig
 from toolkit.training.few_shot.features import Features
-from toolkit.training.few_shot.method import Fitted, Method, text_head_of
+from toolkit.training.few_shot.method import Fitted, Method, best_on_validation, text_head_of
 from toolkit.training.few_shot.shots import Shots
 
-RANK, LAYERS, STEPS, BATCH_SIZE, LEARNING_RATE = 2, 2, 60, 32, 1e-3
+RANK, LAYERS, STEPS, BATCH_SIZE = 2, 2, 60, 32
+LEARNING_RATES = (1e-3, 1e-2)
 HEAD = HeadConfig(type="cosine", init="text")
 
 
@@ -26,7 +27,7 @@ class Lora(Method):
 
     name = "lora"
     source = "Zanella and Ben Ayed, Low-Rank Few-Shot Adaptation of Vision-Language Models (2024), arXiv 2405.18541"
-    rule = "rank 2, 60 steps of AdamW at 1e-3 in batches of 32 or fewer; the last two layers of the image tower"
+    rule = "rank 2, 60 steps of AdamW in batches of 32 or fewer; the learning rate, 1e-3 or 1e-2, on validation"
     changes_layers = True
 
     def require(self, encoder: Encoder, text_head: CosineHead | None) -> None:
@@ -38,23 +39,18 @@ class Lora(Method):
 
     def fit(self, features: Features, shots: Shots) -> Fitted:
         """Train the low-rank matrices, and merge them."""
-        encoder, head = copy.deepcopy(features.encoder), copy.deepcopy(text_head_of(features))
-        head.to(features.device).requires_grad_(False)
-        encoder.requires_grad_(False)
-        layers = changed_layers(encoder)
-        torch.manual_seed(shots.seed)
-        _inject(encoder, layers)
-        tokens, labels = features.starts["train"][shots.places], features.labels["train"][shots.places]
-        _train(encoder, head, tokens, labels, features.start, features.device)
-        _merge(encoder)
-        last = len(encoder.groups)
-        with torch.inference_mode():
-            embeddings = {
-                split: features.run(features.starts[split], features.start, last, encoder)
-                for split in ("validation", "test")
-            }
-            logits = {split: text_head_of(features)(each) for split, each in embeddings.items()}
-        return Fitted(logits, {}, HEAD, text_head_of(features), encoder.cpu().eval())
+        tuned = {rate: _tuned(features, shots, rate) for rate in LEARNING_RATES}
+        head, last = text_head_of(features), len(features.encoder.groups)
+
+        def logits_of(rate: float, split: str) -> Tensor:
+            with torch.inference_mode():
+                return head(features.run(features.starts[split], features.start, last, tuned[rate]))
+
+        chosen, logits = best_on_validation(
+            tuned, lambda rate: logits_of(rate, "validation"), features.labels["validation"]
+        )
+        found = {"validation": logits, "test": logits_of(chosen, "test")}
+        return Fitted(found, {"learning_rate": chosen}, HEAD, head, tuned[chosen].cpu().eval())
 
 
 def first_changed(encoder: Encoder) -> int:
@@ -70,6 +66,19 @@ def changed_layers(encoder: Encoder) -> list[nn.Module]:
     return list(tower.layers)[-LAYERS:]
 
 
+def _tuned(features: Features, shots: Shots, rate: float) -> Encoder:
+    """A copy of the encoder, trained on the drawn images, with what was learned in its weights."""
+    encoder, head = copy.deepcopy(features.encoder), copy.deepcopy(text_head_of(features))
+    head.to(features.device).requires_grad_(False)
+    encoder.requires_grad_(False)
+    torch.manual_seed(shots.seed)
+    _inject(encoder, changed_layers(encoder))
+    tokens, labels = features.starts["train"][shots.places], features.labels["train"][shots.places]
+    _train(encoder, head, tokens, labels, features.start, rate)
+    _merge(encoder)
+    return encoder
+
+
 def _inject(encoder: Encoder, layers: list[nn.Module]) -> None:
     """Put low-rank matrices beside query, key and value of layers."""
     tower = encoder.tower
@@ -80,9 +89,10 @@ def _inject(encoder: Encoder, layers: list[nn.Module]) -> None:
     inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=names), encoder.model)
 
 
-def _train(encoder: Encoder, head: nn.Module, tokens: Tensor, labels: Tensor, start: int, device: torch.device) -> None:
+def _train(encoder: Encoder, head: nn.Module, tokens: Tensor, labels: Tensor, start: int, rate: float) -> None:
+    device = next(encoder.parameters()).device
     learned = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, LEARNING_RATE)
+    optimizer = torch.optim.AdamW(learned, rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     size = min(BATCH_SIZE, len(labels))
     order = torch.cat([torch.randperm(len(labels)) for _ in range(-(-STEPS * size // len(labels)))])
