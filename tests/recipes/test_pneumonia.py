@@ -104,6 +104,18 @@ def test_a_manifest_with_another_threshold_than_the_graph_is_refused(bundle: Bun
         Bundle(copy).session()
 
 
+def test_an_evaluation_has_the_rates_at_the_threshold(bundle: Bundle, run: Run, chest_xrays: Path) -> None:
+    pattern = f"group_pattern={run.recipe.data.group_pattern}" if run.recipe.data else ""
+    found = toolkit.evaluate(bundle, data=chest_xrays, split="test", settings=[pattern])
+    written, point = run.summary["operating_point"], found.operating_point
+    assert point is not None
+    assert (point.label, point.threshold) == (written["class"], pytest.approx(written["threshold"]))
+    for rate in ("sensitivity", "specificity"):
+        assert getattr(point, rate) == written["test"][rate]
+        assert list(point.intervals[rate]) == pytest.approx(written["test"]["intervals"][rate])
+    assert found.model_dump()["operating_point"]["class"] == "PNEUMONIA"
+
+
 def test_a_class_that_there_is_not_is_refused_before_training(chest_xrays: Path, tmp_path: Path) -> None:
     overrides = [f"data.path={chest_xrays}", *SMALL, "training.operating_point.class=COVID"]
     with pytest.raises(ToolkitError, match="no class 'COVID'") as caught:

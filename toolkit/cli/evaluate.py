@@ -121,6 +121,11 @@ def _print_metrics(found: Evaluation) -> None:
         value, ends = getattr(found, name), found.intervals[name]
         interval = "" if None in ends else "{:.4f} to {:.4f}".format(*ends)
         rows.append([shown, "-" if value is None else f"{value:.4f}", interval])
+    if (point := found.operating_point) is not None:
+        for rate, value in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
+            low, high = point.intervals[rate]
+            shown = f"{rate}, {point.label} from {point.threshold:.4f}"
+            rows.append([shown, f"{value:.4f}", f"{low:.4f} to {high:.4f}"])
     which = "" if found.split == "all" else f"{found.split} "
     title = f"{found.precision} on {found.provider}, {found.images:,} {which}images of {found.data}"
     print_table(title, ["metric", "value", "95 % interval"], rows)

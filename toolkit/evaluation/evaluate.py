@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ from toolkit.evaluation.record import Evaluation
 from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.curves import curves_of
 from toolkit.metrics.intervals import Array
+from toolkit.metrics.operating_point import rates
 from toolkit.metrics.report import confusions_of, metrics_of, uncalibrated_of
-from toolkit.metrics.split import SplitScores
+from toolkit.metrics.split import Integers, SplitScores
 from toolkit.progress import SILENT, Progress
 from toolkit.reporting.predictions import Predictions, worst
 from toolkit.runtime.bundle import Bundle
@@ -85,6 +87,7 @@ def evaluate_bundle(
     about = {
         "worst": _worst(predictions),
         "uncalibrated": summary["uncalibrated"][data.split],
+        "operating_point": _at_operating_point(bundle, logits, labels, groups),
         "absent_classes": data.absent_classes,
         "split": data.split,
         "data": path_text(data.config.path),
@@ -104,16 +107,32 @@ def evaluate_bundle(
 def _predict(
     bundle: Bundle, images: list[LabelledImage], precision: str, provider: str, progress: Progress
 ) -> tuple[Float32, Array]:
-    """Logits [N, C] and the graph's own probability of its decision [N]; images are held a few batches at a time."""
+    """Logits [N, C] and the graph's own probability of the largest [N]; images are held a few batches at a time."""
     logits, stated = np.empty((len(images), len(bundle.labels)), np.float32), np.empty(len(images))
     progress.stage("evaluating")
     with Classifier.open(bundle, precision=precision, provider=provider) as classifier:
         for place, predicted in enumerate(classifier.stream(image.read() for image in images)):
             if isinstance(predicted, ToolkitError):
                 raise ToolkitError(predicted.what, where=images[place].path, fix=predicted.fix) from predicted
-            logits[place], stated[place] = predicted.logits, predicted.probability
+            largest = bundle.labels[int(predicted.logits.argmax())]
+            logits[place], stated[place] = predicted.logits, predicted.probabilities[largest]
             progress.done(place + 1, len(images))
     return logits, stated
+
+
+def _at_operating_point(
+    bundle: Bundle, logits: Float32, labels: Integers, groups: Sequence[str] | None
+) -> dict[str, Any] | None:
+    """The shipped threshold and both rates at it; None without one, or without images on both sides."""
+    point = bundle.manifest.operating_point
+    if point is None:
+        return None
+    place = bundle.labels.index(point.label)
+    positive = labels == place
+    if positive.all() or not positive.any():
+        return None
+    found = rates(bundle.decision.decide(logits) == place, positive, groups)
+    return {"class": point.label, "threshold": point.threshold} | found
 
 
 def _predictions(scores: SplitScores, data: EvaluationData) -> Predictions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Interval = tuple[float | None, float | None]
 
@@ -49,6 +49,23 @@ class Uncalibrated(Record):
     intervals: dict[str, Interval]
 
 
+class AtOperatingPoint(Record):
+    """What the bundle's threshold gives, one class against the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    label: str = Field(alias="class")
+    threshold: float
+    """Of the class's calibrated probability."""
+    sensitivity: float
+    specificity: float
+    intervals: dict[str, Interval]
+    """95 %, exact."""
+    images: int
+    """Of the class."""
+    others: int
+
+
 class Evaluation(Record):
     """What a graph of a bundle gives on labelled images; None where there is nothing to compute a metric from."""
 
@@ -68,6 +85,9 @@ class Evaluation(Record):
     confusion_matrix: list[list[int]] | None
     """[true][predicted] in the order of ``classes``; None of more than 100."""
     confusions: list[Confusion]
+    operating_point: AtOperatingPoint | None = None
+    """None where the bundle has none, or the images don't show both sides of it; accuracy and confusions are those of
+    the largest logit, whatever the threshold."""
     """The most frequent ones."""
     worst: list[WorstError]
     """The highest loss first."""

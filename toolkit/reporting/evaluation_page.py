@@ -47,6 +47,10 @@ def _metrics(evaluation: dict[str, Any], images: str) -> Markup:
         {"metric": name, "value": within(evaluation[key], evaluation["intervals"][key])}
         for key, name in (METRICS | {"average_precision": "average precision"}).items()
     ]
+    point = evaluation["operating_point"]
+    for rate in ("sensitivity", "specificity") if point else ():
+        name = f"{rate}, {point['class']} from {point['threshold']:.4f}"
+        rows.append({"metric": name, "value": within(point[rate], point["intervals"][rate])})
     columns = {"metric": reads("metric"), "value (95 % interval)": reads("value")}
     return joined(
         [
