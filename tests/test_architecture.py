@@ -56,6 +56,13 @@ MAY_IMPORT = {
 ON_TOP = {"toolkit", "toolkit.__main__", "toolkit.api", "toolkit.cli"}
 """What may import everything, lazily, and is imported by nothing below."""
 RUNTIME_LIBRARIES = {"numpy", "PIL", "onnxruntime", "pydantic", "filelock", "psutil"}
+SERVER_LIBRARIES = {"fastapi", "starlette", "uvicorn", "uvloop", "grpc", "google", "prometheus_client", "opentelemetry"}
+"""Of the extra ``serve``."""
+SERVER_MODULES = (
+    *("toolkit.serving.http", "toolkit.serving.grpc", "toolkit.serving.server", "toolkit.serving.metrics"),
+    "toolkit.serving.exchange",
+)
+"""What only a server imports, and may need its libraries at once."""
 IN_PRODUCTION = {"toolkit.runtime", "toolkit.serving"}
 WITHOUT_TORCH = {
     *("toolkit.metrics", "toolkit.evaluation", "toolkit.reporting", "toolkit.recipe"),
@@ -109,8 +116,15 @@ def test_imports_run_one_way(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) in IN_PRODUCTION])
+def test_what_predicts_imports_nothing_of_the_server(module: str) -> None:
+    if not module.startswith(SERVER_MODULES):
+        assert not {name for name in imports_of(module) if name.startswith(SERVER_MODULES)}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) in IN_PRODUCTION])
 def test_runtime_and_serving_stand_on_few_libraries(module: str) -> None:
     ours = RUNTIME_LIBRARIES | {"toolkit"} | set(sys.stdlib_module_names)
+    ours |= SERVER_LIBRARIES if module.startswith(SERVER_MODULES) else set()
     at_once, ever = (
         {name.partition(".")[0] for name in imports_of(module, top_level_only=top_level_only)} - ours
         for top_level_only in (True, False)

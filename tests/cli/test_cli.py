@@ -102,6 +102,11 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--shots", "--templates",
         ],
         "import": ["--data", "--force", "--json", "--out", "--revision", "checkpoint"],
+        "serve": [
+            "--api-key-file", "--batch-size", "--control", "--grace", "--grpc-port", "--host", "--json",
+            "--max-body-mib", "--max-images", "--max-pixels", "--port", "--precision", "--provider", "--public-key",
+            "--quiet", "--sessions", "--threads", "--timeout", "--tls-cert", "--tls-key", "--waiting", "bundles",
+        ],
         "embed": [
             "--batch-size", "--json", "--out", "--precision", "--provider", "--threads", "bundle", "paths",
         ],

@@ -21,6 +21,7 @@ from toolkit.cli import (
     parity,
     predict,
     recipes,
+    serve,
     train,
     tune,
     verify,
@@ -73,6 +74,7 @@ app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
+app.command("serve")(serve.serve)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 

@@ -33,11 +33,17 @@ def graph_input(kind: str, preprocess: Preprocess, source: Source) -> Inputs:
         ToolkitError: an array that holds no RGB pixels, or something else than an image.
     """
     if kind == "image":
-        return {kind: np.asarray(_decoded(preprocess, source, grey=False))}
-    return {kind: preprocess(_decoded(preprocess, source, grey=True))}
+        return {kind: np.asarray(decoded_source(preprocess, source, grey=False))}
+    return {kind: preprocess(decoded_source(preprocess, source, grey=True))}
 
 
-def _decoded(preprocess: Preprocess, source: Source, *, grey: bool) -> Image.Image:
+def decoded_source(preprocess: Preprocess, source: Source, *, grey: bool) -> Image.Image:
+    """One image as upright RGB pixels, or as grey ones (mode L) where it is grey and ``grey``.
+
+    Raises:
+        UnreadableImageError: it can't be decoded.
+        ToolkitError: an array that holds no RGB pixels, or something else than an image.
+    """
     if isinstance(source, str):
         source = Path(source)
     if isinstance(source, (Path, bytes)):

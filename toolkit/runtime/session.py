@@ -294,6 +294,15 @@ def loadable_providers() -> dict[str, str | None]:
     return outcome
 
 
+def require_active(provider: str) -> None:
+    """Raise unless a session really runs on a provider.
+
+    Raises:
+        ToolkitError: it is unknown, not there, or fell back.
+    """
+    Session(PROBE.read_bytes(), provider=provider, threads=1, where=PROBE)
+
+
 def _production_options(threads: int, entries: Mapping[str, str]) -> ort.SessionOptions:
     """Options of every session, with further entries of its configuration."""
     options = ort.SessionOptions()

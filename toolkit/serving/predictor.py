@@ -90,17 +90,23 @@ class Predictor:
         for places, run in runs:
             outputs = run.result()
             for row, place in enumerate(places):
-                predicted[place] = self._prediction({name: values[row] for name, values in outputs.items()})
+                predicted[place] = prediction_of(self.bundle, {name: values[row] for name, values in outputs.items()})
         yield from (predicted[place] for place in range(len(window)))
 
-    def _prediction(self, outputs: Mapping[str, Float32]) -> Predicted:
-        """What is said of one image: ``logits`` and ``probabilities``, each [classes], and maybe ``embedding``."""
-        labels, row = self.bundle.labels, outputs["probabilities"]
-        if not np.isfinite(row).all():
-            return ToolkitError(NOT_A_NUMBER, where=self.bundle.path, fix="verify the bundle")
-        best = int(self.bundle.decision.decide(outputs["logits"][None])[0])
-        named = dict(zip(labels, map(float, row), strict=True))
-        return Prediction(labels[best], float(row[best]), named, outputs["logits"], outputs.get("embedding"))
+
+def prediction_of(bundle: Bundle, outputs: Mapping[str, Float32]) -> Predicted:
+    """What a bundle says of one image.
+
+    Args:
+        bundle: whose graph computed it.
+        outputs: by name, without the batch axis: ``logits`` and ``probabilities`` [classes], maybe ``embedding`` [P].
+    """
+    labels, row = bundle.labels, outputs["probabilities"]
+    if not np.isfinite(row).all():
+        return ToolkitError(NOT_A_NUMBER, where=bundle.path, fix="verify the bundle")
+    best = int(bundle.decision.decide(outputs["logits"][None])[0])
+    named = dict(zip(labels, map(float, row), strict=True))
+    return Prediction(labels[best], float(row[best]), named, outputs["logits"], outputs.get("embedding"))
 
 
 def entry_of(path: Path, predicted: Predicted, top_k: int | None = None) -> dict[str, Any]:
@@ -115,11 +121,16 @@ def entry_of(path: Path, predicted: Predicted, top_k: int | None = None) -> dict
     if isinstance(predicted, ToolkitError):
         reason = predicted.reason if isinstance(predicted, UnreadableImageError) else predicted.what
         return {"path": path_text(path), "error": reason}
+    return {"path": path_text(path), "label": predicted.label, "probabilities": likeliest(predicted, top_k)}
+
+
+def likeliest(predicted: Prediction, top_k: int | None) -> dict[str, float]:
+    """Probabilities of ``top_k`` classes, the label's first, then the likeliest; all in the bundle's order if None."""
     probabilities = predicted.probabilities
-    if top_k is not None and top_k < len(probabilities):
-        ranked = sorted(probabilities, key=lambda label: (label != predicted.label, -probabilities[label]))
-        probabilities = {label: probabilities[label] for label in ranked[:top_k]}
-    return {"path": path_text(path), "label": predicted.label, "probabilities": dict(probabilities)}
+    if top_k is None or top_k >= len(probabilities):
+        return dict(probabilities)
+    ranked = sorted(probabilities, key=lambda label: (label != predicted.label, -probabilities[label]))
+    return {label: probabilities[label] for label in ranked[:top_k]}
 
 
 def default_top_k(classes: int) -> int | None:

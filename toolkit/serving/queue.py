@@ -33,14 +33,22 @@ class BatchingQueue(Generic[T]):
         self.waiting += 1
         return True
 
+    def oldest(self) -> T | None:
+        """The request that :meth:`take` would begin with; None if none waits."""
+        return self._by_shapes[self._first_shapes()][0][1] if self.waiting else None
+
     def take(self, batch_size: int) -> list[T]:
         """The oldest request, and up to ``batch_size`` of its shapes in order of arrival; empty if none waits."""
         if not self.waiting:
             return []
-        shapes = min(self._by_shapes, key=lambda each: self._by_shapes[each][0][0])
+        shapes = self._first_shapes()
         line = self._by_shapes[shapes]
         taken = [line.popleft()[1] for _ in range(min(batch_size, len(line)))]
         if not line:
             del self._by_shapes[shapes]
         self.waiting -= len(taken)
         return taken
+
+    def _first_shapes(self) -> Hashable:
+        """The shapes of the oldest request."""
+        return min(self._by_shapes, key=lambda each: self._by_shapes[each][0][0])

@@ -1,0 +1,1 @@
+"""REST: the Open Inference Protocol, and a plain endpoint for people."""

@@ -1,0 +1,76 @@
+"""A request's body, read within its limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from toolkit.serving.limits import MIB, Limits
+from toolkit.serving.refusal import Reason, Refused, bad_request
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """All of a body.
+
+    Raises:
+        Refused: it is too large, encoded, or arrives too slowly.
+        ClientDisconnect: the client went away.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise Refused(Reason.UNSUPPORTED, f"the body is encoded as {encoding!r}; send it as it is")
+    stated = request.headers.get("content-length", "")
+    too_large = Refused(Reason.TOO_LARGE, f"the body is over the limit of {limits.body_bytes:,} bytes")
+    if stated.isdecimal() and int(stated) > limits.body_bytes:
+        raise too_large
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > limits.body_bytes:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError as error:
+        what = f"the body took longer than {limits.body_seconds:g} s to arrive"
+        raise Refused(Reason.BODY_TIMEOUT, what) from error
+    return b"".join(parts)
+
+
+async def files_in(body: bytes, headers: Headers, limits: Limits) -> list[bytes]:
+    """The files of a multipart form, whatever their fields are called.
+
+    Raises:
+        Refused: no form, or too many parts.
+    """
+
+    async def stream() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), MIB):
+            yield body[start : start + MIB]
+
+    parser = MultiPartParser(
+        headers,
+        stream(),  # type: ignore[arg-type] # an iterator is all it takes
+        max_files=limits.images,
+        max_fields=limits.images,
+        max_part_size=limits.body_bytes,
+    )
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError, TimeoutError) as error:
+        raise bad_request(f"the body is no multipart form: {getattr(error, 'message', error)}") from error
+    found = []
+    for _, part in form.multi_items():
+        if isinstance(part, str):
+            raise bad_request("a field of the form holds text; give files, as curl -F file=@photo.jpg does")
+        found.append(await part.read())
+    await form.close()
+    return found
+
+
+__all__ = ["ClientDisconnect", "files_in", "read_body"]

@@ -1,0 +1,167 @@
+"""What the endpoints take and give, for the OpenAPI description."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Error(BaseModel):
+    """A refusal."""
+
+    error: str = Field(description="What is wrong and what to do.")
+
+
+class PredictedImage(BaseModel):
+    """What is said of an image; of one that can't be read, why."""
+
+    label: str | None = None
+    probability: float | None = Field(None, description="Of the label, calibrated.")
+    probabilities: dict[str, float] | None = None
+    error: str | None = None
+
+
+class Predictions(BaseModel):
+    """Predictions in the order of the images."""
+
+    model: str
+    version: str
+    predictions: list[PredictedImage]
+
+
+class Health(BaseModel):
+    """Whether the server is alive or ready, and of what isn't, why."""
+
+    live: bool = True
+    ready: bool
+    models: dict[str, str] = Field({}, description="Versions that don't answer, and why.")
+
+
+class IndexEntry(BaseModel):
+    """A version of a model."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class TensorMetadata(BaseModel):
+    """An input or output."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    properties: dict[str, str]
+
+
+class ServerMetadata(BaseModel):
+    """The server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ModelReady(BaseModel):
+    """Whether a model answers."""
+
+    name: str
+    ready: bool
+
+
+class InferenceAnswer(BaseModel):
+    """An answer of the Open Inference Protocol."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[dict[str, Any]]
+
+
+IMAGE_FILE = {"type": "string", "format": "binary"}
+IMAGES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": False,
+                    "properties": {"file": {"type": "array", "minItems": 1, "items": IMAGE_FILE}},
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "byte", "description": "A file in base64."},
+                        }
+                    },
+                }
+            },
+            "image/png": {"schema": IMAGE_FILE},
+            "image/jpeg": {"schema": IMAGE_FILE},
+        },
+    }
+}
+"""The body of ``/predict``."""
+INFER_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "parameters": {"type": "object"},
+                        "inputs": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": 1,
+                            "items": {
+                                "type": "object",
+                                "required": ["name", "datatype", "shape"],
+                                "properties": {
+                                    "name": {"type": "string"},
+                                    "datatype": {"enum": ["BYTES", "UINT8", "FP32"]},
+                                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                                    "parameters": {"type": "object"},
+                                    "data": {"type": "array"},
+                                },
+                            },
+                        },
+                        "outputs": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
+                            },
+                        },
+                    },
+                }
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+"""The body of an inference request."""
