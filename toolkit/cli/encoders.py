@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from toolkit.cli.output import JsonFlag, console, print_json, print_table
 
-app = typer.Typer(help="List and show encoders.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from toolkit.models.encoder_sheet import EncoderSheet
+
+app = typer.Typer(help="List, show and compare encoders.", no_args_is_help=True)
+RevisionOption = Annotated[
+    str | None, typer.Option(help="Of a hub identifier: a commit, tag or branch.", show_default="the newest")
+]
 
 
 @app.command("list")
@@ -66,3 +72,44 @@ def list_(json: JsonFlag = False) -> None:
         4,
     )
     console().print("pages: https://huggingface.co/NAME")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="tiny-clip, a folder, a hub identifier, or a name of encoders list.")],
+    revision: RevisionOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Say what an encoder is: sizes, image processor, licence, cost, groups, and what is unusual about its checkpoint.
+
+    Example: toolkit encoders show tiny-clip
+    """
+    from toolkit.models.encoder_sheet import sheet_of
+
+    sheet = sheet_of(name, revision)
+    if json:
+        print_json(sheet.as_json())
+    else:
+        _print_sheet(sheet)
+
+
+def _print_sheet(sheet: EncoderSheet) -> None:
+    out = console()
+    if sheet.stored is None:
+        out.print(f"the checkpoint of {sheet.name} is not here and was not read; of what is published:", soft_wrap=True)
+    print_table(sheet.name, ["what", ""], sheet.in_words(), 2)
+    print_groups(sheet)
+    print_oddities(sheet)
+
+
+def print_groups(sheet: EncoderSheet) -> None:
+    """The groups that a recipe's ``model.unfreeze`` chooses from."""
+    total = sheet.facts.parameters
+    rows = [[group.name, f"{group.parameters:,}", f"{100 * group.parameters / total:.1f} %"] for group in sheet.groups]
+    print_table("groups in their order", ["group", "parameters", "share"], rows)
+
+
+def print_oddities(sheet: EncoderSheet) -> None:
+    """What is unusual, a line each."""
+    for oddity in sheet.oddities:
+        console().print(f"note: {oddity}", soft_wrap=True)

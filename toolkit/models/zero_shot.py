@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from toolkit.models.checkpoint import Source
+from toolkit.models.examine import family_at
 from toolkit.models.head import CosineHead
 from toolkit.models.hub import hub_once
-from toolkit.models.load import family_at, in_words, resolve
+from toolkit.models.load import in_words, resolve
 from toolkit.models.text_encoder import TextEncoder, has_texts, load_text_encoder
 from toolkit.recipe.prompts import TEMPLATES, prompts_of
 
