@@ -57,6 +57,21 @@ def test_inspect_without_attention_says_so_in_one_line(tiny_swin: Path, color_da
     assert (tmp_path / "seen.png").stat().st_size > 10_000
 
 
+def test_compare_prints_what_it_writes(encoders: dict[str, Path], color_data: Path, tmp_path: Path) -> None:
+    names, out = f"{encoders['clip']}, {encoders['vit']}", tmp_path / "compared"
+    arguments = ["encoders", "compare", "--data", color_data, "--encoders", names]
+    said = json.loads(run(*arguments, "--out", out, "--json").stdout)
+    assert said == {"out": str(out)} | json.loads((out / "encoders_compare.json").read_bytes())
+    with Image.open(out / "encoders_compare.png") as picture:
+        assert picture.format == "PNG"
+    printed = run(*arguments).stdout
+    for each in said["encoders"]:
+        assert each["encoder"] in printed
+    assert "linear probes on 36 images of 3 classes, accuracy in % on 15 of validation" in printed
+    assert "next: toolkit encoders show" in printed
+    assert "written" not in printed
+
+
 @pytest.mark.parametrize("verb", ["show", "list"])
 def test_nothing_else_stands_on_stdout(verb: str, encoders: dict[str, Path]) -> None:
     arguments = [encoders["vit"]] if verb == "show" else []

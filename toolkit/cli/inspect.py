@@ -10,6 +10,7 @@ import typer
 from toolkit.cli.encoders import RevisionOption, print_groups, print_oddities
 from toolkit.cli.output import JsonFlag, console, print_json, print_table
 from toolkit.errors import ToolkitError
+from toolkit.text import path_text
 
 if TYPE_CHECKING:
     from toolkit.models.encoder_sheet import EncoderSheet
@@ -45,7 +46,7 @@ def inspect(
         with explain_os_errors(out):
             _draw(found, sheet, image, out)
     if json:
-        files = {"image": str(image), "out": str(out) if out else None}
+        files = {"image": path_text(image), "out": path_text(out) if out else None}
         print_json(files | found.as_json() | {"encoder": sheet.as_json()})
     else:
         _print(found, sheet, out)

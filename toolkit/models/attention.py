@@ -66,22 +66,21 @@ def attention_map(encoder: Encoder, pixel_values: Tensor) -> AttentionMap:
 def rollout(layers: Sequence[Tensor]) -> Tensor:
     """How much of each token behind the last layer comes from each in front of the first: rows [T, T] that sum up to 1.
 
-    A layer's heads are averaged, and its residual sum counts as attention to the token itself, as much as the rest.
+    A layer's residual sum counts as attention to the token itself, as much as all the rest.
 
     Args:
-        layers: attention weights [heads, T, T], from the first layer on.
+        layers: attention weights [T, T], means over the heads, from the first layer on.
     """
     rolled = torch.eye(layers[0].shape[-1], dtype=layers[0].dtype)
     for weights in layers:
-        mean = weights.mean(dim=0)
-        mixed = mean + torch.eye(len(mean), dtype=mean.dtype)
+        mixed = weights + torch.eye(len(weights), dtype=weights.dtype)
         rolled = (mixed / mixed.sum(dim=-1, keepdim=True)) @ rolled
     return rolled
 
 
 @torch.inference_mode()
 def attentions_of(encoder: Encoder, tower: Tower, pixel_values: Tensor) -> tuple[list[Tensor], Tensor | None]:
-    """Attention weights of transformers' own forward pass.
+    """Attention weights of transformers' own forward pass, means over the heads.
 
     Args:
         encoder: in eval mode.
@@ -89,12 +88,13 @@ def attentions_of(encoder: Encoder, tower: Tower, pixel_values: Tensor) -> tuple
         pixel_values: one image [1, 3, height, width].
 
     Returns:
-        Those of each layer [heads, T, T], and of an attention pooling [T], which its heads share; float64 on the CPU.
+        Those of each layer [T, T], and of an attention pooling [T]; float64 on the CPU.
     """
     found: list[Tensor] = []
 
     def keep(module: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-        found.append(output[1][0].double().cpu())
+        weights = output[1][0].double()
+        found.append((weights.mean(dim=0) if weights.dim() == 3 else weights).cpu())  # a pooling's are means already
 
     model, before = encoder.model, encoder.model.config._attn_implementation
     hooks = [attention.module.register_forward_hook(keep) for attention in tower.attentions]
