@@ -97,7 +97,7 @@ def test_types_and_shards_are_those_of_the_files(encoders: dict[str, Path], tmp_
     stored = sheet_of(str(half)).stored
     assert stored is not None
     assert stored.dtypes == {"fp16": 48, "fp32": 8}
-    assert "48 in fp16 are stored, and read in fp32" in notes(half)
+    assert "converted to fp32: of 56 are stored 48 in fp16" in notes(half)
     sharded = kinds.copy_of(encoders["clip"], tmp_path / "sharded")
     (sharded / "model.safetensors").unlink()
     CLIPModel.from_pretrained(encoders["clip"]).save_pretrained(sharded, max_shard_size="100KB")

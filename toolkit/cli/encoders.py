@@ -180,6 +180,8 @@ def _print_comparison(found: EncodersCompareFile, out: Path | None) -> None:
     for sentence in found.machine.throttled:
         warn(sentence)
     for each in found.encoders:
+        if each.latency.steady is False:
+            warn(f"the latency of {each.encoder} was not steady after its warm-up")
         for note in each.notes:
             out_console.print(f"note: {each.encoder}: {note}", soft_wrap=True)
     near = found.as_good_as_best()

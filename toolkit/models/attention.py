@@ -35,7 +35,7 @@ class AttentionMap:
     def in_words(self) -> str:
         """Whose it is, and how much of it reaches the patches."""
         rows, columns = self.shares.shape
-        beside = "" if self.on_patches > 0.9995 else f", {self.on_patches:.0%} of it on patches"
+        beside = "" if self.on_patches > 0.9995 else f", {self.on_patches:.0%} on them"
         return f"{self.query}, {columns} x {rows} patches{beside}"
 
 

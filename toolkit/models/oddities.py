@@ -60,7 +60,7 @@ def _weights(place: Source, examined: Examined, encoder: Encoder) -> Iterator[st
     others = {kind: count for kind, count in types.items() if kind != "fp32"}
     if others:
         stored = " and ".join(f"{count} in {kind}" for kind, count in others.items())
-        yield f"of the encoder's {sum(types.values())} tensors {stored} are stored, and read in fp32"
+        yield f"the encoder's tensors are converted to fp32: of {sum(types.values())} are stored {stored}"
     used = {name for names in examined.check.found.values() for name in names}
     alone = Counter(_part(name, examined) for name in examined.check.tensors if name not in used)
     if alone:
