@@ -294,7 +294,7 @@ def cost_of_parity(work: Path, run: Run) -> dict[str, Any]:
     samples, reference = samples_of(run.held_out(256)), Reference(run)
     session = Session(work / "bundle" / "model.onnx", threads=THREADS)
     started = time.perf_counter()
-    entry = prove(session, model, bundle.preprocess, reference, samples)
+    entry = prove(session, model, bundle.preprocess, reference, samples).entry
     wall, own = time.perf_counter() - started, entry["seconds"]
     engines = own["reference"] + own["graph"]
     return {"images": 256, "seconds": wall, "parts": own, "engines_seconds": engines, "ratio": wall / engines}

@@ -6,7 +6,7 @@ import datetime
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from export.golden_images import golden_outputs, write_golden
+from export.golden_images import write_golden
 from export.graph.classifier_graph import GraphInput, build_graph
 from export.graph.config import GraphConfig
 from export.graph.external_data import read_shell, save_graph
 from export.parity.proof import Proof
-from export.parity.prove import BATCH_SIZES
+from export.parity.prove import BATCH_SIZES, Proven
 from export.prove_bundle import FEWEST_IMAGES, reference_of
 from export.selection.fastest import fastest_within_budget
 from export.selection.search import PrecisionSearch, validation_images_for
@@ -34,7 +34,7 @@ from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import MANIFEST, Manifest, write_manifest
 from toolkit.runtime.parity_file import write_parity
 from toolkit.runtime.precision import SPECS, Precision
-from toolkit.runtime.preprocess import Float32, Preprocess
+from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.providers import require_precision
 from toolkit.runtime.session import Session
 from toolkit.runtime.signature import sign as sign_bundle
@@ -124,8 +124,8 @@ def export_bundle(
         if search.measured.tried:
             parity["tried"] = search.measured.tried
         write_parity(stage, parity)
-        golden = {precision: graph.golden for precision, graph in shipped.items()}
-        write_golden(stage, search.measured.reference, examples, golden)
+        logits = {precision: graph.logits for precision, graph in shipped.items()}
+        write_golden(stage, search.measured.reference, examples, logits)
         provenance["parity_sha256"] = sha256_of(stage / "parity.json")
         _finish(stage, run, SPECS[configs[0].precision].file, provenance)
         if sign:
@@ -141,16 +141,6 @@ def _configs(search: PrecisionSearch, wanted: ExportOptions, precisions: Sequenc
 
 
 @dataclass(frozen=True)
-class ShippedGraph:
-    """What was found of a graph that the bundle holds."""
-
-    entry: dict[str, Any]
-    """Of ``parity.json``."""
-    golden: Float32
-    """Logits [images, classes] of the golden images."""
-
-
-@dataclass(frozen=True)
 class _Export:
     """What all graphs of one export share."""
 
@@ -163,7 +153,7 @@ class _Export:
     """Images that parity uses."""
     progress: Progress
 
-    def proven(self, config: GraphConfig, wanted: ExportOptions, threads: int | None) -> ShippedGraph:
+    def proven(self, config: GraphConfig, wanted: ExportOptions, threads: int | None) -> Proven:
         """Write a graph into the bundle and prove it as it lies there.
 
         Raises:
@@ -180,10 +170,9 @@ class _Export:
             build=EngineBuild(max(BATCH_SIZES)),
         )
         proof = Proof.begin(session, read_shell(file), self.preprocess, self.search.measured.reference, self.examples)
-        golden = golden_outputs(session, self.preprocess, self.examples)
-        entry = proof.entry(self.run.images_from, self.progress)
-        proof.require_passed(entry)
-        return ShippedGraph(entry | {"temperature": temperature}, golden)
+        proven = proof.outcome(self.run.images_from, self.progress)
+        proof.require_passed(proven.entry)
+        return replace(proven, entry=proven.entry | {"temperature": temperature})
 
     def _graph(self, config: GraphConfig, wanted: ExportOptions) -> onnx.ModelProto:
         return build_graph(

@@ -5,37 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from export.parity.reference import Reference
 from toolkit.data.source import LabelledImage
 from toolkit.runtime.bundle import Golden
 from toolkit.runtime.decode import suffix_of
-from toolkit.runtime.examples import graph_input
-from toolkit.runtime.inputs import stacked
-from toolkit.runtime.preprocess import Float32, Preprocess
-from toolkit.runtime.session import Session
+from toolkit.runtime.preprocess import Float32
 from toolkit.sampling import evenly_spaced
 
 GOLDEN_IMAGES = 8
 
 
-def golden_examples(examples: Sequence[LabelledImage]) -> list[LabelledImage]:
-    """Images that travel with the bundle, spread over those that parity uses."""
-    return [examples[place] for place in evenly_spaced(len(examples), GOLDEN_IMAGES)]
-
-
-def golden_outputs(session: Session, preprocess: Preprocess, examples: Sequence[LabelledImage]) -> Float32:
-    """What a shipped graph makes of the golden images, one by one."""
-    inputs = (graph_input(session.input, preprocess, example.read()) for example in golden_examples(examples))
-    return np.concatenate([session.run(stacked([each]))["logits"] for each in inputs])
-
-
 def write_golden(
-    stage: Path, reference: Reference, examples: Sequence[LabelledImage], outputs: dict[str, Float32]
+    stage: Path, reference: Reference, examples: Sequence[LabelledImage], logits: dict[str, Float32]
 ) -> None:
-    """A few images as files, with what the reference and each shipped graph make of them."""
-    chosen = golden_examples(examples)
+    """A few of parity's images as files, with what the reference and each shipped graph made of them.
+
+    Args:
+        stage: the bundle to be.
+        reference: the PyTorch side.
+        examples: images that parity used.
+        logits: by precision, the graph's [images, classes] of all ``examples``.
+    """
+    places = evenly_spaced(len(examples), GOLDEN_IMAGES)
+    chosen = [examples[place] for place in places]
     feed = reference.inputs(example.decode() for example in chosen)
     (stage / "golden").mkdir()
     names = []
@@ -43,4 +35,5 @@ def write_golden(
         content = example.read()
         names.append(f"{number:03d}{suffix_of(content)}")
         (stage / "golden" / names[-1]).write_bytes(content)
-    Golden(names, feed, reference.logits(feed), outputs).save(stage)
+    outputs = {precision: values[places] for precision, values in logits.items()}
+    Golden(names, feed, reference.known_logits(feed), outputs).save(stage)

@@ -39,6 +39,8 @@ class FewShotOptions:
     """Prompts with ``{}`` where the class stands."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """What prompts say in place of a label."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub identifier; the newest if None."""
 
 
 def few_shot(
@@ -81,7 +83,7 @@ def few_shot(
     seconds["fitting"] = time.perf_counter() - started - seconds["encoding"]
     best = study.best
     settings = {"few_shot_method": best.method.name, "shots": best.shots, "seed": best.seed} | best.fitted.chosen
-    model = ModelConfig(encoder=wanted.encoder, unfreeze_last=0, head=best.fitted.head_config)
+    model = ModelConfig(encoder=wanted.encoder, revision=wanted.revision, unfreeze_last=0, head=best.fitted.head_config)
     recipe = UntrainedRecipe(method="few-shot", data=config, model=model, settings=settings)
     classifier = Classifier(best.fitted.encoder.cpu(), best.fitted.head.cpu(), source.classes).eval()
     content = described(features, methods, study, wanted, recipe, seconds)
@@ -104,8 +106,8 @@ def encoded(source: DataSource, wanted: FewShotOptions, progress: Progress) -> t
     from toolkit.training.few_shot.methods import allowed, methods_named
 
     asked = methods_named(wanted.methods) if wanted.methods else None
-    encoder, processor = open_encoder(ModelConfig(encoder=wanted.encoder, unfreeze_last=0))
-    text_head = optional_text_head(wanted.encoder, source.classes, wanted.templates, wanted.texts)
+    encoder, processor = open_encoder(ModelConfig(encoder=wanted.encoder, revision=wanted.revision, unfreeze_last=0))
+    text_head = optional_text_head(wanted.encoder, source.classes, wanted.templates, wanted.texts, wanted.revision)
     methods = asked or allowed(encoder, text_head)
     for method in methods:
         method.require(encoder, text_head)

@@ -12,13 +12,20 @@ from toolkit.progress import SILENT, Progress
 
 
 def import_classifier(
-    checkpoint: str, out: Path, *, data: Path | None = None, force: bool = False, progress: Progress = SILENT
+    checkpoint: str,
+    out: Path,
+    *,
+    revision: str | None = None,
+    data: Path | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Write the run folder ``out`` of a checkpoint; return its summary.
 
     Args:
         checkpoint: a folder or a hub identifier.
         out: run folder to write.
+        revision: commit, tag or branch of a hub identifier; the newest unless given.
         data: labelled images, to fit the temperature and to measure the classifier.
         force: replace the run that is in ``out`` already.
         progress: told how it goes on.
@@ -34,7 +41,7 @@ def import_classifier(
     from toolkit.training.ready_run import write_ready_run
 
     progress.stage("loading the checkpoint")
-    found = load(checkpoint)
+    found = load(checkpoint, revision)
     config, source = None, None
     if data is not None:
         config = DataConfig(path=data, classes=found.classifier.labels)

@@ -17,6 +17,7 @@ def zero_shot(
     labels: Sequence[str],
     out: Path,
     *,
+    revision: str | None = None,
     templates: Sequence[str] | None = None,
     texts: Mapping[str, str] | None = None,
     data: Path | None = None,
@@ -31,6 +32,7 @@ def zero_shot(
         out: run folder to write.
         templates: prompts with ``{}`` where the class stands; those of :mod:`toolkit.recipe.prompts` unless given.
         texts: what prompts say in place of a label.
+        revision: commit, tag or branch of a hub identifier; the newest unless given.
         data: labelled images, to fit the temperature and to measure the classifier.
         force: replace the run that is in ``out`` already.
         progress: told how it goes on.
@@ -59,7 +61,9 @@ def zero_shot(
         templates=list(templates) if templates else None,
         texts=dict(texts or {}),
     )
-    model = ModelConfig(encoder=encoder, task=zero_shot_task(encoder), unfreeze_last=0, head=head)
+    model = ModelConfig(
+        encoder=encoder, revision=revision, task=zero_shot_task(encoder, revision), unfreeze_last=0, head=head
+    )
     classifier, processor = build_classifier(model, classes, seed=0, value_range=source.value_range if source else None)
     recipe = UntrainedRecipe(method="zero-shot", data=config if source else None, model=model)
     return write_ready_run(

@@ -123,6 +123,7 @@ def zero_shot(
     labels: Sequence[str] = (),
     *,
     out: Path | str,
+    revision: str | None = None,
     templates: Sequence[str] | None = None,
     texts: Mapping[str, str] | None = None,
     data: Path | str | None = None,
@@ -135,6 +136,7 @@ def zero_shot(
         encoder: with a text tower: a folder, a hub identifier, or ``tiny-clip``.
         labels: the classes; those of ``data`` if empty.
         out: run folder to write.
+        revision: commit, tag or branch of a hub identifier; the newest unless given.
         templates: prompts with ``{}`` where the class stands, whose embeddings are averaged.
         texts: what prompts say in place of a label.
         data: labelled images, to fit the temperature and to measure the classifier.
@@ -156,6 +158,7 @@ def zero_shot(
         encoder,
         labels,
         Path(out),
+        revision=revision,
         templates=templates,
         texts=texts,
         data=path_of(data),
@@ -170,6 +173,7 @@ def few_shot(
     *,
     out: Path | str,
     encoder: str = "tiny-clip",
+    revision: str | None = None,
     shots: Sequence[int] = (1, 2, 4, 8, 16),
     seeds: int = 5,
     methods: Sequence[str] = (),
@@ -184,6 +188,7 @@ def few_shot(
         data: labelled images in any format.
         out: folder to write.
         encoder: a folder, a hub identifier, or ``tiny-clip``.
+        revision: commit, tag or branch of a hub identifier; the newest unless given.
         shots: training images a class.
         seeds: draws of these.
         methods: of ``linear-probe``, ``text-cosine``, ``tip-adapter``, ``tip-adapter-f``, ``prolip`` and ``lora``; all
@@ -205,7 +210,7 @@ def few_shot(
     from recipes.few_shot import few_shot as compare
     from toolkit.recipe.prompts import TEMPLATES
 
-    wanted = FewShotOptions(encoder, shots, seeds, methods, templates or TEMPLATES, texts or {})
+    wanted = FewShotOptions(encoder, shots, seeds, methods, templates or TEMPLATES, texts or {}, revision)
     return compare(Path(data), Path(out), wanted, force=force, progress=progress)
 
 
@@ -213,6 +218,7 @@ def import_classifier(
     checkpoint: Path | str,
     *,
     out: Path | str,
+    revision: str | None = None,
     data: Path | str | None = None,
     force: bool = False,
     progress: Progress = SILENT,
@@ -222,6 +228,7 @@ def import_classifier(
     Args:
         checkpoint: a folder or a hub identifier.
         out: run folder to write.
+        revision: commit, tag or branch of a hub identifier; the newest unless given.
         data: labelled images, to fit the temperature and to measure the classifier.
         force: replace the run that is in ``out`` already.
         progress: told how it goes on.
@@ -237,7 +244,7 @@ def import_classifier(
     from recipes.import_classifier import import_classifier as make
     from toolkit.runs.finished_run import Run
 
-    make(str(checkpoint), Path(out), data=path_of(data), force=force, progress=progress)
+    make(str(checkpoint), Path(out), revision=revision, data=path_of(data), force=force, progress=progress)
     return Run(Path(out))
 
 

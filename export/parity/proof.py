@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -11,7 +11,7 @@ import onnx
 from export.graph.config import config_of
 from export.graph.fusion_check import check_nodes
 from export.parity.bisect import bisect, first_fault
-from export.parity.prove import prove
+from export.parity.prove import Proven, prove
 from export.parity.reference import Reference
 from toolkit.data.source import LabelledImage
 from toolkit.errors import CheckFailed
@@ -57,24 +57,18 @@ class Proof:
         fused = check_nodes(nodes, reference.classifier, session.provider, config_of(model))
         return cls(session, model, preprocess, reference, samples, fused, len(nodes))
 
-    def entry(self, source: str, progress: Progress) -> dict[str, Any]:
-        """The graph's entry of ``parity.json``; closes the session."""
+    def outcome(self, source: str, progress: Progress) -> Proven:
+        """What the proof found; closes the session."""
         progress.stage(f"proving {config_of(self.model).precision}")
-        entry = prove(
-            self.session,
-            self.model,
-            self.preprocess,
-            self.reference,
-            self.samples,
-            progress,
-        )
-        return entry | {
+        proven = prove(self.session, self.model, self.preprocess, self.reference, self.samples, progress)
+        entry = proven.entry | {
             "input": self.session.input,
             "images_from": source,
             "fused": self.fused,
             "fusion_check": "passed" if self.reference.classifier.encoder.tower else NO_FUSION_CHECK,
             "executed_nodes": self.executed_nodes,
         }
+        return replace(proven, entry=entry)
 
     def require_passed(self, entry: dict[str, Any]) -> None:
         """Raise :class:`CheckFailed` after a failure, with the first node that leaves the tolerance."""

@@ -151,6 +151,16 @@ def _batches(groups: Sequence[Sequence[int]], most: Sequence[int], covered: set[
             done, turns_left = end, turns_left - 1
 
 
+@dataclass(frozen=True)
+class Proven:
+    """What a proof found of a graph."""
+
+    entry: dict[str, Any]
+    """Of ``parity.json``."""
+    logits: Float32
+    """The graph's [images, classes]."""
+
+
 def prove(
     session: Session,
     model: onnx.ModelProto,
@@ -158,8 +168,8 @@ def prove(
     reference: Reference,
     samples: Sequence[LabelledImage],
     progress: Progress = SILENT,
-) -> dict[str, Any]:
-    """The entry of ``parity.json`` for a precision and provider, passed or not.
+) -> Proven:
+    """What ``parity.json`` says of a precision and provider, passed or not.
 
     Args:
         session: the shipped graph, opened as production opens it; closed before parts of the graph are opened.
@@ -221,7 +231,7 @@ def prove(
         temperatures = float(reference.classifier.temperature), config.temperature
         entry["figures"] = changes(task, expected, logits, known, *temperatures)
         entry["reference_accuracy"] = entry["figures"]["accuracy"]["reference"]
-    return entry
+    return Proven(entry, logits)
 
 
 def reduced(

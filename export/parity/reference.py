@@ -20,7 +20,7 @@ from toolkit.data.source import LabelledImage
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.runs.finished_run import Run
-from toolkit.runtime.inputs import Feed
+from toolkit.runtime.inputs import Feed, Inputs, examples_in, part_of
 from toolkit.runtime.preprocess import Float32
 
 BATCH_SIZE = 32
@@ -58,14 +58,13 @@ class Reference:
         return logits
 
     def known_logits(self, feed: Feed) -> Float32:
-        """:meth:`logits`, computed once for the same images: each precision is held against them."""
-        digest = hashlib.sha256()
-        for name in sorted(feed):
-            digest.update(np.ascontiguousarray(feed[name]).data)
-        key = digest.digest()
-        if key not in self._known:
-            self._known[key] = self.logits(feed)
-        return self._known[key]
+        """:meth:`logits`, computed once for an image: each precision and the golden files are held against them."""
+        keys = [_digest(part_of(feed, place)) for place in range(examples_in(feed))]
+        new = {key: place for place, key in enumerate(keys) if key not in self._known}
+        if new:
+            computed = self.logits({name: values[list(new.values())] for name, values in feed.items()})
+            self._known |= dict(zip(new, computed, strict=True))
+        return np.stack([self._known[key] for key in keys])
 
     @torch.inference_mode()
     def without_trunk(self, feed: Feed) -> Float32:
@@ -103,6 +102,13 @@ class Reference:
             return self._logits(copy.deepcopy(self.classifier).double(), pixel_values, BATCH_SIZE).numpy()
         with in_float64(self.classifier):
             return self._logits(self.classifier, pixel_values, BATCH_SIZE).numpy()
+
+
+def _digest(inputs: Inputs) -> bytes:
+    digest = hashlib.sha256()
+    for name in sorted(inputs):
+        digest.update(np.ascontiguousarray(inputs[name]).data)
+    return digest.digest()
 
 
 @dataclass(frozen=True)

@@ -94,13 +94,14 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--max-accuracy-drop", "--onnx", "--out", "--precision", "--provider", "--sign", "--threads",
         ],
         "zero-shot": [
-            "--data", "--encoder", "--force", "--json", "--labels", "--labels-file", "--out", "--templates",
-        ],
-        "few-shot": [
-            "--data", "--encoder", "--force", "--json", "--labels-file", "--methods", "--out", "--seeds", "--shots",
+            "--data", "--encoder", "--force", "--json", "--labels", "--labels-file", "--out", "--revision",
             "--templates",
         ],
-        "import": ["--data", "--force", "--json", "--out", "checkpoint"],
+        "few-shot": [
+            "--data", "--encoder", "--force", "--json", "--labels-file", "--methods", "--out", "--revision", "--seeds",
+            "--shots", "--templates",
+        ],
+        "import": ["--data", "--force", "--json", "--out", "--revision", "checkpoint"],
         "embed": [
             "--batch-size", "--json", "--out", "--precision", "--provider", "--threads", "bundle", "paths",
         ],

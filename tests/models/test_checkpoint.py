@@ -234,6 +234,25 @@ def test_a_revision_is_the_one_that_is_read(
     assert pinned.stderr == "0.25\n"
 
 
+def test_the_text_tower_is_read_at_the_revision_that_zero_shot_is_asked_for(
+    text_encoders: dict[str, Path], tmp_path: Path
+) -> None:
+    encoder = text_encoders["clip"]
+    cache_of(tmp_path / "home", "someone/encoder", encoder)
+    older = kinds.copy_of(encoder, tmp_path / "older", kinds.with_values("logit_scale", lambda scale: scale - 1))
+    cache_of(tmp_path / "home", "someone/encoder", older, "v1", "1" * 40)
+    templates, scales = tmp_path / "templates.txt", []
+    templates.write_text("a {}\n")
+    for number, revision in enumerate([[], ["--revision", "v1"]]):
+        run = tmp_path / str(number)
+        command = ["zero-shot", "--encoder", "someone/encoder", *revision, "--labels", "red,blue", "--out", str(run)]
+        command += ["--templates", str(templates)]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+        subprocess.run([sys.executable, "-m", "toolkit", *command], env=environment, check=True)
+        scales.append(float(load_file(run / "best" / "model.safetensors")["head.logit_scale"]))
+    assert scales[0] - scales[1] == pytest.approx(1)
+
+
 def test_a_revision_that_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
     cache_of(tmp_path / "home", "someone/encoder", folder)
     done = load_offline(tmp_path / "home", "someone/encoder", "v2")

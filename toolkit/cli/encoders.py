@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.cli.output import ForceFlag, JsonFlag, console, counting, print_json, print_table, warn
+from toolkit.cli.output import ForceFlag, JsonFlag, RevisionOption, console, counting, print_json, print_table, warn
 from toolkit.text import path_text
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from toolkit.runs.encoders_compare_file import EncodersCompareFile
 
 app = typer.Typer(help="List, show and compare encoders.", no_args_is_help=True)
-RevisionOption = Annotated[
-    str | None, typer.Option(help="Of a hub identifier: a commit, tag or branch.", show_default="the newest")
-]
 
 
 @app.command("list")

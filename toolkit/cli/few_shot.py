@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolkit.cli.labels import templates_of, texts_of
-from toolkit.cli.output import ForceFlag, JsonFlag, console, counting, print_json, print_table
+from toolkit.cli.output import ForceFlag, JsonFlag, RevisionOption, console, counting, print_json, print_table
 from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def few_shot(
     data: Annotated[Path, typer.Option(help="Labelled images in any format.")],
     out: Annotated[Path, typer.Option(help="Folder to write: few_shot.json, few_shot.png, and the run best.")],
     encoder: Annotated[str, typer.Option(help="Encoder: tiny-clip, a folder, or a hub identifier.")] = "tiny-clip",
+    revision: RevisionOption = None,
     shots: Annotated[str, typer.Option(help="Training images a class, comma-separated.")] = "1,2,4,8,16",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of these images.")] = 5,
     methods: Annotated[
@@ -51,6 +52,7 @@ def few_shot(
             data,
             out=out,
             encoder=encoder,
+            revision=revision,
             shots=_shots_of(shots),
             seeds=seeds,
             methods=[name.strip() for name in (methods or "").split(",") if name.strip()],

@@ -11,6 +11,7 @@ from toolkit.cli.output import (
     ForceFlag,
     JsonFlag,
     LabelledDataOption,
+    RevisionOption,
     console,
     counting,
     print_json,
@@ -24,6 +25,7 @@ def import_(
         typer.Argument(help="Folder or hub identifier of a classifier that transformers saved, with its labels."),
     ],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    revision: RevisionOption = None,
     data: LabelledDataOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
@@ -35,7 +37,7 @@ def import_(
     from toolkit.api import import_classifier
 
     with counting("import") as progress:
-        run = import_classifier(checkpoint, out=out, data=data, force=force, progress=progress)
+        run = import_classifier(checkpoint, out=out, revision=revision, data=data, force=force, progress=progress)
     settings = run.summary["settings"]
     if json:
         print_json({"run": str(out)} | run.summary)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.cli.encoders import RevisionOption, print_groups, print_oddities
-from toolkit.cli.output import JsonFlag, console, print_json, print_table
+from toolkit.cli.encoders import print_groups, print_oddities
+from toolkit.cli.output import JsonFlag, RevisionOption, console, print_json, print_table
 from toolkit.errors import ToolkitError
 from toolkit.text import path_text
 

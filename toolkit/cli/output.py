@@ -47,6 +47,10 @@ LabelledDataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Labelled images in any format, to fit the temperature and measure the classifier."),
 ]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(help="Commit, tag or branch of a hub identifier.", show_default="the newest"),
+]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what an earlier call wrote there.")]
 SignOption = Annotated[
     Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key (PEM, unencrypted).")

@@ -31,8 +31,8 @@ FEWEST_IMAGES = 256
 CountOption = Annotated[
     int | None,
     typer.Option(
-        min=FEWEST_IMAGES,
-        help="Held-out images to use; fewer than that are an error.",
+        min=1,
+        help="Held-out images to use; an error if there are fewer.",
         show_default=f"{FEWEST_IMAGES}, or all that there are",
     ),
 ]
@@ -131,7 +131,7 @@ def warn_of(parity: dict[str, Any]) -> None:
     fewest = min(entry["images"] for _, _, entry in entries)
     warnings = []
     if fewest < FEWEST_IMAGES:
-        warnings.append(f"parity ran on {fewest} images, all that there are; {FEWEST_IMAGES} or more say more")
+        warnings.append(f"parity ran on {fewest} image{'s' * (fewest > 1)}; {FEWEST_IMAGES} or more say more")
     if ("fp16", "cpu") in {(name, provider) for name, provider, _ in entries}:
         warnings.append(
             "ONNX Runtime computes fp16 on CPUs in float32 between weights in fp16: slower than fp32, and no proof of "

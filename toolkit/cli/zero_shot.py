@@ -12,6 +12,7 @@ from toolkit.cli.output import (
     ForceFlag,
     JsonFlag,
     LabelledDataOption,
+    RevisionOption,
     console,
     counting,
     print_json,
@@ -25,6 +26,7 @@ def zero_shot(
     encoder: Annotated[
         str, typer.Option(help="Encoder with a text tower: tiny-clip, a folder, or a hub identifier.")
     ] = "tiny-clip",
+    revision: RevisionOption = None,
     labels: Annotated[
         str | None, typer.Option(help="The classes, comma-separated.", show_default="those of --data")
     ] = None,
@@ -59,7 +61,17 @@ def zero_shot(
     from toolkit.api import zero_shot as make
 
     with counting("zero-shot") as progress:
-        run = make(encoder, names, out=out, templates=prompts, texts=texts, data=data, force=force, progress=progress)
+        run = make(
+            encoder,
+            names,
+            out=out,
+            revision=revision,
+            templates=prompts,
+            texts=texts,
+            data=data,
+            force=force,
+            progress=progress,
+        )
     if json:
         print_json({"run": str(out)} | run.summary)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.examine import configuration, family_at
 from toolkit.models.head import build_head
 from toolkit.models.hub import hub_once
-from toolkit.models.load import in_words, quiet_transformers, resolve
+from toolkit.models.load import in_words, quiet_transformers, source_of
 from toolkit.models.processing import preprocess_from
 from toolkit.recipe.model import Embedding, HeadConfig, ModelConfig
 
@@ -44,22 +44,23 @@ class ImportedClassifier:
     """To the logits of transformers' own class, on noise of the size that the processor gives."""
 
 
-def import_classifier(source: str) -> ImportedClassifier:
+def import_classifier(source: str, revision: str | None = None) -> ImportedClassifier:
     """Load a classifier that one of transformers' ``...ForImageClassification`` saved.
 
     Args:
         source: a folder or a hub identifier.
+        revision: of a hub identifier.
 
     Raises:
         ToolkitError: another architecture, no processor, labels that are not unique, or a head that gives other logits
             than transformers' own class.
     """
-    place = Source(source, resolve(source), key="")
+    place = replace(source_of(source, revision), key="")
     with quiet_transformers(), in_words(place), hub_once(place):
         content, family = configuration(place), family_at(place)
         tensors = tensors_in(weight_files(place), place)
     architecture, embedding = _architecture(content, family.classifiers, place)
-    model = ModelConfig(encoder=source, embedding=embedding, unfreeze_last=0, head=HEAD)
+    model = ModelConfig(encoder=source, revision=revision, embedding=embedding, unfreeze_last=0, head=HEAD)
     encoder, processor = open_encoder(model)
     labels = _labels(content, place)
     head = build_head(HEAD, encoder.embedding_size, len(labels))
@@ -130,7 +131,11 @@ def _require_equal(classifier: Classifier, processor: Any, architecture: str, pl
     pixel_values = torch.from_numpy(noise)
     with quiet_transformers(), in_words(place):
         whole: nn.Module = getattr(transformers, architecture).from_pretrained(
-            place.location, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            place.location,
+            revision=place.revision or "main",
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     theirs = whole.eval()(pixel_values=pixel_values).logits
     ours = classifier.reference_logits(pixel_values)

@@ -104,7 +104,7 @@ def source_of(name: str, revision: str | None = None) -> Source:
     """
     place = Source(name, resolve(name), revision=revision)
     if revision is not None and place.folder is not None:
-        fix = "leave model.revision out, or give a hub identifier as model.encoder"
+        fix = "leave the revision out, or name an encoder of the hub"
         raise ToolkitError(f"{name} has no revisions", where=f"model.revision: {revision}", fix=fix)
     return place
 

@@ -18,7 +18,7 @@ from toolkit.models.checkpoint import Source, TensorEntry, refuse_adapter, tenso
 from toolkit.models.examine import family_at
 from toolkit.models.families.family import Family
 from toolkit.models.hub import hub_once
-from toolkit.models.load import in_words, quiet_transformers, resolve, source_of
+from toolkit.models.load import in_words, quiet_transformers, source_of
 from toolkit.models.tensor_files import listed, not_finite
 
 BATCH_SIZE = 256
@@ -77,13 +77,14 @@ class TextEncoder:
         return torch.nn.functional.normalize(torch.cat(parts), dim=-1)
 
 
-def has_texts(source: str) -> bool:
+def has_texts(source: str, revision: str | None = None) -> bool:
     """Whether a text tower lies beside an encoder.
 
     Args:
         source: as :func:`toolkit.models.load.load_encoder` takes it.
+        revision: of a hub identifier.
     """
-    place = Source(source, resolve(source))
+    place = source_of(source, revision)
     with quiet_transformers(), in_words(place), hub_once(place):
         family = family_at(place)
         tensors = tensors_in(weight_files(place), place)

@@ -13,22 +13,21 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from toolkit.models.checkpoint import Source
 from toolkit.models.examine import family_at
 from toolkit.models.head import CosineHead
 from toolkit.models.hub import hub_once
-from toolkit.models.load import in_words, resolve
+from toolkit.models.load import in_words, source_of
 from toolkit.models.text_encoder import TextEncoder, has_texts, load_text_encoder
 from toolkit.recipe.prompts import TEMPLATES, prompts_of
 
 
-def zero_shot_task(source: str) -> str:
+def zero_shot_task(source: str, revision: str | None = None) -> str:
     """The task of a zero-shot classifier: what makes probabilities of the scores its encoder was trained for.
 
     Raises:
         ToolkitError: no encoder of a family there.
     """
-    place = Source(source, resolve(source))
+    place = source_of(source, revision)
     with in_words(place), hub_once(place):
         return family_at(place).zero_shot_task
 
@@ -57,16 +56,20 @@ def class_embeddings(
 
 
 def optional_text_head(
-    source: str, labels: Sequence[str], templates: Sequence[str] = TEMPLATES, texts: Mapping[str, str] | None = None
+    source: str,
+    labels: Sequence[str],
+    templates: Sequence[str] = TEMPLATES,
+    texts: Mapping[str, str] | None = None,
+    revision: str | None = None,
 ) -> CosineHead | None:
     """Zero-shot's head of an encoder; None for one without a text tower.
 
     Raises:
         ToolkitError: a prompt is longer than the encoder's context, or a text tower that can't be used.
     """
-    if not has_texts(source):
+    if not has_texts(source, revision):
         return None
-    encoder = load_text_encoder(source)
+    encoder = load_text_encoder(source, revision)
     return text_head(encoder, class_embeddings(encoder, labels, templates, texts)).requires_grad_(False)
 
 

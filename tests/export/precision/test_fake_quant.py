@@ -138,13 +138,13 @@ def test_a_wrong_scale_fails_parity_and_is_found(candidates: PrecisionSearch, co
     samples = run.held_out(36)
     reference = Reference(run)
     sound = Session(model.SerializeToString(), threads=1)
-    entry = prove(sound, model, preprocess, reference, samples)
+    entry = prove(sound, model, preprocess, reference, samples).entry
     assert entry["passed"], entry
     assert entry["same_rounding"]["max_abs_logit"] <= entry["same_rounding"]["tolerance"]
     assert bisect(sound, model, preprocess, reference, samples)["first_fault"] is None
     wrong_scale(model)
     faulty = Session(model.SerializeToString(), threads=1)
-    assert not prove(faulty, model, preprocess, reference, samples)["passed"]
+    assert not prove(faulty, model, preprocess, reference, samples).entry["passed"]
     fault = bisect(faulty, model, preprocess, reference, samples)["first_fault"]
     assert fault["module"].endswith("layers.1.mlp.fc1")
     assert fault["operator"] == "MatMulIntegerToFloat"
@@ -171,7 +171,7 @@ def test_a_fault_of_the_preprocessing_does_not_hide_below_the_cost_of_int8(
     model = build_graph(run.classifier, preprocess, {}, "image", configs["static channel patches"])
     darker(model)
     session = Session(model.SerializeToString(), threads=1)
-    entry = prove(session, model, preprocess, candidates.measured.reference, run.held_out(36))
+    entry = prove(session, model, preprocess, candidates.measured.reference, run.held_out(36)).entry
     assert entry["stages"]["preprocess"]["max_pixel_value"] > 0
     assert not entry["passed"]
 
@@ -184,10 +184,10 @@ def test_labels_that_certainly_agree_too_little_fail(
     model = build_graph(run.classifier, preprocess, {}, "pixel_values", configs["static channel patches"])
     samples = run.held_out(36)
     session = Session(model.SerializeToString(), threads=1)
-    assert prove(session, model, preprocess, candidates.measured.reference, samples)["passed"]
+    assert prove(session, model, preprocess, candidates.measured.reference, samples).entry["passed"]
     monkeypatch.setitem(SPECS, "int8", replace(SPECS["int8"], least_agreement=1.01))
     session = Session(model.SerializeToString(), threads=1)
-    assert not prove(session, model, preprocess, candidates.measured.reference, samples)["passed"]
+    assert not prove(session, model, preprocess, candidates.measured.reference, samples).entry["passed"]
 
 
 def test_layers_are_left_float_until_agreement_is_good(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
