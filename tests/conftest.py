@@ -221,6 +221,20 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture(scope="session")
+def tiny_swin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an encoder that no family describes: a Swin with random weights."""
+    import torch
+    from transformers import SwinConfig, SwinModel, ViTImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("encoders") / "swin"
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "window_size": 4}
+    SwinModel(SwinConfig(**sizes, depths=[1, 1], num_heads=[1, 2])).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 def _save_with_texts(folder: Path, family: str) -> Path:
     """Both towers of a family, with the embedded model's tokenizer."""
     import torch

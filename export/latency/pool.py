@@ -16,7 +16,17 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import read_encoded
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.image_files import expand
-from toolkit.runtime.inputs import Array, Feed, Inputs, bytes_of, examples_in, part_of, places_by_shapes, stacked
+from toolkit.runtime.inputs import (
+    Array,
+    Feed,
+    Inputs,
+    bytes_of,
+    examples_in,
+    part_of,
+    places_by_shapes,
+    stacked,
+    windows,
+)
 from toolkit.runtime.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -87,6 +97,19 @@ def pool_of(bundle: Bundle, kind: str, contents: Sequence[bytes], source: str) -
         [stacked(inputs[at] for at in places) for places in places_by_shapes(inputs)],
         source,
     )
+
+
+def same_shape(kind: str, preprocess: Preprocess, contents: Iterable[bytes], most: int) -> Feed:
+    """The first encoded images as a graph takes them, those of the most frequent shape in one batch.
+
+    Args:
+        kind: ``image`` or ``pixel_values``.
+        preprocess: what stands between the two.
+        contents: encoded images; no more are read than are looked at.
+        most: images that are looked at, fewer where they are large.
+    """
+    inputs = next(windows((graph_input(kind, preprocess, content) for content in contents), most))
+    return stacked(inputs[place] for place in max(places_by_shapes(dict(enumerate(inputs))), key=len))
 
 
 def find_pool(bundle: Bundle, kind: str, run: Run | None, images: Path | None) -> Pool:

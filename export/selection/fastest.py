@@ -8,14 +8,13 @@ from export.graph.classifier_graph import GraphInput, build_graph
 from export.graph.config import GraphConfig
 from export.graph.subgraph import open_model
 from export.latency.measure import MinSamples, measure
-from export.latency.pool import Pool
+from export.latency.pool import Pool, same_shape
 from export.latency.runner import Runner
 from export.parity.agreement import verdict
 from export.selection.measurements import in_words
 from export.selection.search import PrecisionSearch
 from toolkit.errors import CheckFailed
-from toolkit.runtime.examples import graph_input as as_input
-from toolkit.runtime.inputs import Feed, places_by_shapes, stacked, windows
+from toolkit.runtime.inputs import Feed
 
 POOL = 32
 """Validation images that latency is measured on, those of the most frequent size."""
@@ -93,9 +92,5 @@ def _latencies(candidates: PrecisionSearch, configs: list[GraphConfig], graph_in
 
 def _pool(candidates: PrecisionSearch, graph_input: GraphInput) -> Feed:
     """Inputs of one shape."""
-    examples = (
-        as_input(graph_input, candidates.measured.preprocess, example.read())
-        for example in candidates.measured.examples[:POOL]
-    )
-    inputs = next(windows(examples, POOL))
-    return stacked(inputs[place] for place in max(places_by_shapes(dict(enumerate(inputs))), key=len))
+    contents = (example.read() for example in candidates.measured.examples)
+    return same_shape(graph_input, candidates.measured.preprocess, contents, POOL)

@@ -18,6 +18,7 @@ from toolkit.cli import (
     export,
     few_shot,
     import_,
+    inspect,
     parity,
     predict,
     recipes,
@@ -63,6 +64,7 @@ app.command("train")(train.train)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(encoders.app, name="encoders")
+app.command("inspect")(inspect.inspect)
 app.command("zero-shot")(zero_shot.zero_shot)
 app.command("few-shot")(few_shot.few_shot)
 app.command("import")(import_.import_)

@@ -16,14 +16,16 @@ from toolkit.files import write_json
 from toolkit.models.checkpoint import Source
 from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import Encoder
+from toolkit.models.examine import MALFORMED
 from toolkit.models.families.family import Family
 from toolkit.models.families.registry import DESCRIBED, family_named
 from toolkit.models.head import CosineHead, build_head
 from toolkit.models.image_processor import check_output_size, open_processor
-from toolkit.models.load import MALFORMED, load_encoder, load_processor, quiet_transformers
+from toolkit.models.load import load_encoder, load_processor, quiet_transformers
 from toolkit.models.selection import freeze_all_but, select_groups
 from toolkit.models.tensor_files import difference, listed, load_tensors, save_tensors
 from toolkit.models.text_encoder import load_text_encoder
+from toolkit.models.tower_check import NoProjectionError
 from toolkit.models.zero_shot import class_embeddings, text_head
 from toolkit.recipe.model import Embedding, HeadConfig, ModelConfig
 from toolkit.recipe.prompts import TEMPLATES
@@ -82,6 +84,20 @@ def open_encoder(config: ModelConfig) -> tuple[Encoder, Any]:
     processor = load_processor(config.encoder, encoder.family, config.image_size, config.revision)
     check_output_size(processor, encoder, Source(config.encoder, config.encoder))
     return encoder, processor
+
+
+def open_as_it_is(name: str, revision: str | None = None) -> tuple[Encoder, Any]:
+    """:func:`open_encoder` by a name alone; it gives what its projection makes where it has one, else what is pooled.
+
+    Args:
+        name: as :func:`toolkit.models.load.load_encoder` takes it.
+        revision: of a hub identifier.
+    """
+    config = ModelConfig(encoder=name, revision=revision, unfreeze_last=0)
+    try:
+        return open_encoder(config)
+    except NoProjectionError:
+        return open_encoder(config.model_copy(update={"embedding": "pooled"}))
 
 
 def _text_head(config: ModelConfig, labels: list[str]) -> CosineHead:

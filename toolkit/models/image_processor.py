@@ -41,7 +41,7 @@ def open_processor(place: Source, family: Family) -> Any:
     name = processor_class.__name__.removesuffix("Pil")
     arguments = ", ".join(f"{key}=..." for key, switch in NEEDED.items() if hasattr(processor_class, switch))
     write = f"write it anew: transformers.{processor_class.__name__}({arguments}).save_pretrained(FOLDER)"
-    settings = _settings(place)
+    settings = settings_at(place)
     if settings is None:
         what = f"no {FILE} there, so nothing says how images become pixel values"
         raise ToolkitError(what, where=place.where, fix=f"copy the encoder's, or {write}")
@@ -115,7 +115,7 @@ def check_output_size(processor: Any, encoder: Encoder, place: Source) -> None:
         )
 
 
-def _settings(place: Source) -> dict[str, Any] | None:
+def settings_at(place: Source) -> dict[str, Any] | None:
     """An image processor's settings, from the file that transformers would read them from."""
     nested = (place.json(NESTED_IN) or {}).get("image_processor")
     if nested is not None and not isinstance(nested, dict):

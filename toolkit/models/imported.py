@@ -16,9 +16,10 @@ from toolkit.errors import ToolkitError
 from toolkit.models.build import open_encoder
 from toolkit.models.checkpoint import Source, tensors_in, weight_files
 from toolkit.models.classifier import Classifier
+from toolkit.models.examine import configuration, family_at
 from toolkit.models.head import build_head
 from toolkit.models.hub import hub_once
-from toolkit.models.load import configuration, family_at, in_words, quiet_transformers, source_of
+from toolkit.models.load import in_words, quiet_transformers, source_of
 from toolkit.models.processing import preprocess_from
 from toolkit.recipe.model import Embedding, HeadConfig, ModelConfig
 

@@ -13,6 +13,7 @@ from toolkit.models.encoder import Encoder
 from toolkit.models.families.registry import family_of_type
 from toolkit.models.load import EMBEDDED
 from toolkit.models.tower_facts import TowerFacts, facts_of
+from toolkit.recipe.model import Embedding
 
 UNSURE = "see its page"
 """The licence of an encoder that this table does not state."""
@@ -43,14 +44,18 @@ class KnownEncoder:
         assert family is not None  # a test reads every line
         return family.name
 
-    def facts(self) -> TowerFacts:
-        """Computed from a tower that is built without values."""
+    def encoder(self, embedding: Embedding = "projected") -> Encoder:
+        """Its tower, built without values."""
         family = family_of_type(self.model_type)
         assert family is not None
-        config = family.vision_config(CONFIG_MAPPING[self.model_type](**self.config), "projected")
+        config = family.vision_config(CONFIG_MAPPING[self.model_type](**self.config), embedding)
         with torch.device("meta"):
-            model = family.model_class(config, "projected")(config, **family.model_arguments)
-        return facts_of(Encoder(family, model), self.image_size)
+            model = family.model_class(config, embedding)(config, **family.model_arguments)
+        return Encoder(family, model)
+
+    def facts(self) -> TowerFacts:
+        """Computed from a tower that is built without values."""
+        return facts_of(self.encoder(), self.image_size)
 
 
 def _size(width: int, layers: int, heads: int, mlp: int, patch: int, image_size: int, **others: Any) -> dict[str, Any]:

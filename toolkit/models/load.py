@@ -12,49 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
-from packaging import version
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from toolkit.errors import ToolkitError
-from toolkit.models.checkpoint import WHOLE_FOLDER, Source, refuse_adapter, tensors_in, weight_files
+from toolkit.models.checkpoint import Source
 from toolkit.models.encoder import Encoder
+from toolkit.models.examine import MALFORMED, examine
 from toolkit.models.families.family import Family
-from toolkit.models.families.registry import DESCRIBED, family_of_type
 from toolkit.models.hub import hub_once
 from toolkit.models.image_processor import open_processor
-from toolkit.models.image_size import at_image_size, at_output_size, check_image_size
+from toolkit.models.image_size import at_image_size, at_output_size
 from toolkit.models.tensor_files import listed, not_finite
-from toolkit.models.tower_check import TowerCheck, no_projection
+from toolkit.models.tower_check import TowerCheck
 from toolkit.recipe.model import Embedding
 from toolkit.user_paths import remote
 
-UNREADABLE = {
-    "quantization_config": (
-        "the weights are quantised",
-        "give the encoder in fp32, fp16 or bf16; the export quantises (--precision int8)",
-    ),
-    "transformers_weights": (
-        "the weights lie in a file of another name",
-        "rename it to model.safetensors and remove the key",
-    ),
-}
-"""Keys of a configuration that ask for what is not done here."""
-COUNTS = ("num_hidden_layers", "hidden_size", "image_size", "patch_size")
-MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
-"""What transformers raises over files that are not as it expects."""
 HUB_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
 """A model's page, with its identifier."""
 EMBEDDED = "tiny-clip"
@@ -79,18 +52,12 @@ def load_encoder(
     """
     place = source_of(source, revision)
     with quiet_transformers(), in_words(place), hub_once(place) as silence:
-        refuse_adapter(place)
-        family, tower = _empty_tower(place, embedding)
-        if image_size is not None:
-            check_image_size(tower.config, image_size)
-        if embedding == "projected" and not hasattr(tower, family.projection_name or "forward"):
-            raise no_projection("config.json says so", family, place)
-        check = TowerCheck(family, tower, tensors_in(weight_files(place), place), place, DESCRIBED.values())
-        fit, model_class = check.fit(), family.model_class(tower.config, embedding)
-        model, report = model_class.from_pretrained(
+        examined = examine(place, embedding, image_size)
+        family, config, fit = examined.family, examined.tower.config, examined.fit
+        model, report = family.model_class(config, embedding).from_pretrained(
             place.location,
             revision=place.revision or "main",
-            config=tower.config,
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
@@ -98,7 +65,7 @@ def load_encoder(
             key_mapping=fit.key_mapping or None,
             **family.model_arguments,
         )
-    _check_report(report, check)
+    _check_report(report, examined.check)
     _check_values(model, place)
     notes = [note for note in (silence, fit.note) if note]
     native = getattr(model.config, "image_size", None)
@@ -174,80 +141,6 @@ def quiet_transformers() -> Iterator[None]:
         hub.setLevel(hub_level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _empty_tower(place: Source, embedding: Embedding) -> tuple[Family, PreTrainedModel]:
-    """The family, and the model that gives the embedding as its configuration makes it, without values.
-
-    Raises:
-        ToolkitError: no configuration, or one that makes no encoder of a family.
-        OSError: the hub is out of reach.
-    """
-    content = configuration(place)
-    family = _family_of(content, place)
-    if version.parse(transformers.__version__) < version.parse(family.oldest_transformers):
-        what = f"{family.name} encoders need transformers {family.oldest_transformers} or newer"
-        raise ToolkitError(what, where=place.where, fix=f"pip install 'transformers>={family.oldest_transformers}'")
-    inner = content.get("vision_config")
-    for key, (what, fix) in UNREADABLE.items():
-        if content.get(key) or (isinstance(inner, dict) and inner.get(key)):
-            raise ToolkitError(f"config.json has {key}: {what}", where=place.where, fix=fix)
-    try:
-        config = AutoConfig.from_pretrained(place.location, revision=place.revision, trust_remote_code=False)
-        vision = family.vision_config(config, embedding)
-        vision._attn_implementation = None  # a file must not choose the code that runs
-        if min(getattr(vision, key, 1) for key in COUNTS) < 1:
-            raise ValueError("layers, sizes and patches are at least 1")
-        with torch.device("meta"):
-            return family, family.model_class(vision, embedding)(vision, **family.model_arguments)
-    except MALFORMED as error:
-        reason = " ".join(str(error).split())
-        fix = "use the config.json that the checkpoint was saved with"
-        raise ToolkitError(f"config.json makes no encoder: {reason}", where=place.where, fix=fix) from error
-
-
-def family_at(place: Source) -> Family:
-    """The family that an encoder's configuration names.
-
-    Raises:
-        ToolkitError: no configuration, or one of no family.
-        OSError: the hub is out of reach.
-    """
-    return _family_of(configuration(place), place)
-
-
-def configuration(place: Source) -> dict[str, Any]:
-    """The content of an encoder's ``config.json``.
-
-    Raises:
-        ToolkitError: there is none.
-        OSError: the hub is out of reach.
-    """
-    content = place.json("config.json")
-    if content is None:
-        if place.folder is None:
-            # says whether the hub is out of reach
-            AutoConfig.from_pretrained(place.location, revision=place.revision, trust_remote_code=False)
-        raise ToolkitError("no config.json there", where=place.where, fix=WHOLE_FOLDER)
-    return content
-
-
-def _family_of(content: dict[str, Any], place: Source) -> Family:
-    kind = content.get("model_type")
-    if not isinstance(kind, str):
-        known = ", ".join(sorted(DESCRIBED))
-        raise ToolkitError("config.json names no model_type", where=place.where, fix=f"use one of: {known}")
-    for family in DESCRIBED.values():
-        if kind in family.text_model_types:
-            fix = f"give both towers, or the vision tower, such as {family.example}"
-            raise ToolkitError(f"a text tower alone (model_type {kind!r})", where=place.where, fix=fix)
-    found = family_of_type(kind)
-    if found is None:
-        known = ", ".join(sorted(DESCRIBED))
-        what = f"no support for encoders of type {kind!r}"
-        fix = f"use one of: {known}, or a vision encoder of transformers with an image processor of its own"
-        raise ToolkitError(what, where=place.where, fix=fix)
-    return found
 
 
 def _check_report(report: dict[str, Any], check: TowerCheck) -> None:

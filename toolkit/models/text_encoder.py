@@ -15,9 +15,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import Source, TensorEntry, refuse_adapter, tensors_in, weight_files
+from toolkit.models.examine import family_at
 from toolkit.models.families.family import Family
 from toolkit.models.hub import hub_once
-from toolkit.models.load import family_at, in_words, quiet_transformers, source_of
+from toolkit.models.load import in_words, quiet_transformers, source_of
 from toolkit.models.tensor_files import listed, not_finite
 
 BATCH_SIZE = 256
@@ -87,7 +88,7 @@ def has_texts(source: str, revision: str | None = None) -> bool:
     with quiet_transformers(), in_words(place), hub_once(place):
         family = family_at(place)
         tensors = tensors_in(weight_files(place), place)
-    return family.text_model_class is not None and any(_in_text_tower(name, family) for name in tensors)
+    return family.text_model_class is not None and any(in_text_tower(name, family) for name in tensors)
 
 
 def load_text_encoder(source: str, revision: str | None = None) -> TextEncoder:
@@ -112,7 +113,7 @@ def load_text_encoder(source: str, revision: str | None = None) -> TextEncoder:
         config = family.text_config(
             AutoConfig.from_pretrained(place.location, revision=place.revision, trust_remote_code=False)
         )
-        if config is None or not any(_in_text_tower(name, family) for name in tensors):
+        if config is None or not any(in_text_tower(name, family) for name in tensors):
             fix = "give the checkpoint of both towers, such as transformers' CLIPModel saves it"
             raise ToolkitError("the checkpoint holds no text tower", where=place.where, fix=fix)
         model, report = family.text_model_class.from_pretrained(
@@ -137,7 +138,8 @@ def load_text_encoder(source: str, revision: str | None = None) -> TextEncoder:
     return TextEncoder(family, model.eval(), tokenizer, scale, bias or 0.0, place.where)
 
 
-def _in_text_tower(name: str, family: Family) -> bool:
+def in_text_tower(name: str, family: Family) -> bool:
+    """Whether a tensor of a checkpoint is the text tower's."""
     return name.startswith(f"{family.text_tower_name}.")
 
 
@@ -168,7 +170,7 @@ def _scalar(name: str, tensors: dict[str, TensorEntry], place: Source) -> float 
 def _check_report(report: dict[str, Any], family: Family, place: Source) -> None:
     """Refuse a text tower that the checkpoint does not fill."""
     names = sorted({*report["missing_keys"], *(str(entry[0]) for entry in report["mismatched_keys"])})
-    left_over = [name for name in report["unexpected_keys"] if _in_text_tower(name, family)]
+    left_over = [name for name in report["unexpected_keys"] if in_text_tower(name, family)]
     left_over = [name for name in left_over if not name.endswith("position_ids")]
     if names or left_over or report["error_msgs"]:
         said = listed(names or left_over or [" ".join(text.split()) for text in report["error_msgs"]])

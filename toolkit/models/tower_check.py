@@ -48,6 +48,17 @@ class Fit:
     """What a user should know of that; may be empty."""
 
 
+class NoProjectionError(ToolkitError):
+    """An encoder has no projection; its message says the choice that this leaves."""
+
+    def __init__(self, reason: str, family: Family, source: Source) -> None:
+        super().__init__(
+            f"the encoder has no projection ({family.projection_name}): {reason}",
+            where=source.where,
+            fix="set model.embedding=pooled to put the head on the pooled tokens, or give a checkpoint that has it",
+        )
+
+
 class TowerCheck:
     """A checkpoint beside the tower that is to be filled from it.
 
@@ -217,7 +228,7 @@ class TowerCheck:
     def _refuse_missing(self, missing: list[str]) -> None:
         projection = f"{self.family.projection_name}."
         if all(name.startswith(projection) for name in missing):
-            raise no_projection(f"the checkpoint lacks {listed(missing)}", self.family, self.source)
+            raise NoProjectionError(f"the checkpoint lacks {listed(missing)}", self.family, self.source)
         beside = f"; without a place there: {listed(self.left_over)}" if self.left_over else ""
         raise self._error(
             f"{len(missing)} of the encoder's {len(self.names)} tensors are missing: {listed(missing)}{beside}",
@@ -272,15 +283,6 @@ class TowerCheck:
                 f"{listed(self.left_over)}",
                 self._layers_differ() or "use the config.json that the checkpoint was saved with",
             )
-
-
-def no_projection(reason: str, family: Family, source: Source) -> ToolkitError:
-    """That an encoder has no projection, and the choice that this leaves."""
-    return ToolkitError(
-        f"the encoder has no projection ({family.projection_name}): {reason}",
-        where=source.where,
-        fix="set model.embedding=pooled to put the head on the pooled tokens, or give a checkpoint that has it",
-    )
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:

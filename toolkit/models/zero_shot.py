@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from toolkit.models.examine import family_at
 from toolkit.models.head import CosineHead
 from toolkit.models.hub import hub_once
-from toolkit.models.load import family_at, in_words, source_of
+from toolkit.models.load import in_words, source_of
 from toolkit.models.text_encoder import TextEncoder, has_texts, load_text_encoder
 from toolkit.recipe.prompts import TEMPLATES, prompts_of
 

@@ -7,10 +7,12 @@ is no zero-shot classifier to be had from it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import BlipImageProcessorPil, BlipPreTrainedModel, BlipVisionConfig, BlipVisionModel, PretrainedConfig
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from toolkit.models.families.family import Family
 from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TokenPooling, Tower
@@ -45,6 +47,12 @@ class Blip(Family):
     model_types = frozenset({"blip", "blip_vision_model"})
     text_model_types = frozenset({"blip_text_model"})
     processor_class = BlipImageProcessorPil
+    usual_processor: Mapping[str, Any] = {
+        "resize": "squash",
+        "resample": "bicubic",
+        "mean": tuple(OPENAI_CLIP_MEAN),
+        "std": tuple(OPENAI_CLIP_STD),
+    }
     tower_name = "vision_model"
     projection_name = "vision_proj"
     mark = "encoder.layers.0.self_attn.qkv.weight"

@@ -18,6 +18,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
     PretrainedConfig,
 )
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from toolkit.models.families.family import Family
 from toolkit.models.families.tower import Attention, Block, Mlp, Projection, TextPooling, TextTower, TokenPooling, Tower
@@ -35,6 +36,12 @@ class Clip(Family):
     vision_model_class: Any = CLIPVisionModel
     projected_model_class: Any = CLIPVisionModelWithProjection
     processor_class = CLIPImageProcessorPil
+    usual_processor: Mapping[str, Any] = {
+        "resize": "shortest_edge",
+        "resample": "bicubic",
+        "mean": tuple(OPENAI_CLIP_MEAN),
+        "std": tuple(OPENAI_CLIP_STD),
+    }
     tower_name = "vision_model"
     projection_name = "visual_projection"
     classifiers: Mapping[str, Embedding] = {"CLIPForImageClassification": "patch_mean"}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BitImageProcessorPil
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from toolkit.models.families.family import Family
 from toolkit.models.families.tower import Block, Mlp, Projection, TokenPooling, Tower, four_projections
@@ -20,6 +21,12 @@ class Dinov2(Family):
     name = "dinov2"
     model_types = frozenset({"dinov2", "dinov2_with_registers"})
     processor_class = BitImageProcessorPil
+    usual_processor: Mapping[str, Any] = {
+        "resize": "shortest_edge",
+        "resample": "bicubic",
+        "mean": tuple(IMAGENET_DEFAULT_MEAN),
+        "std": tuple(IMAGENET_DEFAULT_STD),
+    }
     mark = "embeddings.mask_token"
     example = "facebook/dinov2-base"
     unread = ("embeddings.mask_token",)

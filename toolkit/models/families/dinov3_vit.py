@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, ViTImageProcessorPil
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from toolkit.models.families.family import Family
 from toolkit.models.families.tower import Block, Mlp, Projection, TokenPooling, Tower, four_projections
@@ -23,6 +25,12 @@ class Dinov3Vit(Family):
     model_types = frozenset({"dinov3_vit"})
     processor_class = ViTImageProcessorPil
     processors_read = frozenset({"DINOv3ViTImageProcessor"})
+    usual_processor: Mapping[str, Any] = {
+        "resize": "squash",
+        "resample": "bilinear",
+        "mean": tuple(IMAGENET_DEFAULT_MEAN),
+        "std": tuple(IMAGENET_DEFAULT_STD),
+    }
     mark = "embeddings.register_tokens"
     example = "facebook/dinov3-vits16-pretrain-lvd1689m"
     unread = ("embeddings.mask_token",)

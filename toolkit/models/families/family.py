@@ -35,6 +35,8 @@ class Family(ABC):
     processor_class: Any
     processors_read: frozenset[str] = frozenset()
     """Other classes whose files state the same, for ``processor_class`` to read; see :meth:`processor_settings`."""
+    usual_processor: Mapping[str, Any] = {}
+    """What the image processors of the published checkpoints have in common, as fields of ``Preprocess``."""
     tower_name = ""
     """Module that a whole model keeps its vision tower in; a checkpoint of the tower alone may leave it out."""
     projection_name = ""

@@ -35,6 +35,7 @@ class Siglip(Family):
     text_model_class: Any = SiglipTextModel
     pads_texts = True
     processor_class = SiglipImageProcessorPil
+    usual_processor: Mapping[str, Any] = {"resize": "squash", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     tower_name = "vision_model"
     projection_name = "head"
     classifiers: Mapping[str, Embedding] = {"SiglipForImageClassification": "pooled"}

@@ -31,9 +31,9 @@ def families() -> list[FamilySummary]:
             family.name,
             sorted(family.model_types),
             family.example,
-            list(SPECS),
+            precisions_of(family),
             family.text_model_class is not None,
-            _sizes(family),
+            sizes_of(family),
         )
         for family in DESCRIBED.values()
     ]
@@ -41,7 +41,15 @@ def families() -> list[FamilySummary]:
     return [*described, FamilySummary(Traced.kind, ["any other"], Traced.example, traceable, False, "its processor's")]
 
 
-def _sizes(family: Family) -> str:
+def precisions_of(family: Family) -> list[str]:
+    """Those that encoders of a family are exported in."""
+    return [name for name, spec in SPECS.items() if not (isinstance(family, Traced) and spec.needs_description)]
+
+
+def sizes_of(family: Family) -> str:
+    """Of images that encoders of a family take, in words."""
+    if isinstance(family, Traced):
+        return "its processor's"
     if not family.any_size:
         return "the checkpoint's"
     return "squares of any multiple of the patch" if family.square_only else "any multiple of the patch"

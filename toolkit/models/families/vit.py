@@ -20,6 +20,7 @@ class Vit(Family):
     model_types = frozenset({"vit"})
     model_arguments: Mapping[str, Any] = {"add_pooling_layer": False}
     processor_class = ViTImageProcessorPil
+    usual_processor: Mapping[str, Any] = {"resize": "squash", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     classifiers: Mapping[str, Embedding] = {"ViTForImageClassification": "pooled"}
     mark = "encoder.layer.0.layernorm_before.weight"
     unread = ("embeddings.mask_token",)

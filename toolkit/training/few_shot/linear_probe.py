@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ class LinearProbe(Method):
         unit = float(drawn.norm(dim=-1).mean())
         classes = len(features.data.classes)
         heads = {
-            strength: _linear(drawn / unit, labels["train"][shots.places], classes, strength, unit)
+            strength: linear_head(drawn / unit, labels["train"][shots.places], classes, strength, unit)
             for strength in STRENGTHS
         }
         chosen, logits = best_on_validation(
@@ -47,9 +49,19 @@ class LinearProbe(Method):
 
 
 @torch.no_grad()
-def _linear(embeddings: Tensor, labels: Tensor, classes: int, strength: float, unit: float) -> nn.Module:
-    """A linear head for embeddings that are ``unit`` times as long."""
-    fitted = LogisticRegression(C=strength, max_iter=1000).fit(embeddings.double().numpy(), labels.numpy())
+def linear_head(embeddings: Tensor, labels: Tensor, classes: int, strength: float, unit: float) -> nn.Module:
+    """A linear head for embeddings that are ``unit`` times as long.
+
+    Args:
+        embeddings: of images of all classes [N, P].
+        labels: of these [N].
+        classes: how many there are.
+        strength: the penalty's inverse.
+        unit: length that the embeddings were divided by.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # where the penalty is all but none, there is no end
+        fitted = LogisticRegression(C=strength, max_iter=1000).fit(embeddings.double().numpy(), labels.numpy())
     weight, bias = fitted.coef_, fitted.intercept_
     if classes == 2:  # scikit-learn gives the difference of the two
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
