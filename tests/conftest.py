@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.ListedImage]) -> None:
     """The files that take longest first, so that no worker is left alone with one at the end; slow tests if asked."""
-    items.sort(key=lambda item: "training" not in item.path.parts)
+    items.sort(key=lambda item: "training" not in item.path.parts and item.path.stem != "test_family_table")
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow; pytest --slow runs it"))
