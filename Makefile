@@ -38,6 +38,7 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/toolkit recipes reference > docs/recipe-reference.md
+	$(BIN)/python -m pytest --quiet tests/test_family_table.py --write-docs
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

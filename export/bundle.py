@@ -26,6 +26,7 @@ from export.selection.search import PrecisionSearch, validation_images_for
 from toolkit import __version__
 from toolkit.data.source import LabelledImage
 from toolkit.files import sha256_of, staged_folder, write_json
+from toolkit.models.families.traced import refuse_traced
 from toolkit.models.processing import preprocess_from
 from toolkit.progress import SILENT, Progress
 from toolkit.reporting.model_card import card_metadata
@@ -98,6 +99,7 @@ def export_bundle(
     preprocess = preprocess_from(run.processor)
     for each in wanted.precisions:
         run.require_trunk(each)
+        refuse_traced(run.classifier.encoder.family, each)
     precisions = [require_precision(each, provider) for each in wanted.precisions or [run.precision]]
     replaced = force and (out / MANIFEST).is_file()
     with changing(out, empty=True) if replaced else staged_folder(out, what="bundle", marker=MANIFEST) as stage:

@@ -33,13 +33,14 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--slow``: the slow tests too."""
+    """``--slow``: the slow tests too. ``--write-docs``: what tests measure goes into the docs."""
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--write-docs", action="store_true", help="write tables that tests measure into the docs")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.ListedImage]) -> None:
     """The files that take longest first, so that no worker is left alone with one at the end; slow tests if asked."""
-    items.sort(key=lambda item: "training" not in item.path.parts)
+    items.sort(key=lambda item: "training" not in item.path.parts and item.path.stem != "test_family_table")
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow; pytest --slow runs it"))
@@ -203,9 +204,20 @@ def _save_tiny_blip(folder: Path) -> Path:
     return folder
 
 
+def _save_tiny_ijepa(folder: Path) -> Path:
+    import torch
+    from transformers import IJepaConfig, IJepaModel, ViTImageProcessorPil
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    IJepaModel(IJepaConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Encoder folders of every family: real classes, three layers, random weights."""
+    """Encoder folders of every family, and I-JEPA's, which none describes: real classes, few layers, random weights."""
     root = tmp_path_factory.mktemp("encoders")
     return {
         "clip": _save_tiny_clip(root / "clip"),
@@ -218,6 +230,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "siglip2": _save_tiny_siglip2(root / "siglip2"),
         "vit": _save_tiny_vit(root / "vit"),
         "blip": _save_tiny_blip(root / "blip"),
+        "ijepa": _save_tiny_ijepa(root / "ijepa"),
     }
 
 

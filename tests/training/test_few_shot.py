@@ -131,14 +131,3 @@ def test_what_can_not_be_is_refused(color_data: Path, tmp_path: Path, options: d
     with pytest.raises(ToolkitError, match=what):
         toolkit.few_shot(color_data, out=tmp_path / "out", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
-
-
-def test_an_encoder_without_texts_has_a_linear_probe_alone(
-    color_data: Path, encoders: dict[str, Path], tmp_path: Path
-) -> None:
-    encoder = str(encoders["dinov2"])
-    found = toolkit.few_shot(color_data, out=tmp_path / "out", encoder=encoder, shots=[2], seeds=1)
-    assert list(found.methods) == ["linear-probe"]
-    assert found.zero_shot is None
-    with pytest.raises(ToolkitError, match="starts from the labels' text embeddings"):
-        toolkit.few_shot(color_data, out=tmp_path / "other", encoder=encoder, shots=[2], methods=["tip-adapter"])

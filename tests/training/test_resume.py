@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,11 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
+from interrupted_runs import EVERY_STEP, cut_back, outcome_of
 from safetensors.torch import load_file
 
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
-from toolkit.files import sha256_of
 from toolkit.lock import lock
 from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.training import BoundaryCacheConfig
@@ -27,34 +26,9 @@ from toolkit.runs.run_folder import RunFolder
 from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
-EVERY_STEP = {"checkpoint_every": 1, "keep_last": 1000}
 FINISHED = {"trackers": ["tensorboard"], "plots": True}
 """How the finished run is tracked."""
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-
-
-def outcome_of(run: Path) -> dict[str, Any]:
-    """All that must be equal between two runs: hashes of weights and moments, and the metrics without times."""
-    files = [run / "best" / "model.safetensors", *sorted(run.glob("checkpoints/*/*.safetensors"))]
-    return {
-        "files": {str(file.relative_to(run)): sha256_of(file) for file in files},
-        "metrics": RunFolder(run).history(times=False),
-        "test": json.loads((run / "summary.json").read_text())["test"],
-    }
-
-
-def cut_back(run: Path, step: int, to: Path) -> None:
-    """What lay on the disk when a run was killed after ``step``, with later metrics, other best weights and no end."""
-    shutil.copytree(run, to)
-    summary = json.loads((to / "summary.json").read_text())
-    if step < summary["best_epoch"] * summary["steps"] // summary["epochs"]:
-        (to / "best" / "model.safetensors").write_bytes(b"of an earlier epoch")
-    for checkpoint in checkpoints_in(to / "checkpoints"):
-        if int(checkpoint.name[5:]) > step:
-            shutil.rmtree(checkpoint)
-    (to / "summary.json").unlink()
-    with (to / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 3, "split": "tr')
 
 
 @pytest.mark.parametrize(
@@ -80,15 +54,6 @@ def test_a_run_resumed_after_any_step_equals_the_straight_one(
         cut_back(tmp_path / "straight", step, tmp_path / f"cut-{step}")
         finetune(recipe, tmp_path / f"cut-{step}", resume=True)
         assert outcome_of(tmp_path / f"cut-{step}") == outcome_of(tmp_path / "straight"), step
-
-
-@pytest.mark.parametrize("family", ["siglip", "dinov2", "vit", "blip", "dinov3_vit", "siglip2"])
-def test_every_family_resumes(family: str, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    recipe = make_recipe(family, training={"epochs": 2, "batch_size": 12} | EVERY_STEP)
-    steps = finetune(recipe, tmp_path / "straight")["steps"]
-    cut_back(tmp_path / "straight", steps // 2, tmp_path / "cut")
-    finetune(recipe, tmp_path / "cut", resume=True)
-    assert outcome_of(tmp_path / "cut") == outcome_of(tmp_path / "straight")
 
 
 def write_recipe(recipe: Recipe, path: Path) -> Path:

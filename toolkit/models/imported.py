@@ -90,9 +90,8 @@ def _architecture(content: dict[str, Any], known: Mapping[str, Embedding], place
     name = str(names[0]) if isinstance(names, list) and len(names) == 1 else ""
     if name in known:
         return name, known[name]
-    supported = ", ".join(known) or "none of this family"
     what = f"the checkpoint is a {name}" if name else "config.json names no architecture"
-    fix = f"give a checkpoint of {supported}"
+    fix = f"give a checkpoint of {', '.join(known)}" if known else "transformers has no image classifier of this family"
     if name and not name.endswith("ForImageClassification"):
         fix += "; toolkit zero-shot and recipes/finetune.py make a classifier of an encoder"
     raise ToolkitError(what, where=place.where, fix=fix)
@@ -137,11 +136,15 @@ def _require_equal(classifier: Classifier, processor: Any, architecture: str, pl
             use_safetensors=True,
             trust_remote_code=False,
         )
-    theirs = whole.eval()(pixel_values=pixel_values).logits
+    encoder = classifier.encoder
+    theirs = whole.eval()(**encoder.family.forward_arguments(encoder.model, pixel_values)).logits
     ours = classifier.reference_logits(pixel_values)
     difference = float((ours - theirs).abs().max())
     tolerance = CLOSE * float(np.finfo(np.float32).eps) * max(1.0, float(theirs.abs().max()))
     if not difference <= tolerance:
         what = f"the imported classifier's logits differ by {difference:.2e} from {architecture}'s"
-        raise ToolkitError(what, where=place.where, fix="save it anew by the version of transformers installed here")
+        fix = "save it anew by the version of transformers installed here"
+        if encoder.tower is None:
+            fix = f"{architecture} reads more than an embedding of its encoder; recipes/finetune.py trains a head anew"
+        raise ToolkitError(what, where=place.where, fix=fix)
     return difference

@@ -64,6 +64,10 @@ class Family(ABC):
     def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
         """The embedding [B, P] by transformers' own forward pass, the reference of every check."""
 
+    def forward_arguments(self, model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
+        """What transformers' classes of the family take for ``pixel_values`` [B, 3, height, width]."""
+        return {"pixel_values": pixel_values}
+
     def text_tower(self, model: Any) -> TextTower | None:
         """What a model of ``text_model_class`` consists of; None for a family without texts."""
         return None

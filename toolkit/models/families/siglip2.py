@@ -29,7 +29,7 @@ class Siglip2(Siglip):
     text_model_types = frozenset({"siglip2_text_model"})
     text_model_class = Siglip2TextModel
     processors_read = frozenset({"Siglip2ImageProcessor"})
-    classifiers: Mapping[str, Embedding] = {}
+    classifiers: Mapping[str, Embedding] = {"Siglip2ForImageClassification": "pooled"}
     example = "google/siglip2-base-patch16-naflex"
     any_size = True
 
@@ -61,14 +61,18 @@ class Siglip2(Siglip):
 
     def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
         """The embedding [B, D] by transformers' own forward pass."""
+        output = model(**self.forward_arguments(model, pixel_values))
+        return output.pooler_output if model.use_head else output.last_hidden_state.mean(dim=1)
+
+    def forward_arguments(self, model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
+        """The patches [B, N, patch * patch * 3], all of which are the image's, and rows and columns of their grid."""
         patches = cut(pixel_values, model.config.patch_size)
         grid = [side // model.config.patch_size for side in pixel_values.shape[2:]]
-        output = model(
-            pixel_values=patches,
-            pixel_attention_mask=torch.ones(patches.shape[:2], dtype=torch.int64, device=patches.device),
-            spatial_shapes=torch.tensor([grid] * len(patches), device=patches.device),
-        )
-        return output.pooler_output if model.use_head else output.last_hidden_state.mean(dim=1)
+        return {
+            "pixel_values": patches,
+            "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.int64, device=patches.device),
+            "spatial_shapes": torch.tensor([grid] * len(patches), device=patches.device),
+        }
 
 
 def cut(pixel_values: Tensor, patch: int) -> Tensor:

@@ -8,7 +8,7 @@ import transformers
 from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, MODEL_MAPPING
 
 from toolkit.errors import ToolkitError
 from toolkit.models.families.family import Family
@@ -26,6 +26,8 @@ class Traced(Family):
     def __init__(self, model_type: str) -> None:
         self.name = f"{self.kind}:{model_type}"
         self.model_types = frozenset({model_type})
+        names = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(model_type, ())
+        self.classifiers = dict.fromkeys((names,) if isinstance(names, str) else names, "pooled")
         self.processor_class = getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[model_type]["pil"])
 
     def tower(self, model: Any) -> None:
