@@ -116,8 +116,8 @@ def test_verbs_and_options_are_the_contract() -> None:
         ],
         "bench-latency": [
             "--baseline", "--batch-sizes", "--compare", "--data", "--details", "--images", "--json", "--max-regression",
-            "--out", "--precision", "--provider", "--run", "--runs", "--scenarios", "--seconds", "--sign",
-            "--target-p99-ms", "--threads", "bundle",
+            "--out", "--precision", "--provider", "--rate", "--run", "--runs", "--scenarios", "--seconds", "--sign",
+            "--target-p99-ms", "--threads", "--url", "bundle",
         ],
         "tune": [
             "--data", "--images", "--json", "--max-accuracy-drop", "--out", "--p99-ms", "--provider", "--rate", "--run",

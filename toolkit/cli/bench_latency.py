@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from toolkit.cli.bench_url import measure_url
 from toolkit.cli.output import (
     DataOption,
     JsonFlag,
@@ -67,6 +68,17 @@ def bench_latency(
         typer.Option(help="Older bundle: measure both in alternation, exit 1 if this one is slower; writes nothing."),
     ] = None,
     max_regression: Annotated[float, typer.Option(help="Percent of p50 that it may be slower than --baseline.")] = 5.0,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Running server that has the bundle, such as http://127.0.0.1:8000: measure the server scenario "
+            "there; the bundle stays as it is."
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="With --url: images a second to offer.", show_default="the highest within the target"),
+    ] = None,
     runs: Annotated[int, typer.Option(help="Runs to count for each engine and batch size, at least.")] = 50,
     seconds: Annotated[
         float, typer.Option(min=0, help="Seconds to count for each engine and batch size, at least.")
@@ -93,9 +105,17 @@ def bench_latency(
 
     names, sizes = _compared(compare), _numbers(batch_sizes)
     require_signable(sign, out=out)
+    if url is not None:
+        others = {"compare": compare, "scenarios": scenarios, "baseline": baseline, "run": run, "data": data}
+        _require_alone("--url sends requests to a server, and measures nothing else", **others, sign=sign)
+        measure_url(bundle, url, rate, target_p99_ms, (runs, seconds), images, out, json=json)
+        return
+    if rate is not None:
+        raise ToolkitError("--rate is what --url offers", where="--rate", fix="give --url too, or leave it out")
     opened = Bundle(bundle)
     if baseline is not None:
-        _require_alone(compare=compare, scenarios=scenarios, run=run, data=data, out=out)
+        others = {"compare": compare, "scenarios": scenarios, "run": run, "data": data, "out": out}
+        _require_alone("--baseline measures two bundles in turns, and nothing else", **others)
     elif run is not None or data is not None or set(names) - WITHOUT_RUN:
         require_run(run or opened.run, of_bundle=run is None)
         require_data(data)
@@ -240,12 +260,11 @@ def _judge(outcome: dict[str, Any], *, json: bool) -> None:
         )
 
 
-def _require_alone(**others: object) -> None:
-    """Raise for an option that has no part in a comparison of two bundles."""
+def _require_alone(what: str, **others: object) -> None:
+    """Raise for an option that has no part in what is measured."""
     for name, value in others.items():
         if value:
-            what = "--baseline measures two bundles in turns, and nothing else"
-            raise ToolkitError(what, where=f"--{name}", fix=f"leave out --{name}, or measure without --baseline")
+            raise ToolkitError(what, where=f"--{name}", fix=f"leave out --{name}, or {what.split(maxsplit=1)[0]}")
 
 
 def _compared(compare: str | None) -> list[str]:

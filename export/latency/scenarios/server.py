@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -47,6 +47,23 @@ DOUBLINGS = 12
 """Most rates that are tried until the sessions no longer keep up."""
 START = 0.05
 """Seconds between a run's preparation and its first arrivals."""
+
+
+class Offered(Protocol):
+    """What requests can be offered to: sessions in this process, or a server behind a URL."""
+
+    @property
+    def held(self) -> int:
+        """Requests that all sessions hold at once."""
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings, for ``latency.json``."""
+
+    def alone_seconds(self) -> float:
+        """Median seconds of a request when no other is there."""
+
+    def offer(self, rate: float, least: MinSamples = ..., *, seed: int = ...) -> dict[str, Any]:
+        """Offer a rate and count what comes back; see :func:`serve`."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +107,19 @@ class Server:
             "threads": first.threads,
         }
 
+    @property
+    def held(self) -> int:
+        """Requests that all sessions hold at once."""
+        return self.batch_size * len(self.engines)
+
+    def alone_seconds(self) -> float:
+        """Median seconds of a run of one image."""
+        return float(np.median(self.engines[0].warm_up(self.pool.batches(1), ALONE_RUNS)))
+
+    def offer(self, rate: float, least: MinSamples = LEAST, *, seed: int = SEED) -> dict[str, Any]:
+        """See :func:`serve`."""
+        return serve(self, rate, least, seed=seed)
+
     def warm_up(self) -> None:
         """Run every session on images of the commonest shape, in batches of 1, 2, 4, ... and the largest size."""
         group = max(self.pool.groups, key=examples_in)
@@ -131,9 +161,7 @@ def serve(server: Server, rate: float, least: MinSamples = LEAST, *, seed: int =
     server.warm_up()
     samples = RequestImages(server.pool)
     arrivals = poisson_arrivals(rate, -LEAD * seconds, seconds, seed)
-    limits = Limits(
-        server.batch_size, server.waiting, server.batch_size * len(server.engines), max(1.0, DRAIN * seconds)
-    )
+    limits = Limits(server.batch_size, server.waiting, server.held, max(1.0, DRAIN * seconds))
     reset_peak()
     held = resident_mib()
     zero = time.perf_counter() + START + LEAD * seconds
@@ -148,7 +176,7 @@ def serve(server: Server, rate: float, least: MinSamples = LEAST, *, seed: int =
     point = {
         "offered_ips": queue.requests / seconds,
         "achieved_ips": float(((finished >= 0) & (finished < seconds)).sum() / seconds),
-        **_figures(latencies),
+        **figures_of(latencies),
         "mean_batch": float(np.mean(taken)) if taken else None,
         "seconds": seconds,
         "requests": queue.requests,
@@ -158,7 +186,7 @@ def serve(server: Server, rate: float, least: MinSamples = LEAST, *, seed: int =
         "peak_resident_mib": peak,
         "growth_mib": max(0.0, peak - held),
     }
-    return point | {"note": _note(point)}
+    return point | {"note": note_of(point)}
 
 
 def _work_through(server: Server, queue: Queue, samples: RequestImages, finished: Any, zero: float) -> list[int]:
@@ -189,13 +217,15 @@ def _work_through(server: Server, queue: Queue, samples: RequestImages, finished
     return sizes
 
 
-def _figures(latencies: Any) -> dict[str, Any]:
+def figures_of(latencies: Any) -> dict[str, Any]:
+    """Percentiles of latencies; None each where there are none."""
     if len(latencies):
         return percentiles(latencies)
     return dict.fromkeys([*PERCENTILES, "mean_ms", "max_ms", "intervals"])
 
 
-def _note(point: dict[str, Any]) -> str:
+def note_of(point: dict[str, Any]) -> str:
+    """Whether the sessions kept up, in words."""
     if not point["saturated"]:
         return "the sessions kept up"
     left = f"{point['unfinished']:,} were not done when the run ended and {point['dropped']:,} were dropped"
@@ -206,7 +236,7 @@ def _note(point: dict[str, Any]) -> str:
 
 
 def find_rate(
-    server: Server,
+    server: Offered,
     *,
     target_p99_ms: float,
     offline_ips: float,
@@ -236,12 +266,12 @@ def find_rate(
         raise ToolkitError(what, where="--target-p99-ms", fix="give more than 0")
     points = saturate(server, offline_ips, least, seed=seed)
     saturation = points[-1]["achieved_ips"]
-    alone = 1000 * float(np.median(server.engines[0].warm_up(server.pool.batches(1), ALONE_RUNS)))
+    alone = 1000 * server.alone_seconds()
     low = _bisect(server, points, target_p99_ms, saturation, least, seed) if alone <= target_p99_ms else 0.0
     verified = None
     for step in range(VERIFICATIONS if low else 0):
         rate = low * (1 - RESOLUTION) ** step
-        points.append(serve(server, rate, MinSamples(2 * least.runs, 2 * least.seconds), seed=seed + 1))
+        points.append(server.offer(rate, MinSamples(2 * least.runs, 2 * least.seconds), seed=seed + 1))
         if holds(points[-1], target_p99_ms):
             verified = points[-1]["offered_ips"]
             break
@@ -262,7 +292,7 @@ def find_rate(
 
 
 def saturate(
-    server: Server, offline_ips: float, least: MinSamples = LEAST, *, seed: int = SEED
+    server: Offered, offline_ips: float, least: MinSamples = LEAST, *, seed: int = SEED
 ) -> list[dict[str, Any]]:
     """Offer twice the Offline throughput, and twice as much again until the sessions no longer keep up.
 
@@ -276,22 +306,22 @@ def saturate(
         what = f"a throughput of {offline_ips:g} images a second is none"
         raise ToolkitError(what, where="offline_ips", fix="give what the Offline scenario measured")
     # with fewer requests than the sessions hold at once, no rate would let them queue
-    runs = max(least.runs, QUEUED * server.batch_size * len(server.engines))
+    runs = max(least.runs, QUEUED * server.held)
     points: list[dict[str, Any]] = []
     while len(points) < DOUBLINGS and not (points and points[-1]["saturated"]):
         rate = 2 * (points[-1]["offered_ips"] if points else offline_ips)
-        points.append(serve(server, rate, MinSamples(runs, least.seconds), seed=seed))
+        points.append(server.offer(rate, MinSamples(runs, least.seconds), seed=seed))
     return points
 
 
 def _bisect(
-    server: Server, points: list[dict[str, Any]], target_p99_ms: float, high: float, least: MinSamples, seed: int
+    server: Offered, points: list[dict[str, Any]], target_p99_ms: float, high: float, least: MinSamples, seed: int
 ) -> float:
     """The largest rate below ``high`` that holds, to 5 %; 0 if none of 1/16 of it or more does."""
     low, lowest = 0.0, LOWEST * high
     while high - low > RESOLUTION * high and high > lowest:
         rate = (low + high) / 2
-        points.append(serve(server, rate, least, seed=seed))
+        points.append(server.offer(rate, least, seed=seed))
         low, high = (rate, high) if holds(points[-1], target_p99_ms) else (low, rate)
     return low
 
