@@ -107,6 +107,7 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--max-body-mib", "--max-images", "--max-pixels", "--port", "--precision", "--provider", "--public-key",
             "--quiet", "--sessions", "--threads", "--timeout", "--tls-cert", "--tls-key", "--waiting", "bundles",
         ],
+        "app": ["--host", "--json", "--port", "--precision", "--provider", "--threads", "bundle"],
         "embed": [
             "--batch-size", "--json", "--out", "--precision", "--provider", "--threads", "bundle", "paths",
         ],
@@ -179,6 +180,8 @@ def test_verbs_and_options_are_the_contract() -> None:
         (["inspect", "tiny-clip", "."], ["a folder", "an image file"]),
         (["inspect", "tiny-clip", "no.png"], ["unreadable image", "no.png"]),
         (["inspect", "tiny-clip", "x.png", "--out", "x.jpg"], ["no .jpg", "FILE.png"]),
+        (["app", "nowhere"], ["no such folder", "nowhere", "toolkit export"]),
+        (["app", "nowhere", "--provider", "gpu"], ["gpu"]),
         (["embed", ".", "x.png", "--out", "e.csv"], [".parquet", ".safetensors"]),
         (["export", "--onnx", "x", "--out", "b", "--sign", "no.key"], ["can't read the key", "no.key", "PEM"]),
         (["parity", "x", "--bisect", "--sign", "key"], ["--bisect", "leave"]),

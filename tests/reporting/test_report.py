@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import chromium, screen
 from measured import latency, serving
 
 from toolkit.reporting.html import number, table
@@ -34,35 +35,14 @@ PARTS = [
 PLOTS = {"curves", "confusion-matrix", "reliability", "roc", "precision-recall", "worst-errors"}
 MEASURED_PLOTS = {"latency", "roofline", "server"}
 WIDTHS = (1280, 390)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 NEW_KEYS = {"p95_ms", "p99_9_ms", "max_ms", "intervals", "warmup_seconds", "steady", "block_p50_ms", "scenario"}
 NEW_KEYS |= {"gflops_per_s", "share_of_ceiling", "share_of_best_ceiling"}
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium or no chromedriver on PATH (Debian: apt-get install chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
+    with chromium(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
 
 
 def described(bundle: Path, folder: Path, metrics: dict[str, Any] | None, chosen: dict[str, Any] | None) -> Path:
@@ -95,10 +75,7 @@ def show(browser: Any, report: Path, width: int, scheme: str = "light") -> Any:
     """Open a report as a screen of so many pixels shows it."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    screen(browser, width, scheme)
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     browser.get("about:blank")  # so that what is found can't be the page before

@@ -81,9 +81,10 @@ class Server:
 
 
 @contextmanager
-def serving(log: Path, *arguments: object) -> Iterator[Server]:
-    """A server of some bundles, listening but not yet ready."""
-    command = [sys.executable, "-m", "toolkit", "serve", *map(str, arguments), "--port", "0", "--grpc-port", "0"]
+def serving(log: Path, *arguments: object, verb: str = "serve") -> Iterator[Server]:
+    """A server of some bundles, listening but not yet ready; ``verb="app"`` has a page and no gRPC."""
+    options = ["--grpc-port", "0"] if verb == "serve" else ["--json"]
+    command = [sys.executable, "-m", "toolkit", verb, *map(str, arguments), "--port", "0", *options]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stderr=stream, stdout=subprocess.PIPE)
     try:

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from toolkit.cli import app as app_
 from toolkit.cli import (
     bench_latency,
     compare,
@@ -77,6 +78,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("serve")(serve.serve)
+app.command("app")(app_.app)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 

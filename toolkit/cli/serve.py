@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 API_KEY = "CLIP_TOOLKIT_API_KEY"
 EXTRA = ("fastapi", "uvicorn", "httptools", "python_multipart", "prometheus_client", "grpc", "google.protobuf")
-"""Modules that the extra ``serve`` brings."""
+"""Modules that the extras ``serve`` and ``app`` bring."""
 
 
 def serve(
@@ -73,7 +73,7 @@ def serve(
 
     Example: toolkit serve bundles/digits
     """
-    _require_extra()
+    require_server("toolkit serve", "serve")
     if (tls_cert is None) != (tls_key is None):
         raise ToolkitError("a certificate needs its key", where="--tls-cert, --tls-key", fix="give both or neither")
     from toolkit.runtime.decode import MAX_PIXELS
@@ -114,13 +114,22 @@ def _print(where: Addresses) -> None:
     sys.stdout.flush()
 
 
-def _require_extra() -> None:
+def require_server(verb: str, extra: str) -> None:
+    """Raise unless what a server needs is installed.
+
+    Args:
+        verb: that needs it.
+        extra: that brings it.
+
+    Raises:
+        ToolkitError: naming what is missing, and the extra.
+    """
     from importlib.util import find_spec
 
     missing = [name for name in EXTRA if find_spec(name.partition(".")[0]) is None]
     if missing:
         what = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed"
-        raise ToolkitError(what, where="toolkit serve", fix='pip install "clip-toolkit[serve]"')
+        raise ToolkitError(what, where=verb, fix=f'pip install "clip-toolkit[{extra}]"')
 
 
 def _key_in(file: Path | None) -> str | None:

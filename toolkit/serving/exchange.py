@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toolkit.runtime.session import Outputs
+from toolkit.serving.by_stage import PredictedByStage, predict_by_stage
 from toolkit.serving.metrics import Metrics
 from toolkit.serving.predictor import Prediction
 from toolkit.serving.protocol import InferRequest, Tensor, WantedOutput, answer, examples_of, wanted_outputs
@@ -71,6 +72,17 @@ class Exchange:
             except Refused as refused:
                 found.append(refused)
         self._count(model, outputs)
+        return model, found
+
+    async def predict_by_stage(self, name: str, image: bytes, arrived: float) -> tuple[ServedModel, PredictedByStage]:
+        """Predict one image, and say what each stage took.
+
+        Raises:
+            Refused: no such model, no image, or no place for the request.
+        """
+        model = self.repository.get(name)
+        found = await predict_by_stage(model, image, _deadline(model, arrived))
+        self.metrics.prediction(model.name, found.prediction)
         return model, found
 
     async def load(self, name: str) -> list[tuple[BundlePlace, Loaded]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image as PillowImage
 
 from toolkit.errors import CheckFailed
 from toolkit.runtime.bundle import Bundle
@@ -144,6 +145,18 @@ class ServedModel:
             raise Refused(Reason.FAILED, predicted.what)
         return predicted
 
+    def decoded(self, image: Image) -> PillowImage.Image:
+        """An image upright, in RGB, or grey (mode L) where it is grey and the graph takes ``pixel_values``.
+
+        Raises:
+            UnreadableImageError: it can't be decoded, or has more pixels than the limit.
+        """
+        return _decoded(self.bundle, self.inputs, image, self.limits.pixels)
+
+    def prepared(self, image: PillowImage.Image) -> Inputs:
+        """A decoded image as the graph takes it, at the network's size."""
+        return network_sized(self.inputs, self.bundle.preprocess, image)
+
     async def outputs_of(self, examples: Sequence[Example], deadline: float) -> list[Outputs | Refused]:
         """What the graph gives for each of a request's images, or why it gives nothing.
 
@@ -216,12 +229,16 @@ def _run(feed: Feed, session: Session, place: int) -> Outputs:
 
 def _prepared(bundle: Bundle, kind: str, image: Image, most_pixels: int) -> Inputs:
     """An image as the graph takes it."""
+    return network_sized(kind, bundle.preprocess, _decoded(bundle, kind, image, most_pixels))
+
+
+def _decoded(bundle: Bundle, kind: str, image: Image, most_pixels: int) -> PillowImage.Image:
     if isinstance(image, bytes) and image:
         with decoding(UNREAD), open_image(image) as opened:
             if opened.width * opened.height > most_pixels:
                 what = f"{opened.width}x{opened.height} pixels, over the limit of {most_pixels:,}"
                 raise UnreadableImageError(what, where=UNREAD)
-    return network_sized(kind, bundle.preprocess, decoded_source(bundle.preprocess, image, grey=kind != "image"))
+    return decoded_source(bundle.preprocess, image, grey=kind != "image")
 
 
 def _outcome(waiting: asyncio.Future[Any]) -> Outputs | Refused:

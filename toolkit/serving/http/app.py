@@ -15,6 +15,7 @@ from toolkit import __version__
 from toolkit.serving.exchange import Exchange, seconds_since
 from toolkit.serving.http.around import Around
 from toolkit.serving.http.body import files_in, read_body
+from toolkit.serving.http.page import add_page
 from toolkit.serving.http.refusals import refusal
 from toolkit.serving.http.schemas import (
     IMAGES_BODY,
@@ -52,6 +53,8 @@ class AppSettings:
     api_key: str | None = None
     control: bool = False
     """Whether models may be loaded and unloaded by requests."""
+    page: bool = False
+    """Whether there is a page for people, at ``/app/``."""
 
 
 def build_app(exchange: Exchange, settings: AppSettings, log: RequestLog) -> ASGIApp:
@@ -62,12 +65,14 @@ def build_app(exchange: Exchange, settings: AppSettings, log: RequestLog) -> ASG
         description="Image classifiers behind the Open Inference Protocol, version 2, and a plain POST /predict.",
     )
     _answer_in_one_form(app)
-    _add_health(app, exchange)
+    _add_health(app, exchange, home="/app/" if settings.page else "/docs")
     _add_models(app, exchange, settings)
     _add_predict(app, exchange, settings)
     _name_models(app, exchange.repository.names)
     if settings.control:
         _add_control(app, exchange)
+    if settings.page:
+        add_page(app, exchange, settings.limits)
     return Around(app, exchange, settings.api_key, log)
 
 
@@ -101,12 +106,12 @@ def _answer_in_one_form(app: FastAPI) -> None:
         return JSONResponse(said, error.status_code, error.headers)
 
 
-def _add_health(app: FastAPI, exchange: Exchange) -> None:
+def _add_health(app: FastAPI, exchange: Exchange, home: str) -> None:
     repository = exchange.repository
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
-        return RedirectResponse("/docs")
+        return RedirectResponse(home)
 
     @app.get("/v2/health/live", response_model=Health, tags=["health"])
     async def live() -> Health:

@@ -30,6 +30,62 @@ class Predictions(BaseModel):
     predictions: list[PredictedImage]
 
 
+class ProvenBundle(BaseModel):
+    """Of parity, what the page says."""
+
+    provider: str = Field(description="On which it was proven.")
+    passed: bool
+    images: int | None = None
+    max_abs_logit: float | None = Field(None, description="Largest difference of a logit to PyTorch's.")
+    tolerance: float
+    top1_agreement: float | None = None
+
+
+class PageModel(BaseModel):
+    """What answers the page."""
+
+    name: str
+    version: str
+    classes: int
+    precision: str
+    provider: str
+    threads: int
+    sessions: int
+    takes: str = Field(description="The graph's input: image or pixel_values.")
+    height: int = Field(description="Of the image as the network sees it, in pixels.")
+    width: int
+    temperature: float = Field(description="That logits are divided by for calibrated probabilities.")
+    golden: int = Field(description="Golden images.")
+    parity: ProvenBundle | None = None
+
+
+class Picture(BaseModel):
+    """An image to show."""
+
+    width: int = Field(description="Before it was made smaller to be shown.")
+    height: int
+    png: str = Field(description="A PNG in base64.", json_schema_extra={"format": "byte"})
+
+
+class RankedClass(BaseModel):
+    """A class and its calibrated probability; in a list, since objects of JavaScript sort names that are numbers."""
+
+    label: str
+    probability: float
+
+
+class PredictedForPage(BaseModel):
+    """A prediction, and how it came about."""
+
+    label: str
+    probability: float
+    classes: list[RankedClass] = Field(description="The label, then the likeliest of the others.")
+    milliseconds: dict[str, float] = Field(description="By stage: decode, preprocess, network.")
+    image: Picture = Field(description="As decoded, upright.")
+    seen: Picture = Field(description="After resize and crop.")
+    precision: str
+
+
 class Health(BaseModel):
     """Whether the server is alive or ready, and of what isn't, why."""
 

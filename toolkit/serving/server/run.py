@@ -55,6 +55,8 @@ class ServerSettings:
     api_key: str | None = None
     control: bool = False
     """Whether bundles may be loaded and unloaded by requests."""
+    page: bool = False
+    """Whether there is a page for people, at ``/app/``."""
     tls: Tls | None = None
     log_requests: bool = True
     grace_seconds: float = 30.0
@@ -191,7 +193,7 @@ def _socket(host: str, port: int) -> socket.socket:
 
 def _web_server(exchange: Exchange, settings: ServerSettings, log: RequestLog) -> _WebServer:
     limits = settings.limits
-    app = build_app(exchange, AppSettings(limits, settings.api_key, settings.control), log)
+    app = build_app(exchange, AppSettings(limits, settings.api_key, settings.control, settings.page), log)
     config = uvicorn.Config(
         app,
         http=guarded(limits.header_bytes, limits.body_seconds),

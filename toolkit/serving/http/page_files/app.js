@@ -1,0 +1,159 @@
+// The page of `toolkit app`: images go to ./predict one after the other, answers become cards, the newest first.
+
+const STAGES = ["decode", "preprocess", "network"];
+const POLL_MS = 500;
+const byId = (id) => document.getElementById(id);
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const ms = (value) => `${value < 10 ? value.toFixed(2) : value.toFixed(1)} ms`;
+const small = (value) => value.toExponential(1);
+
+let queue = Promise.resolve();
+
+function add(parent, tag, text = "", className = "") {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  if (className) element.className = className;
+  parent.append(element);
+  return element;
+}
+
+/** The answer's JSON; an error says what the server said. */
+async function ask(url, options) {
+  const response = await fetch(url, options);
+  const content = await response.json();
+  if (!response.ok) throw new Error(content.error ?? `the server answered ${response.status}`);
+  return content;
+}
+
+/** Wait until the bundle passed its proof. */
+async function model() {
+  for (;;) {
+    const health = await fetch("../v2/health/ready");
+    if (health.ok) return ask("model");
+    const missing = Object.values((await health.json()).models ?? {});
+    const reason = missing.find((each) => each !== "loading");
+    if (reason) throw new Error(reason);
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+function describe(told) {
+  document.title = `${told.name} – clip-toolkit`;
+  byId("name").textContent = told.name;
+  const threads = `${told.threads} thread${told.threads === 1 ? "" : "s"}`;
+  byId("what").textContent =
+    `${told.classes} classes, ${told.precision} on ${told.provider}, ${threads}; ` +
+    `the network sees ${told.width}×${told.height} pixels. Probabilities are calibrated (temperature ${told.temperature.toFixed(2)}).`;
+  const badge = byId("parity");
+  badge.hidden = false;
+  const proof = told.parity;
+  badge.classList.toggle("good", Boolean(proof?.passed));
+  if (!proof) {
+    badge.textContent = `No parity is on record for ${told.precision}.`;
+    return;
+  }
+  const found = proof.max_abs_logit === null ? "" : `, largest logit difference ${small(proof.max_abs_logit)}`;
+  const images = proof.images === null ? "" : ` on ${proof.images} images`;
+  const agree = proof.top1_agreement === null ? "" : `, the same label on ${percent(proof.top1_agreement)}`;
+  badge.textContent =
+    `Parity with PyTorch ${proof.passed ? "passed" : "FAILED"} on ${proof.provider}${found}${images} ` +
+    `(tolerated ${small(proof.tolerance)})${agree}.`;
+}
+
+function showExamples(count) {
+  const row = byId("examples");
+  for (let place = 0; place < count; place += 1) {
+    const button = add(row, "button");
+    button.type = "button";
+    button.title = `Predict golden image ${place}`;
+    const image = add(button, "img");
+    image.src = `golden/${place}/small`;
+    image.alt = `Golden image ${place}`;
+    image.loading = "lazy";
+    button.addEventListener("click", () => predict(`golden image ${place}`, async () => (await fetch(`golden/${place}`)).blob()));
+  }
+  byId("examples-section").hidden = count === 0;
+}
+
+/** Put an image into the queue, with a card that waits for its answer. */
+function predict(name, read) {
+  const card = byId("card").content.firstElementChild.cloneNode(true);
+  card.querySelector(".file").textContent = name;
+  card.setAttribute("aria-busy", "true");
+  byId("results").prepend(card);
+  queue = queue.then(async () => {
+    try {
+      const body = await read();
+      const begun = performance.now();
+      const answer = await ask("predict", { method: "POST", headers: { "content-type": "application/octet-stream" }, body });
+      show(card, answer, performance.now() - begun);
+    } catch (error) {
+      const fault = card.querySelector(".fault");
+      fault.textContent = error.message;
+      fault.hidden = false;
+    }
+    card.removeAttribute("aria-busy");
+  });
+}
+
+function show(card, answer, whole) {
+  for (const [kind, caption] of [["image", "as decoded"], ["seen", "as the network sees it"]]) {
+    const image = card.querySelector(kind === "image" ? ".decoded" : ".seen");
+    const picture = answer[kind];
+    image.src = `data:image/png;base64,${picture.png}`;
+    image.nextElementSibling.textContent = `${caption}, ${picture.width}×${picture.height}`;
+  }
+  const label = card.querySelector(".label");
+  add(label, "b", answer.label);
+  add(label, "span", percent(answer.probability));
+  const bars = card.querySelector(".bars");
+  for (const { label: name, probability } of answer.classes) {
+    const row = add(bars, "li");
+    add(row, "span", name, "class");
+    const bar = add(row, "span", "", "bar");
+    bar.setAttribute("role", "meter");
+    bar.setAttribute("aria-label", `probability of ${name}`);
+    for (const [key, value] of [["valuemin", 0], ["valuemax", 1], ["valuenow", probability]]) bar.setAttribute(`aria-${key}`, value);
+    add(bar, "i").style.width = `${100 * probability}%`;
+    add(row, "span", percent(probability), "share");
+  }
+  const spent = STAGES.map((stage) => answer.milliseconds[stage]);
+  const sum = spent.reduce((one, other) => one + other, 0);
+  const stages = STAGES.map((stage, place) => `${stage} ${ms(spent[place])}`).join(" · ");
+  card.querySelector(".stages").textContent = `${stages} · together ${ms(sum)}; until this page had it ${ms(whole)}`;
+  const timeline = card.querySelector(".timeline");
+  STAGES.forEach((stage, place) => {
+    const part = add(timeline, "i", "", stage);
+    part.style.flexGrow = String(spent[place] / sum);
+  });
+  card.querySelector(".body").hidden = false;
+}
+
+function take(files) {
+  for (const file of files) predict(file.name, async () => file);
+}
+
+const drop = byId("drop");
+byId("files").addEventListener("change", (event) => {
+  take([...event.target.files]);
+  event.target.value = "";
+});
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", kind === "dragover");
+    if (kind === "drop") take([...event.dataTransfer.files]);
+  });
+}
+document.addEventListener("paste", (event) => take([...event.clipboardData.files]));
+
+try {
+  const told = await model();
+  describe(told);
+  showExamples(told.golden);
+} catch (error) {
+  byId("name").textContent = "The bundle does not answer";
+  const what = byId("what");
+  what.textContent = error.message;
+  what.classList.add("fault");
+}
