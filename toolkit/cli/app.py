@@ -42,6 +42,7 @@ def app(
     Example: toolkit app bundles/digits
     """
     require_server("toolkit app", "app")
+    from toolkit.runtime.bundle import Bundle
     from toolkit.runtime.session import require_active
     from toolkit.serving.served_model import ServingSettings
     from toolkit.serving.server.run import ServerSettings
@@ -49,6 +50,8 @@ def app(
 
     if provider is not None:
         require_active(provider)
+
+    Bundle(bundle).graph_name(precision)  # a mistake is said before a page opens
 
     def listening(where: Addresses) -> None:
         reached = "127.0.0.1" if where.host in EVERYWHERE else where.host
