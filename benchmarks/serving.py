@@ -5,9 +5,9 @@
 Bundles are made here: the embedded encoder, and ViT-B/32 of random weights (speed does not depend on their values).
 For each, in rounds that alternate: images a second from encoded files to labels through the pool of sessions in this
 process, through ``toolkit serve``, and through LitServe where it is installed. Then, of the server alone: 80 % of its
-capacity for some minutes, whose p99 stands beside that of the local server scenario at the same rate; and twice its
-capacity with a deadline for every request. Client and server share the machine's cores. Writes
-benchmarks/results/serving.json; with the defaults about 25 minutes on two cores that do nothing else.
+capacity for some minutes, whose p99 stands beside that of the local server scenario at the same rate; the same beside
+500 broken requests; and twice its capacity with a deadline for every request. Client and server share the machine's
+cores. Writes benchmarks/results/serving.json; with the defaults about 25 minutes on two cores that do nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.broken_requests import counted
 from benchmarks.server_scenario import make_bundle
 from export.latency.http_client import HttpClient, Target
 from export.latency.measure import MinSamples
@@ -96,6 +98,7 @@ class Running:
 
     process: psutil.Process
     port: int
+    grpc_port: int | None = None
 
     @property
     def resident_mib(self) -> float:
@@ -118,13 +121,13 @@ BUNDLES = {"tiny-clip": tiny_bundle, "ViT-B/32": make_bundle}
 @contextmanager
 def toolkit_serve(bundle: Path, log: Path) -> Iterator[Running]:
     """``toolkit serve``, ready."""
-    options = ["--port", "0", "--grpc-port", "-1", "--quiet"]
+    options = ["--port", "0", "--grpc-port", "0", "--quiet"]
     with log.open("wb") as stream:
         child = subprocess.Popen([sys.executable, "-m", "toolkit", "serve", str(bundle), *options], stderr=stream)
     while not (line := log.read_text(encoding="utf-8").partition("\n"))[1]:
         time.sleep(0.1)
-    port = json.loads(line[0])["port"]
-    yield from _until_answers(child, port, "/v2/health/ready")
+    listening = json.loads(line[0])
+    yield from _until_answers(child, listening["port"], "/v2/health/ready", listening["grpc_port"])
 
 
 @contextmanager
@@ -141,7 +144,9 @@ def lit_serve(bundle: Path, log: Path, batch_size: int) -> Iterator[Running]:
     yield from _until_answers(child, port, "/health")
 
 
-def _until_answers(child: subprocess.Popen[bytes], port: int, path: str) -> Iterator[Running]:
+def _until_answers(
+    child: subprocess.Popen[bytes], port: int, path: str, grpc_port: int | None = None
+) -> Iterator[Running]:
     target = Target.of(f"http://127.0.0.1:{port}")
     request = target.request("GET", path)
     ends = time.monotonic() + 120
@@ -150,7 +155,7 @@ def _until_answers(child: subprocess.Popen[bytes], port: int, path: str) -> Iter
             if child.poll() is not None or time.monotonic() > ends:
                 sys.exit(f"{' '.join(child.args[:4])}: no server")  # type: ignore[index]
             time.sleep(0.1)
-        yield Running(psutil.Process(child.pid), port)
+        yield Running(psutil.Process(child.pid), port, grpc_port)
     finally:
         child.terminate()
         child.wait(60)
@@ -248,6 +253,7 @@ def measured(name: str, minutes: float, rounds: int) -> dict[str, Any]:
             found: dict[str, Any] = {"capacity": capacities(path, remote, contents, work, rounds)}
             capacity = float(np.median([row["toolkit_serve"] for row in found["capacity"]["images_a_second"]]))
             found |= {"alone_ms": 1000 * alone, "at_80_percent": steady(remote, server, SHARE * capacity, minutes)}
+            found["among_broken"] = among_broken(remote, server, SHARE * capacity)
             hurried = remote_server(bundle, contents, url, path.name, {"x-request-timeout": str(DEADLINE)})
             found["at_twice"] = overload(hurried, server, OVERLOAD * capacity)
         found["local_at_80_percent"] = local(bundle, contents, SHARE * capacity)
@@ -264,6 +270,18 @@ def steady(remote: RemoteServer, server: Running, rate: float, minutes: float) -
     grown = float(np.median(memory[-tenth:]) - np.median(memory[tenth : 2 * tenth]))
     _show(point)
     return point | {"resident_mib": {"first": memory[0], "last": memory[-1], "largest": max(memory), "grown": grown}}
+
+
+def among_broken(remote: RemoteServer, server: Running, rate: float) -> dict[str, Any]:
+    """The same rate while a client sends 500 broken requests, one after the other."""
+    assert server.grpc_port is not None
+    with ThreadPoolExecutor(1) as beside:
+        wrong = beside.submit(counted, server.port, server.grpc_port, remote.model)
+        point = remote.offer(rate, MinSamples(1, 60.0))
+        answers = wrong.result()
+    print(json.dumps(answers), file=sys.stderr, flush=True)
+    _show(point)
+    return point | {"broken": answers, "server_lives": server.process.is_running()}
 
 
 def overload(remote: RemoteServer, server: Running, rate: float) -> dict[str, Any]:
