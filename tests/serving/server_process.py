@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 READY_SECONDS = 120
+TOOLKIT = (sys.executable, "-m", "toolkit")
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class Server:
 
 
 @contextmanager
-def serving(log: Path, *arguments: object) -> Iterator[Server]:
-    """A server of some bundles, listening but not yet ready."""
-    command = [sys.executable, "-m", "toolkit", "serve", *map(str, arguments), "--port", "0", "--grpc-port", "0"]
+def serving(log: Path, *arguments: object, toolkit: Sequence[str] = TOOLKIT) -> Iterator[Server]:
+    """A server of some bundles, listening but not yet ready; of another installation where its command is given."""
+    command = [*toolkit, "serve", *map(str, arguments), "--port", "0", "--grpc-port", "0"]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stderr=stream, stdout=subprocess.PIPE)
     try:

@@ -59,6 +59,7 @@ async def files_in(body: bytes, headers: Headers, limits: Limits) -> list[bytes]
         max_fields=limits.images,
         max_part_size=limits.body_bytes,
     )
+    parser.spool_max_size = limits.body_bytes  # the body is in memory already; there may be no disk to write to
     try:
         async with asyncio.timeout(limits.body_seconds):
             form = await parser.parse()
