@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported; see docs/install.md
 TYPE_CHECKING = (
     False  # read as true by type checkers; `typing` itself takes longer to import than the rest of this file
 )

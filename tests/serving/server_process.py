@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 READY_SECONDS = 120
+TOOLKIT = (sys.executable, "-m", "toolkit")
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,13 @@ class Server:
 
 
 @contextmanager
-def serving(log: Path, *arguments: object, verb: str = "serve") -> Iterator[Server]:
-    """A server of some bundles, listening but not yet ready; ``verb="app"`` has a page and no gRPC."""
+def serving(log: Path, *arguments: object, toolkit: Sequence[str] = TOOLKIT, verb: str = "serve") -> Iterator[Server]:
+    """A server of some bundles, listening but not yet ready; of another installation where its command is given.
+
+    ``verb="app"`` has a page and no gRPC.
+    """
     options = ["--grpc-port", "0"] if verb == "serve" else ["--json"]
-    command = [sys.executable, "-m", "toolkit", verb, *map(str, arguments), "--port", "0", *options]
+    command = [*toolkit, verb, *map(str, arguments), "--port", "0", *options]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stderr=stream, stdout=subprocess.PIPE)
     try:

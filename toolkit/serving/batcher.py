@@ -18,9 +18,6 @@ from toolkit.serving.pool import BundlePool
 from toolkit.serving.queue import BatchingQueue
 from toolkit.serving.refusal import Reason, Refused
 
-MEMORY = 0.2
-"""Weight of the newest batch in the running mean of an image's time."""
-
 
 @dataclass(frozen=True)
 class BatchRun:
@@ -57,7 +54,6 @@ class Batcher:
         self._queue: BatchingQueue[_Request] = BatchingQueue(waiting)
         self._changed = threading.Condition()
         self._closed = False
-        self._seconds_an_image: float | None = None
         names = [f"batch-{place}" for place in range(len(pool.sessions))]
         self._threads = [
             threading.Thread(target=self._work, args=(session,), name=name, daemon=True)
@@ -70,10 +66,6 @@ class Batcher:
     def waiting(self) -> int:
         """Requests that no session has taken yet."""
         return self._queue.waiting
-
-    def expected_seconds(self, images: int) -> float:
-        """How long some more images would take to be done, by the last batches; 0 before the first."""
-        return images * (self._seconds_an_image or 0.0) / len(self.pool.sessions)
 
     def submit(self, example: Inputs, deadline: float, done: Future[Outputs]) -> None:
         """Have an example computed.
@@ -128,9 +120,6 @@ class Batcher:
                 batch[0].done.set_exception(error)
             return
         seconds = time.monotonic() - started
-        share = seconds / len(batch)
-        last = self._seconds_an_image
-        self._seconds_an_image = share if last is None else last + MEMORY * (share - last)
         self._observe(BatchRun(len(batch), [started - request.arrived for request in batch], seconds))
         for row, request in enumerate(batch):
             request.done.set_result({name: values[row] for name, values in outputs.items()})

@@ -35,6 +35,10 @@ Example = Image | Inputs
 """An image, or what the graph takes as it is."""
 ROUNDS = 2
 """Runs of every batch size when a session is warmed up."""
+MEMORY = 0.1
+"""Weight of the newest request in the running mean of what an image at work adds to another's time."""
+MARGIN = 1.25
+"""By which a request's expected time is enlarged, so that what is accepted is answered in time."""
 UNREAD = Path("image")
 """What errors call an image of a request."""
 
@@ -71,6 +75,7 @@ class ServedModel:
         self._batcher, self._decoders = batcher, decoders
         self.images = 0
         """Images that are decoded, wait or are computed now."""
+        self._seconds_an_image = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -168,8 +173,10 @@ class ServedModel:
             Refused: no place in the queue, or none in time; all of the request.
         """
         with self._admitted(len(examples), deadline):
+            at_work, started = self.images, time.monotonic()
             waiting = [asyncio.wrap_future(self._begin(example, deadline)) for example in examples]
             await asyncio.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
+            self._learn((time.monotonic() - started) / at_work)
             return [_outcome(each) for each in waiting]
 
     async def drained(self) -> None:
@@ -186,10 +193,10 @@ class ServedModel:
         if images > self.limits.images:
             what = f"{images} images in a request, over the limit of {self.limits.images}"
             raise Refused(Reason.TOO_LARGE, what)
-        expected = self._batcher.expected_seconds(self.images + images)
+        expected = MARGIN * self._seconds_an_image * (self.images + images)
         if self.images and self.images + images > self.limits.waiting:
             what = f"{self.images} images wait already"
-            raise Refused(Reason.OVERLOADED, what, retry_after=self._batcher.expected_seconds(self.images))
+            raise Refused(Reason.OVERLOADED, what, retry_after=expected)
         if self.images and time.monotonic() + expected > deadline:
             what = f"the images that wait take {expected:.2f} s, longer than the request has"
             raise Refused(Reason.OVERLOADED, what, retry_after=expected)
@@ -201,6 +208,11 @@ class ServedModel:
             self.images -= images
             if not self.images:
                 self._idle.set()
+
+    def _learn(self, seconds_an_image: float) -> None:
+        """Note what a request took by the images that were at work with it (Little's law)."""
+        last = self._seconds_an_image
+        self._seconds_an_image = last + MEMORY * (seconds_an_image - last) if last else seconds_an_image
 
     def _begin(self, example: Example, deadline: float) -> Future[Outputs]:
         """Decode an example in a thread, which puts it into the queue."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from toolkit.serving.limits import MIB, Limits
 from toolkit.serving.refusal import Reason, Refused, bad_request
@@ -18,7 +18,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
     Raises:
         Refused: it is too large, encoded, or arrives too slowly.
-        ClientDisconnect: the client went away.
+        starlette.requests.ClientDisconnect: the client went away.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
@@ -59,6 +59,7 @@ async def files_in(body: bytes, headers: Headers, limits: Limits) -> list[bytes]
         max_fields=limits.images,
         max_part_size=limits.body_bytes,
     )
+    parser.spool_max_size = limits.body_bytes  # the body is in memory already; there may be no disk to write to
     try:
         async with asyncio.timeout(limits.body_seconds):
             form = await parser.parse()
@@ -71,6 +72,3 @@ async def files_in(body: bytes, headers: Headers, limits: Limits) -> list[bytes]
         found.append(await part.read())
     await form.close()
     return found
-
-
-__all__ = ["ClientDisconnect", "files_in", "read_body"]
