@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "toolkit.metrics": {"toolkit.sampling"},
     "toolkit.sampling": set(),
     "toolkit.reporting": GROUND | {"toolkit.runtime"},
+    "toolkit.publishing": GROUND | {"toolkit.runtime", "toolkit.recipe"},
     "toolkit.evaluation": GROUND
     | {"toolkit.runtime", "toolkit.recipe", "toolkit.data", "toolkit.metrics", "toolkit.serving", "toolkit.reporting"},
     "toolkit.runs": MODELS_AND_DATA,
@@ -66,9 +67,9 @@ SERVER_MODULES = (
 IN_PRODUCTION = {"toolkit.runtime", "toolkit.serving"}
 WITHOUT_TORCH = {
     *("toolkit.metrics", "toolkit.evaluation", "toolkit.reporting", "toolkit.recipe"),
-    *("toolkit.data.source", "toolkit.data.evaluation_data"),
+    *("toolkit.publishing", "toolkit.data.source", "toolkit.data.evaluation_data"),
 }
-"""Packages and modules that a host without torch imports when it evaluates."""
+"""Packages and modules that a host without torch imports when it evaluates or publishes."""
 OPTIONAL_LIBRARIES = {
     "toolkit.runtime.signature": {"model_signing", "cryptography"},
     "toolkit.runtime.embedding_file": {"pyarrow", "safetensors"},
