@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_mlflow import RUN, fake_mlflow
 from mlflow import MlflowClient
 from tiny_bundle import flip_a_byte
 
@@ -145,6 +146,20 @@ def test_what_mlflow_refuses_fails_the_run_in_one_line(bundle: Path, store: str)
     client = MlflowClient(store)
     (run,) = client.search_runs([client.get_experiment_by_name("colours").experiment_id])
     assert run.info.status == "FAILED"
+
+
+def test_a_server_is_logged_to_and_nothing_of_its_clients_stands_in_the_json(
+    log: Log, bundle: Path, tmp_path: Path
+) -> None:
+    with fake_mlflow(tmp_path / "artifacts") as server:
+        done = log("--register", "colours", "--json", uri=server.uri)
+    outcome = json.loads(done.stdout)
+    assert (outcome["run_id"], outcome["registered"]) == (RUN, {"name": "colours", "version": "1"})
+    assert server.status == "FINISHED"
+    logged = {each["key"]: each["value"] for batch in server.batches for each in batch.get("params", [])}
+    assert logged == {"classes": "3"}
+    assert verify(tmp_path / "artifacts" / "bundle")["passed"]
+    assert server.uri in done.stderr
 
 
 def test_a_server_out_of_reach_or_with_a_password_in_its_address(log: Log) -> None:

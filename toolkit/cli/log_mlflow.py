@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +50,8 @@ def log_mlflow(
         raise ToolkitError("no address of MLflow", where="toolkit log-mlflow", fix=fix)
     check_uri(uri)
     opened = checked_bundle(bundle, provider=provider, public_key=public_key)
-    outcome = log_bundle(opened, MlflowTarget(uri, experiment, register))
+    with redirect_stdout(sys.stderr):  # where MLflow's client writes the run's page
+        outcome = log_bundle(opened, MlflowTarget(uri, experiment, register))
     if json:
         print_json(outcome)
         return
