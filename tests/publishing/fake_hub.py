@@ -54,6 +54,8 @@ class FakeHub:
     requests: list[str] = field(default_factory=list)
     lose_uploads: bool = False
     """Whether every upload of a large file is refused."""
+    overtake: bool = False
+    """Whether somebody else commits while a push is under way."""
 
     def answer(self, method: str, path: str, token: str, body: bytes) -> Any:
         self.requests.append(f"{method} {path}")
@@ -115,6 +117,7 @@ class FakeHub:
         files = repo.branches[branch]
         if action == "preupload":
             asked = json.loads(body)["files"]
+            repo.messages += ["of somebody else"] * self.overtake
             return {"files": [self._mode(each["path"], files.get(each["path"])) for each in asked]}
         if action == "commit":
             return self._commit(name, branch, [json.loads(line) for line in body.splitlines()])

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from tiny_bundle import flip_a_byte
 
 from toolkit.errors import ToolkitError
-from toolkit.publishing.hub import check_repo
+from toolkit.publishing.hub import additions, check_repo
 from toolkit.publishing.uploads import stale_files, uploads_of
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.verify import verify
@@ -126,7 +126,7 @@ def test_a_bundle_that_fails_is_not_pushed(push: Push, hub: FakeHub, bundle: Pat
 
 
 @pytest.mark.parametrize(
-    "name", ["colours", "a/b/c", "me/", "me/..", "me/a b", "https://huggingface.co/me/colours", ""]
+    "name", ["colours", "a/b/c", "me/", "me/..", "me/a b", "https://huggingface.co/me/colours", "me/README.md", ""]
 )
 def test_a_name_that_is_none(name: str) -> None:
     with pytest.raises(ToolkitError, match="no name of a repository"):
@@ -153,18 +153,37 @@ def test_no_network(push: Push) -> None:
     assert "HF_HUB_OFFLINE" in push(NAME, code=2, HF_HUB_OFFLINE="1").stderr
 
 
-@pytest.mark.parametrize("files", [{"model.safetensors": b"x"}, {"README.md": b"mine"}, {"old/manifest.json": b"{}"}])
-def test_a_repository_with_other_content_stays_as_it_is(files: dict[str, bytes], push: Push, hub: FakeHub) -> None:
-    hub.repos[NAME] = Repo(private=True, branches={"main": {".gitattributes": b"", **files}})
-    done = push(NAME, code=2)
-    assert f"holds other files: {next(iter(files))}" in done.stderr
-    assert hub.repos[NAME].branches["main"] == {".gitattributes": b"", **files}
+def test_a_repository_with_other_content_stays_as_it_is(push: Push, hub: FakeHub) -> None:
+    files = {".gitattributes": b"", "README.md": b"mine"}
+    hub.repos[NAME] = Repo(private=True, branches={"main": files})
+    assert "holds other files: README.md (at me/colours)" in push(NAME, code=2).stderr
+    assert hub.repos[NAME].branches["main"] == files
+
+
+@pytest.mark.parametrize("there", [["model.safetensors"], ["old/manifest.json", "README.md"], ["colours/notes.txt"]])
+def test_other_content_is_no_earlier_bundle(there: list[str], bundle: Path) -> None:
+    with pytest.raises(ToolkitError, match="holds other files"):
+        stale_files(there, NAME, uploads_of(Bundle(bundle), NAME))
 
 
 def test_a_public_repository_is_not_private(push: Push, hub: FakeHub) -> None:
     hub.repos[NAME] = Repo(private=False)
     assert "is public, and --private" in push(NAME, "--private", code=2).stderr
     assert hub.repos[NAME].messages == []
+
+
+def test_what_changed_since_it_was_verified_is_not_sent(bundle: Path) -> None:
+    uploads = uploads_of(Bundle(bundle), NAME)
+    assert [each.path_in_repo for each in additions(uploads)] == [each.path for each in uploads]
+    flip_a_byte(bundle / "model.onnx")
+    with pytest.raises(ToolkitError, match=r"colours/model\.onnx changed meanwhile"):
+        additions(uploads)
+
+
+def test_a_push_that_another_overtook_is_refused(push: Push, hub: FakeHub) -> None:
+    hub.overtake = True
+    assert "the repository changed meanwhile" in push(NAME, code=2).stderr
+    assert set(hub.repos[NAME].branches["main"]) == {".gitattributes"}
 
 
 def test_an_upload_that_breaks_off_leaves_no_commit(push: Push, hub: FakeHub) -> None:

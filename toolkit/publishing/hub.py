@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit import __version__
 from toolkit.errors import ToolkitError
-from toolkit.publishing.uploads import Upload, stale_files, uploads_of
+from toolkit.publishing.uploads import NEUTRAL, Upload, folder_of, stale_files, uploads_of
 from toolkit.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
 MAIN = "main"
 HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
@@ -43,7 +43,7 @@ def check_repo(repo: str) -> None:
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     fix = "write OWNER/NAME, of letters, digits, '-', '_' and '.'"
-    if repo.count("/") != 1:
+    if repo.count("/") != 1 or folder_of(repo) in NEUTRAL:
         raise ToolkitError("no name of a repository", where=repo, fix=fix)
     try:
         validate_repo_id(repo)
@@ -91,7 +91,7 @@ def push(bundle: Bundle, repo: str, options: PushOptions) -> dict[str, Any]:
         ToolkitError: the hub does not answer or refuses, the repository holds something else, or it is public and was
             to be private.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationDelete, HfApi
 
     api = HfApi(library_name="clip-toolkit", library_version=__version__)
     uploads = uploads_of(bundle, repo)
@@ -100,10 +100,7 @@ def push(bundle: Bundle, repo: str, options: PushOptions) -> dict[str, Any]:
         private = _ready_repo(api, repo, options)
         there = api.model_info(repo, revision=options.revision)
         deleted = stale_files([each.rfilename for each in there.siblings or ()], repo, uploads)
-        added = [CommitOperationAdd(each.path, _content(each)) for each in uploads]
-        for upload, operation in zip(uploads, added, strict=True):
-            if operation.upload_info.sha256.hex() != upload.sha256:
-                raise ToolkitError(f"{upload.path} changed meanwhile", where=bundle.path, fix="push again")
+        added = additions(uploads)
         commit = api.create_commit(
             repo,
             [*added, *map(CommitOperationDelete, deleted)],
@@ -113,6 +110,24 @@ def push(bundle: Bundle, repo: str, options: PushOptions) -> dict[str, Any]:
         )
     found = {"private": private, "dry_run": False, "deleted": deleted, "commit": commit.oid}
     return _said(repo, options, uploads, api.endpoint) | found
+
+
+def additions(uploads: Sequence[Upload]) -> list[CommitOperationAdd]:
+    """What is committed, hashed once more as it is read.
+
+    Raises:
+        ToolkitError: a file is no longer the one that was verified.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    added = []
+    for each in uploads:
+        added.append(
+            CommitOperationAdd(each.path, each.content if isinstance(each.content, bytes) else str(each.content))
+        )
+        if added[-1].upload_info.sha256.hex() != each.sha256:
+            raise ToolkitError(f"{each.path} changed meanwhile", where="toolkit push", fix="push again")
+    return added
 
 
 def _ready_repo(api: HfApi, repo: str, options: PushOptions) -> bool:
@@ -143,10 +158,6 @@ def _said(repo: str, options: PushOptions, uploads: Sequence[Upload], endpoint: 
         "files": [{"path": each.path, "size": each.size, "sha256": each.sha256} for each in uploads],
         "bytes": sum(each.size for each in uploads),
     }
-
-
-def _content(upload: Upload) -> bytes | str:
-    return upload.content if isinstance(upload.content, bytes) else str(upload.content)
 
 
 def _message(bundle: Bundle) -> str:
