@@ -26,6 +26,7 @@ from export.selection.search import PrecisionSearch, validation_images_for
 from toolkit import __version__
 from toolkit.data.source import LabelledImage
 from toolkit.files import sha256_of, staged_folder, write_json
+from toolkit.models.encoder_origin import encoder_origin
 from toolkit.models.families.traced import refuse_traced
 from toolkit.models.processing import preprocess_from
 from toolkit.progress import SILENT, Progress
@@ -104,6 +105,7 @@ def export_bundle(
     replaced = force and (out / MANIFEST).is_file()
     with changing(out, empty=True) if replaced else staged_folder(out, what="bundle", marker=MANIFEST) as stage:
         provenance = run.provenance() | {"export_libraries": _libraries()}
+        provenance["encoder"] = encoder_origin(run.recipe.model, run.classifier.encoder.family.name)
         provenance["card_metadata"] = card_metadata(provenance, run.classifier.labels)
         write_json(stage / "labels.json", run.classifier.labels)
         write_json(stage / "preprocess.json", preprocess.model_dump(mode="json"))

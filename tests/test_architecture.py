@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "toolkit.metrics": {"toolkit.sampling"},
     "toolkit.sampling": set(),
     "toolkit.reporting": GROUND | {"toolkit.runtime"},
+    "toolkit.publishing": GROUND | {"toolkit.runtime", "toolkit.recipe"},
     "toolkit.evaluation": GROUND
     | {"toolkit.runtime", "toolkit.recipe", "toolkit.data", "toolkit.metrics", "toolkit.serving", "toolkit.reporting"},
     "toolkit.runs": MODELS_AND_DATA,
@@ -66,9 +67,9 @@ SERVER_MODULES = (
 IN_PRODUCTION = {"toolkit.runtime", "toolkit.serving"}
 WITHOUT_TORCH = {
     *("toolkit.metrics", "toolkit.evaluation", "toolkit.reporting", "toolkit.recipe"),
-    *("toolkit.data.source", "toolkit.data.evaluation_data"),
+    *("toolkit.publishing", "toolkit.data.source", "toolkit.data.evaluation_data"),
 }
-"""Packages and modules that a host without torch imports when it evaluates."""
+"""Packages and modules that a host without torch imports when it evaluates or publishes."""
 OPTIONAL_LIBRARIES = {
     "toolkit.runtime.signature": {"model_signing", "cryptography"},
     "toolkit.runtime.embedding_file": {"pyarrow", "safetensors"},
@@ -211,12 +212,13 @@ def test_help_imports_nothing_heavy() -> None:
     assert imported_by("--help") & heavy == set()
 
 
-def test_verify_and_predict_never_import_torch_or_transformers(finished_bundle: Path) -> None:
+def test_verify_predict_and_push_never_import_torch_or_transformers(finished_bundle: Path) -> None:
     image = str(finished_bundle / "golden" / "000.png")
     heavy = {"torch", "transformers", "onnx", "accelerate", "safetensors", "matplotlib", "sklearn", "scipy"}
     heavy |= {"model_signing", "sigstore", "cryptography", "OpenSSL"}
     assert imported_by("verify", str(finished_bundle)) & heavy == set()
     assert imported_by("predict", str(finished_bundle), image, "--json") & heavy == set()
+    assert imported_by("push", str(finished_bundle), "me/colours", "--dry-run", "--json") & heavy == set()
 
 
 def test_evaluate_never_imports_torch_or_transformers(finished_bundle: Path, color_data: Path, tmp_path: Path) -> None:

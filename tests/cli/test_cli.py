@@ -132,6 +132,13 @@ def test_verbs_and_options_are_the_contract() -> None:
         "predict": [
             "--batch-size", "--json", "--out", "--precision", "--provider", "--threads", "--top-k", "bundle", "paths",
         ],
+        "push": [
+            "--dry-run", "--json", "--message", "--private", "--provider", "--public-key", "--revision", "bundle",
+            "repo",
+        ],
+        "log-mlflow": [
+            "--experiment", "--json", "--provider", "--public-key", "--register", "--tracking-uri", "bundle",
+        ],
         "verify": ["--json", "--provider", "--public-key", "--threads", "bundle"],
         "doctor": ["--json"],
         "encoders list": ["--json"],
@@ -194,6 +201,8 @@ def test_verbs_and_options_are_the_contract() -> None:
         (["tune", "x", "--p99-ms", "9", "--rate", "-1"], ["--rate", "more than 0"]),
         (["tune", "nowhere", "--p99-ms", "9"], ["no such folder"]),
         (["compare", "a.json", "b.json"], ["No such file", "bench-latency"]),
+        (["push", "nowhere", "me/x", "--dry-run"], ["no such folder", "nowhere", "toolkit export"]),
+        (["push", "x", "y"], ["no name of a repository", "OWNER/NAME"]),
         (["frobnicate"], ["frobnicate", "--help"]),
         (["predict", "x"], ["PATH", "--help"]),
         (["verify", "x", "--threads", "0"], ["--threads", "--help"]),

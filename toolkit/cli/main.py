@@ -20,8 +20,10 @@ from toolkit.cli import (
     few_shot,
     import_,
     inspect,
+    log_mlflow,
     parity,
     predict,
+    push,
     recipes,
     serve,
     train,
@@ -80,6 +82,8 @@ app.command("embed")(embed.embed)
 app.command("serve")(serve.serve)
 app.command("app")(app_.app)
 app.command("verify")(verify.verify)
+app.command("push")(push.push)
+app.command("log-mlflow")(log_mlflow.log_mlflow)
 app.command("doctor")(doctor.doctor)
 
 

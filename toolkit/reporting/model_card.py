@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -105,11 +106,17 @@ def card_metadata(origin: dict[str, Any], labels: list[str]) -> str:
         library_name="onnx",
         pipeline_tag="image-classification",
         tags=["image-classification", "onnx", "clip-toolkit"],
-        base_model=encoder if encoder.count("/") == 1 and not encoder.startswith(("/", ".", "~")) else None,
+        base_model=encoder if _is_hub_name(encoder) else None,
         model_name=f"{name} classifier, {len(labels):,} classes",
         eval_results=results,
     )
     return str(found.to_yaml())
+
+
+def _is_hub_name(encoder: str) -> bool:
+    """Whether a recipe's encoder is one of the hub's, and no folder."""
+    is_name = encoder.count("/") == 1 and not encoder.startswith(("/", ".", "~"))
+    return is_name and not Path(encoder).is_dir()
 
 
 def named(labels: list[str]) -> str:

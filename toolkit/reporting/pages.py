@@ -8,7 +8,8 @@ from typing import Any
 from jinja2 import UndefinedError
 
 from toolkit.errors import ToolkitError
-from toolkit.files import write_bytes
+from toolkit.files import sha256_of, write_bytes
+from toolkit.reporting.bill_of_materials import BOM, bill_of_materials
 from toolkit.reporting.model_card import model_card
 from toolkit.reporting.report import report_html
 from toolkit.runtime.bundle import Manifest
@@ -16,12 +17,13 @@ from toolkit.strict_json import read_json, reason_in
 
 MEASURED_PLOTS = ("latency", "roofline", "server")
 """Plots of ``latency.json``."""
+GRAPHS = ("*.onnx", "*.onnx.data")
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, UndefinedError)
 """What reading metrics raises that are missing, or of another type: hashes fit whatever a stranger wrote."""
 
 
 def write_pages(folder: Path, manifest: Manifest) -> None:
-    """Write ``MODEL_CARD.md`` and ``report.html`` from the metrics that lie in the bundle.
+    """Write ``MODEL_CARD.md``, ``report.html`` and ``bom.json`` from the metrics that lie in the bundle.
 
     Raises:
         ToolkitError: metrics or provenance are not of the form that the toolkit writes.
@@ -42,10 +44,17 @@ def pages(folder: Path, manifest: Manifest) -> dict[str, str]:
         return {
             "MODEL_CARD.md": model_card(manifest, labels, parity, latency),
             "report.html": report_html(manifest, labels, parity, latency, folder / "plots", serving),
+            BOM: bill_of_materials(manifest, labels, parity, _run_from(folder)),
         }
     except MALFORMED as error:
         what = f"its metrics or its provenance are not as the toolkit writes them: {reason_in(error)}"
         raise ToolkitError(what, where=folder, fix="copy the bundle again, or export it again") from error
+
+
+def _run_from(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that a bundle runs from, by name."""
+    graphs = [path for pattern in GRAPHS for path in sorted(folder.glob(pattern))]
+    return {path.name: sha256_of(path) for path in [*graphs, folder / "labels.json", folder / "preprocess.json"]}
 
 
 def _read(path: Path) -> Any:

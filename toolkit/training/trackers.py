@@ -13,6 +13,7 @@ from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracke
 
 from toolkit.errors import ToolkitError
 from toolkit.files import write_bytes
+from toolkit.recipe.flat_keys import flat_keys
 from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.tracking import TrackingConfig
 
@@ -81,15 +82,4 @@ def start_trackers(accelerator: Accelerator, recipe: Recipe, out: Path, step: in
     accelerator.init_trackers(project)
     for name in ("wandb", "mlflow"):
         if name in recipe.tracking.trackers and accelerator.is_main_process:
-            accelerator.get_tracker(name).store_init_configuration(_flat(recipe.model_dump(mode="json")))
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested keys joined by dots; what no tracker takes as it is, as text."""
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
-    return flat
+            accelerator.get_tracker(name).store_init_configuration(flat_keys(recipe.model_dump(mode="json")))

@@ -1,0 +1,1 @@
+"""Bundles go to registries: the Hugging Face hub, MLflow. Without torch."""
