@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         bench_latency,
         evaluate,
         export,
+        export_triton,
         few_shot,
         finetune,
         import_classifier,
@@ -44,6 +45,7 @@ __all__ = [
     "bench_latency",
     "evaluate",
     "export",
+    "export_triton",
     "few_shot",
     "finetune",
     "import_classifier",
@@ -52,8 +54,8 @@ __all__ = [
     "zero_shot",
 ]
 _HOMES = {
-    **dict.fromkeys(("bench_latency", "evaluate", "export", "few_shot", "finetune"), "toolkit.api"),
-    **dict.fromkeys(("import_classifier", "load", "parity", "zero_shot"), "toolkit.api"),
+    **dict.fromkeys(("bench_latency", "evaluate", "export", "export_triton", "few_shot"), "toolkit.api"),
+    **dict.fromkeys(("finetune", "import_classifier", "load", "parity", "zero_shot"), "toolkit.api"),
     **dict.fromkeys(("CheckFailed", "ToolkitError"), "toolkit.errors"),
     "Recipe": "toolkit.recipe.recipe",
     "Bundle": "toolkit.runtime.bundle",

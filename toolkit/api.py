@@ -14,6 +14,7 @@ from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from export.triton.repository import TritonRepository
     from toolkit.evaluation.record import Evaluation
     from toolkit.recipe.data import DataConfig
     from toolkit.recipe.recipe import Recipe
@@ -261,6 +262,7 @@ def export(
     calibration_images: int | None = None,
     embedding: bool = False,
     data: Path | str | None = None,
+    triton: Path | str | None = None,
     sign: Path | None = None,
     force: bool = False,
     progress: Progress = SILENT,
@@ -280,8 +282,9 @@ def export(
         calibration_images: training images that ranges of activations are measured on.
         embedding: whether the graphs also give the embedding, at length one.
         data: where the run's data is, if it is no longer where its recipe says.
+        triton: folder for a Triton model repository of the bundle; see :func:`export_triton`.
         sign: private key (PEM) to sign the bundle with.
-        force: replace a bundle that is already there.
+        force: replace a bundle and a repository that are already there.
         progress: told how it goes on.
 
     Returns:
@@ -302,6 +305,11 @@ def export(
 
     precisions, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
     wanted = ExportOptions(check_input(input), precisions, budget, images, calibration_images, embedding)
+    if triton is not None:
+        from export.triton.repository import check_repository
+
+        default = precisions[0] if precisions else None
+        check_repository(Path(out), Path(triton), provider=provider, precision=default, graph_kind=input, force=force)
     export_bundle(
         opened_run(run, data),
         Path(out),
@@ -312,7 +320,48 @@ def export(
         force=force,
         progress=progress,
     )
-    return Bundle(Path(out))
+    bundle = Bundle(Path(out))
+    if triton is not None:
+        export_triton(bundle, out=triton, provider=provider, threads=threads, force=force)
+    return bundle
+
+
+def export_triton(
+    bundle: Bundle | Path | str,
+    *,
+    out: Path | str,
+    provider: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    force: bool = False,
+) -> TritonRepository:
+    """Write a model repository for Triton Inference Server, and KServe's InferenceServices beside it.
+
+    The model is called as the bundle's folder. What is not given is as ``toolkit tune`` chose it, else the CPU, the
+    default precision and one instance on all cores.
+
+    Args:
+        bundle: an opened bundle, or its folder.
+        out: folder to write; it appears whole or not at all.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``; it need not be there.
+        precision: of the graph.
+        threads: of an instance.
+        force: replace a repository that is already there.
+
+    Raises:
+        ToolkitError: a name that Triton does not take, a folder that is taken, or a graph that the provider or the
+            release of Triton can't run.
+
+    Example:
+        >>> written = toolkit.export_triton(bundle, out=out)
+        >>> (out / written.model / "config.pbtxt").is_file()
+        True
+    """
+    from export.triton.repository import write_repository
+
+    return write_repository(
+        opened_bundle(bundle), Path(out), provider=provider, precision=precision, threads=threads, force=force
+    )
 
 
 def parity(

@@ -81,25 +81,25 @@ def _shell_of(content: memoryview, location: str) -> onnx.ModelProto:
 
     def shell(number: int, field: memoryview | int) -> bytes:
         if number != INITIALIZER or isinstance(field, int):
-            return _encoded(number, field)
+            return encoded(number, field)
         kept, raw = bytearray(), None
         for inner, value in entries(field):
             if inner == RAW_DATA and isinstance(value, memoryview) and len(value) >= SMALLEST_OUTSIDE:
                 raw = value
             else:
-                kept += _encoded(inner, value)
+                kept += encoded(inner, value)
         if raw is None:
-            return _encoded(number, field)
+            return encoded(number, field)
         tensor = onnx.TensorProto.FromString(bytes(kept))
         _point_outside(tensor, location, _address(raw) - start, len(raw))
-        return _encoded(number, tensor.SerializeToString())
+        return encoded(number, tensor.SerializeToString())
 
     written = bytearray()
     for number, field in entries(content):
         if number == GRAPH and isinstance(field, memoryview):
-            written += _encoded(number, b"".join(shell(*each) for each in entries(field)))
+            written += encoded(number, b"".join(shell(*each) for each in entries(field)))
         else:
-            written += _encoded(number, field)
+            written += encoded(number, field)
     model: onnx.ModelProto = onnx.ModelProto.FromString(bytes(written))
     return model
 
@@ -181,7 +181,7 @@ def _copy_fields(message: Any, copy: Any, wanted: Callable[[int], bool]) -> None
             setattr(copy, field.name, value)
 
 
-def _encoded(number: int, value: bytes | bytearray | memoryview | int) -> bytes:
+def encoded(number: int, value: bytes | bytearray | memoryview | int) -> bytes:
     """A field in protobuf's wire format (protobuf.dev, Encoding)."""
     if isinstance(value, int):
         return _varint(number << 3 | VARINT) + _varint(value)

@@ -92,6 +92,7 @@ def test_verbs_and_options_are_the_contract() -> None:
         "export": [
             "--calibration-images", "--data", "--embedding", "--force", "--images", "--input", "--json",
             "--max-accuracy-drop", "--onnx", "--out", "--precision", "--provider", "--sign", "--threads",
+            "--triton",
         ],
         "zero-shot": [
             "--data", "--encoder", "--force", "--json", "--labels", "--labels-file", "--out", "--revision",
@@ -139,6 +140,7 @@ def test_verbs_and_options_are_the_contract() -> None:
         "log-mlflow": [
             "--experiment", "--json", "--provider", "--public-key", "--register", "--tracking-uri", "bundle",
         ],
+        "triton": ["--force", "--json", "--out", "--precision", "--provider", "--threads", "bundle"],
         "verify": ["--json", "--provider", "--public-key", "--threads", "bundle"],
         "doctor": ["--json"],
         "encoders list": ["--json"],
@@ -200,6 +202,8 @@ def test_verbs_and_options_are_the_contract() -> None:
         (["tune", "x", "--p99-ms", "nan"], ["nan", "--p99-ms"]),
         (["tune", "x", "--p99-ms", "9", "--rate", "-1"], ["--rate", "more than 0"]),
         (["tune", "nowhere", "--p99-ms", "9"], ["no such folder"]),
+        (["triton", "nowhere", "--out", "m"], ["no such folder", "nowhere", "toolkit export"]),
+        (["triton", "nowhere"], ["--out", "--help"]),
         (["compare", "a.json", "b.json"], ["No such file", "bench-latency"]),
         (["push", "nowhere", "me/x", "--dry-run"], ["no such folder", "nowhere", "toolkit export"]),
         (["push", "x", "y"], ["no name of a repository", "OWNER/NAME"]),

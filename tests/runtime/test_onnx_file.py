@@ -11,7 +11,14 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, nu
 from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 from tiny_graph import graph_bytes, outsourced
 
-from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors, input_shapes, operators
+from toolkit.runtime.onnx_file import (
+    external_files,
+    files_of_inner_tensors,
+    input_shapes,
+    operators,
+    output_shapes,
+    versions,
+)
 
 
 def tensor(name: str, location: str | None) -> TensorProto:
@@ -98,13 +105,16 @@ def test_a_graph_in_one_file_has_none(finished_bundle: Path) -> None:
 def test_inputs_and_operators_are_those_that_the_onnx_package_reads(finished_bundle: Path) -> None:
     contents = [RandomModel(seed).model.SerializeToString() for seed in range(100)]
     for content in [*contents, graph_bytes(), (finished_bundle / "model.onnx").read_bytes()]:
-        graph = ModelProto.FromString(content).graph
-        assert input_shapes(content) == {
-            value.name: [
-                side.dim_value if side.HasField("dim_value") else None for side in value.type.tensor_type.shape.dim
-            ]
-            for value in graph.input
-        }
+        model = ModelProto.FromString(content)
+        graph = model.graph
+        for read, values in ((input_shapes, graph.input), (output_shapes, graph.output)):
+            assert read(content) == {
+                value.name: [
+                    side.dim_value if side.HasField("dim_value") else None for side in value.type.tensor_type.shape.dim
+                ]
+                for value in values
+            }
+        assert versions(content) == (model.ir_version, {each.domain: each.version for each in model.opset_import})
         assert operators(content) >= {(node.domain, node.op_type) for node in graph.node}
 
 
@@ -118,7 +128,7 @@ def test_operators_of_subgraphs_and_functions_are_found() -> None:
     assert found == {("", "Flatten"), ("", "Gemm"), ("", "Softmax"), ("", "If"), ("there", "Deep"), ("", "InF")}
 
 
-@pytest.mark.parametrize("read", [input_shapes, operators])
+@pytest.mark.parametrize("read", [input_shapes, output_shapes, operators, versions])
 def test_inputs_of_a_damaged_file_are_an_error(read: Callable[[bytes], object]) -> None:
     with pytest.raises(ValueError, match="ONNX file"):
         read(graph_bytes()[:-3])

@@ -65,6 +65,10 @@ def export(
     embedding: Annotated[
         bool, typer.Option("--embedding", help="Have the graphs also give the embedding \\[batch, P], at length one.")
     ] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(help="Write a Triton model repository of the bundle too, into this folder; see toolkit triton."),
+    ] = None,
     sign: SignOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
@@ -93,6 +97,7 @@ def export(
             calibration_images=calibration_images,
             embedding=embedding,
             data=data,
+            triton=triton,
             sign=sign,
             force=force,
             progress=progress,
@@ -102,12 +107,17 @@ def export(
     if budget is not None:
         _warn_of_too_few(parity["tried"], budget)
     if json:
-        print_json({"bundle": str(out), "parity": parity})
+        print_json({"bundle": str(out), "parity": parity} | ({"triton": str(triton)} if triton else {}))
         return
     if budget is not None:
         print_tried(parity, budget)
     print_parity(parity)
-    console().print(f"bundle: {out}", f"next: toolkit bench-latency {out}", sep="\n")
+    lines = [f"bundle: {out}", f"next: toolkit bench-latency {out}"]
+    if triton:
+        lines[1:1] = [
+            f"repository: {triton}, not tuned; after toolkit tune: toolkit triton {out} --out {triton} --force"
+        ]
+    console().print(*lines, sep="\n", soft_wrap=True)
 
 
 def _warn_of_too_few(tried: Sequence[dict[str, Any]], budget: float) -> None:

@@ -27,6 +27,7 @@ from toolkit.cli import (
     recipes,
     serve,
     train,
+    triton,
     tune,
     verify,
     zero_shot,
@@ -81,6 +82,7 @@ app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("serve")(serve.serve)
 app.command("app")(app_.app)
+app.command("triton")(triton.triton)
 app.command("verify")(verify.verify)
 app.command("push")(push.push)
 app.command("log-mlflow")(log_mlflow.log_mlflow)

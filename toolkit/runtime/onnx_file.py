@@ -47,14 +47,42 @@ def files_of_inner_tensors(graph: bytes) -> set[str]:
     return {location for location, entry in _locations(graph) if entry != "entry of an initializer"}
 
 
+def versions(graph: bytes) -> tuple[int, dict[str, int]]:
+    """The version of the format (IR) and of each operator set by domain; that of the standard ones is empty.
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    model = memoryview(graph)
+    opsets = {}
+    for opset in _inside(model, (8,)):  # opset_import
+        domain = next((bytes(content).decode() for number, content in _fields(opset) if number == 1), "")
+        opsets[domain] = next((version for number, version in _numbers(opset) if number == 2), 0)
+    return next((version for number, version in _numbers(model) if number == 1), 0), opsets
+
+
 def input_shapes(graph: bytes) -> dict[str, list[int | None]]:
     """The sides of each input of the main graph, None for one of any length.
 
     Raises:
         ValueError: the bytes are no ONNX file, or a damaged one.
     """
+    return _shapes(graph, 11)
+
+
+def output_shapes(graph: bytes) -> dict[str, list[int | None]]:
+    """The sides of each output of the main graph, None for one of any length.
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    return _shapes(graph, 12)
+
+
+def _shapes(graph: bytes, field: int) -> dict[str, list[int | None]]:
+    """Sides by name of the values that a field of the main graph lists."""
     shapes = {}
-    for value in _inside(memoryview(graph), (7, 11)):  # graph, input
+    for value in _inside(memoryview(graph), (7, field)):
         name = next((bytes(content).decode() for content in _inside(value, (1,))), "")
         shapes[name] = [
             next((length for number, length in _numbers(side) if number == 1), None)

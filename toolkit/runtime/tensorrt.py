@@ -49,12 +49,9 @@ def engine_options(
     Raises:
         ToolkitError: the graph is made of operators that TensorRT does not know; the folder can't be used.
     """
-    own = sorted(name for domain, name in operators(graph) if domain == "com.microsoft")
-    if own:
-        what = f"TensorRT does not know operators of ONNX Runtime's own, such as {own[0]}"
-        raise ToolkitError(what, where="--provider tensorrt", fix="export again with --provider tensorrt")
+    require_standard_operators(graph)
     os.environ.setdefault(TF32, "0")
-    options = _profile(graph, build.batch_size) | dict(others)
+    options = profile_options(graph, build.batch_size) | dict(others)
     if not build.keep:
         return options
     folder = engine_folder(graph, external_data, build.batch_size, options)
@@ -64,6 +61,14 @@ def engine_options(
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(folder.parent),
     }
+
+
+def require_standard_operators(graph: bytes) -> None:
+    """Raise :class:`ToolkitError` if a graph is made of operators that TensorRT does not know."""
+    own = sorted(name for domain, name in operators(graph) if domain == "com.microsoft")
+    if own:
+        what = f"TensorRT does not know operators of ONNX Runtime's own, such as {own[0]}"
+        raise ToolkitError(what, where="--provider tensorrt", fix="export again with --provider tensorrt")
 
 
 def engine_folder(
@@ -108,6 +113,18 @@ def has_profile(options: Mapping[str, str]) -> bool:
     return PROFILES[-1] in options
 
 
+def profile_options(graph: bytes, batch_size: int | None) -> dict[str, str]:
+    """Smallest, usual and largest shape of each input; empty where more than the batch may vary."""
+    shapes = input_shapes(graph)
+    if batch_size is None or any(None in shape[1:] for shape in shapes.values()):
+        return {}
+
+    def of(count: int) -> str:
+        return ",".join(f"{name}:{'x'.join(map(str, [count, *shape[1:]]))}" for name, shape in shapes.items())
+
+    return dict(zip(PROFILES, (of(1), of(batch_size), of(batch_size)), strict=True))
+
+
 def _require_own(folder: Path) -> None:
     """Raise unless nobody else may write into a folder that code is loaded from."""
     if not hasattr(os, "geteuid"):
@@ -125,15 +142,3 @@ def _require_own(folder: Path) -> None:
     if fault:
         what = f"TensorRT's engines, which are code, can't be loaded from here: {fault}"
         raise ToolkitError(what, where=folder, fix=f"remove it, or set {CACHE} to a folder of your own")
-
-
-def _profile(graph: bytes, batch_size: int | None) -> dict[str, str]:
-    """Smallest, usual and largest shape of each input; empty where more than the batch may vary."""
-    shapes = input_shapes(graph)
-    if batch_size is None or any(None in shape[1:] for shape in shapes.values()):
-        return {}
-
-    def of(count: int) -> str:
-        return ",".join(f"{name}:{'x'.join(map(str, [count, *shape[1:]]))}" for name, shape in shapes.items())
-
-    return dict(zip(PROFILES, (of(1), of(batch_size), of(batch_size)), strict=True))
