@@ -212,13 +212,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert imported_by("--help") & heavy == set()
 
 
-def test_verify_predict_and_push_never_import_torch_or_transformers(finished_bundle: Path) -> None:
+def test_production_verbs_never_import_torch_or_transformers(finished_bundle: Path, tmp_path: Path) -> None:
     image = str(finished_bundle / "golden" / "000.png")
     heavy = {"torch", "transformers", "onnx", "accelerate", "safetensors", "matplotlib", "sklearn", "scipy"}
     heavy |= {"model_signing", "sigstore", "cryptography", "OpenSSL"}
     assert imported_by("verify", str(finished_bundle)) & heavy == set()
     assert imported_by("predict", str(finished_bundle), image, "--json") & heavy == set()
     assert imported_by("push", str(finished_bundle), "me/colours", "--dry-run", "--json") & heavy == set()
+    assert imported_by("triton", str(finished_bundle), "--out", str(tmp_path / "models")) & heavy == set()
 
 
 def test_evaluate_never_imports_torch_or_transformers(finished_bundle: Path, color_data: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from export.triton.release import RELEASE
 from export.triton.repository import write_repository
 from export.triton.settings import TritonSettings
 from toolkit.runtime.memory import MIB
+from toolkit.runtime.tensorrt import CACHE
 
 SCHEMA = jsonschema_rs.validator_for(INFERENCE_SERVICE)
 
@@ -48,6 +49,18 @@ def test_both_are_what_kserve_knows(provider: str, tmp_path: Path) -> None:
         assert each["startupProbe"]["failureThreshold"] * each["startupProbe"]["periodSeconds"] == 1800
     assert model["readinessProbe"]["httpGet"]["path"] == "/v2/models/Digits_2/ready"
     assert ({"name": "NVIDIA_TF32_OVERRIDE", "value": "0"} in model.get("env", [])) == (provider != "cpu")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_engines_of_tensorrt_have_a_folder_to_lie_in(provider: str, tmp_path: Path) -> None:
+    _, of_toolkit = services(tmp_path, provider=provider)
+    predictor = of_toolkit["spec"]["predictor"]
+    (container,) = predictor["containers"]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    mounted = {each["name"]: each["mountPath"] for each in container.get("volumeMounts", [])}
+    assert [each["name"] for each in predictor.get("volumes", [])] == list(mounted)
+    assert list(mounted.values()) == ([variables[CACHE]] if provider == "tensorrt" else [])
+    assert (CACHE in variables) == (provider == "tensorrt")
 
 
 def test_yaml_repeats_what_is_the_same(tmp_path: Path) -> None:
