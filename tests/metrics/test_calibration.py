@@ -68,3 +68,16 @@ def test_groups_widen_the_interval() -> None:
     groups = [str(index % 100) for index in range(800)]
     alone, together = (calibration_error(confidence, right, each).interval for each in (None, groups))
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+
+
+def test_luck_is_not_taken_for_certainty() -> None:
+    """Right exactly as often as it says in every bin, which chance alone would not give."""
+    confidence = np.linspace(0.3, 1.0, 360)
+    right = np.diff(np.floor(np.cumsum(confidence)), prepend=0) > 0
+    error = calibration_error(confidence, right)
+    assert error.value == error.interval[0] == 0
+    usual = [
+        calibration_error(confidence, np.random.default_rng(seed).random(360) < confidence).interval[1]
+        for seed in range(21)
+    ]
+    assert error.interval[1] >= 0.9 * float(np.median(usual))

@@ -50,7 +50,8 @@ def calibration_error(
     Chance alone opens gaps: a perfectly calibrated classifier has a binned error above 0, the more so the fewer images
     a bin holds. So binned errors are foreseen for a true gap that is the same in every bin, with binomial noise. The
     value is the gap for which the binned error that was found is their mean, the interval the gaps for which it is
-    among the middle 95 %.
+    among the middle 95 %. An error that is smaller than chance alone makes it half of the time says no more than that
+    median: its upper end is the median's (a power constraint), or luck would be taken for certainty.
 
     Args:
         confidence: probability of the predicted class [N].
@@ -58,7 +59,8 @@ def calibration_error(
         groups: of each image; images of one group make the noise larger.
 
     Source: Guo et al., "On calibration of modern neural networks" (2017); the bias and its correction by simulated
-    noise: Kumar, Liang and Ma, "Verified uncertainty calibration" (2019), section 5 and appendix.
+    noise: Kumar, Liang and Ma, "Verified uncertainty calibration" (2019), section 5 and appendix; the constraint:
+    Cowan, Cranmer, Gross and Vitells, "Power-constrained limits" (2011).
     """
     hits = right.astype(np.float64)
     count, mean, accuracy = _bins(confidence, hits)
@@ -81,8 +83,8 @@ def calibration_error(
     def quantile(true: float, level: float) -> float:
         return float(np.quantile(np.abs(true + draws) @ share, level))
 
-    value = _reaches(expected, binned)
-    low, high = (_reaches(partial(quantile, level=level), binned) for level in (1 - tail, tail))
+    value, low = _reaches(expected, binned), _reaches(partial(quantile, level=1 - tail), binned)
+    high = _reaches(partial(quantile, level=tail), max(binned, quantile(0.0, 0.5)))
     return CalibrationError(value, (min(low, value), max(high, value)), binned, mean, accuracy, share)
 
 
