@@ -9,15 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from chest_xrays import write_chest_xrays
-from PIL import Image
+from color_images import write_images
 
 from toolkit.recipe.recipe import Recipe
-
-COLORS = {"blue": (30, 60, 220), "green": (30, 170, 60), "red": (220, 40, 40)}
-COUNTS = {"train": 12, "val": 5, "test": 7}
 
 
 def pytest_configure() -> None:
@@ -44,20 +40,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.List
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow; pytest --slow runs it"))
-
-
-def write_images(root: Path, counts: dict[str, int] = COUNTS, classes: tuple[str, ...] = tuple(COLORS)) -> Path:
-    """Write noisy coloured images of several sizes as ``SPLIT/CLASS/image.png``."""
-    rng = np.random.default_rng(0)
-    for split, count in counts.items():
-        for name in classes:
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                height, width = rng.integers(20, 60, 2)
-                pixels = np.array(COLORS[name]) + rng.normal(0, 25, (height, width, 3))
-                Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{index:02d}.png")
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_images
+from color_images import write_images
 from transformers import (
     BlipConfig,
     BlipForImageTextRetrieval,

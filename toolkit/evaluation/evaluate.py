@@ -16,7 +16,6 @@ from toolkit.errors import ToolkitError
 from toolkit.evaluation.record import Evaluation
 from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.curves import curves_of
-from toolkit.metrics.intervals import Array
 from toolkit.metrics.operating_point import rates
 from toolkit.metrics.report import confusions_of, metrics_of, uncalibrated_of
 from toolkit.metrics.split import Integers, SplitScores
@@ -73,7 +72,8 @@ def evaluate_bundle(
     logits, stated = _predict(bundle, data.images, precision, provider, progress)
     labels, groups, temperature = labels_of(data.images), groups_of(data.images), bundle.temperature(precision)
     calibrated, as_trained = (SCORES[bundle.manifest.task](logits, labels, each, groups) for each in (temperature, 1.0))
-    if not np.allclose(calibrated.confidence, stated, rtol=0, atol=SAME):
+    decided = stated[np.arange(len(labels)), calibrated.predicted]
+    if not np.allclose(calibrated.confidence, decided, rtol=0, atol=SAME):
         what = f"the {precision} graph's probabilities are not those of its logits at its temperature, {temperature:g}"
         raise ToolkitError(what, where=bundle.path, fix="export it again")
     predictions, classes = _predictions(calibrated, data), bundle.labels
@@ -106,16 +106,15 @@ def evaluate_bundle(
 
 def _predict(
     bundle: Bundle, images: list[LabelledImage], precision: str, provider: str, progress: Progress
-) -> tuple[Float32, Array]:
-    """Logits [N, C] and the graph's own probability of the largest [N]; images are held a few batches at a time."""
-    logits, stated = np.empty((len(images), len(bundle.labels)), np.float32), np.empty(len(images))
+) -> tuple[Float32, Float32]:
+    """Logits and the graph's own probabilities, both [N, C]; images are held a few batches at a time."""
+    logits, stated = (np.empty((len(images), len(bundle.labels)), np.float32) for _ in range(2))
     progress.stage("evaluating")
     with Classifier.open(bundle, precision=precision, provider=provider) as classifier:
         for place, predicted in enumerate(classifier.stream(image.read() for image in images)):
             if isinstance(predicted, ToolkitError):
                 raise ToolkitError(predicted.what, where=images[place].path, fix=predicted.fix) from predicted
-            largest = bundle.labels[int(predicted.logits.argmax())]
-            logits[place], stated[place] = predicted.logits, predicted.probabilities[largest]
+            logits[place], stated[place] = predicted.logits, list(predicted.probabilities.values())
             progress.done(place + 1, len(images))
     return logits, stated
 

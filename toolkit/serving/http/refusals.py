@@ -6,6 +6,9 @@ from fastapi.responses import JSONResponse
 
 from toolkit.serving.refusal import Reason, Refused
 
+UNREAD = (Reason.TOO_LARGE, Reason.BODY_TIMEOUT)
+"""After these a body is left unread, so the connection can't go on."""
+
 
 def refusal(refused: Refused) -> JSONResponse:
     """The answer to a request that is refused."""
@@ -14,4 +17,6 @@ def refusal(refused: Refused) -> JSONResponse:
         headers["retry-after"] = str(max(1, round(refused.retry_after)))
     if refused.reason is Reason.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
+    if refused.reason in UNREAD:
+        headers["connection"] = "close"
     return JSONResponse({"error": refused.what}, refused.reason.http, headers)
