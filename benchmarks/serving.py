@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -58,11 +59,10 @@ MIB = 1 << 20
 SHOWN = ("offered_ips", "achieved_ips", "p50_ms", "p99_ms", "refused", "failed", "saturated")
 
 LITSERVE = """
+import base64
 import sys
 from pathlib import Path
 import litserve
-import numpy as np
-from fastapi import Request, Response
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import decoded_source
 from toolkit.runtime.inputs import stacked
@@ -72,8 +72,8 @@ class Api(litserve.LitAPI):
     def setup(self, device):
         self.bundle = Bundle(Path(sys.argv[1]))
         self.session = self.bundle.session(threads=int(sys.argv[3]))
-    async def decode_request(self, request: Request):
-        return await request.body()
+    def decode_request(self, request):
+        return base64.b64decode(request["image"])
     def batch(self, inputs):
         kind, preprocess = self.session.input, self.bundle.preprocess
         images = (decoded_source(preprocess, each, grey=kind != "image") for each in inputs)
@@ -132,7 +132,7 @@ def toolkit_serve(bundle: Path, log: Path) -> Iterator[Running]:
 
 @contextmanager
 def lit_serve(bundle: Path, log: Path, batch_size: int) -> Iterator[Running]:
-    """LitServe with the same graph, threads and batch size."""
+    """LitServe with the same graph, threads and batch size; images in JSON, since it takes no body as it is."""
     port = 8765
     arguments = [str(bundle), str(port), str(usable_cores()), str(batch_size), "1"]
     script = log.with_suffix(".py")
@@ -157,8 +157,12 @@ def _until_answers(
             time.sleep(0.1)
         yield Running(psutil.Process(child.pid), port, grpc_port)
     finally:
+        others = psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []
         child.terminate()
         child.wait(60)
+        for other in others:
+            with suppress(psutil.NoSuchProcess):
+                other.kill()
 
 
 async def _ask(target: Target, request: bytes) -> int:
@@ -221,7 +225,8 @@ def capacities(
 ) -> dict[str, Any]:
     """Rounds of all in turns, and the median ratios to the pool's."""
     classifier = Classifier.open(bundle)
-    plain = {"content-type": "application/octet-stream"}
+    in_json = {"content-type": "application/json"}
+    bodies = [json.dumps({"image": base64.b64encode(content).decode()}).encode() for content in contents]
     rows: list[dict[str, float]] = []
     for number in range(rounds):
         row = {"pool": through_pool(classifier, contents)}
@@ -230,7 +235,7 @@ def capacities(
             with lit_serve(bundle, work / f"litserve-{number}.log", classifier.pool.batch_size) as other:
                 target = Target.of(f"http://127.0.0.1:{other.port}")
                 row["litserve"] = through_http(
-                    target, [target.request("POST", "/predict", content, plain) for content in contents]
+                    target, [target.request("POST", "/predict", body, in_json) for body in bodies]
                 )
         print(json.dumps(row), file=sys.stderr, flush=True)
         rows.append(row)
