@@ -39,7 +39,7 @@ from export.graph.classifier_graph import build_graph
 from export.graph.external_data import save_graph
 from export.graph.preprocessing import add_preprocessing
 from export.parity.prove import prove
-from export.parity.reference import Reference, samples_of
+from export.parity.reference import Reference
 from export.prove_bundle import bisect_bundle, prove_again
 from recipes.finetune import finetune
 from toolkit.data.digits import write_digits
@@ -291,7 +291,7 @@ def cost_of_parity(work: Path, run: Run) -> dict[str, Any]:
     """What parity on 256 images takes beside the two engines' own time on them."""
     bundle = Bundle(work / "bundle")
     model = build_graph(run.classifier, bundle.preprocess, {})
-    samples, reference = samples_of(run.held_out(256)), Reference(run)
+    samples, reference = run.held_out(256), Reference(run)
     session = Session(work / "bundle" / "model.onnx", threads=THREADS)
     started = time.perf_counter()
     entry = prove(session, model, bundle.preprocess, reference, samples).entry

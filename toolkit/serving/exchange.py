@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolkit.runtime.session import Outputs
 from toolkit.serving.by_stage import PredictedByStage, predict_by_stage
 from toolkit.serving.metrics import Metrics
 from toolkit.serving.predictor import Prediction
@@ -51,8 +50,8 @@ class Exchange:
         wanted = wanted_outputs(model, request)
         examples = examples_of(model, request)
         outputs = await model.outputs_of(examples, _deadline(model, arrived, request.timeout, timeout))
-        tensors = answer(model, wanted, outputs)
-        self._count(model, outputs)
+        tensors, predictions = answer(model, wanted, outputs)
+        self._count(model, predictions)
         return Answered(model, wanted, tensors)
 
     async def predict(
@@ -71,7 +70,7 @@ class Exchange:
                 found.append(each if isinstance(each, Refused) else model.prediction(each))
             except Refused as refused:
                 found.append(refused)
-        self._count(model, outputs)
+        self._count(model, [each for each in found if isinstance(each, Prediction)])
         return model, found
 
     async def predict_by_stage(self, name: str, image: bytes, arrived: float) -> tuple[ServedModel, PredictedByStage]:
@@ -92,10 +91,9 @@ class Exchange:
             self.metrics.loaded(name, good=outcome.good)
         return outcomes
 
-    def _count(self, model: ServedModel, outputs: Sequence[Outputs | Refused]) -> None:
-        for each in outputs:
-            if not isinstance(each, Refused):
-                self.metrics.prediction(model.name, model.prediction(each))
+    def _count(self, model: ServedModel, predictions: Sequence[Prediction]) -> None:
+        for each in predictions:
+            self.metrics.prediction(model.name, each)
 
 
 def _deadline(model: ServedModel, arrived: float, *timeouts: float | None) -> float:

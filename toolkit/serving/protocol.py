@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from toolkit.runtime.inputs import Array
 from toolkit.runtime.session import Outputs
+from toolkit.serving.predictor import Prediction
 from toolkit.serving.refusal import Refused, bad_request
 from toolkit.serving.served_model import Example, ServedModel
 
@@ -182,8 +183,10 @@ def wanted_outputs(model: ServedModel, request: InferRequest) -> list[WantedOutp
     return wanted
 
 
-def answer(model: ServedModel, wanted: Sequence[WantedOutput], outputs: Sequence[Outputs | Refused]) -> list[Tensor]:
-    """The tensors of an answer, over a request's images.
+def answer(
+    model: ServedModel, wanted: Sequence[WantedOutput], outputs: Sequence[Outputs | Refused]
+) -> tuple[list[Tensor], list[Prediction]]:
+    """The tensors of an answer, over a request's images, and what is decided of each.
 
     Raises:
         Refused: an image has no outputs; the first one's reason.
@@ -194,11 +197,11 @@ def answer(model: ServedModel, wanted: Sequence[WantedOutput], outputs: Sequence
             of = f"image {place}: " if len(outputs) > 1 else ""
             raise Refused(each.reason, f"{of}{each.what}", retry_after=each.retry_after)
         rows.append(each)
-    labels = [model.prediction(row).label for row in rows]  # raises where probabilities are no numbers
+    predictions = [model.prediction(row) for row in rows]  # raises where probabilities are no numbers
     tensors = []
     for output in wanted:
         if output.name == LABEL:
-            tensors.append(Tensor(LABEL, "BYTES", (len(rows),), [label.encode() for label in labels]))
+            tensors.append(Tensor(LABEL, "BYTES", (len(rows),), [each.label.encode() for each in predictions]))
             continue
         values = np.stack([row[output.name] for row in rows])
         if output.classes:
@@ -207,7 +210,7 @@ def answer(model: ServedModel, wanted: Sequence[WantedOutput], outputs: Sequence
             tensors.append(Tensor(output.name, "BYTES", (len(rows), classes), named))
         else:
             tensors.append(Tensor(output.name, "FP32", values.shape, values))
-    return tensors
+    return tensors, predictions
 
 
 def _ranked(row: Array, classes: int, labels: Sequence[str]) -> list[bytes]:

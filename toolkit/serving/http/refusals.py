@@ -6,9 +6,6 @@ from fastapi.responses import JSONResponse
 
 from toolkit.serving.refusal import Reason, Refused
 
-UNREAD = (Reason.TOO_LARGE, Reason.BODY_TIMEOUT)
-"""After these a body is left unread, so the connection can't go on."""
-
 
 def refusal(refused: Refused) -> JSONResponse:
     """The answer to a request that is refused."""
@@ -17,6 +14,6 @@ def refusal(refused: Refused) -> JSONResponse:
         headers["retry-after"] = str(max(1, round(refused.retry_after)))
     if refused.reason is Reason.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
-    if refused.reason in UNREAD:
-        headers["connection"] = "close"
+    if refused.reason is Reason.BODY_TIMEOUT:
+        headers["connection"] = "close"  # nothing more is waited for
     return JSONResponse({"error": refused.what}, refused.reason.http, headers)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,9 @@ from toolkit.serving.repository import Repository
 from toolkit.serving.request_log import RequestLog
 from toolkit.serving.served_model import ServingSettings
 
+SWITCH_SECONDS = 0.0005
+"""After which a thread that waits for Python's lock gets it, a tenth of the default: the event loop lets go of the lock
+at every write, and would wait for the threads that decode."""
 KEEP_ALIVE = 30
 """Seconds that an idle connection is kept."""
 BACKLOG = 2048
@@ -100,6 +104,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(bundles: Sequence[Path], settings: ServerSettings, told: Callable[[Addresses], object]) -> None:
     log = RequestLog(requests=settings.log_requests)
+    sys.setswitchinterval(SWITCH_SECONDS)
     logging.basicConfig(handlers=[log.handler], level=logging.WARNING)  # what libraries say, in the same form
     repository = Repository(bundles, settings.serving, settings.limits, usable_cores())
     exchange = Exchange(repository, Metrics(repository))
