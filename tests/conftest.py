@@ -15,6 +15,9 @@ from color_images import write_images
 
 from toolkit.recipe.recipe import Recipe
 
+FAMILY_BLIND = ("test_server_", "test_remote", "test_app", "test_batcher", "test_clients", "test_push", "test_mlflow")
+"""Files whose tests start servers of a bundle and see nothing of its encoder: those of one family are enough for CI."""
+
 
 def pytest_configure() -> None:
     """Give each of several workers cores of its own, since pools of threads that share cores wait for each other.
@@ -38,6 +41,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.List
     """The files that take longest first, so that no worker is left alone with one at the end; slow tests if asked."""
     items.sort(key=lambda item: "training" not in item.path.parts and item.path.stem != "test_family_table")
     for item in items:
+        of = getattr(item, "callspec", None)
+        if item.path.stem.startswith(FAMILY_BLIND) and of and of.params.get("finished_run") == "siglip":
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow; pytest --slow runs it"))
 
