@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.output import JsonFlag, ServingProviderOption, console, print_json
+from toolkit.cli.output import JsonFlag, PublicKeyOption, ServingProviderOption, console, print_json
 from toolkit.errors import ToolkitError
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
@@ -29,10 +29,7 @@ def log_mlflow(
         str | None, typer.Option(metavar="NAME", help="Make a version of this registered model too.")
     ] = None,
     provider: ServingProviderOption = None,
-    public_key: Annotated[
-        Path | None,
-        typer.Option(help="PEM file of the key that must have signed the bundle.", show_default="not checked"),
-    ] = None,
+    public_key: PublicKeyOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Verify a bundle and log it to MLflow: its files as artifacts, the recipe, the metrics, parity and latency.

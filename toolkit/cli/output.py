@@ -52,6 +52,12 @@ RevisionOption = Annotated[
     typer.Option(help="Commit, tag or branch of a hub identifier.", show_default="the newest"),
 ]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace what an earlier call wrote there.")]
+PublicKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--public-key", help="PEM file of the key that must have signed the bundle.", show_default="not checked"
+    ),
+]
 SignOption = Annotated[
     Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key (PEM, unencrypted).")
 ]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toolkit.cli.output import JsonFlag, ServingProviderOption, console, print_json, print_table, warn
+from toolkit.cli.output import JsonFlag, PublicKeyOption, ServingProviderOption, console, print_json, print_table, warn
 
 
 def push(
@@ -25,10 +25,7 @@ def push(
         bool, typer.Option("--dry-run", help="Only say what would go where; asks no network for anything.")
     ] = False,
     provider: ServingProviderOption = None,
-    public_key: Annotated[
-        Path | None,
-        typer.Option(help="PEM file of the key that must have signed the bundle.", show_default="not checked"),
-    ] = None,
+    public_key: PublicKeyOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Verify a bundle and push it in one commit, with its model card as the page of the repository.

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.cli.output import JsonFlag, PrecisionOption, ServingProviderOption, ThreadsOption, print_json
+from toolkit.cli.output import (
+    JsonFlag,
+    PrecisionOption,
+    PublicKeyOption,
+    ServingProviderOption,
+    ThreadsOption,
+    print_json,
+)
 from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
@@ -40,10 +47,7 @@ def serve(
         int | None,
         typer.Option(min=1, help="Images that a session takes at once, at most.", show_default="as tuned, or 32"),
     ] = None,
-    public_key: Annotated[
-        Path | None,
-        typer.Option(help="PEM file of the key that must have signed a bundle.", show_default="not checked"),
-    ] = None,
+    public_key: PublicKeyOption = None,
     waiting: Annotated[int, typer.Option(min=1, help="Images of a model that wait at once, at most.")] = 512,
     max_images: Annotated[int, typer.Option(min=1, help="Images in a request, at most.")] = 256,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image, at most.")] = 100_000_000,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.output import JsonFlag, ServingProviderOption, ThreadsOption, console, print_json
+from toolkit.cli.output import JsonFlag, PublicKeyOption, ServingProviderOption, ThreadsOption, console, print_json
 from toolkit.errors import CheckFailed
 
 
@@ -15,10 +15,7 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     provider: ServingProviderOption = None,
     threads: ThreadsOption = None,
-    public_key: Annotated[
-        Path | None,
-        typer.Option(help="PEM file of the key that must have signed the bundle.", show_default="not checked"),
-    ] = None,
+    public_key: PublicKeyOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Compare every file with its hash, then run the golden images in every precision; exit 1 if something differs.
