@@ -3,11 +3,11 @@
     python -m benchmarks.serving [--bundles tiny-clip,ViT-B/32] [--minutes 5] [--rounds 3]
 
 Bundles are made here: the embedded encoder, and ViT-B/32 of random weights (speed does not depend on their values).
-For each, in rounds that alternate: images a second from encoded files to labels through the pool of sessions in this
+``toolkit tune`` chooses the sessions, threads and batch size that all of them run with. For each, in rounds that alternate: images a second from encoded files to labels through the pool of sessions in this
 process, through ``toolkit serve``, and through LitServe where it is installed. Then, of the server alone: 80 % of its
 capacity for some minutes, whose p99 stands beside that of the local server scenario at the same rate; the same beside
 500 broken requests; and twice its capacity with a deadline for every request. Client and server share the machine's
-cores. Writes benchmarks/results/serving.json; with the defaults about 25 minutes on two cores that do nothing else.
+cores. Writes benchmarks/results/serving.json; with the defaults about 30 minutes on two cores that do nothing else.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ from export.latency.scenarios.remote import RemoteServer, remote_server, run_loo
 from export.latency.scenarios.server import Server, serve
 from toolkit.files import write_json
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.machine import describe_machine, usable_cores
+from toolkit.runtime.machine import describe_machine
 from toolkit.serving.classifier import Classifier
+from toolkit.serving.pool import BundlePool
 
 RESULTS = Path(__file__).parent / "results" / "serving.json"
 CALLERS = 64
@@ -116,6 +117,17 @@ def tiny_bundle(work: Path) -> Path:
 
 
 BUNDLES = {"tiny-clip": tiny_bundle, "ViT-B/32": make_bundle}
+P99_MS = {"tiny-clip": 50.0, "ViT-B/32": 1000.0}
+"""That each bundle is tuned for."""
+
+
+def tuned(name: str, work: Path) -> Path:
+    """A bundle with its ``serving.json``."""
+    path = BUNDLES[name](work)
+    done = subprocess.run([sys.executable, "-m", "toolkit", "tune", str(path), "--p99-ms", str(P99_MS[name])])
+    if done.returncode:
+        sys.exit(f"{name}: not tuned")
+    return path
 
 
 @contextmanager
@@ -131,10 +143,11 @@ def toolkit_serve(bundle: Path, log: Path) -> Iterator[Running]:
 
 
 @contextmanager
-def lit_serve(bundle: Path, log: Path, batch_size: int) -> Iterator[Running]:
+def lit_serve(bundle: Path, log: Path, pool: BundlePool) -> Iterator[Running]:
     """LitServe with the same graph, threads and batch size; images in JSON, since it takes no body as it is."""
     port = 8765
-    arguments = [str(bundle), str(port), str(usable_cores()), str(batch_size), "1"]
+    given = [port, pool.sessions[0].threads, pool.batch_size, len(pool.sessions)]
+    arguments = [str(bundle), *map(str, given)]
     script = log.with_suffix(".py")
     script.write_text(LITSERVE)
     with log.open("wb") as stream:
@@ -232,7 +245,7 @@ def capacities(
         row = {"pool": through_pool(classifier, contents)}
         row["toolkit_serve"] = through_http(Target.of(remote.url), remote.requests)
         if find_spec("litserve"):
-            with lit_serve(bundle, work / f"litserve-{number}.log", classifier.pool.batch_size) as other:
+            with lit_serve(bundle, work / f"litserve-{number}.log", classifier.pool) as other:
                 target = Target.of(f"http://127.0.0.1:{other.port}")
                 row["litserve"] = through_http(
                     target, [target.request("POST", "/predict", body, in_json) for body in bodies]
@@ -248,7 +261,7 @@ def measured(name: str, minutes: float, rounds: int) -> dict[str, Any]:
     """Everything of one bundle."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        path = BUNDLES[name](work)
+        path = tuned(name, work)
         bundle = Bundle(path)
         contents, _ = golden_contents(bundle)
         with toolkit_serve(path, work / "serve.log") as server:
@@ -262,6 +275,7 @@ def measured(name: str, minutes: float, rounds: int) -> dict[str, Any]:
             hurried = remote_server(bundle, contents, url, path.name, {"x-request-timeout": str(DEADLINE)})
             found["at_twice"] = overload(hurried, server, OVERLOAD * capacity)
         found["local_at_80_percent"] = local(bundle, contents, SHARE * capacity)
+        found["tuned"] = {key: getattr(bundle.tuned_for(), key) for key in ("sessions", "threads", "batch_size")}
     ratio = found["at_80_percent"]["p99_ms"] / found["local_at_80_percent"]["p99_ms"]
     return found | {"p99_to_local": ratio}
 

@@ -61,7 +61,7 @@ SERVER_LIBRARIES = {"fastapi", "starlette", "uvicorn", "uvloop", "grpc", "google
 """Of the extra ``serve``."""
 SERVER_MODULES = (
     *("toolkit.serving.http", "toolkit.serving.grpc", "toolkit.serving.server", "toolkit.serving.metrics"),
-    "toolkit.serving.exchange",
+    *("toolkit.serving.exchange", "toolkit.serving.tracing"),
 )
 """What only a server imports, and may need its libraries at once."""
 IN_PRODUCTION = {"toolkit.runtime", "toolkit.serving"}

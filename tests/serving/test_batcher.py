@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Inputs
 from toolkit.runtime.session import Outputs
-from toolkit.serving.batcher import Batcher, BatchRun
+from toolkit.serving.batcher import Batcher, BatchRun, Outcome
 from toolkit.serving.pool import open_pool
 from toolkit.serving.refusal import Reason, Refused
 
@@ -24,18 +25,38 @@ def images(number: int, side: int = 32) -> list[Inputs]:
     return [{"image": rng.integers(0, 256, (side, side, 3), dtype=np.uint8)} for _ in range(number)]
 
 
-def submitted(batcher: Batcher, examples: list[Inputs], seconds: float = FAR) -> list[Future[Outputs]]:
+Waiting = Future[Outputs]
+
+
+def batcher_of(
+    bundle: Path, batch_size: int, waiting: int = 100, observe: Callable[[BatchRun], object] = lambda run: None
+) -> Batcher[Waiting]:
+    return Batcher(open_pool(Bundle(bundle), batch_size=batch_size), waiting, deliver, observe)
+
+
+def deliver(outcomes: Sequence[tuple[Waiting, Outcome]]) -> None:
+    for waiting, outcome in outcomes:
+        if isinstance(outcome, Exception):
+            waiting.set_exception(outcome)
+        else:
+            waiting.set_result(outcome)
+
+
+def submitted(batcher: Batcher[Waiting], examples: list[Inputs], seconds: float = FAR) -> list[Waiting]:
     found = []
     for example in examples:
-        done: Future[Outputs] = Future()
-        batcher.submit(example, time.monotonic() + seconds, done)
-        found.append(done)
+        waiting: Waiting = Future()
+        try:
+            batcher.submit(example, time.monotonic() + seconds, waiting)
+        except Refused as refused:
+            waiting.set_exception(refused)
+        found.append(waiting)
     return found
 
 
 def test_outputs_are_those_of_a_run_alone_whatever_the_batch(finished_bundle: Path) -> None:
     runs: list[BatchRun] = []
-    batcher = Batcher(open_pool(Bundle(finished_bundle), batch_size=4), 100, runs.append)
+    batcher = batcher_of(finished_bundle, 4, observe=runs.append)
     examples = [image for pair in zip(images(15), images(15, 40), strict=True) for image in pair]
     waiting = submitted(batcher, examples)
     session = batcher.pool.sessions[0]
@@ -49,7 +70,7 @@ def test_outputs_are_those_of_a_run_alone_whatever_the_batch(finished_bundle: Pa
 
 
 def test_what_waits_is_computed_before_the_end_and_nothing_is_taken_after(finished_bundle: Path) -> None:
-    batcher = Batcher(open_pool(Bundle(finished_bundle), batch_size=2), 100)
+    batcher = batcher_of(finished_bundle, 2)
     waiting = submitted(batcher, images(20))
     batcher.close()
     assert all(done.done() and done.exception() is None for done in waiting)
@@ -60,7 +81,7 @@ def test_what_waits_is_computed_before_the_end_and_nothing_is_taken_after(finish
 
 
 def test_a_full_queue_refuses(finished_bundle: Path) -> None:
-    batcher = Batcher(open_pool(Bundle(finished_bundle), batch_size=1), 1)
+    batcher = batcher_of(finished_bundle, 1, 1)
     waiting = submitted(batcher, images(300))
     batcher.close()
     errors = [done.exception() for done in waiting]
@@ -72,7 +93,7 @@ def test_a_full_queue_refuses(finished_bundle: Path) -> None:
 
 def test_what_nobody_waits_for_any_more_is_left_out(finished_bundle: Path) -> None:
     runs: list[BatchRun] = []
-    batcher = Batcher(open_pool(Bundle(finished_bundle), batch_size=1), 1000, runs.append)
+    batcher = batcher_of(finished_bundle, 1, 1000, runs.append)
     waiting = submitted(batcher, images(60))
     late = submitted(batcher, images(5), seconds=-1.0)
     cancelled = [done.cancel() for done in waiting[-10:]]
@@ -86,7 +107,7 @@ def test_what_nobody_waits_for_any_more_is_left_out(finished_bundle: Path) -> No
 
 def test_a_bad_example_costs_no_other(finished_bundle: Path) -> None:
     """Of the same shape, so that it may stand in a batch with good ones."""
-    batcher = Batcher(open_pool(Bundle(finished_bundle), batch_size=8), 100)
+    batcher = batcher_of(finished_bundle, 8)
     good = images(20)
     bad: Inputs = {"image": good[0]["image"].astype(np.int64)}
     waiting = submitted(batcher, [*good[:10], bad, *good[10:]])

@@ -76,14 +76,17 @@ def test_a_request_is_a_span_below_the_client_s(finished_bundle: Path, tmp_path:
         server = Server(process, json.loads(log.read_text().splitlines()[0])["port"], 0, log)
         server.until_ready()
         trace = "0af7651916cd43dd8448eb211c80319c"
-        server.ask("GET", "/v2", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+        headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        server.ask("GET", "/v2", headers=headers)
+        server.ask("POST", "/predict", b"no image", headers | {"content-type": "image/png"})
     finally:
         process.terminate()
         process.wait(30)
     found = [json.loads(line) for line in spans.read_text().splitlines()]
-    (span,) = [each for each in found if each["name"] == "GET /v2"]
-    assert span["context"]["trace_id"] == f"0x{trace}"
-    assert span["parent_id"] == "0xb7ad6b7169203331"
+    for name in ("GET /v2", "POST /predict"):
+        (span,) = [each for each in found if each["name"] == name]
+        assert span["context"]["trace_id"] == f"0x{trace}"
+        assert span["parent_id"] == "0xb7ad6b7169203331"
 
 
 @pytest.fixture(autouse=True)

@@ -77,8 +77,17 @@ class UnreadableImageError(ToolkitError):
         self.reason = reason
 
 
+class TooManyPixelsError(UnreadableImageError):
+    """An image over the limit of pixels, which is known before they are decoded."""
+
+
 def decode(
-    source: Path | bytes, *, where: Path | None = None, grey: bool = False, value_range: Range | None = None
+    source: Path | bytes,
+    *,
+    where: Path | None = None,
+    grey: bool = False,
+    value_range: Range | None = None,
+    most_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Decode a file or its bytes to an upright RGB image.
 
@@ -93,12 +102,13 @@ def decode(
             :class:`toolkit.runtime.preprocess.Preprocess` turns into the same values with a third of the work.
         value_range: what black and white are in files of more than 8 bits; what lies outside saturates.
             Without it, what the file states, else :func:`toolkit.runtime.value_range.range_by_rule` on it alone.
+        most_pixels: an image of more is refused before its pixels are decoded.
 
     Raises:
         UnreadableImageError: no image, truncated, too many pixels, or without a defined range.
     """
     where = where or (source if isinstance(source, Path) else IN_MEMORY)
-    loaded = load(source, where=where)
+    loaded = load(source, where=where, most_pixels=most_pixels)
     image, samples = loaded.image, loaded.samples
     if samples is not None:
         with explained(where):
@@ -123,7 +133,7 @@ class Loaded:
     """What sets it upright."""
 
 
-def load(source: Path | bytes, *, where: Path) -> Loaded:
+def load(source: Path | bytes, *, where: Path, most_pixels: int = MAX_PIXELS) -> Loaded:
     """Decode a file or its bytes without converting anything.
 
     Raises:
@@ -133,20 +143,20 @@ def load(source: Path | bytes, *, where: Path) -> Loaded:
     if not content:
         raise UnreadableImageError("the file is empty", where=where)
     with decoding(where), open_image(content) as image:
-        _refuse_large(image, where)
+        _refuse_large(image, where, most_pixels)
         mode, claimed = image.mode, image.size
         samples = read_samples(image, content)
         if image.size != claimed:  # formats that hold other files, such as ICO, learn it from these
-            _refuse_large(image, where)
+            _refuse_large(image, where, most_pixels)
         # other tags are not read, since a damaged one must not cost the image
         turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
         return Loaded(image, samples, image.size, mode, turn)
 
 
-def _refuse_large(image: ImageFile.ImageFile, where: Path) -> None:
+def _refuse_large(image: ImageFile.ImageFile, where: Path, most_pixels: int) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnreadableImageError(f"{width}x{height} pixels, over the limit of {MAX_PIXELS:,}", where=where)
+    if width * height > most_pixels:
+        raise TooManyPixelsError(f"{width}x{height} pixels, over the limit of {most_pixels:,}", where=where)
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UnreadableImageError(f"{width}x{height} pixels, longer than {MAX_ASPECT}:1", where=where)
     tile = tile_pixels(image)

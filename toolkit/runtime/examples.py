@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from toolkit.errors import ToolkitError
-from toolkit.runtime.decode import IN_MEMORY, ORIENTATION_TAG, UPRIGHT, decoding, to_rgb
+from toolkit.runtime.decode import IN_MEMORY, MAX_PIXELS, ORIENTATION_TAG, UPRIGHT, decoding, to_rgb
 from toolkit.runtime.inputs import Inputs
 from toolkit.runtime.preprocess import Preprocess
 
@@ -37,17 +37,17 @@ def graph_input(kind: str, preprocess: Preprocess, source: Source) -> Inputs:
     return {kind: preprocess(decoded_source(preprocess, source, grey=True))}
 
 
-def decoded_source(preprocess: Preprocess, source: Source, *, grey: bool) -> Image.Image:
+def decoded_source(preprocess: Preprocess, source: Source, *, grey: bool, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """One image as upright RGB pixels, or as grey ones (mode L) where it is grey and ``grey``.
 
     Raises:
-        UnreadableImageError: it can't be decoded.
+        UnreadableImageError: it can't be decoded, or an encoded one has more pixels than ``most_pixels``.
         ToolkitError: an array that holds no RGB pixels, or something else than an image.
     """
     if isinstance(source, str):
         source = Path(source)
     if isinstance(source, (Path, bytes)):
-        return preprocess.decoded(source, grey=grey)
+        return preprocess.decoded(source, grey=grey, most_pixels=most_pixels)
     if isinstance(source, Image.Image):
         return _of_image(preprocess, source, grey=grey)
     if isinstance(source, np.ndarray):

@@ -91,9 +91,9 @@ class Preprocess(BaseModel):
             np.take(self._table[channel], plane, out=values[channel], mode="clip")  # clip: without a buffer in between
         return values
 
-    def decoded(self, source: Path | bytes, *, grey: bool = False) -> Image.Image:
+    def decoded(self, source: Path | bytes, *, grey: bool = False, most_pixels: int = MAX_PIXELS) -> Image.Image:
         """Decode a file or its bytes; see :func:`toolkit.runtime.decode.decode`."""
-        return decode(source, grey=grey, value_range=self.value_range)
+        return decode(source, grey=grey, value_range=self.value_range, most_pixels=most_pixels)
 
     def resized(self, image: Image.Image) -> Image.Image:
         """Apply the resize alone.

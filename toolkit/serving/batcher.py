@@ -9,14 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from toolkit.runtime.inputs import Inputs, bytes_of, images_a_batch, shapes_of, stacked
 from toolkit.runtime.session import Outputs, Session
 from toolkit.serving.pool import BundlePool
 from toolkit.serving.queue import BatchingQueue
 from toolkit.serving.refusal import Reason, Refused
+
+LATE = "no session was free before the request's deadline"
 
 
 @dataclass(frozen=True)
@@ -30,28 +32,46 @@ class BatchRun:
     """Of the session's run."""
 
 
+class Waiter(Protocol):
+    """Who waits for an example's outputs, as a future does."""
+
+    def done(self) -> bool:
+        """Whether it waits no longer."""
+
+
+W = TypeVar("W", bound=Waiter)
+Outcome = Outputs | Exception
+"""An example's outputs by name, without the batch axis; or why there are none."""
+
+
 @dataclass(frozen=True)
-class _Request:
+class _Request(Generic[W]):
     example: Inputs
-    done: Future[Outputs]
+    waiter: W
     deadline: float
     arrived: float = field(default_factory=time.monotonic)
 
 
-class Batcher:
+class Batcher(Generic[W]):
     """A queue, and a thread for each session of a pool.
 
     Args:
         pool: the sessions; closed with the batcher.
         waiting: requests that wait at once, at most.
+        deliver: given all outcomes of a batch at once, in a session's thread: one call, since each that reaches into
+            another thread's event loop costs both a turn at Python's lock.
         observe: told of every batch, in a session's thread.
     """
 
     def __init__(
-        self, pool: BundlePool, waiting: int, observe: Callable[[BatchRun], object] = lambda run: None
+        self,
+        pool: BundlePool,
+        waiting: int,
+        deliver: Callable[[Sequence[tuple[W, Outcome]]], object],
+        observe: Callable[[BatchRun], object] = lambda run: None,
     ) -> None:
-        self.pool, self._observe = pool, observe
-        self._queue: BatchingQueue[_Request] = BatchingQueue(waiting)
+        self.pool, self._deliver, self._observe = pool, deliver, observe
+        self._queue: BatchingQueue[_Request[W]] = BatchingQueue(waiting)
         self._changed = threading.Condition()
         self._closed = False
         names = [f"batch-{place}" for place in range(len(pool.sessions))]
@@ -67,22 +87,24 @@ class Batcher:
         """Requests that no session has taken yet."""
         return self._queue.waiting
 
-    def submit(self, example: Inputs, deadline: float, done: Future[Outputs]) -> None:
-        """Have an example computed.
+    def submit(self, example: Inputs, deadline: float, waiter: W) -> None:
+        """Have an example computed; the outcome is delivered.
 
         Args:
             example: as the graph takes it.
             deadline: of :func:`time.monotonic`; an example that no session took by then is given up.
-            done: gets the example's outputs by name, without the batch axis, or :class:`Refused`.
+            waiter: who waits.
+
+        Raises:
+            Refused: the queue is full, or closed.
         """
-        request = _Request(example, done, deadline)
+        request = _Request(example, waiter, deadline)
         with self._changed:
-            admitted = not self._closed and self._queue.put(request, shapes_of(example))
-            if admitted:
-                self._changed.notify()
-        if not admitted:
-            reason = Reason.UNAVAILABLE if self._closed else Reason.OVERLOADED
-            done.set_exception(Refused(reason, "the queue is closed" if self._closed else "the queue is full"))
+            if self._closed:
+                raise Refused(Reason.UNAVAILABLE, "the queue is closed")
+            if not self._queue.put(request, shapes_of(example)):
+                raise Refused(Reason.OVERLOADED, "the queue is full")
+            self._changed.notify()
 
     def close(self) -> None:
         """Compute what waits, and end the threads and the pool."""
@@ -95,11 +117,15 @@ class Batcher:
 
     def _work(self, session: Session) -> None:
         while batch := self._take():
-            live = [request for request in batch if _is_wanted(request)]
-            if live:
-                self._run(session, live)
+            now = time.monotonic()
+            wanted = [request for request in batch if not request.waiter.done()]
+            late = [request for request in wanted if request.deadline <= now]
+            if late:
+                self._deliver([(request.waiter, Refused(Reason.DEADLINE, LATE)) for request in late])
+            if live := [request for request in wanted if request.deadline > now]:
+                self._deliver(self._run(session, live))
 
-    def _take(self) -> list[_Request]:
+    def _take(self) -> list[_Request[W]]:
         """Wait for requests and take a batch; empty when the batcher is closed and nothing waits."""
         with self._changed:
             while not (oldest := self._queue.oldest()):
@@ -108,28 +134,17 @@ class Batcher:
                 self._changed.wait()
             return self._queue.take(images_a_batch(bytes_of(oldest.example), self.pool.batch_size))
 
-    def _run(self, session: Session, batch: list[_Request]) -> None:
+    def _run(self, session: Session, batch: Sequence[_Request[W]]) -> list[tuple[W, Outcome]]:
         started = time.monotonic()
         try:
             outputs = session.run(stacked(request.example for request in batch))
         except Exception as error:  # the thread serves the next requests too
-            if len(batch) > 1:  # one may be at fault for all
-                for request in batch:
-                    self._run(session, [request])
-            else:
-                batch[0].done.set_exception(error)
-            return
+            if len(batch) == 1:
+                return [(batch[0].waiter, error)]
+            return [outcome for request in batch for outcome in self._run(session, [request])]  # one may be at fault
         seconds = time.monotonic() - started
         self._observe(BatchRun(len(batch), [started - request.arrived for request in batch], seconds))
-        for row, request in enumerate(batch):
-            request.done.set_result({name: values[row] for name, values in outputs.items()})
-
-
-def _is_wanted(request: _Request) -> bool:
-    """Whether anybody still waits for a request; tells who waited too long."""
-    if not request.done.set_running_or_notify_cancel():
-        return False
-    if request.deadline > time.monotonic():
-        return True
-    request.done.set_exception(Refused(Reason.DEADLINE, "no session was free before the request's deadline"))
-    return False
+        return [
+            (request.waiter, {name: values[row] for name, values in outputs.items()})
+            for row, request in enumerate(batch)
+        ]

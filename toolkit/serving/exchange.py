@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from toolkit.serving.by_stage import PredictedByStage, predict_by_stage
 from toolkit.serving.metrics import Metrics
-from toolkit.serving.predictor import Prediction
+from toolkit.serving.predictor import Decided, Prediction
 from toolkit.serving.protocol import InferRequest, Tensor, WantedOutput, answer, examples_of, wanted_outputs
 from toolkit.serving.refusal import Refused
 from toolkit.serving.repository import BundlePlace, Loaded, Repository
@@ -50,8 +50,8 @@ class Exchange:
         wanted = wanted_outputs(model, request)
         examples = examples_of(model, request)
         outputs = await model.outputs_of(examples, _deadline(model, arrived, request.timeout, timeout))
-        tensors, predictions = answer(model, wanted, outputs)
-        self._count(model, predictions)
+        tensors, decided = answer(model, wanted, outputs)
+        self._count(model, decided)
         return Answered(model, wanted, tensors)
 
     async def predict(
@@ -81,7 +81,7 @@ class Exchange:
         """
         model = self.repository.get(name)
         found = await predict_by_stage(model, image, _deadline(model, arrived))
-        self.metrics.prediction(model.name, found.prediction)
+        self.metrics.decision(model.name, found.prediction)
         return model, found
 
     async def load(self, name: str) -> list[tuple[BundlePlace, Loaded]]:
@@ -91,9 +91,9 @@ class Exchange:
             self.metrics.loaded(name, good=outcome.good)
         return outcomes
 
-    def _count(self, model: ServedModel, predictions: Sequence[Prediction]) -> None:
-        for each in predictions:
-            self.metrics.prediction(model.name, each)
+    def _count(self, model: ServedModel, decided: Sequence[Decided]) -> None:
+        for each in decided:
+            self.metrics.decision(model.name, each)
 
 
 def _deadline(model: ServedModel, arrived: float, *timeouts: float | None) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -26,12 +25,18 @@ NOT_A_NUMBER = "the graph gives probabilities that are no numbers (NaN) for it"
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a bundle says of an image."""
+class Decided:
+    """The label that a bundle gives an image."""
 
     label: str
     probability: float
     """Of the label, calibrated."""
+
+
+@dataclass(frozen=True)
+class Prediction(Decided):
+    """What a bundle says of an image."""
+
     probabilities: Mapping[str, float]
     """By label, in the bundle's order."""
     logits: Float32 = field(repr=False, compare=False)
@@ -101,12 +106,20 @@ def prediction_of(bundle: Bundle, outputs: Mapping[str, Float32]) -> Predicted:
         bundle: whose graph computed it.
         outputs: by name, without the batch axis: ``logits`` and ``probabilities`` [classes], maybe ``embedding`` [P].
     """
-    labels, row = bundle.labels, outputs["probabilities"]
-    if not np.isfinite(row).all():
+    decided = decided_of(bundle, outputs)
+    if isinstance(decided, ToolkitError):
+        return decided
+    named = dict(zip(bundle.labels, outputs["probabilities"].tolist(), strict=True))
+    return Prediction(decided.label, decided.probability, named, outputs["logits"], outputs.get("embedding"))
+
+
+def decided_of(bundle: Bundle, outputs: Mapping[str, Float32]) -> Decided | ToolkitError:
+    """The label of one image alone, or what is wrong with its probabilities; see :func:`prediction_of`."""
+    row = outputs["probabilities"]
+    if not math.isfinite(row.sum()):  # of numbers from 0 to 1, as long as all are numbers
         return ToolkitError(NOT_A_NUMBER, where=bundle.path, fix="verify the bundle")
     best = int(bundle.decision.decide(outputs["logits"][None])[0])
-    named = dict(zip(labels, map(float, row), strict=True))
-    return Prediction(labels[best], float(row[best]), named, outputs["logits"], outputs.get("embedding"))
+    return Decided(bundle.labels[best], float(row[best]))
 
 
 def entry_of(path: Path, predicted: Predicted, top_k: int | None = None) -> dict[str, Any]:

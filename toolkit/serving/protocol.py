@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from toolkit.runtime.inputs import Array
 from toolkit.runtime.session import Outputs
-from toolkit.serving.predictor import Prediction
+from toolkit.serving.predictor import Decided
 from toolkit.serving.refusal import Refused, bad_request
 from toolkit.serving.served_model import Example, ServedModel
 
@@ -185,7 +185,7 @@ def wanted_outputs(model: ServedModel, request: InferRequest) -> list[WantedOutp
 
 def answer(
     model: ServedModel, wanted: Sequence[WantedOutput], outputs: Sequence[Outputs | Refused]
-) -> tuple[list[Tensor], list[Prediction]]:
+) -> tuple[list[Tensor], list[Decided]]:
     """The tensors of an answer, over a request's images, and what is decided of each.
 
     Raises:
@@ -197,11 +197,11 @@ def answer(
             of = f"image {place}: " if len(outputs) > 1 else ""
             raise Refused(each.reason, f"{of}{each.what}", retry_after=each.retry_after)
         rows.append(each)
-    predictions = [model.prediction(row) for row in rows]  # raises where probabilities are no numbers
+    decided = [model.decided(row) for row in rows]  # raises where probabilities are no numbers
     tensors = []
     for output in wanted:
         if output.name == LABEL:
-            tensors.append(Tensor(LABEL, "BYTES", (len(rows),), [each.label.encode() for each in predictions]))
+            tensors.append(Tensor(LABEL, "BYTES", (len(rows),), [each.label.encode() for each in decided]))
             continue
         values = np.stack([row[output.name] for row in rows])
         if output.classes:
@@ -210,7 +210,7 @@ def answer(
             tensors.append(Tensor(output.name, "BYTES", (len(rows), classes), named))
         else:
             tensors.append(Tensor(output.name, "FP32", values.shape, values))
-    return tensors, predictions
+    return tensors, decided
 
 
 def _ranked(row: Array, classes: int, labels: Sequence[str]) -> list[bytes]:

@@ -14,7 +14,7 @@ from toolkit.runtime.manifest import MANIFEST
 from toolkit.serving.batcher import BatchRun
 from toolkit.serving.limits import Limits
 from toolkit.serving.refusal import Reason, Refused
-from toolkit.serving.served_model import ServedModel, ServingSettings
+from toolkit.serving.served_model import ServedModel, ServingSettings, Workers
 
 FIRST = "1"
 """The version of a bundle whose folder holds no versions."""
@@ -131,16 +131,16 @@ class Repository:
         Raises:
             Refused: there is no such model or version, or it isn't ready.
         """
+        answering = [version] if version else self.versions(name)
+        if len(answering) > 1:
+            answering = [max(answering, key=int)]
+        if answering and (served := self._served.get((name, answering[0]))):
+            return served
         known = [of for model, of in self._places if model == name]
         if not known or (version and version not in known):
             what = f"no model {name!r}" if not known else f"model {name} has no version {version!r}"
             have = ", ".join(self.names) if not known else ", ".join(known)
             raise Refused(Reason.NOT_FOUND, f"{what}; there is {have or 'none'}")
-        wanted = [version] if version else sorted(self.versions(name), key=int, reverse=True)
-        for each in wanted:
-            served = self._served.get((name, each))
-            if served is not None:
-                return served
         raise Refused(Reason.UNAVAILABLE, f"model {name} is not ready", retry_after=1.0)
 
     def index(self) -> list[Entry]:
@@ -194,7 +194,7 @@ class Repository:
                 place.name,
                 place.version,
                 place.path,
-                self._decoders,
+                Workers(asyncio.get_running_loop(), self._decoders),
                 self._settings,
                 self._limits,
                 observe,

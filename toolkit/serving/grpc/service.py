@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError
 from toolkit.serving.access import require_key
 from toolkit.serving.exchange import Exchange, seconds_since
 from toolkit.serving.grpc import inference_pb2
-from toolkit.serving.grpc.tracing import span
 from toolkit.serving.protocol import (
     DATATYPES,
     MICROSECONDS,
@@ -29,6 +28,7 @@ from toolkit.serving.protocol import (
 )
 from toolkit.serving.refusal import Reason, Refused, bad_request
 from toolkit.serving.request_log import RequestLog, request_id
+from toolkit.serving.tracing import span
 
 SERVICE = "inference.GRPCInferenceService"
 messages: Any = inference_pb2

@@ -1,4 +1,4 @@
-"""A request's body, read within its limits."""
+"""What every request for a prediction has: a body, read within its limits, and maybe a time to wait."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from toolkit.serving.limits import MIB, Limits
 from toolkit.serving.refusal import Reason, Refused, bad_request
+
+TIMEOUT = "x-request-timeout"
+"""Seconds that a client waits at most."""
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
@@ -30,11 +33,16 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     parts, size = [], 0
     try:
         async with asyncio.timeout(limits.body_seconds):
-            async for part in request.stream():
-                size += len(part)
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                size += len(message["body"])
                 if size > limits.body_bytes:
                     raise too_large
-                parts.append(part)
+                parts.append(message["body"])
+                more = message["more_body"]
     except TimeoutError as error:
         what = f"the body took longer than {limits.body_seconds:g} s to arrive"
         raise Refused(Reason.BODY_TIMEOUT, what) from error
@@ -72,3 +80,21 @@ async def files_in(body: bytes, headers: Headers, limits: Limits) -> list[bytes]
         found.append(await part.read())
     await form.close()
     return found
+
+
+def timeout_in(request: Request) -> float | None:
+    """Seconds that the client waits at most, by its header.
+
+    Raises:
+        Refused: no number above 0.
+    """
+    given = request.headers.get(TIMEOUT)
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise bad_request(f"{TIMEOUT} must be seconds above 0, not {given!r}")
+    return seconds

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi.responses import JSONResponse
 
+from toolkit.serving.http.schemas import Error
 from toolkit.serving.refusal import Reason, Refused
 
 
@@ -17,3 +20,12 @@ def refusal(refused: Refused) -> JSONResponse:
     if refused.reason is Reason.BODY_TIMEOUT:
         headers["connection"] = "close"  # nothing more is waited for
     return JSONResponse({"error": refused.what}, refused.reason.http, headers)
+
+
+def described_refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Some refusals, and that without a key, for an endpoint's description."""
+    return {
+        reason.http: {"model": Error, "description": reason.name.replace("_", " ").capitalize()}
+        for reason in Reason
+        if reason.http in (401, *statuses)
+    }

@@ -34,7 +34,7 @@ def parse_json(content: bytes) -> dict[str, Any]:
         Refused: no JSON, none that the standard allows, or no object.
     """
     try:
-        found = json.loads(content, parse_constant=_no_number)
+        found = _DECODER.decode(content.decode())
     except (ValueError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise bad_request(f"the body is no JSON: {what}") from error
@@ -45,6 +45,10 @@ def parse_json(content: bytes) -> dict[str, Any]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+_ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 def parse_request(body: bytes, header_length: str | None) -> InferRequest:
@@ -220,5 +224,5 @@ def answer_body(
     content: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": outputs}
     if request.id:
         content["id"] = request.id
-    head = json.dumps(content, allow_nan=False).encode()
+    head = _ENCODER.encode(content).encode()
     return head + b"".join(tail), len(head) if tail else None
