@@ -7,7 +7,8 @@ Bundles are made here: the embedded encoder, and ViT-B/32 of random weights (spe
 alternate: images a second from encoded files to labels through the pool of sessions in this process, through ``toolkit
 serve``, and through LitServe where it is installed. Then, of the server alone: 80 % of its capacity for some minutes,
 whose p99 stands beside that of the local server scenario at the same rate; the same beside 500 broken requests; and
-twice its capacity with a deadline for every request. Client and server share the machine's cores. Writes benchmarks/results/serving.json; with the defaults about 30 minutes on two cores that do nothing else.
+twice its capacity with a deadline for every request. Client and server share the machine's cores. Writes
+benchmarks/results/serving.json; with the defaults about 30 minutes on two cores that do nothing else.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def write_golden(
     """
     places = evenly_spaced(len(examples), GOLDEN_IMAGES)
     chosen = [examples[place] for place in places]
-    feed = reference.inputs(example.decode() for example in chosen)
+    feed = reference.inputs(chosen)
     (stage / "golden").mkdir()
     names = []
     for number, example in enumerate(chosen):
@@ -36,4 +36,5 @@ def write_golden(
         names.append(f"{number:03d}{suffix_of(content)}")
         (stage / "golden" / names[-1]).write_bytes(content)
     outputs = {precision: values[places] for precision, values in logits.items()}
-    Golden(names, feed, reference.known_logits(feed), outputs).save(stage)
+    texts = None if reference.texts is None else [example.text or "" for example in chosen]
+    Golden(names, feed, reference.known_logits(feed), outputs, texts).save(stage)

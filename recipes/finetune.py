@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from toolkit.models.classifier import Classifier
     from toolkit.runs.run_folder import RunFolder
     from toolkit.runtime.preprocess import Preprocess
+    from toolkit.training.texts import Texts
     from toolkit.training.trunk import Trunk
 
 
@@ -40,6 +41,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.training.processes import on_main_process
     from toolkit.training.progress import counting
     from toolkit.training.setup import announce, build_accelerator, check_batch
+    from toolkit.training.texts import texts_of
     from toolkit.training.trackers import start_trackers
     from toolkit.training.trainer import Trainer
     from toolkit.training.trunk import check_trunk_precision
@@ -53,18 +55,21 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     if not resume:
         check_batch(accelerator, data, recipe)
     classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed, data.value_range)
+    texts = texts_of(classifier, data, recipe)
     precision, trunk = recipe.training.trunk_precision, None
     check_trunk_precision(precision, classifier)
     if precision != "fp32":
         recorded = on_main_process(accelerator, folder.trunk) if resume else None
         trunk = deployed_trunk(classifier, preprocess_from(processor), data, precision, recorded, accelerator)
     recipe = decide_on_cache(
-        recipe, classifier, preprocess_from(processor), data, trunk, folder, accelerator, resume=resume
+        recipe, classifier, preprocess_from(processor), data, trunk, texts, folder, accelerator, resume=resume
     )
     about = trunk.describe() if trunk else None
     with ExitStack() as held:
         held.enter_context(room_for(out))
-        trainer = Trainer(classifier, processor, data, recipe, folder, accelerator, trunk)
+        trainer = Trainer(
+            classifier, processor, data, recipe, folder, accelerator, trunk, texts.inputs if texts else None
+        )
         on_main_process(accelerator, lambda: held.enter_context(folder.lock()))
         on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))  # somebody was faster
         on_main_process(
@@ -72,7 +77,8 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         )
         if resume:
             trainer.resume()
-        announce(accelerator, data, recipe, trainer.train_plan, classifier.encoder.notes)
+        notes = [*classifier.encoder.notes, *(texts.notes() if texts else ())]
+        announce(accelerator, data, recipe, trainer.train_plan, notes)
         start_trackers(accelerator, recipe, out, trainer.state.step)
         try:
             summary = trainer.fit()
@@ -93,6 +99,7 @@ def decide_on_cache(
     preprocess: Preprocess,
     data: DataSource,
     trunk: Trunk | None,
+    texts: Texts | None,
     folder: RunFolder,
     accelerator: Accelerator,
     *,
@@ -117,6 +124,7 @@ def decide_on_cache(
             images={split: len(data.splits[split]) for split in CACHED_SPLITS},
             trunk=trunk or classifier.trunk(),
             size=size,
+            texts=texts.inputs if texts else None,
             folder=folder.path,
             exact=plain and trunk is None and accelerator.device.type == "cpu",
             recorded=folder.chose_cache() if resume else None,

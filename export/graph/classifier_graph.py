@@ -16,8 +16,10 @@ from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
 from export.graph.subgraph import read_by
 from export.graph.tensor_names import EMBEDDING, LOGITS, PROBABILITIES
+from export.graph.text import text_inputs
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.runtime.operating_point import METADATA as OPERATING_POINT
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.precision import SPECS
@@ -83,7 +85,10 @@ def build_graph(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name, width in widths.items()
     ]
     nodes, constants = needed(builder, widths)
-    graph = helper.make_graph(nodes, "classifier", [entry], outputs)
+    entries, encoder = [entry], classifier.encoder
+    if isinstance(encoder, MultimodalEncoder):
+        entries += text_inputs(image_mask=encoder.fusion.missing_image is not None)
+    graph = helper.make_graph(nodes, "classifier", entries, outputs)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     model = model_of(graph, constants, opset_imports=opsets, ir_version=IR_VERSION, producer_name="clip-toolkit")
     metadata = {

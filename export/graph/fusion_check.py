@@ -46,8 +46,8 @@ def check_nodes(
     Raises:
         CheckFailed: a fusion is missing, or a heavy node ran elsewhere; with the names of the nodes.
     """
-    tower = classifier.encoder.tower
-    blocks = tower.blocks if tower else []
+    tower, towers = classifier.encoder.tower, classifier.encoder.towers
+    blocks = [block for each in towers for block in each.blocks]
     layers, gelus = len(blocks), sum(block.mlp.gate is None for block in blocks)
     counts = fused_counts(nodes)
     if tower and tower.rotary:
@@ -60,7 +60,7 @@ def check_nodes(
     if provider == "cpu" and SPECS[config.precision].half:
         expected.pop("activation", None)  # GELU has no kernel for it there, and is computed in float32 by its parts
     if config.fuse_skip_layernorm:  # a layer has two norms; the first one of the first layer has nothing to add
-        unnormed = bool(tower and tower.post_norm is None)
+        unnormed = sum(each.post_norm is None for each in towers)
         expected |= {"layer norm with residual": 2 * layers - unnormed}
     missing = [f"{wanted} of {kind}, but {counts[kind]}" for kind, wanted in expected.items() if counts[kind] < wanted]
     if missing and provider not in COMPILING:

@@ -14,12 +14,12 @@ from toolkit.models.families.tower import fold_layer_scales
 
 
 @torch.inference_mode()
-def module_outputs(classifier: Classifier, pixel_values: Tensor, *, own: bool = False) -> dict[str, Tensor]:
+def module_outputs(classifier: Classifier, inputs: Any, *, own: bool = False) -> dict[str, Tensor]:
     """Run the reference forward pass and keep all tensors between its modules.
 
     Args:
         classifier: in eval mode, in whatever precision.
-        pixel_values: [batch, 3, height, width] in the same precision.
+        inputs: what it takes, in the same precision.
         own: run the classifier's own pass, which leaves out tokens that nothing reads, in place of transformers'.
 
     Returns:
@@ -29,22 +29,22 @@ def module_outputs(classifier: Classifier, pixel_values: Tensor, *, own: bool = 
     tensors: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def hook(module: nn.Module, taken: tuple[Any, ...], output: Any) -> None:
             if f"{name}/input" in tensors:  # BLIP's post norm runs again, for what nothing reads
                 return
             given = output[0] if isinstance(output, tuple) else output
             if isinstance(given, Tensor):
                 tensors[name] = given
-            if inputs and isinstance(inputs[0], Tensor):
-                tensors[f"{name}/input"] = inputs[0]
+            if taken and isinstance(taken[0], Tensor):
+                tensors[f"{name}/input"] = taken[0]
                 if isinstance(module, nn.Linear):
-                    tensors[f"{name}/MatMul"] = nn.functional.linear(inputs[0], module.weight)
+                    tensors[f"{name}/MatMul"] = nn.functional.linear(taken[0], module.weight)
 
         return hook
 
     hooks = [module.register_forward_hook(keep(name)) for name, module in classifier.named_modules() if name]
     try:
-        tensors[LOGITS] = classifier(pixel_values) if own else classifier.reference_logits(pixel_values)
+        tensors[LOGITS] = classifier(inputs) if own else classifier.reference_logits(inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from onnx import TensorProto
@@ -15,11 +17,14 @@ from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.layers import LayerBuilder, Residual, Rotary
 from export.graph.matmul import integer_matmul, quantized_matrix
 from export.graph.preprocessing import RESIZED
-from export.graph.tensor_names import EMBEDDING, LOGITS, POOLED, PROBABILITIES, names_of
+from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, POOLED, PROBABILITIES, names_of
+from export.graph.text import ATTENTION_MASK, IMAGE_MASK, INPUT_IDS, TextBuilder
 from export.graph.traced import add_traced
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import AttentionPooling, Tower
+from toolkit.models.fusion import CrossAttention, Fusion
 from toolkit.models.head import CosineHead, TipAdapterHead
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.runtime.preprocess import Preprocess
 
 SHORTEST = 1e-12
@@ -39,6 +44,8 @@ class NetworkBuilder(LayerBuilder):
     ) -> None:
         super().__init__(builder, names_of(classifier), config)
         self.classifier, self.preprocess = classifier, preprocess
+        self.alone = not isinstance(classifier.encoder, MultimodalEncoder)
+        """Whether the image's embedding is what the head takes."""
         self.size = preprocess.output_size if preprocess and size is None else size
 
     def patches(self, pixel_values: str, tower: Tower) -> str:
@@ -78,15 +85,18 @@ class NetworkBuilder(LayerBuilder):
         rounded = add("QuantizeLinear", levels, add.single(1.0), add.builder.constant(np.uint8(0)))
         return str(add("Transpose", rounded, perm=[0, 2, 3, 1]))
 
-    def tower(self, tower: Tower, pixel_values: str) -> str:
-        """``pixel_values`` [B, 3, height, width] -> the embedding [B, P]."""
+    def tower(self, tower: Tower, pixel_values: str, *, all_tokens: bool = False) -> str:
+        """``pixel_values`` [B, 3, height, width] -> the embedding [B, P], or all tokens [B, T, D] behind the norm."""
         first_only = not isinstance(tower.pooling, AttentionPooling) and tower.pooling.first_token_only
+        first_only = first_only and not all_tokens
         stream: str | Residual = self.tokens(tower, pixel_values)
         *before, last = tower.blocks
         rotary = self._rotary(tower)
         for block in before:
             stream = self.layer(stream, block, rotary=rotary)
         stream = self.layer(stream, last, first_token_only=first_only, rotary=rotary)
+        if all_tokens:
+            return self.total(stream) if tower.post_norm is None else self.layer_norm(stream, tower.post_norm)[0]
         if tower.post_norm is None:
             pooled = self.pooled(self.total(stream), tower)
         else:
@@ -125,7 +135,7 @@ class NetworkBuilder(LayerBuilder):
         if isinstance(pooling, AttentionPooling):
             return self._attention_pooling(x, pooling)
         add = self.scope(tower.module)
-        to = POOLED if tower.projection is None else ""
+        to = POOLED if tower.projection is None and self.alone else ""
         if pooling.first_token_only:
             return str(add("Squeeze", x, add.integers(1), name=to))
         patches = x
@@ -147,6 +157,45 @@ class NetworkBuilder(LayerBuilder):
         changed = self.linear(self.hidden(normed, pooling.mlp), pooling.mlp.down.module)
         total = add("Add", pooled, changed)
         return str(add("Squeeze", total, add.integers(1), name=self.names.of(pooling.module)))
+
+    def fused(self, image: str, text: str, fusion: Fusion) -> str:
+        """Embeddings of images [B, P] and of texts [B, Q] -> what the head takes [B, size]."""
+        add = self.scope(fusion)
+        image = image if fusion.block else self._at_length(image, math.sqrt(fusion.sizes[0]), add)
+        text = self._at_length(text, math.sqrt(fusion.sizes[1]), add)
+        if fusion.missing_image is not None and fusion.missing_text is not None:
+            name = self.names.of(fusion)
+            axes = (1, 2) if fusion.block else (1,)
+            mask = add("Unsqueeze", add("Cast", IMAGE_MASK, to=TensorProto.BOOL), add.integers(*axes))
+            image = add("Where", mask, image, self.weight(f"{name}.missing_image", fusion.missing_image))
+            seen = add("ReduceMax", ATTENTION_MASK, add.integers(1), keepdims=1)
+            mask = add("Cast", seen, to=TensorProto.BOOL)
+            text = add("Where", mask, text, self.weight(f"{name}.missing_text", fusion.missing_text))
+        if fusion.block is not None:
+            return self._asked(text, image, fusion.block)
+        if fusion.config.type == "product":
+            return str(add("Mul", image, text, name=FUSION))
+        if fusion.gate is None:
+            return str(add("Concat", image, text, axis=1, name=FUSION))
+        gate = add("Sigmoid", self.linear(add("Concat", image, text, axis=1), fusion.gate))
+        rest = add("Mul", add("Sub", add.single(1.0), gate), text)
+        return str(add("Add", add("Mul", gate, image), rest, name=FUSION))
+
+    def _asked(self, text: str, tokens: str, block: CrossAttention) -> str:
+        """A text's embedding [B, Q] and an image's tokens [B, T, D] -> [B, Q]."""
+        add, attention = self.scope(block), block.attention
+        stream = add("Unsqueeze", text, add.integers(1))
+        normed, _ = self.layer_norm(stream, block.norm1)
+        mixed = self.cross_attention(self.linear(normed, block.query), tokens, attention)
+        stream = add("Add", stream, self.linear(mixed, block.output))
+        normed, _ = self.layer_norm(stream, block.norm2)
+        hidden = self.activation(self.linear(normed, block.up), block.activation)
+        return str(add("Squeeze", add("Add", stream, self.linear(hidden, block.down)), add.integers(1), name=FUSION))
+
+    def _at_length(self, embedding: str, length: float, add: Scope) -> str:
+        """Embeddings [B, P] at a length; see :class:`toolkit.models.fusion.Fusion`."""
+        own = add("Max", add("ReduceL2", embedding, add.integers(-1)), add.single(SHORTEST))
+        return str(add("Mul", add("Div", embedding, own), add.single(length)))
 
     def unit(self, embedding: str) -> str:
         """The embedding [B, P] at length one, as the tensor ``embedding``."""
@@ -213,11 +262,16 @@ def add_classifier(
         with_embedding: whether ``embedding``, of length one, is to be there too.
     """
     network = NetworkBuilder(builder, classifier, config, preprocess, size)
-    tower = classifier.encoder.tower
-    if tower is not None:
-        embedding = network.tower(tower, pixel_values)
+    encoder = classifier.encoder
+    image = encoder.image if isinstance(encoder, MultimodalEncoder) else encoder
+    if image.tower is not None:
+        tokens = isinstance(encoder, MultimodalEncoder) and encoder.fusion.takes_tokens
+        embedding = network.tower(image.tower, pixel_values, all_tokens=tokens)
     else:
-        embedding = add_traced(builder, classifier.encoder, pixel_values, network.size or (1, 1))
+        embedding = add_traced(builder, image, pixel_values, network.size or (1, 1))
+    if isinstance(encoder, MultimodalEncoder):
+        text = TextBuilder(builder, network.names, config).tower(encoder.text.tower, INPUT_IDS)
+        embedding = network.fused(embedding, text, encoder.fusion)
     network.probabilities(network.head(embedding))
     if with_embedding and EMBEDDING not in builder.tensors:
         network.unit(embedding)

@@ -11,19 +11,23 @@ from torch import nn
 
 from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import Group
-from toolkit.models.families.tower import Attention, AttentionPooling, Projection, TextTower, Tower
+from toolkit.models.families.tower import Attention, AttentionPooling, Projection, Transformer
 
 LOGITS, PROBABILITIES, EMBEDDING = "logits", "probabilities", "embedding"
 POOLED = "head/input"
 """The embedding of an encoder without a projection: no module of PyTorch's gives it."""
 
 
+FUSION = "encoder.fusion"
+"""What a fusion makes of an image's embedding and a text's."""
+
+
 class TensorNames:
     """Names in the graph of a module that holds a tower."""
 
-    def __init__(self, root: nn.Module, tower: Tower | TextTower | None) -> None:
+    def __init__(self, root: nn.Module, *towers: Transformer) -> None:
         self._names = {module: name for name, module in root.named_modules()}
-        self._blocks = [self._names[block.module] for block in tower.blocks] if tower else []
+        self._blocks = [self._names[block.module] for tower in towers for block in tower.blocks]
 
     def of(self, module: nn.Module) -> str:
         """A module's dotted name, and that of what it gives."""
@@ -61,11 +65,13 @@ class TensorNames:
 
 def names_of(classifier: Classifier) -> TensorNames:
     """Names in the graph of a classifier."""
-    return TensorNames(classifier, classifier.encoder.tower)
+    return TensorNames(classifier, *classifier.encoder.towers)
 
 
 def tensor_after(classifier: Classifier, group: Group) -> str:
     """The graph's tensor that holds what a group gives."""
+    if group.name == "fusion":
+        return FUSION
     tower = classifier.encoder.tower
     if tower is None and group.name == classifier.encoder.group_names[-1]:
         return POOLED

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from export.graph.config import config_of
+from export.graph.given import given
 from export.graph.module_outputs import aligned, module_outputs, with_folded_scales
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESCALED, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, producers
@@ -83,7 +84,7 @@ def bisect(
     findings: list[Finding] = []
     for part in (
         _preprocessing(session, model, preprocess, reference, chosen),
-        _network(session, model, preprocess, reference, reference.inputs(sample.decode() for sample in chosen)),
+        _network(session, model, preprocess, reference, reference.inputs(chosen)),
     ):
         for finding in part:
             findings.append(finding)
@@ -189,19 +190,19 @@ def _network(
     feed: Feed,
 ) -> Iterator[Finding]:
     """Every tensor with a counterpart, in the graph's order."""
-    inputs = torch.from_numpy(feed[PIXEL_VALUES])
     config = config_of(model)
     own = PrecisionReference.of(reference.classifier, preprocess, config) if config.precision != "fp32" else None
     least = 0.0
     if own is not None and config.precision == "int8":  # beside PyTorch with the very same rounding
-        single = module_outputs(own.classifier, inputs, own=True)
+        single = module_outputs(own.classifier, given(own.classifier, feed), own=True)
         least = largest_rounding(own.classifier)
-        exact = module_outputs(copy.deepcopy(own.classifier).double(), inputs.double(), own=True)
+        double = given(own.classifier, feed, torch.float64)
+        exact = module_outputs(copy.deepcopy(own.classifier).double(), double, own=True)
     else:
         plain = with_folded_scales(reference.classifier)
-        single = module_outputs(plain if own is None else own.classifier, inputs)
+        single = module_outputs(plain if own is None else own.classifier, given(plain, feed))
         with in_float64(plain):
-            exact = module_outputs(plain, inputs.double())
+            exact = module_outputs(plain, given(plain, feed, torch.float64))
     by_tensor = producers(model)
     names = [name for name in by_tensor if name in exact]
     part = open_part(network_part(model, names), session)

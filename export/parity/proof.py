@@ -16,10 +16,11 @@ from export.parity.reference import Reference
 from toolkit.data.source import LabelledImage
 from toolkit.errors import CheckFailed
 from toolkit.progress import Progress
-from toolkit.runtime.examples import graph_input
+from toolkit.runtime.examples import ExampleReader
 from toolkit.runtime.inputs import stacked
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
+from toolkit.runtime.tokenizer import Tokenizer
 
 NO_FUSION_CHECK = "not made: the encoder was traced by torch.onnx, which says nothing of its layers"
 
@@ -37,6 +38,8 @@ class Proof:
     fused: dict[str, int]
     """How many operators of each kind of fusion ran."""
     executed_nodes: int
+    tokenizer: Tokenizer | None = None
+    """The bundle's, for a graph that takes texts."""
 
     @classmethod
     def begin(
@@ -46,21 +49,25 @@ class Proof:
         preprocess: Preprocess,
         reference: Reference,
         samples: Sequence[LabelledImage],
+        tokenizer: Tokenizer | None = None,
     ) -> Proof:
         """Run a session for the first time, one that was opened with ``record_nodes``.
 
         Raises:
             CheckFailed: the graph does not run fused, or elsewhere than asked.
         """
-        first = graph_input(session.input, preprocess, samples[0].read())
+        text = samples[0].text if session.takes_text else None
+        first = ExampleReader(session, preprocess, tokenizer)(samples[0].read(), text)
         nodes = session.executed_nodes(stacked([first]))
         fused = check_nodes(nodes, reference.classifier, session.provider, config_of(model))
-        return cls(session, model, preprocess, reference, samples, fused, len(nodes))
+        return cls(session, model, preprocess, reference, samples, fused, len(nodes), tokenizer)
 
     def outcome(self, source: str, progress: Progress) -> Proven:
         """What the proof found; closes the session."""
         progress.stage(f"proving {config_of(self.model).precision}")
-        proven = prove(self.session, self.model, self.preprocess, self.reference, self.samples, progress)
+        proven = prove(
+            self.session, self.model, self.preprocess, self.reference, self.samples, progress, self.tokenizer
+        )
         entry = proven.entry | {
             "input": self.session.input,
             "images_from": source,

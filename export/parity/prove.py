@@ -20,7 +20,7 @@ from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, groups_
 from export.precision.precision_reference import MULTIPLE, STEPS_MULTIPLE, PrecisionReference
 from toolkit.data.source import UNLABELLED, LabelledImage
 from toolkit.progress import SILENT, Progress
-from toolkit.runtime.examples import graph_input
+from toolkit.runtime.examples import ExampleReader
 from toolkit.runtime.inputs import (
     Feed,
     Inputs,
@@ -35,6 +35,7 @@ from toolkit.runtime.inputs import (
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
+from toolkit.runtime.tokenizer import Tokenizer
 from toolkit.sampling import evenly_spaced
 
 BATCH_SIZES = (1, 2, 7, 32)
@@ -72,6 +73,7 @@ def compare(
     samples: Sequence[LabelledImage],
     *,
     keep: Sequence[int] = (),
+    tokenizer: Tokenizer | None = None,
     progress: Progress = SILENT,
 ) -> Comparison:
     """Run both engines over all samples, a chunk at a time, which is bounded in bytes as production's batches are.
@@ -82,14 +84,16 @@ def compare(
         reference: the PyTorch side.
         samples: at least one image.
         keep: places of samples to hand back with their reference inputs.
+        tokenizer: the bundle's, for a graph that takes texts.
         progress: told how it goes on.
     """
     outcome, first = Comparison(), 0
-    images = (graph_input(session.input, preprocess, sample.read()) for sample in samples)
+    reader = ExampleReader(session, preprocess, tokenizer)
+    images = (reader(sample.read(), sample.text if session.takes_text else None) for sample in samples)
     started = time.perf_counter()
     for inputs in windows(images, sum(BATCH_SIZES)):
         chunk = samples[first : first + len(inputs)]
-        feed = reference.inputs(sample.decode() for sample in chunk)
+        feed = reference.inputs(chunk)
         prepared = time.perf_counter()
         expected = reference.known_logits(feed)
         computed = time.perf_counter()
@@ -168,6 +172,7 @@ def prove(
     reference: Reference,
     samples: Sequence[LabelledImage],
     progress: Progress = SILENT,
+    tokenizer: Tokenizer | None = None,
 ) -> Proven:
     """What ``parity.json`` says of a precision and provider, passed or not.
 
@@ -178,10 +183,11 @@ def prove(
         reference: the PyTorch side.
         samples: real images.
         progress: told how it goes on.
+        tokenizer: the bundle's, for a graph that takes texts.
     """
     config = config_of(model)
     keep = evenly_spaced(len(samples), max(NOISE_IMAGES, STAGE_IMAGES)).tolist()
-    outcome = compare(session, preprocess, reference, samples, keep=keep, progress=progress)
+    outcome = compare(session, preprocess, reference, samples, keep=keep, tokenizer=tokenizer, progress=progress)
     session.close()
     expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
     kept = [outcome.kept[place] for place in keep]

@@ -7,18 +7,21 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
+from export.graph.given import given
 from export.graph.preprocessing import PIXEL_VALUES
 from export.parity.float64 import in_float64
 from export.precision.trunk import boundary_of, open_trunk
 from toolkit.data.source import LabelledImage
 from toolkit.models.classifier import Classifier
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.models.processing import preprocess_from
+from toolkit.models.text_inputs import text_inputs
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import Feed, Inputs, examples_in, part_of
 from toolkit.runtime.preprocess import Float32
@@ -45,16 +48,24 @@ class Reference:
         self.classifier, self.processor, self.decision = run.classifier, run.processor, run.decision
         self.trunk = open_trunk(run.classifier, preprocess_from(run.processor), run.trunk) if run.trunk else None
         self.boundary = boundary_of(run.classifier, run.trunk) if run.trunk else 0
+        encoder = run.classifier.encoder
+        self.texts = text_inputs(encoder.text) if isinstance(encoder, MultimodalEncoder) else None
         self._known: dict[bytes, Float32] = {}
 
-    def inputs(self, images: Iterable[Image.Image]) -> Feed:
-        """``pixel_values`` [images, 3, height, width] by the training-time processor, one by one."""
-        made = [self.processor(images=[image], return_tensors="np")["pixel_values"] for image in images]
-        return {PIXEL_VALUES: np.concatenate(made)}
+    def inputs(self, samples: Iterable[LabelledImage]) -> Feed:
+        """What training's own processor and tokenizer make of samples, one by one: ``pixel_values``, and of texts
+        ``input_ids`` and ``attention_mask``.
+        """
+        made, texts = list[Float32](), list[str | None]()
+        for sample in samples:
+            made.append(self.processor(images=[sample.decode()], return_tensors="np")["pixel_values"])
+            texts.append(sample.text)
+        feed: dict[str, Any] = {PIXEL_VALUES: np.concatenate(made)}
+        return feed if self.texts is None else feed | {name: rows.numpy() for name, rows in self.texts(texts).items()}
 
     def logits(self, feed: Feed, batch_size: int = BATCH_SIZE) -> Float32:
         """Logits [images, classes] in fp32."""
-        logits: Float32 = self._logits(self.classifier, torch.from_numpy(feed[PIXEL_VALUES]), batch_size).numpy()
+        logits: Float32 = self._logits(self.classifier, feed, batch_size).numpy()
         return logits
 
     def known_logits(self, feed: Feed) -> Float32:
@@ -69,39 +80,48 @@ class Reference:
     @torch.inference_mode()
     def without_trunk(self, feed: Feed) -> Float32:
         """Logits [images, classes] of transformers' forward pass in fp32 from the pixels on."""
-        parts = torch.from_numpy(feed[PIXEL_VALUES]).split(BATCH_SIZE)
+        parts = (given(self.classifier, part) for part in _parts(feed, BATCH_SIZE))
         logits: Float32 = torch.cat([self.classifier.reference_logits(part) for part in parts]).numpy()
         return logits
 
     @torch.inference_mode()
-    def _logits(self, classifier: Classifier, pixel_values: torch.Tensor, batch_size: int) -> torch.Tensor:
-        """Logits in the classifier's own precision."""
+    def _logits(
+        self, classifier: Classifier, feed: Feed, batch_size: int, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Logits in a precision, the classifier's own."""
         if self.trunk is None:
-            run: Callable[[torch.Tensor], torch.Tensor] = classifier.reference_logits
+            run: Callable[[Any], torch.Tensor] = classifier.reference_logits
         else:
-            trunk, dtype = self.trunk, pixel_values.dtype
+            trunk = self.trunk
 
             def run(part: torch.Tensor) -> torch.Tensor:
-                return classifier(trunk(part).to(dtype), start=self.boundary)
+                hidden: torch.Tensor = classifier(trunk(part).to(dtype), start=self.boundary)
+                return hidden
 
-        return torch.cat([run(part) for part in pixel_values.split(batch_size)])
+        return torch.cat([run(given(classifier, part, dtype)) for part in _parts(feed, batch_size)])
 
     def embeddings(self, feed: Feed) -> Float32:
         """Embeddings [images, P] in fp32, by transformers' own forward pass."""
-        encoder, pixel_values = self.classifier.encoder, feed[PIXEL_VALUES]
+        encoder, inputs = self.classifier.encoder, given(self.classifier, feed)
         with torch.inference_mode():
             if self.trunk is not None:
-                hidden = self.trunk(torch.from_numpy(pixel_values))
+                hidden = self.trunk(inputs)
                 return (encoder(hidden, self.boundary) if self.boundary < len(encoder.groups) else hidden).numpy()
-            return encoder.family.embed(encoder.model, torch.from_numpy(pixel_values)).numpy()
+            return encoder.reference(inputs).numpy()
 
     def truth(self, feed: Feed) -> npt.NDArray[np.float64]:
         """Logits [images, classes] in float64: what all roundings are measured against."""
-        pixel_values = torch.from_numpy(feed[PIXEL_VALUES]).double()
+        double = torch.float64
         if self.trunk is not None:  # the layers behind it run in parts, not as modules
-            return self._logits(copy.deepcopy(self.classifier).double(), pixel_values, BATCH_SIZE).numpy()
+            return self._logits(copy.deepcopy(self.classifier).double(), feed, BATCH_SIZE, double).numpy()
         with in_float64(self.classifier):
-            return self._logits(self.classifier, pixel_values, BATCH_SIZE).numpy()
+            return self._logits(self.classifier, feed, BATCH_SIZE, double).numpy()
+
+
+def _parts(feed: Feed, batch_size: int) -> Iterator[Feed]:
+    """A feed in batches."""
+    starts = range(0, examples_in(feed), batch_size)
+    return (part_of(feed, slice(start, start + batch_size)) for start in starts)
 
 
 def _digest(inputs: Inputs) -> bytes:

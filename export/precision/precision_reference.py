@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from export.graph.config import GraphConfig
-from export.graph.preprocessing import PIXEL_VALUES
+from export.graph.given import given
 from export.precision.fake_quant import dithered, quantized_classifier
 from export.precision.half_reference import half_reference
 from toolkit.models.classifier import Classifier
@@ -47,7 +47,7 @@ class PrecisionReference:
     def logits(self, feed: Feed) -> Float32:
         """Logits [images, classes], all images in one batch."""
         run: Any = self.classifier if self.own else self.classifier.reference_logits
-        logits: Float32 = run(torch.from_numpy(feed[PIXEL_VALUES])).numpy()
+        logits: Float32 = run(given(self.classifier, feed)).numpy()
         return logits
 
     @torch.inference_mode()

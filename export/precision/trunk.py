@@ -29,6 +29,7 @@ from toolkit import __version__
 from toolkit.data.source import DataSource, LabelledImage
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.models.encoder import is_layer
 from toolkit.models.families.traced import refuse_traced
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Preprocess
@@ -188,7 +189,7 @@ def quantisable(classifier: Classifier, preprocess: Preprocess, model: onnx.Mode
 
     The head, the projection and the pooling in front of it are small and stay float.
     """
-    layers = {module for group in classifier.groups if group.name.startswith("layers.") for module in group.modules}
+    layers = {module for group in classifier.groups if is_layer(group.name) for module in group.modules}
     prefixes = tuple(f"{name}." for name, module in classifier.named_modules() if module in layers)
     convolutions = [
         name

@@ -86,7 +86,7 @@ def test_predicting_from_the_raw_file_is_what_pytorch_gives(deep_run: Path, deep
     examples = {example.path: example for example in run.data.splits["test"]}
     assert set(files) == set(examples)
     reference = Reference(run)
-    feed = reference.inputs([examples[file].decode() for file in files])
+    feed = reference.inputs([examples[file] for file in files])
     session = bundle.session(provider="cpu")
     for file, expected in zip(files, feed["pixel_values"], strict=True):
         assert np.array_equal(bundle.preprocess.batch([file])[0], expected)

@@ -44,7 +44,12 @@ def test_a_single_image_is_not_copied() -> None:
 def test_examples_stand_in_one_batch_if_all_their_tensors_do() -> None:
     image, ids = np.zeros((4, 4, 3), np.uint8), np.zeros(7, np.int64)
     examples = {0: {"image": image, "input_ids": ids}, 1: {"image": image, "input_ids": ids[:5]}}
-    assert places_by_shapes(examples) == [[0], [1]]
+    assert places_by_shapes(examples) == [[0, 1]]  # shorter texts are padded
+    batch = stacked(examples.values())
+    assert batch["input_ids"].shape == (2, 7)
+    assert not batch["input_ids"][1, 5:].any()
+    larger = {0: examples[0], 1: {"image": np.zeros((4, 5, 3), np.uint8), "input_ids": ids}}
+    assert places_by_shapes(larger) == [[0], [1]]
     assert {name: values.shape for name, values in stacked([examples[0]] * 2).items()} == {
         "image": (2, 4, 4, 3),
         "input_ids": (2, 7),

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -29,15 +29,22 @@ Key = tuple[int, int]
 
 
 class Batch(TypedDict):
-    """Images as the encoder takes them.
+    """Images as the encoder takes them, and texts where it takes some.
 
-    ``pixel_values`` [batch, 3, height, width], ``labels`` [batch], and the seconds that decoding
-    and preprocessing took.
+    ``inputs``, of them ``pixel_values`` [batch, 3, height, width]; ``labels`` [batch]; and the seconds that decoding,
+    preprocessing and tokenizing took.
     """
 
-    pixel_values: Tensor
+    inputs: dict[str, Tensor]
     labels: Tensor
     seconds: float
+
+
+class TextReader(Protocol):
+    """Makes tensors of texts, the batch first; :class:`toolkit.models.text_inputs.TextInputs` does."""
+
+    def __call__(self, texts: Sequence[str | None]) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` of texts, of which some may be missing."""
 
 
 class ImageDataset(Dataset["Batch | ToolkitError"]):
@@ -54,8 +61,10 @@ class ImageDataset(Dataset["Batch | ToolkitError"]):
         preprocess: Preprocess,
         augment: Augment | None = None,
         seed: int = 0,
+        texts: TextReader | None = None,
     ) -> None:
         self.examples, self.preprocess, self.augment, self.seed = examples, preprocess, augment, seed
+        self.texts = texts
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -91,8 +100,11 @@ class ImageDataset(Dataset["Batch | ToolkitError"]):
                 images = list(pool.map(self.pixel_values, keys))
         else:
             images = [self.pixel_values(key) for key in keys]
+        inputs = {"pixel_values": torch.stack(images)}
+        if self.texts is not None:
+            inputs |= self.texts([self.examples[index].text for _, index in keys])
         labels = torch.tensor([self.examples[index].label for _, index in keys])
-        return {"pixel_values": torch.stack(images), "labels": labels, "seconds": time.perf_counter() - started}
+        return {"inputs": inputs, "labels": labels, "seconds": time.perf_counter() - started}
 
 
 class Loader:

@@ -42,6 +42,7 @@ class LabelledImage:
     group: str = ""
     value_range: Range | None = None
     """What black and white are, if it has more than 8 bits."""
+    text: str | None = None
 
     def read(self) -> bytes:
         """The encoded image.

@@ -19,15 +19,18 @@ from toolkit.models.encoder import Encoder
 from toolkit.models.examine import MALFORMED
 from toolkit.models.families.family import Family
 from toolkit.models.families.registry import DESCRIBED, family_named
+from toolkit.models.fusion import Fusion
 from toolkit.models.head import CosineHead, build_head
 from toolkit.models.image_processor import check_output_size, open_processor
 from toolkit.models.load import load_encoder, load_processor, quiet_transformers
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.models.selection import freeze_all_but, select_groups
 from toolkit.models.tensor_files import difference, listed, load_tensors, save_tensors
-from toolkit.models.text_encoder import load_text_encoder
+from toolkit.models.text_encoder import load_text_encoder, open_tokenizer
+from toolkit.models.text_network import TextNetwork
 from toolkit.models.tower_check import NoProjectionError
 from toolkit.models.zero_shot import class_embeddings, text_head
-from toolkit.recipe.model import Embedding, HeadConfig, ModelConfig
+from toolkit.recipe.model import Embedding, FusionConfig, HeadConfig, ModelConfig
 from toolkit.recipe.prompts import TEMPLATES
 from toolkit.regular_files import read_settings
 from toolkit.runtime.value_range import Range
@@ -60,14 +63,16 @@ def build_classifier(
     """
     encoder, processor = open_encoder(config)
     processor.value_range = value_range
+    text = open_text_network(config) if "text" in config.inputs else None
     if config.head.type == "tip-adapter":
         fix = "use type: cosine with init: text, or make one by toolkit few-shot --methods tip-adapter-f"
         raise ToolkitError("a tip-adapter head caches images", where="model.head.type", fix=fix)
     torch.manual_seed(seed)
-    head = build_head(config.head, encoder.embedding_size, len(labels))
+    whole = encoder if text is None else beside(encoder, text, config.fusion)
+    head = build_head(config.head, whole.embedding_size, len(labels))
     if config.head.init == "text":
         head = _text_head(config, labels)
-    classifier = Classifier(encoder, head, labels, task_named(config.task, "model.task"))
+    classifier = Classifier(whole, head, labels, task_named(config.task, "model.task"))
     groups = classifier.groups
     names = [group.name for group in groups]
     freeze_all_but(groups, classifier, select_groups(names, last=config.unfreeze_last, named=config.unfreeze))
@@ -84,6 +89,22 @@ def open_encoder(config: ModelConfig) -> tuple[Encoder, Any]:
     processor = load_processor(config.encoder, encoder.family, config.image_size, config.revision)
     check_output_size(processor, encoder, Source(config.encoder, config.encoder))
     return encoder, processor
+
+
+def open_text_network(config: ModelConfig) -> TextNetwork:
+    """The text tower beside the encoder, with its tokenizer.
+
+    Raises:
+        ToolkitError: the encoder has none, or one that can't be used as its files are.
+    """
+    text = load_text_encoder(config.encoder, config.revision)
+    return TextNetwork(text.family, text.model, text.tokenizer)
+
+
+def beside(image: Encoder, text: TextNetwork, config: FusionConfig) -> MultimodalEncoder:
+    """Both towers as one encoder, with a fusion that has learned nothing yet."""
+    width = image.model.config.hidden_size if config.type == "cross-attention" else image.embedding_size
+    return MultimodalEncoder(image, text, Fusion(config, width, text.embedding_size))
 
 
 def open_as_it_is(name: str, revision: str | None = None) -> tuple[Encoder, Any]:
@@ -136,6 +157,7 @@ def save_classifier(
         weights: the whole state, where the classifier itself holds but a shard of it.
     """
     save_tensors(folder / WEIGHTS, classifier.state_dict() if weights is None else weights)
+    encoder = classifier.encoder
     config = {
         "format": FORMAT,
         "task": classifier.task.name,
@@ -145,6 +167,10 @@ def save_classifier(
         "head": head.model_dump(mode="json"),
         "trainable_groups": trainable_groups(classifier),
     }
+    if isinstance(encoder, MultimodalEncoder):
+        config["text"] = encoder.text.model.config.to_dict()
+        config["fusion"] = encoder.fusion.config.model_dump(mode="json")
+        encoder.text.tokenizer.save_pretrained(folder)
     write_json(folder / CONFIG, config)
     write_json(folder / LABELS, classifier.labels)
     processor.save_pretrained(folder)
@@ -171,8 +197,10 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
             model_class = family.model_class(vision_config, embedding)
             encoder = Encoder(family, model_class(vision_config, **family.model_arguments))
             processor = open_processor(place, family)
-        head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
-        classifier = Classifier(encoder, head, labels, task)
+            text = _text_network(config, family, place) if "text" in config else None
+        whole = encoder if text is None else beside(encoder, text, FusionConfig(**config["fusion"]))
+        head = build_head(HeadConfig(**config["head"]), whole.embedding_size, len(labels))
+        classifier = Classifier(whole, head, labels, task)
         weights = load_tensors(folder / WEIGHTS)
     except MALFORMED as error:
         raise _damaged(" ".join(str(error).split()), folder) from error
@@ -185,6 +213,12 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
         raise _damaged(f"{WEIGHTS}: the temperature is not above zero", folder)
     classifier.load_state_dict(weights)
     return classifier.eval(), processor
+
+
+def _text_network(config: dict[str, Any], family: Family, place: Source) -> TextNetwork:
+    """A text tower without weights, as a configuration has it, and the tokenizer beside it."""
+    text_config = CONFIG_MAPPING[config["text"]["model_type"]].from_dict(config["text"])
+    return TextNetwork(family, family.text_model_class(text_config), open_tokenizer(place))
 
 
 def _damaged(reason: str, folder: Path) -> ToolkitError:

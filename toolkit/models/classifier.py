@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from toolkit.models.encoder import Encoder, Group
+from toolkit.models.encoder import Encoder, Group, is_layer
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.tasks.task import SINGLE_LABEL, Task
 
 
@@ -17,11 +19,13 @@ class Classifier(nn.Module):
 
     temperature: Tensor
 
-    def __init__(self, encoder: Encoder, head: nn.Module, labels: list[str], task: Task = SINGLE_LABEL) -> None:
+    def __init__(
+        self, encoder: Encoder | MultimodalEncoder, head: nn.Module, labels: list[str], task: Task = SINGLE_LABEL
+    ) -> None:
         super().__init__()
         self.encoder, self.head, self.labels, self.task = encoder, head, labels, task
         self.register_buffer("temperature", torch.ones(()))
-        layers = [group for group in encoder.groups if group.name.startswith("layers.")]
+        layers = [group for group in encoder.groups if is_layer(group.name)]
         self._no_split_modules = sorted({type(module).__name__ for group in layers for module in group.modules})
         """Classes that FSDP makes a unit of, by the name that Accelerate asks for."""
 
@@ -36,8 +40,8 @@ class Classifier(nn.Module):
         learns = [any(parameter.requires_grad for parameter in group.parameters()) for group in self.groups]
         return learns.index(True) if True in learns else len(learns)
 
-    def trunk(self) -> Callable[[Tensor], Tensor] | None:
-        """The frozen groups, ``pixel_values`` [B, 3, height, width] to activations; None where none is frozen."""
+    def trunk(self) -> Callable[[Any], Any] | None:
+        """The frozen groups, from what the encoder takes to activations; None where none is frozen."""
         boundary = self.boundary
         return partial(self, stop=boundary) if boundary else None
 
@@ -49,15 +53,15 @@ class Classifier(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Run the groups ``start`` to ``stop``; all of them turn [B, 3, height, width] into logits [B, classes]."""
+    def forward(self, inputs: Any, start: int = 0, stop: int | None = None) -> Any:
+        """Run the groups ``start`` to ``stop``; all of them turn what the encoder takes into logits [B, classes]."""
         groups = len(self.encoder.groups)
         hidden = self.encoder(inputs, start, stop) if start < groups else inputs
         return self.head(hidden) if stop is None or stop > groups else hidden
 
-    def reference_logits(self, pixel_values: Tensor) -> Tensor:
+    def reference_logits(self, inputs: Any) -> Tensor:
         """Logits by transformers' own forward pass of the encoder: what parity compares with."""
-        return self.head(self.encoder.family.embed(self.encoder.model, pixel_values))
+        return self.head(self.encoder.reference(inputs))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated probabilities [B, classes]."""

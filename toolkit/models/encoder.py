@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from toolkit.models.families.family import Family
-from toolkit.models.families.tower import AttentionPooling, TokenPooling, Tower
+from toolkit.models.families.tower import AttentionPooling, TokenPooling, Tower, Transformer
 from toolkit.recipe.model import Embedding
 
 
@@ -31,13 +32,13 @@ from toolkit.recipe.model import Embedding
 class Group:
     """One stage of an encoder: its parameters, and what it computes from the stage before it.
 
-    The first group takes ``pixel_values`` [B, 3, height, width], the layers tokens [B, T, D],
-    and the last gives the embedding [B, P].
+    The first group of an image encoder takes ``pixel_values`` [B, 3, height, width], the layers tokens [B, T, D], and
+    the last gives the embedding [B, P]; those of several towers take and give what all have so far, by name.
     """
 
     name: str
     modules: tuple[nn.Module, ...]
-    run: Callable[[Tensor], Tensor]
+    run: Callable[[Any], Any]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All parameters of the group."""
@@ -45,8 +46,13 @@ class Group:
             yield from module.parameters()
 
 
-def groups_of(tower: Tower) -> list[Group]:
-    """The ordered groups of a tower, which run transformers' own modules."""
+def groups_of(tower: Tower, *, tokens: bool = False) -> list[Group]:
+    """The ordered groups of a tower, which run transformers' own modules.
+
+    Args:
+        tower: described.
+        tokens: end in all tokens [B, T, D] behind the post norm, in place of the embedding.
+    """
     norm, pooling, projection = tower.pre_norm, tower.pooling, tower.projection
     first = (tower.embeddings,) if norm is None else (tower.embeddings, norm)
     groups = [Group("embeddings", first, partial(_tokens, tower))]
@@ -55,6 +61,8 @@ def groups_of(tower: Tower) -> list[Group]:
         for index, layer in enumerate(tower.layers)
     ]
     norm = tower.post_norm
+    if tokens:
+        return groups if norm is None else [*groups, Group("post_norm", (norm,), norm)]
     if isinstance(pooling, AttentionPooling):
         assert norm is not None
         groups.append(Group("post_norm", (norm,), norm))
@@ -102,6 +110,17 @@ def _pooled(norm: nn.Module, pooling: TokenPooling, prefix: int, tokens_BTD: Ten
     normed = norm(tokens_BTD)
     mean = normed[:, prefix:].mean(dim=1)
     return torch.cat([normed[:, 0], mean], dim=1) if pooling.class_token else mean
+
+
+def is_layer(group: str) -> bool:
+    """Whether a group is a layer, such as ``layers.3`` or ``text.layers.3``."""
+    return "layers" in group.split(".")
+
+
+def tower_of(group: str) -> str:
+    """The tower that a group belongs to: ``image`` or ``text``, or nothing where there is but one."""
+    first = group.partition(".")[0]
+    return first if first in ("image", "text") else ""
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -171,6 +190,12 @@ class Encoder(nn.Module):
         return [group.name for group in self.groups]
 
     @property
+    def towers(self) -> list[Transformer]:
+        """Every tower that is described."""
+        tower = self.tower
+        return [] if tower is None else [tower]
+
+    @property
     def embedding(self) -> Embedding:
         """What the last group gives."""
         last = self.group_names[-1]
@@ -181,11 +206,15 @@ class Encoder(nn.Module):
         """Width P of the embedding."""
         return self.family.embedding_size(self.model)
 
+    def reference(self, pixel_values: Tensor) -> Tensor:
+        """The embedding [B, P] by transformers' own forward pass."""
+        return self.family.embed(self.model, pixel_values)
+
     def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run the groups ``start`` to ``stop``; all of them turn ``pixel_values`` into the embedding [B, P]."""
         hidden = inputs
         for group in self.groups[start:stop]:
-            if self.recompute_layers and torch.is_grad_enabled() and group.name.startswith("layers."):
+            if self.recompute_layers and torch.is_grad_enabled() and is_layer(group.name):
                 hidden = checkpoint(group.run, hidden, use_reentrant=False)
             else:
                 hidden = group.run(hidden)

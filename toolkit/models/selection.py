@@ -8,21 +8,21 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from toolkit.errors import ToolkitError
-from toolkit.models.encoder import Group
+from toolkit.models.encoder import Group, is_layer, tower_of
 
 
 def select_groups(names: Sequence[str], *, last: int | None = None, named: Sequence[str] | None = None) -> list[str]:
-    """Names of the trainable groups, in order; the head always is one.
+    """Names of the trainable groups, in order; the head always is one, and so is a fusion.
 
     Args:
         names: all groups in order, ``head`` at the end.
-        last: unfreeze the last K layers and the post norm; 0 trains the head alone.
+        last: unfreeze the last K layers and the post norm of every tower; 0 trains the head alone.
         named: names or patterns such as ``layers.1*``; ``all`` for everything.
 
     Raises:
         ToolkitError: a selection that matches no group, with the list of those there are.
     """
-    layers = [name for name in names if name.startswith("layers.")]
+    always = {"fusion", "head"}
     if named is not None:
         wanted = ["*"] if list(named) == ["all"] else list(named)
         for pattern in wanted:
@@ -30,16 +30,19 @@ def select_groups(names: Sequence[str], *, last: int | None = None, named: Seque
                 raise ToolkitError(
                     f"{pattern!r} matches no group", where="model.unfreeze", fix=f"choose from {', '.join(names)}"
                 )
-        return [name for name in names if name == "head" or any(fnmatchcase(name, pattern) for pattern in wanted)]
-    count = last or 0
-    if count > len(layers):
-        raise ToolkitError(
-            f"{count} layers are to be unfrozen, but the encoder has {len(layers)}",
-            where="model.unfreeze_last",
-            fix=f"give 0 to {len(layers)}, or name groups in model.unfreeze: {', '.join(names)}",
-        )
-    chosen = {*layers[len(layers) - count :], "post_norm"} if count else set()
-    return [name for name in names if name in chosen or name == "head"]
+        return [name for name in names if name in always or any(fnmatchcase(name, pattern) for pattern in wanted)]
+    count, chosen = last or 0, set[str]()
+    for tower in dict.fromkeys(map(tower_of, filter(is_layer, names))):
+        layers = [name for name in names if is_layer(name) and tower_of(name) == tower]
+        if count > len(layers):
+            of = f"{tower} tower" if tower else "encoder"
+            raise ToolkitError(
+                f"{count} layers are to be unfrozen, but the {of} has {len(layers)}",
+                where="model.unfreeze_last",
+                fix=f"give 0 to {len(layers)}, or name groups in model.unfreeze: {', '.join(names)}",
+            )
+        chosen |= {*layers[len(layers) - count :], f"{tower}.post_norm".lstrip(".")} if count else set()
+    return [name for name in names if name in chosen or name in always]
 
 
 def freeze_all_but(groups: Sequence[Group], model: nn.Module, trainable: Sequence[str]) -> None:

@@ -126,7 +126,7 @@ def load_text_encoder(source: str, revision: str | None = None) -> TextEncoder:
             output_loading_info=True,
         )
         scale, bias = _scalar(SCALE, tensors, place), _scalar(BIAS, tensors, place)
-        tokenizer = _tokenizer(place)
+        tokenizer = open_tokenizer(place)
     _check_report(report, family, place)
     bad = not_finite(model.state_dict())
     if bad:
@@ -143,7 +143,12 @@ def in_text_tower(name: str, family: Family) -> bool:
     return name.startswith(f"{family.text_tower_name}.")
 
 
-def _tokenizer(place: Source) -> PreTrainedTokenizerBase:
+def open_tokenizer(place: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer of an encoder's files.
+
+    Raises:
+        ToolkitError: none, or one that can't be read.
+    """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             place.location, revision=place.revision or "main", trust_remote_code=False

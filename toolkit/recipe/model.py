@@ -14,6 +14,7 @@ from toolkit.recipe.prompts import Template, one_template_is_a_list
 from toolkit.recipe.section import Section, Share
 
 Embedding = Literal["projected", "pooled", "patch_mean"]
+Modality = Literal["image", "text"]
 
 
 class HeadConfig(Section):
@@ -57,6 +58,23 @@ class HeadConfig(Section):
         return self
 
 
+class FusionConfig(Section):
+    """What makes one vector of an image's embedding and a text's."""
+
+    type: Literal["concat", "product", "gated", "cross-attention"] = Field(
+        "concat",
+        description="concat: side by side; product: number by number, whose sum is the cosine; gated: a weighted sum, "
+        "whose weights both decide on; cross-attention: a transformer block in which the text asks the image's tokens.",
+    )
+    modality_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training samples that lose their image or their text, so that either may be missing "
+        "in production; 0 where both are always there.",
+    )
+
+
 class ModelConfig(Section):
     """Encoder, what of it learns, and the head."""
 
@@ -76,6 +94,15 @@ class ModelConfig(Section):
         "pooled, for an encoder without one: the class token or the mean of SigLIP's tokens, behind the post norm; "
         "or patch_mean, as transformers' CLIPForImageClassification has it: the mean of CLIP's patch tokens before it.",
     )
+    inputs: list[Modality] = Field(
+        ["image"],
+        description="What is classified: [image], or [image, text], a text beside each image in data.columns.text, by "
+        "the text tower beside the encoder.",
+    )
+    fusion: FusionConfig = FusionConfig()
+    long_texts: Literal["truncate", "refuse"] = Field(
+        "truncate", description="What a text longer than the text tower's context does: lose its end, counted; or stop."
+    )
     task: str = Field(
         "single-label",
         description="What is predicted: single-label, one class an image; or sigmoid-scores, one class an image with "
@@ -93,6 +120,21 @@ class ModelConfig(Section):
     @classmethod
     def _one_name_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("inputs")
+    @classmethod
+    def _known_inputs(cls, value: list[Modality]) -> list[Modality]:
+        if sorted(value) not in (["image"], ["image", "text"]):
+            raise ValueError("inputs are [image] or [image, text]")
+        return sorted(value)
+
+    @model_validator(mode="after")
+    def _texts_are_taken(self) -> ModelConfig:
+        if "text" not in self.inputs and (self.fusion != FusionConfig() or self.long_texts != "truncate"):
+            raise ValueError("fusion and long_texts are for inputs: [image, text]")
+        if "text" in self.inputs and self.head.init == "text":
+            raise ValueError("head.init: text starts from the classes' names, which inputs: [image, text] don't leave")
+        return self
 
     @model_validator(mode="after")
     def _one_selection(self) -> ModelConfig:

@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle_files import BundleFiles
 from toolkit.runtime.decision import Decision, at_point, decision_of
+from toolkit.runtime.examples import ExampleReader
 from toolkit.runtime.golden import Golden
 from toolkit.runtime.manifest import (
     FORMAT_VERSION,
@@ -200,6 +201,14 @@ class Bundle(BundleFiles):
         tuned = self.serving
         fits = tuned and provider in (None, tuned.provider) and precision in (None, tuned.precision)
         return tuned if fits else None
+
+    @property
+    def tokenizer(self):
+        return None
+
+    def reader(self, session: Session) -> ExampleReader:
+        """What makes a session's inputs of images, and of texts where it takes some."""
+        return ExampleReader(session, self.preprocess, self.tokenizer if session.takes_text else None)
 
     def golden(self) -> Golden:
         """The golden images' reference, after checking its hash."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,79 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import IN_MEMORY, MAX_PIXELS, ORIENTATION_TAG, UPRIGHT, decoding, to_rgb
 from toolkit.runtime.inputs import Inputs
 from toolkit.runtime.preprocess import Preprocess
+from toolkit.runtime.session import IMAGE_MASK, Session
+from toolkit.runtime.tokenizer import Tokenizer
 
-Source = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
-"""What can be predicted: a file, its content, an opened image, or RGB pixels uint8 [height, width, 3]."""
 MANY_BITS = ("I", "F")
 """First letters of Pillow's modes of more than 8 bits."""
+
+
+@dataclass(frozen=True)
+class ImageText:
+    """An image and the text beside it, of which one may be missing where a bundle allows it."""
+
+    image: Path | str | bytes | Image.Image | np.ndarray[Any, Any] | None
+    text: str | None
+
+
+Source = Path | str | bytes | Image.Image | np.ndarray[Any, Any] | ImageText
+"""What can be predicted: a file, its content, an opened image, RGB pixels uint8 [height, width, 3], or one of these
+with a text."""
+
+
+@dataclass(frozen=True)
+class ExampleReader:
+    """Makes what one graph takes of images, and of texts where it takes some."""
+
+    session: Session
+    preprocess: Preprocess
+    tokenizer: Tokenizer | None = None
+
+    def __call__(self, source: Source | None, text: str | None = None) -> Inputs:
+        """One example.
+
+        Args:
+            source: the image, or image and text together; None where the image is missing.
+            text: the text; None where it is missing.
+
+        Raises:
+            UnreadableImageError: the image can't be decoded.
+            ToolkitError: image or text is missing, and the graph doesn't allow it; a text for a graph of images alone;
+                what :func:`graph_input` raises.
+        """
+        session = self.session
+        if isinstance(source, ImageText):
+            source, text = source.image, source.text
+        self._check(source, text)
+        if source is None:
+            height, width = self.preprocess.output_size or (1, 1)
+            shape, kind = (
+                ((height, width, 3), np.uint8) if session.input == "image" else ((3, height, width), np.float32)
+            )
+            inputs: Inputs = {session.input: np.zeros(shape, kind)}
+        else:
+            inputs = graph_input(session.input, self.preprocess, source)
+        if self.tokenizer is None:
+            return inputs
+        tokens = {name: rows[0] for name, rows in self.tokenizer([text or ""]).items()}
+        if text is None:
+            tokens["attention_mask"] = np.zeros_like(tokens["attention_mask"])
+        there = {IMAGE_MASK: np.array(source is not None, np.int64)} if session.takes_missing else {}
+        return {**inputs, **tokens, **there}
+
+    def _check(self, source: Source | None, text: str | None) -> None:
+        session = self.session
+        if text is not None and not session.takes_text:
+            fix = "leave the text out, or use a bundle of model.inputs: [image, text]"
+            raise ToolkitError("the bundle takes images alone, and no text", where="text", fix=fix)
+        missing = [name for name, given in (("image", source), ("text", text)) if given is None]
+        if not session.takes_text:
+            missing = [name for name in missing if name == "image"]
+        if len(missing) == 2 or (missing and not session.takes_missing):
+            fix = f"give {' and '.join(missing)}"
+            if session.takes_text and len(missing) == 1:
+                fix += ", or train with model.fusion.modality_dropout"
+            raise ToolkitError(f"no {' and no '.join(missing)}", where="predict", fix=fix)
 
 
 def graph_input(kind: str, preprocess: Preprocess, source: Source) -> Inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tokenize
 import zipfile
 from collections.abc import Mapping
@@ -11,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.runtime.inputs import Feed
+from toolkit.runtime.inputs import RAGGED, Feed
 from toolkit.runtime.preprocess import Float32
+from toolkit.strict_json import read_json
 
 UNREADABLE = (ValueError, TypeError, KeyError, EOFError, RecursionError, MemoryError)
 """What numpy raises on damaged arrays, beside what it is told by zipfile and, of a header, by Python's tokenizer."""
@@ -21,8 +23,9 @@ UNREADABLE = (ValueError, TypeError, KeyError, EOFError, RecursionError, MemoryE
 class Golden:
     """A few held-out images with what the reference model made of them.
 
-    ``names`` [n] are image files in ``golden/``; ``inputs`` {name: [n, ...]} (``pixel_values`` [n, 3, height,
-    width]) and ``logits`` [n, classes] come from the training-time processor and PyTorch, ``outputs``
+    ``names`` [n] are image files in ``golden/``, ``texts`` [n] what stands beside them, if anything; ``inputs``
+    {name: [n, ...]} (``pixel_values`` [n, 3, height, width], and of texts ``input_ids`` and ``attention_mask`` int64
+    [n, context]) and ``logits`` [n, classes] come from the training-time processor, tokenizer and PyTorch, ``outputs``
     {precision: logits [n, classes]} from the shipped graphs on the machine that exported them.
     """
 
@@ -30,13 +33,21 @@ class Golden:
     _INPUTS, _OUTPUTS = "input ", "logits of "
 
     def __init__(
-        self, names: list[str], inputs: Feed, logits: Float32, outputs: dict[str, Float32] | None = None
+        self,
+        names: list[str],
+        inputs: Feed,
+        logits: Float32,
+        outputs: dict[str, Float32] | None = None,
+        texts: list[str] | None = None,
     ) -> None:
         self.names, self.inputs, self.logits, self.outputs = names, dict(inputs), logits, outputs or {}
+        self.texts = texts
 
     def save(self, bundle: Path) -> None:
         """Write the arrays into a bundle folder."""
         arrays = {"names": np.array(self.names), "logits": self.logits}
+        if self.texts is not None:
+            arrays["texts"] = np.frombuffer(json.dumps(self.texts).encode(), np.uint8)  # as long as each of them is
         arrays |= {f"{self._INPUTS}{name}": values for name, values in self.inputs.items()}
         arrays |= {f"{self._OUTPUTS}{precision}": logits for precision, logits in self.outputs.items()}
         (bundle / self.FILE).parent.mkdir(exist_ok=True)
@@ -60,10 +71,12 @@ class Golden:
         names = arrays["names"]
         if names.dtype.kind != "U" or names.ndim != 1 or not len(names):
             raise ValueError("its names are no list of texts")
-        golden = cls(names.tolist(), inputs, arrays["logits"], _named(arrays, cls._OUTPUTS))
+        texts = _texts_in(arrays["texts"], len(names)) if "texts" in arrays else None
+        golden = cls(names.tolist(), inputs, arrays["logits"], _named(arrays, cls._OUTPUTS), texts)
         for name, array in {**golden.inputs, "logits": golden.logits, **golden.outputs}.items():
             dimensions = 4 if name == "pixel_values" else 2
-            if array.dtype != np.float32 or array.ndim != dimensions or len(array) != len(names):
+            dtype = np.int64 if name in RAGGED else np.float32
+            if array.dtype != dtype or array.ndim != dimensions or len(array) != len(names):
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)} for {len(names)} images")
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} holds a number that is not finite")
@@ -82,6 +95,16 @@ class Golden:
         for logits in (self.logits, *self.outputs.values()):
             if logits.shape[1] != classes:
                 raise ValueError(f"logits of {logits.shape[1]} classes, and labels.json names {classes}")
+
+
+def _texts_in(array: Any, count: int) -> list[str]:
+    """The texts that an array holds as JSON."""
+    if array.dtype != np.uint8 or array.ndim != 1:
+        raise ValueError("its texts are no bytes")
+    texts = read_json(array.tobytes())
+    if not isinstance(texts, list) or len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"its texts are none of {count} images")
+    return texts
 
 
 def _named(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:

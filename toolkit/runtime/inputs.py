@@ -7,7 +7,7 @@ gigabytes, and 32 icons nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,9 +16,12 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array]
-"""Tensors by name: ``image`` [height, width, 3], ``pixel_values`` [3, height, width]."""
+"""Tensors by name: ``image`` [height, width, 3], ``pixel_values`` [3, height, width], ``input_ids`` [sequence]."""
 Feed = Mapping[str, Array]
 """The same with the batch in front."""
+RAGGED = frozenset({"input_ids", "attention_mask"})
+"""Inputs of which examples of different lengths may share a batch: shorter ones get zeros behind them, which nothing
+reads."""
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 BATCH_BYTES = 64 << 20
 """Most bytes of a graph's inputs in one run, but for an example that is larger by itself.
@@ -65,7 +68,7 @@ def bytes_of(tensors: Inputs | Feed) -> int:
 
 def shapes_of(tensors: Inputs | Feed) -> Shapes:
     """What examples have in common that can stand in one batch."""
-    return tuple(sorted((name, tensor.shape) for name, tensor in tensors.items()))
+    return tuple(sorted((name, () if name in RAGGED else tensor.shape) for name, tensor in tensors.items()))
 
 
 def part_of(feed: Feed, places: Any) -> Feed:
@@ -74,11 +77,19 @@ def part_of(feed: Feed, places: Any) -> Feed:
 
 
 def stacked(examples: Iterable[Inputs]) -> Feed:
-    """A batch of examples of the same shapes; a single one is not copied."""
+    """A batch of examples of the same shapes, but for the lengths of texts; a single one is not copied."""
     taken = list(examples)
     if len(taken) == 1:
         return {name: tensor[None] for name, tensor in taken[0].items()}
-    return {name: np.stack([example[name] for example in taken]) for name in taken[0]}
+    return {name: (_padded if name in RAGGED else np.stack)([example[name] for example in taken]) for name in taken[0]}
+
+
+def _padded(rows: Sequence[Array]) -> Array:
+    """Rows of any lengths as one array, with zeros behind shorter ones."""
+    batch = np.zeros((len(rows), max(map(len, rows))), rows[0].dtype)
+    for place, row in enumerate(rows):
+        batch[place, : len(row)] = row
+    return batch
 
 
 def images_a_batch(example_bytes: int, most: int, budget: int = BATCH_BYTES) -> int:

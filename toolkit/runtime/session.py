@@ -29,6 +29,8 @@ OUTPUTS = ("logits", "probabilities")
 """What every graph gives, each float32 [batch, classes]."""
 IMAGE_INPUTS = ("image", "pixel_values")
 """The ways in which a graph takes an image: as decoded, or preprocessed."""
+TEXT_INPUTS, IMAGE_MASK = ("input_ids", "attention_mask"), "image_mask"
+"""How a graph takes a text, and whether an image is there."""
 Outputs = dict[str, Float32]
 """Results by name."""
 UNKNOWN_BATCH = EngineBuild()
@@ -157,12 +159,24 @@ class Session:
         """How the graph takes its image: ``image`` or ``pixel_values``.
 
         Raises:
-            ToolkitError: neither, or something else beside it.
+            ToolkitError: neither, or something else than a text beside it.
         """
-        if len(self.inputs) != 1 or next(iter(self.inputs)) not in IMAGE_INPUTS:
-            what = f"the graph takes {', '.join(self.inputs)}, neither image nor pixel_values"
+        images = [name for name in self.inputs if name in IMAGE_INPUTS]
+        others = set(self.inputs) - set(images)
+        if len(images) != 1 or not others <= {*TEXT_INPUTS, IMAGE_MASK} or (others and not others >= set(TEXT_INPUTS)):
+            what = f"the graph takes {', '.join(self.inputs)}, neither image nor pixel_values, nor a text beside it"
             raise ToolkitError(what, where=self.where, fix="give a graph that toolkit export wrote")
-        return next(iter(self.inputs))
+        return images[0]
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the graph takes a text beside the image."""
+        return set(TEXT_INPUTS) <= set(self.inputs)
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether image or text may be missing."""
+        return IMAGE_MASK in self.inputs
 
     @cached_property
     def outputs(self) -> list[str]:
@@ -205,9 +219,10 @@ class Session:
         return outputs
 
     def compute(self, names: Sequence[str], feed: Feed) -> list[Float32]:
-        """Compute outputs by name of inputs by name, unchecked."""
+        """Compute outputs by name of inputs by name, unchecked; what the graph doesn't take is left out."""
+        taken = {name: values for name, values in feed.items() if name in self.inputs}
         with self._running():
-            outputs: list[Float32] = self._session.run(list(names), dict(feed))
+            outputs: list[Float32] = self._session.run(list(names), taken)
         return outputs
 
     def bind(self, feed: Mapping[str, ort.OrtValue]) -> ort.IOBinding:

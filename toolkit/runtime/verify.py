@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.examples import graph_input
+from toolkit.runtime.golden import Golden
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
 from toolkit.runtime.providers import runnable
 from toolkit.runtime.session import Session
@@ -126,7 +127,9 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
     contents = [bundle.read(f"golden/{name}") for name in golden.names]
     pixel_values = np.stack([bundle.preprocess(bundle.preprocess.decoded(content)) for content in contents])
     logits, first = np.zeros_like(golden.logits), 0
-    inputs = (graph_input(session.input, bundle.preprocess, content) for content in contents)
+    reader = bundle.reader(session)
+    texts: Sequence[str | None] = golden.texts or [None] * len(contents)
+    inputs = (reader(content, text) for content, text in zip(contents, texts, strict=True))
     for window in windows(inputs, len(contents)):
         for places in places_by_shapes(dict(enumerate(window))):
             batch = stacked(window[place] for place in places)
@@ -143,13 +146,25 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
     return {
         "images": len(golden.names),
         "input": session.input,
-        "preprocessing_identical": bool(np.array_equal(pixel_values, golden.inputs["pixel_values"])),
+        "preprocessing_identical": bool(np.array_equal(pixel_values, golden.inputs["pixel_values"]))
+        and _same_tokens(bundle, golden),
         "max_abs_logit": float(np.abs(logits - golden.logits).max()),
         "max_abs_logit_to_export": float(np.abs(logits - exported).max()),
         "top1_agreement": float((same | doubtful).mean()),
         "decided": int((~doubtful).sum()),
         "tolerance": tolerance,
     }
+
+
+def _same_tokens(bundle: Bundle, golden: Golden) -> bool:
+    """Whether the golden texts become the tokens that the training-time tokenizer made of them."""
+    if golden.texts is None or bundle.tokenizer is None:
+        return golden.texts is None and bundle.tokenizer is None
+    made = stacked({name: rows[0] for name, rows in bundle.tokenizer([text]).items()} for text in golden.texts)
+    theirs, mask = golden.inputs["input_ids"], golden.inputs["attention_mask"]
+    length, counts = made["input_ids"].shape[1], mask.astype(bool)
+    same = np.array_equal(made["attention_mask"], mask[:, :length]) and not counts[:, length:].any()
+    return same and np.array_equal(made["input_ids"][counts[:, :length]], theirs[:, :length][counts[:, :length]])
 
 
 def _tolerance(bundle: Bundle, precision: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import UnreadableImageError
-from toolkit.runtime.examples import Source, graph_input
+from toolkit.runtime.examples import Source
 from toolkit.runtime.inputs import Inputs, places_by_shapes, stacked, windows
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Outputs
@@ -58,6 +58,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, pool: BundlePool) -> None:
         self.bundle, self.pool = bundle, pool
+        self._reader = bundle.reader(pool.sessions[0])
 
     def __call__(self, sources: Iterable[Source], batch_size: int | None = None) -> Iterator[Predicted]:
         """Yield a prediction an image, in order.
@@ -82,7 +83,7 @@ class Predictor:
 
     def _read(self, source: Source) -> Inputs | ToolkitError:
         try:
-            return graph_input(self.pool.input, self.bundle.preprocess, source)
+            return self._reader(source)
         except UnreadableImageError as error:
             return error
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,9 +20,12 @@ from toolkit.training.stopwatch import Stopwatch
 
 
 class ActivationSource(Protocol):
-    """Gives each micro-batch its activations [B, ...] and labels [B], on the device."""
+    """Gives each micro-batch its activations and labels [B], on the device.
 
-    def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
+    Activations are a tensor [B, ...], or for several towers a dictionary of such.
+    """
+
+    def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Any, Tensor]]:
         """Feed micro-batches in order, and count the time that it takes."""
 
 
@@ -32,13 +35,13 @@ class PixelSource:
     def __init__(
         self,
         loader: Loader,
-        trunk: Callable[[Tensor], Tensor] | None,
+        trunk: Callable[[Any], Any] | None,
         device: torch.device,
         mixing: Mixing | None = None,
     ) -> None:
         self.loader, self.trunk, self.device, self.mixing = loader, trunk, device, mixing
 
-    def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
+    def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Any, Tensor]]:
         """Feed micro-batches from their files."""
         read: deque[MicroBatch] = deque()  # the loader's workers are some batches ahead
 
@@ -60,7 +63,8 @@ class PixelSource:
             else:
                 watch.add("preprocessing", batch["seconds"])
                 watch.add("data_wait", waited - batch["seconds"])
-            hidden = batch["pixel_values"].to(self.device, non_blocking=True)
+            inputs = {name: values.to(self.device, non_blocking=True) for name, values in batch["inputs"].items()}
+            hidden: Any = inputs["pixel_values"] if len(inputs) == 1 else inputs
             labels = batch["labels"].to(self.device, non_blocking=True)
             micro_batch = read.popleft()
             mix = self.mixing(micro_batch) if self.mixing else None

@@ -16,7 +16,7 @@ import PIL
 import torch
 import transformers
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from toolkit.data import augment
 from toolkit.data.augment import Augment
@@ -24,6 +24,8 @@ from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.models.multimodal import MultimodalEncoder
+from toolkit.models.text_inputs import TextInputs, made_up_inputs
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runtime import decode, preprocess, range_statements, read_samples, samples, value_range
@@ -32,6 +34,7 @@ from toolkit.training.activation_source import ActivationSource, CacheFeed, Pixe
 from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
 from toolkit.training.cache_fill import fill_cache
 from toolkit.training.mixing import Mixing
+from toolkit.training.packing import Packed, Packing, Unpacked
 from toolkit.training.processes import AllRanks
 from toolkit.training.progress import console, counting
 from toolkit.training.trunk import Trunk, check_trunk_precision
@@ -51,6 +54,7 @@ class Boundary:
         accelerator: shares the work among its processes.
         agreement: how these tell each other of failures.
         trunk: runs in place of the classifier's frozen groups; must be given for another precision than fp32.
+        texts: make what the classifier takes of texts, if it takes any.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Boundary:
         accelerator: Accelerator,
         agreement: AllRanks,
         trunk: Trunk | None = None,
+        texts: TextInputs | None = None,
     ) -> None:
         precision = recipe.training.trunk_precision
         check_trunk_precision(precision, classifier)
@@ -78,11 +83,13 @@ class Boundary:
         if self.config.enabled and not self.start:
             fix = "freeze the embeddings and the first layers (model.unfreeze_last), or switch the cache off"
             raise ToolkitError("no group is frozen, so there is nothing to cache", where="model.unfreeze", fix=fix)
+        self._texts = {} if texts is None else texts.describe()
         self._trunk = trunk_contents(classifier) if self.config.enabled else {}
+        self._packing = self._packing_of(classifier, texts) if self.config.enabled else None
         self._layout = Layout(
             images={split: len(data.splits[split]) for split in CACHED_SPLITS},
             views={"train": self.config.views, "validation": 1},
-            row=self._row(classifier) if self.config.enabled else (),
+            row=self._packing.row if self._packing else (),
             dtype=self.config.dtype,
         )
         if self.config.enabled:
@@ -104,7 +111,7 @@ class Boundary:
             split: PixelSource(loaders[split], trunk, device, mixing if split == "train" else None)
             for split in CACHED_SPLITS
         }
-        if not self.config.enabled:
+        if self._packing is None:
             return pixels
         model.eval()
         layout = self._layout
@@ -112,7 +119,8 @@ class Boundary:
             self._private = run.path / "boundary_cache"
         cache = BoundaryCache(self.config.dir or self._private, self._contents(), layout)  # type: ignore[arg-type]
         with counting("caching activations", self.accelerator.is_main_process) as progress:
-            counts = fill_cache(cache, pixels, self.accelerator, self.agreement, stop_if_asked, progress)
+            packed = {split: Packed(feed, self._packing) for split, feed in pixels.items()}
+            counts = fill_cache(cache, packed, self.accelerator, self.agreement, stop_if_asked, progress)
         if self.accelerator.is_main_process:
             size = layout.bytes_of(layout.shards()) / 1e9
             damaged = f", {counts['damaged']} of them damaged before" if counts["damaged"] else ""
@@ -129,8 +137,10 @@ class Boundary:
             return None
         return self._cached(self._filled, split)
 
-    def _cached(self, cache: BoundaryCache, split: str) -> CacheFeed:
-        return CacheFeed(cache.split(split), self.data.labels(split).tolist(), self.accelerator.device)
+    def _cached(self, cache: BoundaryCache, split: str) -> ActivationSource:
+        assert self._packing is not None  # there is a cache
+        feed = CacheFeed(cache.split(split), self.data.labels(split).tolist(), self.accelerator.device)
+        return Unpacked(feed, self._packing)
 
     def remove_private_cache(self) -> None:
         """Remove a cache that was to live as long as the run."""
@@ -143,7 +153,7 @@ class Boundary:
         assert size is not None  # checked when the preprocessing was built
         return size
 
-    def _run_by(self, model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    def _run_by(self, model: nn.Module) -> Callable[[Any], Any] | None:
         """What runs the frozen groups of a model; None where no group is frozen."""
         if self.trunk is not None:
             return self.trunk
@@ -152,28 +162,32 @@ class Boundary:
     def _contents(self) -> dict[str, Any]:
         """All that the activations depend on beside their layout; its hash is the cache's key."""
         training, changes = self.recipe.training, Augment(self.recipe.data, self._size)
-        contents = self._trunk | {
-            "preprocess": self.preprocess.model_dump(mode="json"),
-            "augment": changes.describe(),
-            "augment_seed": training.seed if changes else None,
-            "images": {split: self.data.order(split) for split in CACHED_SPLITS},
-            "mixed_precision": training.mixed_precision,
-            "compiled": training.compile,
-            "device": self.accelerator.device.type,
-            "batch": FILL_BATCH,
-            "pixel_code": _pixel_code(),
-            "versions": {module.__name__: module.__version__ for module in (np, PIL, torch, transformers)},
-        }
+        contents = (
+            self._trunk
+            | self._texts
+            | {
+                "preprocess": self.preprocess.model_dump(mode="json"),
+                "augment": changes.describe(),
+                "augment_seed": training.seed if changes else None,
+                "images": {split: self.data.order(split) for split in CACHED_SPLITS},
+                "mixed_precision": training.mixed_precision,
+                "compiled": training.compile,
+                "device": self.accelerator.device.type,
+                "batch": FILL_BATCH,
+                "pixel_code": _pixel_code(),
+                "versions": {module.__name__: module.__version__ for module in (np, PIL, torch, transformers)},
+            }
+        )
         if self.trunk is not None:
             contents |= {"trunk": self.trunk.describe(), "onnxruntime": onnxruntime.__version__}
         return contents
 
     @torch.no_grad()
-    def _row(self, classifier: Classifier) -> tuple[int, ...]:
-        """Shape of one image's activations, asked of the trunk itself."""
+    def _packing_of(self, classifier: Classifier, texts: TextInputs | None) -> Packing:
+        """How one image's activations become a row, asked of the trunk itself."""
         run = self._run_by(classifier)
         assert run is not None  # a cache was asked for, and something is frozen
-        return tuple(run(torch.zeros(1, 3, *self._size)).shape[1:])
+        return Packing.of(run(made_up_inputs(1, self._size, texts)))
 
 
 def _pixel_code() -> str:
@@ -187,7 +201,10 @@ def _pixel_code() -> str:
 def trunk_contents(classifier: Classifier) -> dict[str, Any]:
     """What the trunk's activations depend on: its weights, its configuration and where it ends."""
     digest = hashlib.sha256()
-    groups, config = classifier.groups, classifier.encoder.model.config.to_dict()
+    groups, encoder = classifier.groups, classifier.encoder
+    config = encoder.model.config.to_dict()
+    if isinstance(encoder, MultimodalEncoder):
+        config |= {"text": encoder.text.model.config.to_dict()}
     for group in groups[: classifier.boundary]:
         for module in group.modules:
             for name, tensor in module.state_dict().items():

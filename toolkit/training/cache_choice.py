@@ -9,15 +9,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from toolkit.models.text_inputs import TextInputs, made_up_inputs
 from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.training import BoundaryCacheConfig
 from toolkit.training.boundary_cache import DTYPES, FILL_BATCH
+from toolkit.training.packing import Packing
 
-Trunk = Callable[[Tensor], Tensor]
+Trunk = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def choose_cache(
     images: dict[str, int],
     trunk: Trunk | None,
     size: tuple[int, int],
+    texts: TextInputs | None = None,
     folder: Path,
     exact: bool,
     recorded: bool | None = None,
@@ -71,8 +74,9 @@ def choose_cache(
         recipe: whose ``training.boundary_cache.enabled`` is ``auto``.
         frozen: whether a group stands before the first that learns.
         images: of the splits that epochs read.
-        trunk: the frozen groups, ``pixel_values`` [B, 3, height, width] to activations [B, ...]; on the CPU.
+        trunk: the frozen groups, from what the encoder takes to activations; on the CPU.
         size: height and width of ``pixel_values``.
+        texts: make what the encoder takes of texts, if it takes any.
         folder: where the cache would lie, unless the recipe names another.
         exact: whether the activations are computed and kept in float32 by the trunk as it is here, so that asking it
             tells what it will give.
@@ -82,13 +86,13 @@ def choose_cache(
         return CacheChoice(recorded, "as the run was started")
     cache, against = recipe.training.boundary_cache, reason_against(recipe, frozen=frozen)
     if against is None and trunk is not None:
-        against = _reason_of_size(cache, images, trunk, size, folder)
+        against = _reason_of_size(cache, images, trunk, made_up_inputs(1, size, texts), folder)
     if against is not None or trunk is None:
         return CacheChoice(False, f"since {against}")
     versions = f"with {cache.views} versions of each training image" if recipe.data.augment else "the same run"
     if not exact:
         return CacheChoice(True, f"{versions}, but for the rounding of activations")
-    off = largest_rounding(trunk, size, batch_sizes_of(recipe, images))
+    off = largest_rounding(trunk, size, batch_sizes_of(recipe, images), texts)
     return CacheChoice(
         True, f"{versions}, bit for bit" if off == 0 else f"{versions}, but for roundings up to {off:.0e}"
     )
@@ -106,27 +110,31 @@ def batch_sizes_of(recipe: Recipe, images: dict[str, int]) -> list[int]:
 
 
 @torch.no_grad()
-def largest_rounding(trunk: Trunk, size: tuple[int, int], batch_sizes: list[int]) -> float:
+def largest_rounding(
+    trunk: Trunk, size: tuple[int, int], batch_sizes: list[int], texts: TextInputs | None = None
+) -> float:
     """The largest difference between an image's activations in batches of these sizes, at both of their ends.
 
     Libraries choose how to sum by the shapes of their inputs, not by the values, so made-up pixels tell.
     """
     generator = torch.Generator().manual_seed(0)
-    pixel_values = torch.randn(max(batch_sizes), 3, *size, generator=generator)
-    whole = trunk(pixel_values)
-    off = 0.0
+    images = max(batch_sizes)
+    inputs = made_up_inputs(images, size, texts, generator)
+    packing = Packing.of(state := trunk(inputs))
+    whole, off = packing.pack(state), 0.0
     for count in batch_sizes:
-        for part in (slice(0, count), slice(len(pixel_values) - count, None)):
-            off = max(off, float((trunk(pixel_values[part]) - whole[part]).abs().max()))
+        for part in (slice(0, count), slice(images - count, None)):
+            some = inputs[part] if texts is None else {name: values[part] for name, values in inputs.items()}
+            off = max(off, float((packing.pack(trunk(some)) - whole[part]).abs().max()))
     return off
 
 
 def _reason_of_size(
-    cache: BoundaryCacheConfig, images: dict[str, int], trunk: Trunk, size: tuple[int, int], folder: Path
+    cache: BoundaryCacheConfig, images: dict[str, int], trunk: Trunk, one: Any, folder: Path
 ) -> str | None:
     """Why the cache is too large; None if it is not."""
     with torch.no_grad():
-        row = math.prod(trunk(torch.zeros(1, 3, *size)).shape[1:]) * DTYPES[cache.dtype][1].itemsize
+        row = math.prod(Packing.of(trunk(one)).row) * DTYPES[cache.dtype][1].itemsize
     need = row * (images["train"] * cache.views + images["validation"])
     smaller = "; training.boundary_cache.dtype=fp16 halves it" if cache.dtype == "fp32" else ""
     if need > cache.max_gb * 1e9:

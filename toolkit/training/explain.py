@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from toolkit.data.augment import Augment
@@ -25,7 +26,9 @@ from toolkit.data.splits import Entry, divide
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.models.processing import preprocess_from
+from toolkit.models.text_inputs import made_up_inputs, text_inputs
 from toolkit.recipe.data import DataConfig
 from toolkit.recipe.recipe import Recipe
 from toolkit.runtime.machine import usable_cores
@@ -166,7 +169,10 @@ def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: List
     classifier.encoder.recompute_layers = config.gradient_checkpointing
     start = classifier.boundary
     optimizer = build_optimizer(classifier.groups, config)
-    pixels = torch.randn(config.batch_size, 3, *size, device=device)
+    encoder = classifier.encoder
+    texts = text_inputs(encoder.text) if isinstance(encoder, MultimodalEncoder) else None
+    noise = made_up_inputs(config.batch_size, size, texts, torch.Generator().manual_seed(0))
+    inputs = send_to_device(noise, device)
     labels = torch.arange(config.batch_size, device=device) % len(classifier.labels)
     criterion = classifier.task.loss(config, classifier.labels, labels.cpu(), device)
     kept = _Kept(classifier)
@@ -175,9 +181,9 @@ def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: List
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
         return torch.autocast(device.type, half) if half else nullcontext()
 
-    def trunk() -> Tensor:
+    def trunk() -> Any:
         with torch.no_grad(), precision():
-            return classifier(pixels, stop=start) if start else pixels
+            return classifier(inputs, stop=start) if start else inputs
 
     def forward() -> None:
         with torch.no_grad(), precision():

@@ -8,22 +8,22 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from toolkit.models.encoder import Group
+from toolkit.models.encoder import Group, is_layer, tower_of
 from toolkit.recipe.training import TrainingConfig
 
 
 def build_optimizer(groups: list[Group], config: TrainingConfig) -> torch.optim.AdamW:
     """One or two parameter groups for each trainable group: weights of layers decay, all else does not.
 
-    The head learns at ``head_learning_rate``, the last layer that learns and what follows it at ``learning_rate``, and
-    each layer before at ``layer_decay`` times the rate of the next one; the embeddings count as one more layer (Bao et
-    al., "BEiT", 2021, appendix).
+    The head, and a fusion, learn at ``head_learning_rate``, the last layer that learns and what follows it at
+    ``learning_rate``, and each layer before at ``layer_decay`` times the rate of the next one; the embeddings count as
+    one more layer (Bao et al., "BEiT", 2021, appendix).
     """
     trainable = [group for group in groups if any(parameter.requires_grad for parameter in group.parameters())]
     depths = _layers_below_the_last([group.name for group in trainable])
     parameter_groups = []
     for group in trainable:
-        if group.name == "head":
+        if group.name in ("fusion", "head"):
             rate = config.head_learning_rate or config.learning_rate
         else:
             rate = config.learning_rate * config.layer_decay ** depths[group.name]
@@ -38,10 +38,15 @@ def build_optimizer(groups: list[Group], config: TrainingConfig) -> torch.optim.
 
 
 def _layers_below_the_last(names: Sequence[str]) -> dict[str, int]:
-    """How many layers each group lies below the last layer that learns; 0 for what follows the layers."""
-    layers = {name: int(name.removeprefix("layers.")) for name in names if name.startswith("layers.")}
-    last = max(layers.values(), default=-1)
-    return {name: last - layers.get(name, -1 if name == "embeddings" else last) for name in names}
+    """How many layers each group lies below its tower's last one that learns; 0 for what follows the layers."""
+    depths = dict.fromkeys(names, 0)
+    for tower in {tower_of(name) for name in names}:
+        own = [name for name in names if tower_of(name) == tower]
+        layers = {name: int(name.rpartition(".")[2]) for name in own if is_layer(name)}
+        last = max(layers.values(), default=-1)
+        depths |= {name: last - place for name, place in layers.items()}
+        depths |= {name: last + 1 for name in own if name.rpartition(".")[2] == "embeddings"}
+    return depths
 
 
 def _without_decay(group: Group) -> set[nn.Parameter]:

@@ -93,7 +93,7 @@ def predict_splits(
         keys = [(0, place) for place in range(len(examples))]
         parts = []
         for batch in loader.read(keys[start : start + BATCH_SIZE] for start in range(0, len(keys), BATCH_SIZE)):
-            parts.append(classifier(batch["pixel_values"].to(device)).float().cpu())
+            parts.append(classifier(batch["inputs"]["pixel_values"].to(device)).float().cpu())
             progress.done(min(len(parts) * BATCH_SIZE, len(keys)), len(keys))
         loader.close()
         logits[split] = torch.cat(parts)

@@ -22,6 +22,7 @@ from toolkit.metrics.split import score_by
 from toolkit.models.build import trainable_groups
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
+from toolkit.models.text_inputs import TextInputs
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.summary_file import write_summary
@@ -48,7 +49,8 @@ from toolkit.training.trunk import Trunk
 class Trainer:
     """Fine-tune a classifier on a data set and leave a run folder.
 
-    A ``trunk`` runs in place of the classifier's frozen groups, in the steps as in all metrics.
+    ``texts`` make what the classifier takes of texts, if it takes any. A ``trunk`` runs in place of the classifier's
+    frozen groups, in the steps as in all metrics.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Trainer:
         run: RunFolder,
         accelerator: Accelerator,
         trunk: Trunk | None = None,
+        texts: TextInputs | None = None,
     ) -> None:
         self.classifier, self.processor, self.data = classifier, processor, data
         self.recipe, self.run, self.accelerator = recipe, run, accelerator
@@ -73,13 +76,13 @@ class Trainer:
         size = preprocess.output_size
         assert size is not None  # checked when the preprocessing was built
         augment = Augment(recipe.data, size)
-        datasets = {split: ImageDataset(examples, preprocess) for split, examples in data.splits.items()}
+        datasets = {split: ImageDataset(examples, preprocess, texts=texts) for split, examples in data.splits.items()}
         self.plain_loaders = {
             split: Loader(dataset, config.loader_workers, device) for split, dataset in datasets.items()
         }
         self.loaders = dict(self.plain_loaders)
         if augment:
-            augmented = ImageDataset(data.splits["train"], preprocess, augment, config.seed)
+            augmented = ImageDataset(data.splits["train"], preprocess, augment, config.seed, texts)
             self.loaders["train"] = Loader(augmented, config.loader_workers, device)
         self.labels = tuple(data.labels("train").tolist())
         self.task = classifier.task
@@ -94,7 +97,7 @@ class Trainer:
                 "the head alone learns, and it has no original weights", where="training.wise_ft", fix=fix
             )
         self.parameter_counts = parameter_counts(classifier)
-        self.boundary = Boundary(classifier, preprocess, data, recipe, accelerator, self.agreement, trunk)
+        self.boundary = Boundary(classifier, preprocess, data, recipe, accelerator, self.agreement, trunk, texts)
         self.best = BestClassifier(
             run=run,
             recipe=recipe,
@@ -260,7 +263,7 @@ class Trainer:
         self._log({"epoch": epoch, "split": "train", "step": self.state.step} | metrics | times)
 
     def _step(
-        self, batches: list[MicroBatch], activations: Iterator[tuple[Tensor, Tensor]], watch: Stopwatch
+        self, batches: list[MicroBatch], activations: Iterator[tuple[Any, Tensor]], watch: Stopwatch
     ) -> tuple[list[Tensor], Tensor]:
         """One optimiser step; the losses of this process's images by micro-batch, and the gradient's norm.
 

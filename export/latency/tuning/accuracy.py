@@ -56,7 +56,7 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
         reference, of = _labels(bundle, "fp32", provider, chosen), "the fp32 graph"
     else:
         pytorch = Reference(run)
-        feed = pytorch.inputs(example.decode() for example in chosen)
+        feed = pytorch.inputs(chosen)
         reference, of = bundle.decision.decide(pytorch.without_trunk(feed)), "PyTorch in fp32"
     answers = np.array([example.label for example in chosen]) if run.labelled else reference
     drops, images = {}, f"{len(chosen)} validation images" if run.labelled else f"{len(chosen)} images without labels"

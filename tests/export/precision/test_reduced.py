@@ -223,12 +223,12 @@ class TestTrunk:
         run = Run(aware_run)
         examples = run.data.splits["test"]
         reference = Reference(run)
-        logits = reference.logits(reference.inputs([example.decode() for example in examples]))
+        logits = reference.logits(reference.inputs(examples))
         with (aware_run / "test_predictions.csv").open() as file:
             rows = list(csv.DictReader(file))
         told = np.array([[float(row[f"logit:{name}"]) for name in run.classifier.labels] for row in rows])
         np.testing.assert_allclose(logits, told, atol=1e-4)
-        assert np.abs(reference.without_trunk(reference.inputs([examples[0].decode()])) - told[:1]).max() > 1e-3
+        assert np.abs(reference.without_trunk(reference.inputs([examples[0]])) - told[:1]).max() > 1e-3
 
     def test_another_trunk_is_refused(self, aware_run: Path, tmp_path: Path) -> None:
         with pytest.raises(ToolkitError, match="learned on a trunk in int8, and fp32") as caught:

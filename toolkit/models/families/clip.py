@@ -93,6 +93,11 @@ class Clip(Family):
             return output.last_hidden_state[:, 1:].mean(dim=1)
         return output.pooler_output if isinstance(model, self.vision_model_class) else output.image_embeds
 
+    def embed_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
+        """All tokens [B, T, D] by transformers' own forward pass, which norms the first one alone."""
+        vision = model if isinstance(model, self.vision_model_class) else model.vision_model
+        return vision.post_layernorm(model(pixel_values=pixel_values).last_hidden_state)
+
     def text_tower(self, model: Any) -> TextTower:
         """Every token sees those before it; the one that ends the text becomes the embedding."""
         text, end = model.text_model, model.config.eos_token_id

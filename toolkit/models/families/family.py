@@ -64,6 +64,14 @@ class Family(ABC):
     def embed(self, model: Any, pixel_values: Tensor) -> Tensor:
         """The embedding [B, P] by transformers' own forward pass, the reference of every check."""
 
+    def embed_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
+        """All tokens [B, T, D] behind the post norm by transformers' own forward pass; only of families with texts.
+
+        Raises:
+            NotImplementedError: the family has no texts.
+        """
+        raise NotImplementedError(f"{self.name} has no text tower")
+
     def forward_arguments(self, model: Any, pixel_values: Tensor) -> dict[str, Tensor]:
         """What transformers' classes of the family take for ``pixel_values`` [B, 3, height, width]."""
         return {"pixel_values": pixel_values}

@@ -70,6 +70,10 @@ class Siglip(Family):
         output = model(pixel_values=pixel_values)
         return output.pooler_output if model.use_head else output.last_hidden_state.mean(dim=1)
 
+    def embed_tokens(self, model: Any, pixel_values: Tensor) -> Tensor:
+        """All tokens [B, T, D] by transformers' own forward pass."""
+        return model(**self.forward_arguments(model, pixel_values)).last_hidden_state
+
     def text_tower(self, model: Any) -> TextTower:
         """All tokens see each other, padding too; the last one becomes the embedding."""
         return TextTower(

@@ -90,7 +90,7 @@ def features_of(
         parts = []
         for batch in loader.read(keys[first : first + BATCH_SIZE] for first in range(0, len(keys), BATCH_SIZE)):
             with torch.inference_mode():
-                parts.append(run(batch["pixel_values"]))
+                parts.append(run(batch["inputs"]["pixel_values"]))
             progress.done(min(len(parts) * BATCH_SIZE, len(keys)), len(keys))
         loader.close()
         starts[split] = torch.cat(parts).clone()
