@@ -25,11 +25,16 @@ from export.selection.fastest import fastest_within_budget
 from export.selection.search import PrecisionSearch, validation_images_for
 from toolkit import __version__
 from toolkit.data.source import LabelledImage
+from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.encoder_origin import encoder_origin
 from toolkit.models.families.traced import refuse_traced
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.models.processing import preprocess_from
+from toolkit.models.text_inputs import context_of
+from toolkit.models.text_tokenizer import runtime_tokenizer
 from toolkit.progress import SILENT, Progress
+from toolkit.recipe.recipe import Recipe
 from toolkit.reporting.model_card import card_metadata
 from toolkit.reporting.pages import write_pages
 from toolkit.runs.finished_run import Run
@@ -42,6 +47,7 @@ from toolkit.runtime.session import Session
 from toolkit.runtime.signature import sign as sign_bundle
 from toolkit.runtime.staging import changing
 from toolkit.runtime.tensorrt import EngineBuild
+from toolkit.runtime.tokenizer import Tokenizer
 
 LIBRARIES = ("torch", "transformers", "onnx", "numpy", "pillow")
 
@@ -101,6 +107,7 @@ def export_bundle(
     for each in wanted.precisions:
         run.require_trunk(each)
         refuse_traced(run.classifier.encoder.family, each)
+        refuse_texts(run, each)
     precisions = [require_precision(each, provider) for each in wanted.precisions or [run.precision]]
     replaced = force and (out / MANIFEST).is_file()
     with changing(out, empty=True) if replaced else staged_folder(out, what="bundle", marker=MANIFEST) as stage:
@@ -109,6 +116,9 @@ def export_bundle(
         provenance["card_metadata"] = card_metadata(provenance, run.classifier.labels)
         write_json(stage / "labels.json", run.classifier.labels)
         write_json(stage / "preprocess.json", preprocess.model_dump(mode="json"))
+        tokenizer = tokenizer_of(run)
+        for name, content in (tokenizer.files() if tokenizer else {}).items():
+            (stage / name).write_bytes(content)
         examples = run.held_out(wanted.images or FEWEST_IMAGES, exactly=wanted.images is not None)
         search = PrecisionSearch(
             run,
@@ -118,7 +128,7 @@ def export_bundle(
             validation_images=validation_images_for(wanted.budget),
             progress=progress,
         )
-        export = _Export(stage, run, preprocess, provenance, search, examples, progress)
+        export = _Export(stage, run, preprocess, provenance, search, examples, progress, tokenizer)
         configs = _configs(search, wanted, precisions)
         shipped = {str(each.precision): export.proven(each, wanted, threads) for each in configs}
         parity: dict[str, Any] = {
@@ -156,6 +166,7 @@ class _Export:
     examples: Sequence[LabelledImage]
     """Images that parity uses."""
     progress: Progress
+    tokenizer: Tokenizer | None
 
     def proven(self, config: GraphConfig, wanted: ExportOptions, threads: int | None) -> Proven:
         """Write a graph into the bundle and prove it as it lies there.
@@ -173,7 +184,8 @@ class _Export:
             record_nodes=True,
             build=EngineBuild(max(BATCH_SIZES)),
         )
-        proof = Proof.begin(session, read_shell(file), self.preprocess, self.search.measured.reference, self.examples)
+        reference = self.search.measured.reference
+        proof = Proof.begin(session, read_shell(file), self.preprocess, reference, self.examples, self.tokenizer)
         proven = proof.outcome(self.run.images_from, self.progress)
         proof.require_passed(proven.entry)
         return replace(proven, entry=proven.entry | {"temperature": temperature})
@@ -187,7 +199,38 @@ class _Export:
             config,
             embedding=wanted.embedding,
             operating_point=self.run.operating_point,
+            tokenizer=self.tokenizer.settings if self.tokenizer else None,
         )
+
+
+def tokenizer_of(run: Run) -> Tokenizer | None:
+    """The runtime's tokenizer of a run's classifier; None for one of images alone.
+
+    Raises:
+        ToolkitError: it gives other ids than the tokenizer of training.
+    """
+    encoder = run.classifier.encoder
+    if not isinstance(encoder, MultimodalEncoder):
+        return None
+    recipe = run.recipe
+    return runtime_tokenizer(
+        encoder.text.tokenizer,
+        context_length=context_of(encoder.text),
+        pads_texts=encoder.family.pads_texts,
+        long_texts=recipe.model.long_texts if isinstance(recipe, Recipe) else "truncate",
+        where=str(run.path / "best"),
+    )
+
+
+def refuse_texts(run: Run, precision: str) -> None:
+    """Raise where a classifier of images and texts is asked for in a precision that it can't have.
+
+    Raises:
+        ToolkitError: another than fp32.
+    """
+    if isinstance(run.classifier.encoder, MultimodalEncoder) and precision != "fp32":
+        what = f"images with texts are exported in fp32 alone, not in {precision}"
+        raise ToolkitError(what, where="--precision", fix="use --precision fp32")
 
 
 def _finish(stage: Path, run: Run, default: str, provenance: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from toolkit.runtime.operating_point import METADATA as OPERATING_POINT
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Preprocess
+from toolkit.runtime.tokenizer import TOKENIZE, TokenizerSettings
 
 GraphInput = Literal["image", "pixel_values"]
 
@@ -49,6 +50,7 @@ def build_graph(
     *,
     embedding: bool = False,
     operating_point: OperatingPoint | None = None,
+    tokenizer: TokenizerSettings | None = None,
 ) -> onnx.ModelProto:
     """The whole classifier as one graph with a dynamic batch; the same arguments give the same bytes.
 
@@ -61,6 +63,7 @@ def build_graph(
         config: in which operators, and which matmuls in integers.
         embedding: whether the graph also gives the embedding.
         operating_point: kept in ``metadata_props`` too, for whoever serves the file alone.
+        tokenizer: kept there too, of a classifier that takes texts.
 
     Returns:
         A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes], and where asked
@@ -100,6 +103,8 @@ def build_graph(
     }
     if operating_point is not None:
         metadata[OPERATING_POINT] = operating_point.model_dump_json()
+    if tokenizer is not None:
+        metadata[TOKENIZE] = tokenizer.model_dump_json()
     helper.set_model_props(model, metadata)
     return to_half(model, config.precision, config.keep_fp32) if SPECS[config.precision].half else model  # type: ignore[arg-type]
 

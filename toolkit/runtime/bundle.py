@@ -28,6 +28,7 @@ from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.serving import SERVING, Serving
 from toolkit.runtime.session import Session
 from toolkit.runtime.tensorrt import EngineBuild
+from toolkit.runtime.tokenizer import TOKENIZE, TOKENIZER, Tokenizer, TokenizerSettings
 from toolkit.strict_json import read_json
 
 __all__ = [
@@ -72,6 +73,15 @@ class Bundle(BundleFiles):
         """What is between RGB pixels and ``pixel_values``."""
         with self.parsing("preprocess.json"):
             return Preprocess.model_validate_json(self.read("preprocess.json"))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """What makes tokens of texts; None for a bundle of images alone."""
+        if TOKENIZE not in self.manifest.files:
+            return None
+        with self.parsing(TOKENIZE):
+            settings = TokenizerSettings.model_validate_json(self.read(TOKENIZE))
+        return Tokenizer(settings, self.read(TOKENIZER), where=self.path / TOKENIZER)
 
     @cached_property
     def run(self) -> Path:
@@ -191,6 +201,10 @@ class Bundle(BundleFiles):
                 raise ToolkitError("labels.json differs from the graph's labels", where=self.path, fix=fix)
             if Preprocess.model_validate_json(metadata["preprocess"]) != self.preprocess:
                 raise ToolkitError("preprocess.json differs from the graph's preprocessing", where=self.path, fix=fix)
+            settings = None if self.tokenizer is None else self.tokenizer.settings
+            stated = metadata.get(TOKENIZE)
+            if (None if stated is None else TokenizerSettings.model_validate_json(stated)) != settings:
+                raise ToolkitError(f"{TOKENIZE} differs from the graph's tokenizer", where=self.path, fix=fix)
             point = metadata.get(METADATA)
             if (None if point is None else OperatingPoint.model_validate_json(point)) != self.manifest.operating_point:
                 what = "manifest.json differs from the graph's operating point"
@@ -201,10 +215,6 @@ class Bundle(BundleFiles):
         tuned = self.serving
         fits = tuned and provider in (None, tuned.provider) and precision in (None, tuned.precision)
         return tuned if fits else None
-
-    @property
-    def tokenizer(self):
-        return None
 
     def reader(self, session: Session) -> ExampleReader:
         """What makes a session's inputs of images, and of texts where it takes some."""

@@ -68,9 +68,7 @@ class ExampleReader:
             inputs = graph_input(session.input, self.preprocess, source)
         if self.tokenizer is None:
             return inputs
-        tokens = {name: rows[0] for name, rows in self.tokenizer([text or ""]).items()}
-        if text is None:
-            tokens["attention_mask"] = np.zeros_like(tokens["attention_mask"])
+        tokens = {name: rows[0] for name, rows in self.tokenizer([text]).inputs.items()}
         there = {IMAGE_MASK: np.array(source is not None, np.int64)} if session.takes_missing else {}
         return {**inputs, **tokens, **there}
 

@@ -160,11 +160,12 @@ def _same_tokens(bundle: Bundle, golden: Golden) -> bool:
     """Whether the golden texts become the tokens that the training-time tokenizer made of them."""
     if golden.texts is None or bundle.tokenizer is None:
         return golden.texts is None and bundle.tokenizer is None
-    made = stacked({name: rows[0] for name, rows in bundle.tokenizer([text]).items()} for text in golden.texts)
+    made, padding_counts = bundle.tokenizer(golden.texts), bundle.tokenizer.settings.padding == "context"
     theirs, mask = golden.inputs["input_ids"], golden.inputs["attention_mask"]
-    length, counts = made["input_ids"].shape[1], mask.astype(bool)
-    same = np.array_equal(made["attention_mask"], mask[:, :length]) and not counts[:, length:].any()
-    return same and np.array_equal(made["input_ids"][counts[:, :length]], theirs[:, :length][counts[:, :length]])
+    length = made.input_ids.shape[1]
+    read = np.ones_like(mask, bool) if padding_counts else mask.astype(bool)
+    same = np.array_equal(made.attention_mask, mask[:, :length]) and not read[:, length:].any()
+    return same and np.array_equal(made.input_ids[read[:, :length]], theirs[:, :length][read[:, :length]])
 
 
 def _tolerance(bundle: Bundle, precision: str) -> float:

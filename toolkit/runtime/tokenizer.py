@@ -1,4 +1,0 @@
-"""Placeholder until the branch captioned is merged."""
-
-
-class Tokenizer: ...
