@@ -80,7 +80,11 @@ def prove_again(
             batch_size=None if bundle.tuned_for(provider, each) else max(BATCH_SIZES),
         )
         model = read_shell(bundle.path / bundle.graph_name(each))
-        entry = Proof.begin(session, model, bundle.preprocess, reference, samples, bundle.tokenizer).outcome(source, progress).entry
+        entry = (
+            Proof.begin(session, model, bundle.preprocess, reference, samples, bundle.tokenizer)
+            .outcome(source, progress)
+            .entry
+        )
         before = bundle.parity_results.get(each, {}).get(provider, {})
         parity["results"][each] = {provider: entry | {"temperature": before.get("temperature")}}
     if folder is None:

@@ -21,8 +21,10 @@ from export.graph.config import FUSED, GraphConfig
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
 from export.graph.subgraph import gives_floats, preprocessing_part
-from export.graph.tensor_names import EMBEDDING, LOGITS, PROBABILITIES
+from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, PROBABILITIES
+from export.graph.text import INPUT_IDS, text_inputs
 from toolkit.models.classifier import Classifier
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.runtime.precision import SPECS
 
 HalfPrecision = Literal["fp16", "bf16"]
@@ -108,7 +110,7 @@ def plan(model: onnx.ModelProto, precision: HalfPrecision, keep_fp32: Collection
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     floating = {PIXEL_VALUES}
     network: list[onnx.NodeProto] = []
-    reached = {PIXEL_VALUES}
+    reached = {PIXEL_VALUES, INPUT_IDS}
     for node in model.graph.node:
         if not reached & set(node.input):
             continue
@@ -131,8 +133,13 @@ def plan(model: onnx.ModelProto, precision: HalfPrecision, keep_fp32: Collection
 
 
 def in_head(tensor: str) -> bool:
-    """Whether a tensor comes after the embedding."""
-    return tensor.replace("/", ".").split(".")[0] in ("head", LOGITS, PROBABILITIES, EMBEDDING)
+    """Whether a tensor comes after the embedding, or after those of image and text."""
+    return tensor.startswith(FUSION) or tensor.replace("/", ".").split(".")[0] in (
+        "head",
+        LOGITS,
+        PROBABILITIES,
+        EMBEDDING,
+    )
 
 
 def network_graph(
@@ -147,9 +154,11 @@ def network_graph(
     """
     builder = GraphBuilder()
     add_classifier(builder, classifier, PIXEL_VALUES, config, size=size)
-    entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    entries = [helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])]
+    if isinstance(classifier.encoder, MultimodalEncoder):
+        entries += text_inputs(image_mask=classifier.encoder.fusion.missing_image is not None)
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (LOGITS, PROBABILITIES)]
-    graph = helper.make_graph(builder.nodes, "network", [entry], outputs)
+    graph = helper.make_graph(builder.nodes, "network", entries, outputs)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     names = list(builder.initializers)
     constants = (builder.initializers.pop(name) for name in names)

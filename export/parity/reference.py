@@ -19,7 +19,6 @@ from export.parity.float64 import in_float64
 from export.precision.trunk import boundary_of, open_trunk
 from toolkit.data.source import LabelledImage
 from toolkit.models.classifier import Classifier
-from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.models.processing import preprocess_from
 from toolkit.models.text_inputs import text_inputs
 from toolkit.runs.finished_run import Run
@@ -48,8 +47,7 @@ class Reference:
         self.classifier, self.processor, self.decision = run.classifier, run.processor, run.decision
         self.trunk = open_trunk(run.classifier, preprocess_from(run.processor), run.trunk) if run.trunk else None
         self.boundary = boundary_of(run.classifier, run.trunk) if run.trunk else 0
-        encoder = run.classifier.encoder
-        self.texts = text_inputs(encoder.text) if isinstance(encoder, MultimodalEncoder) else None
+        self.texts = text_inputs(run.classifier.encoder)
         self._known: dict[bytes, Float32] = {}
 
     def inputs(self, samples: Iterable[LabelledImage]) -> Feed:

@@ -58,9 +58,10 @@ def quantized_classifier(classifier: Classifier, preprocess: Preprocess, quantiz
     Run it by its own forward pass, which leaves out the tokens that the graph leaves out.
     """
     rounded = copy.deepcopy(classifier)
-    tower, names = rounded.encoder.tower, names_of(rounded)
-    fold_layer_scales(tower)
-    joint = names.joint_matmuls(tower.attentions if tower else [])
+    names = names_of(rounded)
+    fold_layer_scales(rounded.encoder.tower)
+    attentions = [attention for tower in rounded.encoder.towers for attention in tower.attentions]
+    joint = names.joint_matmuls(attentions)
     shared: dict[tuple[nn.Module, int], nn.Linear] = {}
     for matmul in quantization.matmuls:
         layers = joint.get(matmul) or (Projection(rounded.get_submodule(matmul)),)
@@ -74,7 +75,7 @@ def quantized_classifier(classifier: Classifier, preprocess: Preprocess, quantiz
                 _replace(rounded, names.of(layer.module), linear)
             else:
                 shared[layer.module, layer.rows.start] = linear
-    for attention in tower.attentions if tower else []:
+    for attention in attentions:
         parts = (attention.query, attention.key, attention.value)
         if any(module is attention.query.module for module, _ in shared):
             linears = [shared.get((part.module, part.rows.start)) or _as_linear(part) for part in parts if part.rows]

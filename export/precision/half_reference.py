@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from export.graph.half import TORCH_TYPES, HalfPrecision, network_graph, plan
+from export.graph.half import TORCH_TYPES, HalfPrecision, in_head, network_graph, plan
 from export.graph.subgraph import producers
 from export.graph.tensor_names import TensorNames, names_of
 from toolkit.models.classifier import Classifier
-from toolkit.models.families.tower import Tower, fold_layer_scales
+from toolkit.models.families.tower import Attention, fold_layer_scales
 
 
 def half_reference(classifier: Classifier, precision: HalfPrecision, keep_fp32: Collection[str] = ()) -> Classifier:
@@ -32,13 +32,14 @@ def half_reference(classifier: Classifier, precision: HalfPrecision, keep_fp32: 
         A classifier for :meth:`~toolkit.models.classifier.Classifier.reference_logits`.
     """
     result = copy.deepcopy(classifier)
-    tower, names, dtype = result.encoder.tower, names_of(result), TORCH_TYPES[precision]
-    if tower is None:
+    names, dtype = names_of(result), TORCH_TYPES[precision]
+    if result.encoder.tower is None:
         return _with_rounded_leaves(result, dtype)
     network = network_graph(classifier)
     known, half = set(producers(network)), plan(network, precision, keep_fp32).tensors
-    fold_layer_scales(tower)
-    inside = _inside_attention(tower, names)
+    fold_layer_scales(result.encoder.tower)
+    attentions = [attention for tower in result.encoder.towers for attention in tower.attentions]
+    inside = _inside_attention(attentions, names)
 
     def round_output(module: nn.Module, inputs: Any, output: Any) -> Any:
         return _round(output, dtype)
@@ -47,7 +48,7 @@ def half_reference(classifier: Classifier, precision: HalfPrecision, keep_fp32: 
         return (_round(inputs[0], dtype), *inputs[1:]) if inputs else inputs
 
     for name, module in result.named_modules():
-        if not name.startswith("encoder."):
+        if not name.startswith("encoder.") or in_head(name):
             continue
         matmul, fused = f"{name}/MatMul", inside.get(module, ())
         # what a module gives has its name; else it adds its bias later, or is part of an attention operator
@@ -74,11 +75,11 @@ def _with_rounded_leaves(classifier: Classifier, dtype: torch.dtype) -> Classifi
     return classifier
 
 
-def _inside_attention(tower: Tower, names: TensorNames) -> dict[nn.Module, tuple[str, str]]:
+def _inside_attention(attentions: Sequence[Attention], names: TensorNames) -> dict[nn.Module, tuple[str, str]]:
     """Where the work of query, key and value projections is: their joint matmul, and what attention gives."""
     return {
         projection.module: (f"{names.joint_matmul(attention, 'kv')}/MatMul", names.mixed_values(attention))
-        for attention in tower.attentions
+        for attention in attentions
         for projection in (attention.query, attention.key, attention.value)
     }
 

@@ -11,6 +11,7 @@ from export.graph.config import GraphConfig
 from export.graph.half import HALF_MAX, in_head, network_graph
 from export.graph.preprocessing import PIXEL_VALUES
 from export.graph.subgraph import gives_floats, network_part, open_model, producers, read_by
+from export.graph.text import INPUT_IDS
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.inputs import Feed
@@ -68,8 +69,9 @@ def _check_finite(largest: dict[str, float], names: Iterable[str]) -> None:
 
 
 def _fused_tensors(unfused: onnx.ModelProto, fused: dict[str, onnx.NodeProto]) -> dict[str, str]:
-    """Float tensors that depend on the pixels, with those of the fused graph whose operators compute them."""
-    computed = {PIXEL_VALUES}
+    """Float tensors that depend on pixels or texts, with those of the fused graph whose operators compute them."""
+    given = {PIXEL_VALUES, INPUT_IDS}
+    computed = set(given)
     for node in unfused.graph.node:
         if gives_floats(node) and computed & set(node.input):
             computed.update(node.output)
@@ -84,5 +86,5 @@ def _fused_tensors(unfused: onnx.ModelProto, fused: dict[str, onnx.NodeProto]) -
     return {
         tensor: name
         for tensor, name in stands_for.items()
-        if tensor in computed - {PIXEL_VALUES} and (tensor == name or fused[name].op_type in ATTENTION)
+        if tensor in computed - given and (tensor == name or fused[name].op_type in ATTENTION)
     }

@@ -31,6 +31,7 @@ from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import is_layer
 from toolkit.models.families.traced import refuse_traced
+from toolkit.models.text_inputs import TextInputs
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
@@ -91,12 +92,12 @@ def measure_trunk(
         if not of_trunk:
             fix = "freeze layers too (model.unfreeze_last), or set training.trunk_precision=fp32"
             raise ToolkitError("the frozen trunk has no matmul to round", where="training.trunk_precision", fix=fix)
-        seen = observe(model, with_range, pixel_batches(preprocess, examples))
+        seen = observe(model, with_range, network_batches(preprocess, examples))
         ranges = {name: observed.range() for name, observed in seen.items()}
         rounding = Quantization(matmuls=tuple(of_trunk), ranges=ranges, weight_bits=weight_bits)
         config = GraphConfig(precision="int8", quantization=rounding, fuse_skip_layernorm=False)
     else:
-        keep_fp32 = overflowing(classifier, pixel_batches(preprocess, examples))
+        keep_fp32 = overflowing(classifier, network_batches(preprocess, examples))
         config = GraphConfig(
             precision="fp16", keep_fp32=keep_fp32, fuse_skip_layernorm=False
         )  # a joined one reads weights that learn
@@ -212,11 +213,15 @@ def calibration_examples(data: DataSource, count: int | None = None) -> list[Lab
     return [members[place] for place in evenly_spaced(len(members), count or CALIBRATION_IMAGES)]
 
 
-def pixel_batches(preprocess: Preprocess, examples: Sequence[LabelledImage]) -> Iterator[Feed]:
-    """``pixel_values`` [batch, 3, height, width] of images."""
+def network_batches(
+    preprocess: Preprocess, examples: Sequence[LabelledImage], texts: TextInputs | None = None
+) -> Iterator[Feed]:
+    """What a network takes: ``pixel_values`` [batch, 3, height, width] of images, and maybe their texts' tokens."""
     for first in range(0, len(examples), BATCH_SIZE):
         part = examples[first : first + BATCH_SIZE]
-        yield {PIXEL_VALUES: np.stack([preprocess(example.decode()) for example in part])}
+        feed = {PIXEL_VALUES: np.stack([preprocess(example.decode()) for example in part])}
+        tokens = {} if texts is None else texts([example.text for example in part])
+        yield {**feed, **{name: rows.numpy() for name, rows in tokens.items()}}
 
 
 def _sha256(model: onnx.ModelProto) -> str:

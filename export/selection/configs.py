@@ -17,11 +17,12 @@ from export.precision.trunk import (
     calibration_examples,
     config_of_trunk,
     in_trunk,
-    pixel_batches,
+    network_batches,
     quantisable,
     trunk_graph,
 )
 from toolkit.models.processing import preprocess_from
+from toolkit.models.text_inputs import text_inputs
 from toolkit.progress import Progress
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.precision import SPECS, Precision
@@ -47,6 +48,7 @@ class ConfigMaker:
         self.run, self.provider, self.threads, self.progress = run, provider, threads, progress
         self.preprocess = preprocess_from(run.processor)
         self.calibration = calibration_examples(run.data, calibration_images)
+        self.texts = text_inputs(run.classifier.encoder)
         self._standard = provider == "tensorrt"
 
     def base(self) -> list[GraphConfig]:
@@ -68,7 +70,7 @@ class ConfigMaker:
     def keep_fp32(self) -> dict[str, float]:
         """Tensors that come near fp16's largest number."""
         self.progress.stage("looking for activations that overflow fp16")
-        return overflowing(self.run.classifier, pixel_batches(self.preprocess, self.calibration))
+        return overflowing(self.run.classifier, network_batches(self.preprocess, self.calibration, self.texts))
 
     def plain(self, precision: Precision, keep_fp32: dict[str, float] | None = None) -> GraphConfig:
         """A config without integers."""
@@ -141,6 +143,6 @@ class ConfigMaker:
 
     def _ranges(self, matmuls: Iterable[str], *, symmetric: bool = False) -> dict[str, tuple[float, float]]:
         self.progress.stage(f"measuring activations on {len(self.calibration)} training images")
-        batches = pixel_batches(self.preprocess, self.calibration)
+        batches = network_batches(self.preprocess, self.calibration, self.texts)
         seen = observe(self._float_graph, matmuls, batches, threads=self.threads)
         return {name: observed.range(symmetric=symmetric) for name, observed in seen.items()}

@@ -14,7 +14,7 @@ from export.graph.subgraph import open_model
 from export.parity.agreement import agreement, changes
 from export.parity.reference import Reference, groups_of
 from export.precision.trunk import (
-    pixel_batches,
+    network_batches,
 )
 from toolkit.data.source import LabelledImage
 from toolkit.metrics.intervals import Drop, paired_drop
@@ -112,7 +112,7 @@ class Measurements:
     @cached_property
     def inputs(self) -> Feed:
         """The validation images as the network takes them."""
-        parts = list(pixel_batches(self.preprocess, self.examples))
+        parts = list(network_batches(self.preprocess, self.examples, self.reference.texts))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @cached_property

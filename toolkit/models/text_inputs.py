@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.models.encoder import Encoder
 from toolkit.models.load import quiet_transformers
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.models.text_network import TextNetwork
 
 CHUNK = 10_000
@@ -28,9 +30,14 @@ class TextInputs:
     tokenizer: PreTrainedTokenizerBase
     length: int
     """Tokens that every text is padded or cut to."""
+    marks_images: bool = False
+    """Whether the classifier is told which images are there."""
 
     def __call__(self, texts: Sequence[str | None]) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, int64 [N, length]; the mask of a missing text is 0 throughout."""
+        """``input_ids`` and ``attention_mask``, int64 [N, length]; the mask of a missing text is 0 throughout.
+
+        Where images are marked, also ``image_mask``, int64 [N], which says that all are there.
+        """
         with quiet_transformers():  # that texts are cut is counted by whoever read them
             made = self.tokenizer(
                 [text or "" for text in texts],
@@ -41,7 +48,8 @@ class TextInputs:
                 return_tensors="pt",
             )
         there = torch.tensor([[text is not None] for text in texts])
-        return {"input_ids": made["input_ids"], "attention_mask": made["attention_mask"] * there}
+        marks = {"image_mask": torch.ones(len(texts), dtype=torch.int64)} if self.marks_images else {}
+        return {"input_ids": made["input_ids"], "attention_mask": made["attention_mask"] * there} | marks
 
     def describe(self) -> dict[str, Any]:
         """All that the tensors depend on beside the texts: a part of the boundary cache's key."""
@@ -70,16 +78,18 @@ def context_of(network: TextNetwork) -> int:
     return network.tower.context_length
 
 
-def text_inputs(network: TextNetwork, longest: int | None = None) -> TextInputs:
-    """Inputs for a text tower.
+def text_inputs(encoder: Encoder | MultimodalEncoder, longest: int | None = None) -> TextInputs | None:
+    """What makes inputs of an encoder's texts; None for one of images alone.
 
     Args:
-        network: the tower, with its tokenizer.
+        encoder: of a classifier.
         longest: tokens of the longest text; the context if left out. A family that reads its padding gets that, too.
     """
-    context = context_of(network)
-    length = context if network.family.pads_texts or longest is None else min(context, longest)
-    return TextInputs(network.tokenizer, length)
+    if not isinstance(encoder, MultimodalEncoder):
+        return None
+    context = context_of(encoder.text)
+    length = context if encoder.family.pads_texts or longest is None else min(context, longest)
+    return TextInputs(encoder.text.tokenizer, length, marks_images=encoder.fusion.missing_image is not None)
 
 
 def tokens_of(network: TextNetwork, texts: Iterable[str]) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""One image as a graph takes it: from a file, its content, an opened image or an array."""
+"""One example as a graph takes it: an image from a file, its content, an opened image or an array; maybe a text."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ MANY_BITS = ("I", "F")
 """First letters of Pillow's modes of more than 8 bits."""
 
 
+ImageSource = Path | str | bytes | Image.Image | np.ndarray[Any, Any]
+"""An image: a file, its content, an opened image, or RGB pixels uint8 [height, width, 3]."""
+
+
 @dataclass(frozen=True)
 class ImageText:
     """An image and the text beside it, of which one may be missing where a bundle allows it."""
 
-    image: Path | str | bytes | Image.Image | np.ndarray[Any, Any] | None
+    image: ImageSource | None
     text: str | None
 
 
-Source = Path | str | bytes | Image.Image | np.ndarray[Any, Any] | ImageText
-"""What can be predicted: a file, its content, an opened image, RGB pixels uint8 [height, width, 3], or one of these
-with a text."""
+Source = ImageSource | ImageText
+"""What can be predicted: an image, or an image with a text."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,7 @@ class ExampleReader:
             source, text = source.image, source.text
         self._check(source, text)
         if source is None:
-            height, width = self.preprocess.output_size or (1, 1)
-            shape, kind = (
-                ((height, width, 3), np.uint8) if session.input == "image" else ((3, height, width), np.float32)
-            )
-            inputs: Inputs = {session.input: np.zeros(shape, kind)}
+            inputs = self._no_image()
         else:
             inputs = graph_input(session.input, self.preprocess, source)
         if self.tokenizer is None:
@@ -72,7 +71,14 @@ class ExampleReader:
         there = {IMAGE_MASK: np.array(source is not None, np.int64)} if session.takes_missing else {}
         return {**inputs, **tokens, **there}
 
-    def _check(self, source: Source | None, text: str | None) -> None:
+    def _no_image(self) -> Inputs:
+        """Black at the network's size, which nothing reads."""
+        height, width = self.preprocess.output_size or (1, 1)
+        if self.session.input == "image":
+            return {"image": np.zeros((height, width, 3), np.uint8)}
+        return {"pixel_values": np.zeros((3, height, width), np.float32)}
+
+    def _check(self, source: ImageSource | None, text: str | None) -> None:
         session = self.session
         if text is not None and not session.takes_text:
             fix = "leave the text out, or use a bundle of model.inputs: [image, text]"
@@ -87,7 +93,7 @@ class ExampleReader:
             raise ToolkitError(f"no {' and no '.join(missing)}", where="predict", fix=fix)
 
 
-def graph_input(kind: str, preprocess: Preprocess, source: Source) -> Inputs:
+def graph_input(kind: str, preprocess: Preprocess, source: ImageSource) -> Inputs:
     """One image as a graph takes it, by the name of its input.
 
     Args:

@@ -26,7 +26,6 @@ from toolkit.data.splits import Entry, divide
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
-from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.models.processing import preprocess_from
 from toolkit.models.text_inputs import made_up_inputs, text_inputs
 from toolkit.recipe.data import DataConfig
@@ -169,8 +168,7 @@ def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: List
     classifier.encoder.recompute_layers = config.gradient_checkpointing
     start = classifier.boundary
     optimizer = build_optimizer(classifier.groups, config)
-    encoder = classifier.encoder
-    texts = text_inputs(encoder.text) if isinstance(encoder, MultimodalEncoder) else None
+    texts = text_inputs(classifier.encoder)
     noise = made_up_inputs(config.batch_size, size, texts, torch.Generator().manual_seed(0))
     inputs = send_to_device(noise, device)
     labels = torch.arange(config.batch_size, device=device) % len(classifier.labels)

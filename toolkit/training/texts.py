@@ -70,4 +70,6 @@ def texts_of(classifier: Classifier, data: DataSource, recipe: Recipe) -> Texts 
             raise ToolkitError(what, where=examples[too_long[0]].path, fix=fix)
         truncated[split], missing[split] = len(too_long), len(without)
         longest = max([longest, *lengths])
-    return Texts(text_inputs(encoder.text, longest), truncated, missing)
+    inputs = text_inputs(encoder, longest)
+    assert inputs is not None  # it takes texts
+    return Texts(inputs, truncated, missing)

@@ -173,6 +173,11 @@ class Transformer:
         """All layers, described."""
         return [self.block(layer) for layer in self.layers]
 
+    @property
+    def attentions(self) -> list[Attention]:
+        """Every attention of the layers."""
+        return [block.attention for block in self.blocks]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tower(Transformer):
@@ -222,7 +227,7 @@ class Tower(Transformer):
     def attentions(self) -> list[Attention]:
         """Every attention of the tower, that of the pooling last."""
         pooled = [self.pooling.attention] if isinstance(self.pooling, AttentionPooling) else []
-        return [*(block.attention for block in self.blocks), *pooled]
+        return [*super().attentions, *pooled]
 
 
 @dataclass(frozen=True)
@@ -246,11 +251,6 @@ class TextTower(Transformer):
     causal: bool
     """Whether a token attends to itself and those before it alone."""
     pooling: TextPooling
-
-    @property
-    def attentions(self) -> list[Attention]:
-        """Every attention of the tower."""
-        return [block.attention for block in self.blocks]
 
     @property
     def context_length(self) -> int:
