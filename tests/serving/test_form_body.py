@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from starlette.datastructures import Headers
 
-from toolkit.serving.http.body import files_in
+from toolkit.serving.http.body import form_in
 from toolkit.serving.limits import MIB, Limits
 
 
@@ -21,4 +21,4 @@ def test_a_large_file_of_a_form_needs_no_temporary_file(tmp_path: Path, monkeypa
     head = b'--part\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
     headers = Headers({"content-type": "multipart/form-data; boundary=part"})
     limits = Limits(body_bytes=len(head) + len(content) + 100)
-    assert asyncio.run(files_in(head + content + b"\r\n--part--\r\n", headers, limits)) == [content]
+    assert asyncio.run(form_in(head + content + b"\r\n--part--\r\n", headers, limits)) == ([content], [])

@@ -57,19 +57,41 @@ class ExampleReader:
             ToolkitError: image or text is missing, and the graph doesn't allow it; a text for a graph of images alone;
                 what :func:`graph_input` raises.
         """
-        session = self.session
         if isinstance(source, ImageText):
-            source, text = source.image, source.text
-        self._check(source, text)
-        if source is None:
-            inputs = self._no_image()
-        else:
-            inputs = graph_input(session.input, self.preprocess, source)
+            return self(source.image, source.text)
+        self.check(image=source is not None, text=text is not None)
+        kind = self.session.input
+        return self.beside(None if source is None else graph_input(kind, self.preprocess, source), text)
+
+    def beside(self, image: Inputs | None, text: str | None) -> Inputs:
+        """An image as the graph takes it, with its text.
+
+        Args:
+            image: None where it is missing.
+            text: None where it is missing, or the graph takes none.
+
+        Raises:
+            ToolkitError: what :meth:`toolkit.runtime.tokenizer.Tokenizer.encode` raises.
+        """
+        inputs = self._no_image() if image is None else image
         if self.tokenizer is None:
             return inputs
         tokens = {name: rows[0] for name, rows in self.tokenizer([text]).inputs.items()}
-        there = {IMAGE_MASK: np.array(source is not None, np.int64)} if session.takes_missing else {}
+        there = {IMAGE_MASK: np.array(image is not None, np.int64)} if self.session.takes_missing else {}
         return {**inputs, **tokens, **there}
+
+    def check(self, *, image: bool, text: bool) -> None:
+        """Raise :class:`ToolkitError` unless the graph takes what is given: image, text or both."""
+        session = self.session
+        if text and not session.takes_text:
+            fix = "leave the text out, or use a bundle of model.inputs: [image, text]"
+            raise ToolkitError("the bundle takes images alone, and no text", where="text", fix=fix)
+        missing = [name for name, given in (("image", image), ("text", text or not session.takes_text)) if not given]
+        if missing and not (session.takes_missing and len(missing) == 1):
+            fix = f"give {' and '.join(missing)}"
+            if session.takes_text and len(missing) == 1:
+                fix += ", or train with model.fusion.modality_dropout"
+            raise ToolkitError(f"no {' and no '.join(missing)}", where="predict", fix=fix)
 
     def _no_image(self) -> Inputs:
         """Black at the network's size, which nothing reads."""
@@ -77,20 +99,6 @@ class ExampleReader:
         if self.session.input == "image":
             return {"image": np.zeros((height, width, 3), np.uint8)}
         return {"pixel_values": np.zeros((3, height, width), np.float32)}
-
-    def _check(self, source: ImageSource | None, text: str | None) -> None:
-        session = self.session
-        if text is not None and not session.takes_text:
-            fix = "leave the text out, or use a bundle of model.inputs: [image, text]"
-            raise ToolkitError("the bundle takes images alone, and no text", where="text", fix=fix)
-        missing = [name for name, given in (("image", source), ("text", text)) if given is None]
-        if not session.takes_text:
-            missing = [name for name in missing if name == "image"]
-        if len(missing) == 2 or (missing and not session.takes_missing):
-            fix = f"give {' and '.join(missing)}"
-            if session.takes_text and len(missing) == 1:
-                fix += ", or train with model.fusion.modality_dropout"
-            raise ToolkitError(f"no {' and no '.join(missing)}", where="predict", fix=fix)
 
 
 def graph_input(kind: str, preprocess: Preprocess, source: ImageSource) -> Inputs:

@@ -12,7 +12,7 @@ from toolkit.serving.predictor import Decided, Prediction
 from toolkit.serving.protocol import InferRequest, Tensor, WantedOutput, answer, examples_of, wanted_outputs
 from toolkit.serving.refusal import Refused
 from toolkit.serving.repository import BundlePlace, Loaded, Repository
-from toolkit.serving.served_model import Image, ServedModel
+from toolkit.serving.served_model import Example, ServedModel
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Exchange:
         return Answered(model, wanted, tensors)
 
     async def predict(
-        self, name: str, images: Sequence[Image], arrived: float, timeout: float | None = None
+        self, name: str, images: Sequence[Example], arrived: float, timeout: float | None = None
     ) -> tuple[ServedModel, list[Prediction | Refused]]:
         """Predict images, each by itself.
 

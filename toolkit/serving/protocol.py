@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.runtime.examples import ImageText
 from toolkit.runtime.inputs import Array
 from toolkit.runtime.session import Outputs
 from toolkit.serving.predictor import Decided
@@ -28,6 +29,8 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
 }
 """Of the protocol's types those that a graph takes, beside BYTES."""
+TEXT = "text"
+"""An input beside the image, of a model that takes texts."""
 LABEL = "label"
 """An output beside the graph's: the label that is decided for each image."""
 MICROSECONDS = 1e6
@@ -129,14 +132,41 @@ def examples_of(model: ServedModel, request: InferRequest) -> list[Example]:
     """A request's images.
 
     ``image`` holds encoded images (BYTES [B] or [B, 1]) or RGB pixels (UINT8 [B, height, width, 3]), whichever input
-    the graph has; ``pixel_values`` (FP32 [B, 3, height, width]) is for a graph that takes it.
+    the graph has; ``pixel_values`` (FP32 [B, 3, height, width]) is for a graph of images alone that takes it. ``text``
+    (BYTES [B] of UTF-8) goes beside ``image`` where the graph takes texts.
 
     Raises:
         Refused: another input, type or shape.
     """
-    if len(request.inputs) != 1:
-        raise bad_request(f"{len(request.inputs)} inputs, where one is taken: {' or '.join(_input_names(model))}")
-    tensor = request.inputs[0]
+    texts = [tensor for tensor in request.inputs if tensor.name == TEXT] if model.takes_text else []
+    others = [tensor for tensor in request.inputs if tensor not in texts]
+    if len(texts) > 1 or len(others) != 1:
+        taken = " or ".join(_input_names(model)) + (f", and {TEXT}" if model.takes_text else "")
+        raise bad_request(f"{len(request.inputs)} inputs, where there must be {taken}")
+    images = _images_of(model, others[0])
+    if not texts:
+        return images
+    said = _texts_of(texts[0])
+    if len(said) != len(images):
+        raise bad_request(f"{len(said)} texts beside {len(images)} images")
+    for image in images:
+        if not isinstance(image, (bytes, np.ndarray)):
+            raise bad_request(f"input {TEXT} goes with image, not with {others[0].name}")
+    return [ImageText(image, text) for image, text in zip(images, said, strict=True)]  # type: ignore[arg-type]
+
+
+def _texts_of(tensor: Tensor) -> list[str]:
+    """The texts of a request."""
+    if not isinstance(tensor.values, list) or tensor.shape[1:] not in ((), (1,)):
+        raise bad_request(f"input {TEXT}: texts are BYTES [batch] of UTF-8, not {tensor.datatype} {list(tensor.shape)}")
+    try:
+        return [value.decode() for value in tensor.values]
+    except UnicodeDecodeError as error:
+        raise bad_request(f"input {TEXT}: no UTF-8") from error
+
+
+def _images_of(model: ServedModel, tensor: Tensor) -> list[Example]:
+    """The images of a request; see :func:`examples_of`."""
     if tensor.name not in _input_names(model):
         raise bad_request(f"the model takes no input {tensor.name!r}; give {' or '.join(_input_names(model))}")
     if tensor.shape and tensor.shape[0] == 0:
@@ -235,6 +265,10 @@ def model_metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any
     else:
         shape = [side if isinstance(side, int) else -1 for side in session.inputs[model.inputs].shape]
         inputs.append({"name": model.inputs, "datatype": "FP32", "shape": shape})
+    if model.takes_text:
+        inputs = [each for each in inputs if each["name"] == "image"] + [
+            {"name": TEXT, "datatype": "BYTES", "shape": [-1]}
+        ]
     outputs: list[dict[str, Any]] = [
         {"name": name, "datatype": "FP32", "shape": [-1, classes if name in ("logits", "probabilities") else -1]}
         for name in model.outputs

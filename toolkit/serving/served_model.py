@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import TooManyPixelsError, UnreadableImageError
-from toolkit.runtime.examples import decoded_source
+from toolkit.runtime.examples import ExampleReader, ImageText, decoded_source
 from toolkit.runtime.inputs import Array, Feed, Inputs, stacked
 from toolkit.runtime.network_size import network_sized
 from toolkit.runtime.session import Outputs, Session
@@ -30,8 +30,8 @@ from toolkit.serving.refusal import Reason, Refused, bad_request
 
 Image = bytes | Array
 """An encoded image, or RGB pixels uint8 [height, width, 3]."""
-Example = Image | Inputs
-"""An image, or what the graph takes as it is."""
+Example = Image | ImageText | Inputs
+"""An image, an image with a text, or what the graph takes as it is."""
 ROUNDS = 2
 """Runs of every batch size when a session is warmed up."""
 MEMORY = 0.1
@@ -86,7 +86,7 @@ class ServedModel:
         observe: Callable[[BatchRun], object],
     ) -> None:
         self.name, self.version, self.bundle, self.limits = name, version, bundle, limits
-        self._workers = workers
+        self._workers, self._reader = workers, bundle.reader(pool.sessions[0])
         self._batcher: Batcher[Waiting] = Batcher(pool, limits.waiting, self._deliver_soon, observe)
         self.images = 0
         """Images that are decoded, wait or are computed now."""
@@ -127,11 +127,13 @@ class ServedModel:
             )
             if Bundle(path).manifest != bundle.manifest:
                 raise CheckFailed(f"{path}: the bundle changed while it was verified")
-            golden = bundle.golden()
+            golden, reader = bundle.golden(), bundle.reader(pool.sessions[0])
+            texts: Sequence[str | None] = golden.texts or [None] * len(golden.names)
             examples = [
-                _prepared(bundle, pool.input, bundle.read(f"golden/{image}"), limits.pixels) for image in golden.names
+                _prepared(reader, ImageText(bundle.read(f"golden/{image}"), text), limits.pixels)
+                for image, text in zip(golden.names, texts, strict=True)
             ]
-            _ = bundle.labels, bundle.decision, bundle.preprocess  # read while the files are those that were proven
+            _ = bundle.labels, bundle.decision  # read while the files are those that were proven
         sizes = sorted({1 << power for power in range(pool.batch_size.bit_length())} | {pool.batch_size})
         for size in sizes:
             feed = stacked(examples[0] for _ in range(size))
@@ -143,6 +145,11 @@ class ServedModel:
     def inputs(self) -> str:
         """How the graph takes its image: ``image`` or ``pixel_values``."""
         return self._batcher.pool.input
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the graph takes a text beside the image."""
+        return self._reader.session.takes_text
 
     @property
     def batcher(self) -> Batcher[Waiting]:
@@ -182,11 +189,17 @@ class ServedModel:
         Raises:
             UnreadableImageError: it can't be decoded, or has more pixels than the limit.
         """
-        return _decoded(self.bundle, self.inputs, image, self.limits.pixels)
+        grey = self.inputs != "image"
+        return decoded_source(self.bundle.preprocess, image, grey=grey, most_pixels=self.limits.pixels)
 
-    def prepared(self, image: PillowImage.Image) -> Inputs:
-        """A decoded image as the graph takes it, at the network's size."""
-        return network_sized(self.inputs, self.bundle.preprocess, image)
+    def prepared(self, image: PillowImage.Image, text: str | None = None) -> Inputs:
+        """A decoded image as the graph takes it, at the network's size, with its text.
+
+        Raises:
+            ToolkitError: a text that the graph doesn't take, or lacks.
+        """
+        self._reader.check(image=True, text=text is not None)
+        return self._reader.beside(network_sized(self.inputs, self.bundle.preprocess, image), text)
 
     async def outputs_of(self, examples: Sequence[Example], deadline: float) -> list[Outputs | Refused]:
         """What the graph gives for each of a request's images, or why it gives nothing.
@@ -263,12 +276,16 @@ class ServedModel:
             if time.monotonic() > deadline:
                 raise Refused(Reason.DEADLINE, "the image was not decoded before the request's deadline")
             if isinstance(example, (bytes, np.ndarray)):
-                example = _prepared(self.bundle, self.inputs, example, most_pixels)
+                example = ImageText(example, None)
+            if isinstance(example, ImageText):
+                example = _prepared(self._reader, example, most_pixels)
             self._batcher.submit(example, deadline, waiting)
         except UnreadableImageError as error:
             if isinstance(error, TooManyPixelsError) and most_pixels < self.limits.pixels:
                 return False
             self._deliver_soon([(waiting, bad_request(f"unreadable image: {error.reason}"))])
+        except ToolkitError as error:  # of the text
+            self._deliver_soon([(waiting, bad_request(f"{error.what}; {error.fix}"))])
         except Exception as error:
             self._deliver_soon([(waiting, error)])
         return True
@@ -285,22 +302,26 @@ def _deliver(outcomes: Sequence[tuple[Waiting, Outcome]]) -> None:
 
 
 def _is_small(example: Example) -> bool:
-    if isinstance(example, bytes):
-        return len(example) <= SMALL_BYTES and example.startswith(SMALL_FORMATS)
-    return not isinstance(example, np.ndarray)  # nothing is left to do
+    if isinstance(example, ImageText) and len(example.text or "") > SMALL_BYTES:
+        return False
+    image = example.image if isinstance(example, ImageText) else example
+    if isinstance(image, bytes):
+        return len(image) <= SMALL_BYTES and image.startswith(SMALL_FORMATS)
+    return not isinstance(image, np.ndarray)  # nothing is left to do
 
 
 def _run(feed: Feed, session: Session, place: int) -> Outputs:
     return session.run(feed)
 
 
-def _prepared(bundle: Bundle, kind: str, image: Image, most_pixels: int) -> Inputs:
-    """An image as the graph takes it."""
-    return network_sized(kind, bundle.preprocess, _decoded(bundle, kind, image, most_pixels))
-
-
-def _decoded(bundle: Bundle, kind: str, image: Image, most_pixels: int) -> PillowImage.Image:
-    return decoded_source(bundle.preprocess, image, grey=kind != "image", most_pixels=most_pixels)
+def _prepared(reader: ExampleReader, example: ImageText, most_pixels: int) -> Inputs:
+    """An image as the graph takes it, at the network's size, with its text."""
+    kind, image = reader.session.input, example.image
+    reader.check(image=image is not None, text=example.text is not None)
+    if image is None:
+        return reader.beside(None, example.text)
+    decoded = decoded_source(reader.preprocess, image, grey=kind != "image", most_pixels=most_pixels)
+    return reader.beside(network_sized(kind, reader.preprocess, decoded), example.text)
 
 
 def _give_up(waiting: Sequence[Waiting]) -> None:

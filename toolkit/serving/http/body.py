@@ -12,6 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from toolkit.serving.limits import MIB, Limits
 from toolkit.serving.refusal import Reason, Refused, bad_request
 
+TEXT = "text"
+"""The field of a form that holds a text."""
 TIMEOUT = "x-request-timeout"
 """Seconds that a client waits at most."""
 
@@ -49,8 +51,8 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
-async def files_in(body: bytes, headers: Headers, limits: Limits) -> list[bytes]:
-    """The files of a multipart form, whatever their fields are called.
+async def form_in(body: bytes, headers: Headers, limits: Limits) -> tuple[list[bytes], list[str]]:
+    """The files of a multipart form, whatever their fields are called, and its fields named ``text``.
 
     Raises:
         Refused: no form, or too many parts.
@@ -73,13 +75,16 @@ async def files_in(body: bytes, headers: Headers, limits: Limits) -> list[bytes]
             form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, TimeoutError) as error:
         raise bad_request(f"the body is no multipart form: {getattr(error, 'message', error)}") from error
-    found = []
-    for _, part in form.multi_items():
-        if isinstance(part, str):
-            raise bad_request("a field of the form holds text; give files, as curl -F file=@photo.jpg does")
-        found.append(await part.read())
+    files, texts = [], []
+    for name, part in form.multi_items():
+        if not isinstance(part, str):
+            files.append(await part.read())
+        elif name == TEXT:
+            texts.append(part)
+        else:
+            raise bad_request(f"the field {name!r} holds text; give files, as curl -F file=@photo.jpg does")
     await form.close()
-    return found
+    return files, texts
 
 
 def timeout_in(request: Request) -> float | None:

@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.routing import Route
 
+from toolkit.runtime.examples import ImageText
 from toolkit.serving.exchange import Exchange
-from toolkit.serving.http.body import files_in, read_body, timeout_in
+from toolkit.serving.http.body import form_in, read_body, timeout_in
 from toolkit.serving.http.direct import described
 from toolkit.serving.http.refusals import described_refusals
 from toolkit.serving.http.schemas import IMAGES_BODY, PredictedImage, Predictions
@@ -48,7 +49,7 @@ def predict_routes(app: FastAPI, exchange: Exchange, limits: Limits) -> list[Rou
 
 async def _predict(request: Request, exchange: Exchange, limits: Limits, name: str) -> Response:
     exchange.repository.get(name)  # before the body is read
-    images = await images_in(request, limits)
+    images = await examples_in(request, limits)
     served, found = await exchange.predict(name, images, request.state.arrived, timeout_in(request))
     refusals = [each for each in found if isinstance(each, Refused)]
     if len(refusals) == len(found):
@@ -65,20 +66,24 @@ def _predicted(found: Prediction | Refused, few: int | None) -> PredictedImage:
     return PredictedImage(label=found.label, probability=found.probability, probabilities=likeliest(found, few))
 
 
-async def images_in(request: Request, limits: Limits) -> list[bytes]:
-    """The encoded images of a request to ``/predict``.
+async def examples_in(request: Request, limits: Limits) -> list[bytes] | list[ImageText]:
+    """The encoded images of a request to ``/predict``, and their texts if there are any.
 
     Raises:
-        Refused: none, or a body of another kind.
+        Refused: none, a body of another kind, or another number of texts than of images.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await read_body(request, limits)
+    texts: list[str] = []
     if kind == "multipart/form-data":
-        images = await files_in(body, request.headers, limits)
+        images, texts = await form_in(body, request.headers, limits)
     elif kind == "application/json":
-        given = parse_json(body).get("images")
+        content = parse_json(body)
+        given, texts = content.get("images"), content.get("texts", [])
         if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
             raise bad_request('images must be a list of base64 strings: {"images": ["..."]}')
+        if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+            raise bad_request("texts must be a list of strings, one beside each image")
         images = [from_base64(each, f"image {place}") for place, each in enumerate(given)]
     elif kind.startswith("image/") or kind == "application/octet-stream":
         images = [body]
@@ -87,4 +92,6 @@ async def images_in(request: Request, limits: Limits) -> list[bytes]:
         raise Refused(Reason.UNSUPPORTED, what)
     if not images:
         raise bad_request("no image; send files as curl -F file=@photo.jpg does")
-    return images
+    if texts and len(texts) != len(images):
+        raise bad_request(f"{len(texts)} texts beside {len(images)} images")
+    return [ImageText(image, text) for image, text in zip(images, texts, strict=True)] if texts else images
