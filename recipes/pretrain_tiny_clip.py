@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from recipes import _drawings
+from toolkit.data import drawings
 
 CONTEXT = 32
 VOCABULARY = 768
@@ -48,7 +48,7 @@ class Drawings(Dataset[tuple[Tensor, str]]):
         return self.length
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        image, caption, _ = _drawings.drawing(self.seed, index)
+        image, caption, _ = drawings.drawing(self.seed, index)
         return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1), caption
 
 
@@ -87,7 +87,7 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
         "intermediate_size": 512,
         "num_hidden_layers": 6,
         "num_attention_heads": 2,
-        "image_size": _drawings.SIDE,
+        "image_size": drawings.SIDE,
         "patch_size": 8,
     }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=PROJECTION))
@@ -130,7 +130,7 @@ def held_out(
     """Batches of ``count`` unseen drawings of one kind with the index of their class."""
     images, labels, index = [], [], 0
     while count:
-        image, _, scene = _drawings.drawing(seed, index)
+        image, _, scene = drawings.drawing(seed, index)
         index += 1
         name = f"{scene.color} {scene.noun}" if kind == "shape" else scene.noun
         if scene.kind != kind or name not in nouns:
@@ -159,12 +159,12 @@ def zero_shot_accuracy(
 def evaluate(model: CLIPModel, processor: CLIPProcessor, seed: int, count: int) -> dict[str, Any]:
     """Zero-shot accuracy on drawings of an unused seed: colours and shapes, digits, letters."""
     model.eval()
-    colors, shapes = list(_drawings.COLORS), list(_drawings.SHAPES)
+    colors, shapes = list(drawings.COLORS), list(drawings.SHAPES)
     sets = {
         "color_shape_36": ("shape", [f"{c} {s}" for c in colors[:6] for s in shapes[:6]]),
         "color_shape_80": ("shape", [f"{c} {s}" for c in colors for s in shapes]),
-        "digits_10": ("digit", [f"digit {name}" for name in _drawings.DIGITS]),
-        "letters_26": ("letter", [f"letter {name.lower()}" for name in _drawings.LETTERS]),
+        "digits_10": ("digit", [f"digit {name}" for name in drawings.DIGITS]),
+        "letters_26": ("letter", [f"letter {name.lower()}" for name in drawings.LETTERS]),
     }
     metrics: dict[str, Any] = {"images_per_set": count, "seed": seed}
     for name, (kind, classes) in sets.items():
@@ -187,9 +187,9 @@ def main(
     accelerator = Accelerator(mixed_precision=mixed_precision)
     set_seed(seed)
     started = time.perf_counter()
-    tokenizer = train_tokenizer(_drawings.drawing(seed + 1, index)[1] for index in range(20_000))
-    side = {"height": _drawings.SIDE, "width": _drawings.SIDE}
-    images = CLIPImageProcessorPil(size={"shortest_edge": _drawings.SIDE}, crop_size=side)
+    tokenizer = train_tokenizer(drawings.drawing(seed + 1, index)[1] for index in range(20_000))
+    side = {"height": drawings.SIDE, "width": drawings.SIDE}
+    images = CLIPImageProcessorPil(size={"shortest_edge": drawings.SIDE}, crop_size=side)
     processor = CLIPProcessor(image_processor=images, tokenizer=tokenizer)
     model = build_model(tokenizer)
     model.set_attn_implementation("eager")  # 1.6x faster than sdpa under bf16 on a CPU at this width

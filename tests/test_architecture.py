@@ -74,6 +74,7 @@ OPTIONAL_LIBRARIES = {
     "toolkit.runtime.signature": {"model_signing", "cryptography"},
     "toolkit.runtime.embedding_file": {"pyarrow", "safetensors"},
     "toolkit.runtime.prediction_file": {"pyarrow"},
+    "toolkit.runtime.tokenizer": {"tokenizers"},
 }
 """What a module of the runtime may import inside a function, of an extra that a production host need not have."""
 MODULES = {

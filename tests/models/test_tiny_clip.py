@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from recipes import _drawings
 from recipes.pretrain_tiny_clip import contrastive_loss, held_out, zero_shot_accuracy
+from toolkit.data import drawings
 from toolkit.models.families.clip import Clip
 from toolkit.models.load import EMBEDDED, load_processor, resolve
 
@@ -17,7 +17,7 @@ FOLDER = Path(resolve(EMBEDDED))
 
 def test_transformers_loads_the_model_and_the_processor() -> None:
     model, processor = CLIPModel.from_pretrained(FOLDER), CLIPProcessor.from_pretrained(FOLDER)
-    image, caption, _ = _drawings.drawing(7, 0)
+    image, caption, _ = drawings.drawing(7, 0)
     inputs = processor(text=[caption, "a red circle"], images=image, return_tensors="pt", padding=True)
     assert inputs["pixel_values"].shape == (1, 3, 64, 64)
     assert model(**inputs).logits_per_image.shape == (1, 2)
@@ -37,7 +37,7 @@ def test_the_tokenizer_is_byte_level_so_that_no_text_is_unknown() -> None:
 def test_zero_shot_on_drawings_of_an_unused_seed() -> None:
     """The README's figure is 95 % on 4,000 drawings; 400 leave a standard error of 1.1 points."""
     model, tokenizer = CLIPModel.from_pretrained(FOLDER).eval(), CLIPTokenizer.from_pretrained(FOLDER)
-    classes = [f"{color} {shape}" for color in list(_drawings.COLORS)[:6] for shape in _drawings.SHAPES[:6]]
+    classes = [f"{color} {shape}" for color in list(drawings.COLORS)[:6] for shape in drawings.SHAPES[:6]]
     batches = held_out(load_processor(EMBEDDED, Clip()), classes, "shape", set(classes), 4321, 400)
     assert zero_shot_accuracy(model, tokenizer, [f"a {name}" for name in classes], batches) > 0.95 - 3 * 0.011
 

@@ -54,6 +54,19 @@ def textile(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: Js
 
 
 @app.command()
+def captioned(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonFlag = False) -> None:
+    """Write 3,360 drawings with captions, true ones and false ones: the label needs image and caption together.
+
+    Example: toolkit data captioned datasets/captioned
+    """
+    from toolkit.data.captioned import COLUMN, MANIFEST, write_captioned
+
+    _report(dest, write_captioned(dest, seed=seed, force=force), json)
+    if not json:
+        console().print(f"data.path={dest / MANIFEST} data.columns.text={COLUMN}", soft_wrap=True)
+
+
+@app.command()
 def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFlag = False) -> None:
     """Count splits, classes, sizes and what is left out; find unreadable images and leaks; exit 1 on problems.
 
@@ -102,15 +115,21 @@ def shard(
 
 
 @app.command()
-def index(path: Annotated[Path, typer.Argument(help="Folder of shards, or one.")], json: JsonFlag = False) -> None:
+def index(
+    path: Annotated[Path, typer.Argument(help="Folder of shards, or one.")],
+    settings: SettingsArgument = None,
+    json: JsonFlag = False,
+) -> None:
     """Write the index of WebDataset shards, so that they are read like a folder and checked for damage.
 
-    Example: toolkit data index shards/mine
+    Example: toolkit data index shards/mine columns.text=caption
     """
     from toolkit.data.sharding import index_shards
+    from toolkit.recipe.reading import load_data_config
 
+    text = load_data_config(path, settings).columns.text if settings else None
     with counting("indexing shards") as progress:
-        found = index_shards(path, progress)
+        found = index_shards(path, progress, text)
     if json:
         print_json({"path": str(path), "images": sum(found.values()), "shards": found})
     else:
@@ -136,6 +155,19 @@ def _splits_in_words(report: dict[str, Any]) -> str:
     if report["splits_found"] and report["splits"] not in ({}, report["splits_found"]):
         made += f"; a run has: {listed(report['splits'])}"
     return f"splits found: {listed(report['splits_found'])}{made}"
+
+
+def _print_texts(report: dict[str, Any]) -> None:
+    if "texts" not in report:
+        return
+    texts, out = report["texts"], console()
+    missing = f", {texts['missing']:,} images without one" if texts["missing"] else ""
+    repeated = f"{texts['different']:,} different, {texts['repeated']:,} that stand there more than once"
+    lengths = texts["characters"] or {"shortest": 0, "longest": 0, "median": 0}
+    characters = f"{lengths['shortest']:,} to {lengths['longest']:,} characters, median {lengths['median']:g}"
+    out.print(f"texts: {texts['count']:,}{missing}; {repeated}; {characters}", soft_wrap=True)
+    for paths in report["images_across_splits_with_other_texts"]:
+        out.print(f"in more than one split, beside other texts: {' = '.join(paths)}", soft_wrap=True)
 
 
 def _print_near(near: dict[str, Any] | None) -> None:
@@ -168,6 +200,7 @@ def _print_check(report: dict[str, Any]) -> None:
         listed = [f"{value} ({count:,})" for value, count in list(report[title].items())[:8]]
         more = f", and {len(report[title]) - 8} more" if len(report[title]) > 8 else ""
         out.print(f"{title}: {', '.join(listed)}{more}")
+    _print_texts(report)
     for description, count in report["value_ranges"].items():
         out.print(f"values: {description} ({count:,})", soft_wrap=True)
     for word in ("darker", "flatter"):

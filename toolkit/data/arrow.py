@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.listing import UNSPLIT, ListedImage, refuse_unlabelled, split_named
+from toolkit.data.listing import UNSPLIT, Content, ListedImage, NoImage, refuse_unlabelled, split_named
+from toolkit.data.texts import texts_of
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
-from toolkit.recipe.data import ColumnsConfig
+from toolkit.recipe.data import ColumnsConfig, MissingText
 from toolkit.regular_files import read_regular
 from toolkit.runtime.decode import MAX_BYTES
 
@@ -39,7 +40,9 @@ class TableRow:
         return read_regular(Path(value["path"]), MAX_BYTES)
 
 
-def list_arrow(path: Path, columns: ColumnsConfig) -> tuple[list[ListedImage], list[str] | None]:
+def list_arrow(
+    path: Path, columns: ColumnsConfig, missing_text: MissingText = "error"
+) -> tuple[list[ListedImage], list[str] | None]:
     """Every row of a data set on disk, and its class names in their order where it says them.
 
     Raises:
@@ -64,26 +67,23 @@ def list_arrow(path: Path, columns: ColumnsConfig) -> tuple[list[ListedImage], l
         if split is None:
             fix = "name it after one of them, or remove it"
             raise ToolkitError(f"split {title!r} is none of train, validation and test", where=path, fix=fix)
-        found, names = _rows(path, title, table, split, columns)
+        found, names = _rows(path, title, table, split, columns, missing_text)
         items += found
     return items, names
 
 
 def _rows(
-    path: Path, title: str, table: Any, split: str, columns: ColumnsConfig
+    path: Path, title: str, table: Any, split: str, columns: ColumnsConfig, missing_text: MissingText
 ) -> tuple[list[ListedImage], list[str] | None]:
     import datasets
 
-    for role in ("image", "label"):
+    for role in ("image", "label", "text"):
         name = getattr(columns, role)
-        if name not in table.column_names:
+        if name is not None and name not in table.column_names:
             there = ", ".join(table.column_names)
-            fix = f"name the column that holds it: data.columns.{role}=NAME"
+            alone = ", or data.columns.image=null for texts without images" if role == "image" and columns.text else ""
+            fix = f"name the column that holds it: data.columns.{role}=NAME{alone}"
             raise ToolkitError(f"column {name!r} is missing; there are: {there}", where=path, fix=fix)
-    if not isinstance(table.features[columns.image], datasets.Image):
-        fix = f"cast it: dataset.cast_column({columns.image!r}, datasets.Image())"
-        raise ToolkitError(f"column {columns.image!r} holds no images", where=path, fix=fix)
-    raw = table.cast_column(columns.image, datasets.Image(decode=False))
     feature = table.features[columns.label]
     labels, names = table[columns.label], None
     if isinstance(feature, datasets.ClassLabel):
@@ -93,10 +93,26 @@ def _rows(
     labels = [label_text(value) for value in labels]
     refuse_unlabelled([row for row, label in enumerate(labels, 1) if not label], f"{title}, row", path)
     groups = table[columns.group] if columns.group in table.column_names else [None] * len(labels)
+    texts: list[str | None] = [None] * len(labels)
+    if columns.text is not None:
+        missing: MissingText = "error" if columns.image is None else missing_text
+        kind, rows = f"{title}, row", range(1, len(labels) + 1)
+        texts = texts_of(table[columns.text], rows, missing=missing, kind=kind, where=path)
+    contents = _images(path, table, columns.image)
     items = [
-        ListedImage(
-            split, label, str(path / title / str(index)), TableRow(raw, columns.image, index), label_text(group)
-        )
-        for index, (label, group) in enumerate(zip(labels, groups, strict=True))
+        ListedImage(split, label, str(path / title / str(index)), content, label_text(group), text=text)
+        for index, (label, content, group, text) in enumerate(zip(labels, contents, groups, texts, strict=True))
     ]
     return items, names
+
+
+def _images(path: Path, table: Any, column: str | None) -> list[Content]:
+    import datasets
+
+    if column is None:
+        return [NoImage()] * len(table)
+    if not isinstance(table.features[column], datasets.Image):
+        fix = f"cast it: dataset.cast_column({column!r}, datasets.Image())"
+        raise ToolkitError(f"column {column!r} holds no images", where=path, fix=fix)
+    raw = table.cast_column(column, datasets.Image(decode=False))
+    return [TableRow(raw, column, index) for index in range(len(table))]

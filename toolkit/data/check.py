@@ -13,6 +13,7 @@ from toolkit.data.listing import UNSPLIT, ListedImage, Listing, leaking_groups
 from toolkit.data.near_duplicates import near_duplicates, perceptual_hasher
 from toolkit.data.splits import Division, Entry, divide
 from toolkit.data.survey import Survey
+from toolkit.data.texts import describe_texts
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
 from toolkit.progress import SILENT, Progress
@@ -36,7 +37,9 @@ def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any
         ``duplicates_with_other_labels`` [[path, ...]]; ``duplicates_removed`` {split: images} that
         a run leaves out for them; ``near_duplicates_across_splits`` {count, examples [[path, path]]},
         None without imagehash; ``groups_across_splits`` {group: [split, ...]}; ``similar_classes``
-        [[class, ...]]; ``problems``, a sentence for each thing that would stop or bias a training.
+        [[class, ...]]; with ``data.columns.text`` also ``texts``, as
+        :func:`~toolkit.data.texts.describe_texts` has them, and ``images_across_splits_with_other_texts`` [[path,
+        ...]]; ``problems``, a sentence for each thing that would stop or bias a training.
 
     Raises:
         ToolkitError: what can't even be listed.
@@ -52,11 +55,13 @@ def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any
         zip(listing.items, inspect_items(listing.items, progress, look), strict=True)
     ):
         survey.add(item.path, inspected)
-        if inspected.error or inspected.size is None:
+        if inspected.error:
             unreadable.append({"path": path_text(item.path), "reason": inspected.error})
             continue
-        entries.append(Entry(index, labels[item.label], inspected.sha256, item.group))
+        entries.append(Entry(index, labels[item.label], inspected.sha256, item.group, item.text))
         looks.append(inspected.perceptual or 0)
+        if inspected.size is None:  # a text without an image
+            continue
         sizes[f"{inspected.size[0]}x{inspected.size[1]}"] += 1
         modes[str(inspected.mode)] += 1
     darker, flatter = survey.unlike_the_rest(config.path)
@@ -88,6 +93,9 @@ def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any
         "groups_across_splits": leaking_groups(listing.items),
         "similar_classes": similar_labels(listing.classes),
     }
+    if config.columns.text is not None:
+        found["texts"] = describe_texts([item.text for item in listing.items])
+        found["images_across_splits_with_other_texts"] = _half_known(entries, listing)
     without = sum(not item.group for item in listing.items) if found["groups"] else 0
     problems = _problems(found, without) + _range_problems(survey, config)
     if why_not and not without:
@@ -109,13 +117,24 @@ def _range_problems(survey: Survey, config: DataConfig) -> list[str]:
 
 
 def _twins(entries: Sequence[Entry], listing: Listing) -> list[list[ListedImage]]:
-    """Sets of images of one content."""
+    """Sets of samples of one content: images or, where there are texts, images with the same text."""
     first: dict[str, int] = {}
     alike: dict[str, list[int]] = {}
     for entry in entries:
-        if first.setdefault(entry.sha256, entry.index) != entry.index:
-            alike.setdefault(entry.sha256, [first[entry.sha256]]).append(entry.index)
+        identity = entry.identity
+        if first.setdefault(identity, entry.index) != entry.index:
+            alike.setdefault(identity, [first[identity]]).append(entry.index)
     return [[listing.items[index] for index in indices] for indices in alike.values()]
+
+
+def _half_known(entries: Sequence[Entry], listing: Listing) -> list[list[str]]:
+    """Sets of images of one content that given splits divide, beside other texts, which no copy is left out for."""
+    alike: dict[str, list[ListedImage]] = {}
+    for entry in entries:
+        if entry.sha256:
+            alike.setdefault(entry.sha256, []).append(listing.items[entry.index])
+    divided = (items for items in alike.values() if len({item.split for item in items}) > 1)
+    return _paths(items for items in divided if len({item.text for item in items}) > 1)
 
 
 def _paths(twins: Iterable[list[ListedImage]]) -> list[list[str]]:
@@ -148,7 +167,7 @@ def _near(
     split_of = {entry.index: listing.items[entry.index].split for entry in entries}
     if division:
         split_of = {entry.index: split for split, images in division.splits.items() for entry in images}
-    kept = [place for place, entry in enumerate(entries) if entry.index in split_of]
+    kept = [place for place, entry in enumerate(entries) if entry.index in split_of and entry.sha256]
     indices = [entries[place].index for place in kept]
     contents = [entries[place].sha256 for place in kept]
     found = near_duplicates([looks[place] for place in kept], contents, [split_of[index] for index in indices])
@@ -176,7 +195,8 @@ def _problems(found: dict[str, Any], without_group: int) -> list[str]:
         "duplicates_across_splits": "images stand in more than one split"
         + (f"; a run leaves their copies out: {removed}" if removed else ""),
         "duplicates_with_other_labels": "images stand there again with another label",
+        "images_across_splits_with_other_texts": "images stand in more than one split, beside other texts",
         "groups_across_splits": "groups stand in more than one split",
     }
-    problems += [f"{len(found[key])} {what}" for key, what in kinds.items() if found[key]]
+    problems += [f"{len(found[key])} {what}" for key, what in kinds.items() if found.get(key)]
     return problems

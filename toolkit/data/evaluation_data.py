@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from toolkit.data.formats import list_data
 from toolkit.data.listing import SPLITS, UNSPLIT, Listing, check_groups, named, split_named
 from toolkit.data.source import LabelledImage, fingerprint, read_listing, refuse_unreadable
-from toolkit.data.splits import divide, without_copies
+from toolkit.data.splits import canonical, divide, without_copies
 from toolkit.errors import ToolkitError
 from toolkit.labels import natural_order
 from toolkit.progress import SILENT, Progress
@@ -96,7 +96,7 @@ def _images_of(
 ) -> list[LabelledImage]:
     if split == ALL:
         images = [image for each in found.values() for image in each]
-        return sorted(images, key=lambda image: (image.label, image.sha256, image.group))
+        return sorted(images, key=canonical)
     if split in found and split != "train":
         return without_copies(found)[0][split]
     if not {UNSPLIT, "train"} & set(found):

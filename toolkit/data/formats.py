@@ -57,12 +57,15 @@ def _refuse_names_that_are_no_text(names: list[str], path: Path) -> None:
 def _list(config: DataConfig, found: DataFormat) -> tuple[list[ListedImage], list[str] | None, dict[str, int]]:
     """Every image of a data set of a known format, the class names where the format says them, and what is left out."""
     if found == "manifest":
-        return manifest.list_manifest(config.path, config.columns), None, {}
+        return manifest.list_manifest(config.path, config.columns, config.missing_text), None, {}
     if found == "datasets":
-        return *arrow.list_arrow(config.path, config.columns), {}
+        return *arrow.list_arrow(config.path, config.columns, config.missing_text), {}
     if found == "webdataset":
-        items, left_out = shards.list_shards(config.path)
+        items, left_out = shards.list_shards(config.path, config.columns.text, config.missing_text)
         return items, None, left_out
+    if config.columns.text is not None:
+        fix = "give a manifest with a column for it, or leave data.columns.text out"
+        raise ToolkitError("folders of images hold no texts", where=config.path, fix=fix)
     folder = list_folder(config.path)
     return folder.items, folder.classes, folder.left_out
 

@@ -12,7 +12,7 @@ from itertools import islice
 from PIL import Image
 
 from toolkit.data.brightness import Spread, spread_of, spread_of_samples
-from toolkit.data.listing import Content, ListedImage
+from toolkit.data.listing import Content, ListedImage, NoImage
 from toolkit.data.value_ranges import Found
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
@@ -28,6 +28,7 @@ class Inspected:
     """What reading one image showed: its content's hash, and why it can't be decoded if it can't."""
 
     sha256: str
+    """Empty without an image."""
     size: tuple[int, int] | None = None
     """Width and height as stored."""
     mode: str | None = None
@@ -45,7 +46,9 @@ Hasher = Callable[[Image.Image], int]
 
 
 def inspect_content(content: Content, look: Hasher | None = None) -> Inspected:
-    """Hash an image and decode it fully."""
+    """Hash an image and decode it fully; of a text without one there is nothing to be seen."""
+    if isinstance(content, NoImage):
+        return Inspected("")
     try:
         encoded = content.read()
     except OSError as error:

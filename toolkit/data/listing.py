@@ -54,6 +54,19 @@ class WholeFile:
 
 
 @dataclass(frozen=True, slots=True)
+class NoImage:
+    """Stands for the image of a sample that is a text alone."""
+
+    def read(self) -> bytes:
+        """There is nothing to read.
+
+        Raises:
+            OSError: always.
+        """
+        raise OSError("a text without an image")
+
+
+@dataclass(frozen=True, slots=True)
 class ListedImage:
     """One image as its source names it."""
 
@@ -66,6 +79,8 @@ class ListedImage:
     """What must not be divided between splits, such as a patient; empty without groups."""
     sha256: str = ""
     """Hash that the source's index promises; empty where it promises none."""
+    text: str | None = None
+    """What stands beside the image; None without a text column, and where it may be empty and is."""
 
     @property
     def path(self) -> Path:

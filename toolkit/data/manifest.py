@@ -1,4 +1,4 @@
-"""A table of images, CSV or Parquet: path, label, and where known split and group."""
+"""A table of images, CSV or Parquet: path, label, and where known text, split and group."""
 
 from __future__ import annotations
 
@@ -9,50 +9,79 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.listing import UNSPLIT, ListedImage, WholeFile, named, refuse_unlabelled, split_named
+from toolkit.data.listing import (
+    UNSPLIT,
+    Content,
+    ListedImage,
+    NoImage,
+    WholeFile,
+    named,
+    refuse_unlabelled,
+    split_named,
+)
+from toolkit.data.texts import texts_of
 from toolkit.errors import ToolkitError
 from toolkit.labels import cell_text, label_text
-from toolkit.recipe.data import ColumnsConfig
+from toolkit.recipe.data import ColumnsConfig, MissingText
 from toolkit.regular_files import bounded_lines, open_regular, require_regular
 
 EXTENSIONS = frozenset({".csv", ".tsv", ".parquet"})
 MOST_ROWS = 100_000_000
 
 
-def list_manifest(path: Path, columns: ColumnsConfig) -> list[ListedImage]:
+def list_manifest(path: Path, columns: ColumnsConfig, missing_text: MissingText = "error") -> list[ListedImage]:
     """Every row of a manifest; relative paths start at the manifest's own folder.
 
     Raises:
-        ToolkitError: unreadable, a column that is missing, rows without path or label, rows
+        ToolkitError: unreadable, a column that is missing, rows without path, label or text, rows
             that stand there twice, or unknown splits.
     """
-    table = read_table(path, {getattr(columns, role) for role in type(columns).model_fields})
-    for role in ("path", "label"):
+    table = read_table(path, {getattr(columns, role) for role in type(columns).model_fields} - {None})
+    for role in ("path", "label", "text"):
         name = getattr(columns, role)
-        if name not in table:
+        if name is not None and name not in table:
+            alone = ", or data.columns.path=null for texts without images" if role == "path" and columns.text else ""
             raise ToolkitError(
                 f"column {name!r} is missing; there are: {', '.join(table) or 'none'}",
                 where=path,
-                fix=f"add it, or name the column that holds it: data.columns.{role}=NAME",
+                fix=f"add it, or name the column that holds it: data.columns.{role}=NAME{alone}",
             )
-    texts = {role: _texts(table.get(getattr(columns, role), []), role) for role in type(columns).model_fields}
-    rows = len(texts["path"])
+    cells = {role: _texts(table.get(getattr(columns, role), []), role) for role in ("path", "label", "split", "group")}
+    rows = len(cells["label"])
     if not rows:
         raise ToolkitError("the manifest has no rows", where=path, fix="add a row an image")
-    refuse_unlabelled([row for row, label in enumerate(texts["label"], 1) if not label], "row", path)
-    _refuse(
-        path, "no path", [row for row, text in enumerate(texts["path"]) if not text], "fill it in or remove the rows"
+    refuse_unlabelled([row for row, label in enumerate(cells["label"], 1) if not label], "row", path)
+    texts: list[str | None] = [None] * rows
+    if columns.text is not None:
+        missing: MissingText = "error" if columns.path is None else missing_text
+        texts = texts_of(table[columns.text], range(1, rows + 1), missing=missing, kind="row", where=path)
+    places = (
+        _images(path, cells["path"], texts) if columns.path is not None else [_row(path, row) for row in range(rows)]
     )
-    places = [_place(path, text) for text in texts["path"]]
-    seen = Counter(places)
-    twice = [row for row, place in enumerate(places) if seen[place] > 1]
-    _refuse(path, "the same path more than once", twice, "keep one row an image")
-    splits = _splits(path, texts["split"], rows)
-    groups = texts["group"] or [""] * rows
+    splits = _splits(path, cells["split"], rows)
+    groups = cells["group"] or [""] * rows
     return [
-        ListedImage(split, label, place, WholeFile(place), group)
-        for split, label, place, group in zip(splits, texts["label"], places, groups, strict=True)
+        ListedImage(split, label, name, content, group, text=text)
+        for split, label, (name, content), group, text in zip(
+            splits, cells["label"], places, groups, texts, strict=True
+        )
     ]
+
+
+def _images(path: Path, cells: list[str], texts: list[str | None]) -> list[tuple[str, Content]]:
+    """Where each row's image lies; an image may stand there again with another text."""
+    _refuse(path, "no path", [row for row, cell in enumerate(cells) if not cell], "fill it in or remove the rows")
+    places = [_place(path, cell) for cell in cells]
+    seen = Counter(zip(places, texts, strict=True))
+    twice = [row for row, sample in enumerate(zip(places, texts, strict=True)) if seen[sample] > 1]
+    beside = "" if all(text is None for text in texts) else " and text"
+    _refuse(path, f"the same path{beside} more than once", twice, "keep one row an image")
+    return [(place, WholeFile(place)) for place in places]
+
+
+def _row(path: Path, row: int) -> tuple[str, Content]:
+    """What messages call a text without an image, counted from 1."""
+    return str(path.absolute() / f"row {row + 1}"), NoImage()
 
 
 def read_table(path: Path, wanted: Container[str]) -> dict[str, list[Any]]:

@@ -59,6 +59,8 @@ class IndexEntry:
     group: str = ""
     sha256: str = ""
     """Of the image; only an index knows it."""
+    text: str | None = None
+    """What stands beside the image, if the shard was read for texts."""
 
     def lies_in(self, size: int) -> bool:
         """Whether it stands within a file of ``size`` bytes."""
@@ -71,6 +73,8 @@ class ShardContent:
 
     samples: list[IndexEntry]
     left_out: dict[str, int]
+    text: str | None = None
+    """Field or extension that the texts stand in; None if it was read without texts."""
 
 
 def index_of(shard: Path) -> Path:
@@ -84,15 +88,27 @@ def write_index(shard: Path, content: ShardContent) -> None:
     about = {"format": FORMAT, "shard": shard.name, "bytes": shard.stat().st_size, "images": len(samples)}
     if content.left_out:
         about["left_out"] = content.left_out
-    lines = [about, *({key: getattr(sample, key) for key in IndexEntry.__slots__} for sample in samples)]
+    if content.text is not None:
+        about["text"] = content.text
+    lines = [about, *map(_line_of, samples)]
     write_bytes(index_of(shard), "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def read_index(shard: Path) -> ShardContent:
+def _line_of(sample: IndexEntry) -> dict[str, Any]:
+    line = {key: getattr(sample, key) for key in IndexEntry.__slots__}
+    return line if sample.text is not None else {key: value for key, value in line.items() if key != "text"}
+
+
+def read_index(shard: Path, text: str | None = None) -> ShardContent:
     """The samples of a shard, as its index lists them.
 
+    Args:
+        shard: the tar file.
+        text: the recipe's ``data.columns.text``; None leaves texts out that the index has.
+
     Raises:
-        ToolkitError: the index is damaged, of a shard of another name or size, or has images without labels.
+        ToolkitError: the index is damaged, of a shard of another name or size, has images without labels, or was
+            made without these texts.
     """
     index = index_of(shard)
     fix = f"remove {index.name} and write it again: toolkit data index {shard.parent}"
@@ -100,7 +116,7 @@ def read_index(shard: Path) -> ShardContent:
         with TextIOWrapper(open_regular(index), encoding="utf-8") as file:
             about, *lines = (read_json(line, finite=False) for line in bounded_lines(file))
         samples = [_sample_in(line) for line in lines]
-        size, left_out = about["bytes"], about.get("left_out", {})
+        size, left_out, column = about["bytes"], about.get("left_out", {}), about.get("text")
         if type(size) is not int or not isinstance(left_out, dict) or not all(map(_is_count, left_out.values())):
             raise TypeError("its first line holds no sizes and counts")
         known = (about["format"], about["shard"], about["images"]) == (FORMAT, shard.name, len(samples))
@@ -112,7 +128,13 @@ def read_index(shard: Path) -> ShardContent:
         what = f"the index doesn't match its shard of {shard.stat().st_size:,} bytes: it is of {named_so}"
         raise ToolkitError(what, where=index, fix=fix)
     refuse_unlabelled([row for row, sample in enumerate(samples, 1) if not sample.label], "image", index, fix)
-    return ShardContent(samples, left_out if any(left_out.values()) else {})
+    if text is not None and column != text:
+        what = f"the index was made with the texts of {column!r}" if column else "the index was made without texts"
+        fix = f"write it again: toolkit data index {shard.parent} columns.text={text}"
+        raise ToolkitError(f"{what}, not with those of {text!r}", where=index, fix=fix)
+    if text is None:
+        samples = [replace(sample, text=None) if sample.text is not None else sample for sample in samples]
+    return ShardContent(samples, left_out if any(left_out.values()) else {}, text)
 
 
 def _is_count(value: Any) -> bool:
@@ -131,5 +153,7 @@ def _sample_in(line: dict[str, Any]) -> IndexEntry:
     others = [sample.label, sample.split, sample.group, sample.sha256]
     if any(isinstance(each, (dict, list)) for each in others):
         raise TypeError(f"no label, split, group or hash: {str(others)[:200]}")
+    if sample.text is not None and not isinstance(sample.text, str):
+        raise TypeError(f"no text: {str(sample.text)[:200]}")
     label, split, group, sha256 = (label_text(line.get(key)) for key in ("label", "split", "group", "sha256"))
     return replace(sample, label=label, split=split, group=group, sha256=sha256)

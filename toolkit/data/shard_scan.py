@@ -13,6 +13,7 @@ from typing import Any
 
 from toolkit.data.listing import named
 from toolkit.data.shard_index import IndexEntry, ShardContent
+from toolkit.data.texts import text_of
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
 from toolkit.regular_files import MOST_SETTINGS, open_regular
@@ -23,14 +24,22 @@ from toolkit.text import for_terminal, is_utf8
 
 LABELS = ("cls", "label", "txt")
 """Extensions of the member that holds an image's label; without one, ``label`` in the ``.json`` is it."""
+TAKEN = ("label", "split", "group", "json", "cls")
+"""What no text stands in, since something else does."""
 
 
-def scan(shard: Path) -> ShardContent:
+def scan(shard: Path, text: str | None = None) -> ShardContent:
     """Find the images of a shard, in order.
 
+    Args:
+        shard: the tar file.
+        text: extension of the member that holds an image's text or, without such a member, the field of the
+            ``.json``; None leaves texts out.
+
     Raises:
-        ToolkitError: no tar file, cut off, or images without a label.
+        ToolkitError: no tar file, cut off, or images without a label; a field for texts that holds something else.
     """
+    refuse_taken(text, shard)
     left_out, samples = Counter[str](), list[IndexEntry]()
     try:
         with open_regular(shard) as content, tarfile.open(fileobj=content, mode="r:") as tar:
@@ -51,12 +60,12 @@ def scan(shard: Path) -> ShardContent:
             for key, parts in members.items():
                 images = [part for extension, part in parts.items() if _is_image(tar, extension, part)]
                 if images:
-                    samples.append(_sample(shard, tar, key, images[0], parts))
+                    samples.append(_sample(shard, tar, key, images[0], parts, text))
                 left_out["second image of a key"] += len(images[1:])
                 left_out.update(
                     _reason(extension)
                     for extension, part in parts.items()
-                    if part not in images and not (images and extension in (*LABELS, "json"))
+                    if part not in images and not (images and extension in (*LABELS, "json", text))
                 )
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ToolkitError(f"broken tar: {error}", where=shard, fix="copy it again, or remove it") from error
@@ -69,7 +78,18 @@ def scan(shard: Path) -> ShardContent:
             f"put {keys[0]}.cls beside the image, or 'label' into {keys[0]}.json; if it is no shard, data.format=folder"
         )
         raise ToolkitError(what, where=shard, fix=fix)
-    return ShardContent(samples, {reason: count for reason, count in left_out.items() if count})
+    return ShardContent(samples, {reason: count for reason, count in left_out.items() if count}, text)
+
+
+def refuse_taken(text: str | None, where: Path) -> None:
+    """Raise if the field for texts is one that shards have for something else.
+
+    Raises:
+        ToolkitError: with the other fields.
+    """
+    if text in TAKEN:
+        fix = "name another field or extension: data.columns.text=NAME"
+        raise ToolkitError(f"shards keep no texts in {text!r}, but what it says", where=where, fix=fix)
 
 
 def _is_image(tar: tarfile.TarFile, extension: str, member: tarfile.TarInfo) -> bool:
@@ -99,11 +119,20 @@ def _cut_off(members: dict[str, dict[str, tarfile.TarInfo]], size: int) -> bool:
 
 
 def _sample(
-    shard: Path, tar: tarfile.TarFile, key: str, image: tarfile.TarInfo, parts: dict[str, tarfile.TarInfo]
+    shard: Path,
+    tar: tarfile.TarFile,
+    key: str,
+    image: tarfile.TarInfo,
+    parts: dict[str, tarfile.TarInfo],
+    text: str | None,
 ) -> IndexEntry:
     try:
         about: dict[str, Any] = dict(read_json(_text(tar, parts["json"]), finite=False)) if "json" in parts else {}
-        label = next((_text(tar, parts[name]).strip() for name in LABELS if name in parts), None)
+        labels = (name for name in LABELS if name in parts and name != text)
+        label = next((_text(tar, parts[name]).strip() for name in labels), None)
+        beside = None
+        if text is not None:
+            beside = text_of(_text(tar, parts[text]) if text in parts else about.get(text))
     except (ValueError, TypeError) as error:
         raise ToolkitError(
             f"{key}: label or JSON is damaged: {error}", where=shard, fix="write the shard again"
@@ -112,7 +141,7 @@ def _sample(
     if label is not None:
         texts["label"] = label_text(label)
     name = image.name if is_utf8(image.name) else for_terminal(image.name)  # an index is UTF-8
-    return IndexEntry(name, image.offset_data, image.size, **texts)
+    return IndexEntry(name, image.offset_data, image.size, **texts, text=beside)
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from toolkit.data.formats import list_data
 from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage
 from toolkit.data.shard_index import FilePart, IndexEntry, ShardContent, write_index
-from toolkit.data.shard_scan import scan
+from toolkit.data.shard_scan import refuse_taken, scan
 from toolkit.data.shards import shards_in
 from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors, staged_folder, write_json
@@ -43,6 +43,7 @@ def write_shards(
     Raises:
         ToolkitError: what can't be listed, or an image that can't be read.
     """
+    refuse_taken(config.columns.text, dest)
     listing = list_data(config)
     with (
         staged_folder(dest, what="folder of shards", marker="dataset.json", replace=force) as stage,
@@ -53,8 +54,8 @@ def write_shards(
             items = [item for item in listing.items if item.split == split]
             for first in range(0, len(items), images_per_shard):
                 shard = stage / f"{split}-{first // images_per_shard:05d}.tar"
-                _write_shard(shard, items[first : first + images_per_shard], first)
-                write_index(shard, _hashed(shard))
+                _write_shard(shard, items[first : first + images_per_shard], first, config.columns.text)
+                write_index(shard, _hashed(shard, config.columns.text))
                 names.append(shard.name)
                 done += len(items[first : first + images_per_shard])
                 progress.done(done, len(listing.items))
@@ -68,8 +69,13 @@ def write_shards(
     return about | {"left_out": listing.left_out}
 
 
-def index_shards(path: Path, progress: Progress = SILENT) -> dict[str, int]:
+def index_shards(path: Path, progress: Progress = SILENT, text: str | None = None) -> dict[str, int]:
     """Write the index of every shard at a path anew, with each image's SHA-256; return images by shard.
+
+    Args:
+        path: a folder of shards, or one.
+        progress: told how many shards are done.
+        text: the recipe's ``data.columns.text``; the index has no texts without it.
 
     Raises:
         ToolkitError: no shards, a broken one, or images without labels.
@@ -79,7 +85,7 @@ def index_shards(path: Path, progress: Progress = SILENT) -> dict[str, int]:
         raise ToolkitError("there are no shards (*.tar)", where=path, fix="give a folder of tar files")
     found = {}
     for done, shard in enumerate(shards, 1):
-        content = _hashed(shard)
+        content = _hashed(shard, text)
         with explain_os_errors(shard.parent):
             write_index(shard, content)
         found[str(shard)] = len(content.samples)
@@ -87,9 +93,9 @@ def index_shards(path: Path, progress: Progress = SILENT) -> dict[str, int]:
     return found
 
 
-def _hashed(shard: Path) -> ShardContent:
+def _hashed(shard: Path, text: str | None) -> ShardContent:
     """A shard's content, with the SHA-256 of every image."""
-    content = scan(shard)
+    content = scan(shard, text)
     return replace(content, samples=[replace(each, sha256=_hash(shard, each)) for each in content.samples])
 
 
@@ -97,8 +103,11 @@ def _hash(shard: Path, sample: IndexEntry) -> str:
     return hashlib.sha256(FilePart(shard, sample.offset, sample.length).read()).hexdigest()
 
 
-def _write_shard(shard: Path, items: Sequence[ListedImage], first: int) -> None:
-    """Two members an image, without times or owners: the same images give the same bytes."""
+def _write_shard(shard: Path, items: Sequence[ListedImage], first: int, text: str | None) -> None:
+    """Two members an image, without times or owners: the same images give the same bytes.
+
+    A text stands in the JSON under the name that its column had, so that the same settings read both.
+    """
     with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, item in enumerate(items, first):
             try:
@@ -111,6 +120,8 @@ def _write_shard(shard: Path, items: Sequence[ListedImage], first: int) -> None:
             about = {"label": item.label, "group": item.group} if item.group else {"label": item.label}
             if item.split != UNSPLIT:
                 about["split"] = item.split
+            if text is not None and item.text is not None:
+                about[text] = item.text
             suffix = suffix_in(item.name) if has_image_suffix(item.name) else ".jpg"
             _add(tar, f"{number:08d}{suffix_of(content, suffix)}", content)
             _add(tar, f"{number:08d}.json", json.dumps(about, ensure_ascii=False).encode())

@@ -14,7 +14,9 @@ from pathlib import Path, PurePosixPath
 from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage, split_in_name, split_named
 from toolkit.data.shard_index import INDEX, FilePart, IndexEntry, index_of, read_index
 from toolkit.data.shard_scan import scan
+from toolkit.data.texts import texts_of
 from toolkit.errors import ToolkitError
+from toolkit.recipe.data import MissingText
 from toolkit.runtime.image_files import NO_IMAGE, has_image_suffix, reason_against, suffix_in, visible_folders
 
 
@@ -33,20 +35,32 @@ def _files(path: Path, pattern: str) -> list[Path]:
     return sorted(file for file in found if not any(map(reason_against, file.relative_to(path).parts)))
 
 
-def list_shards(path: Path) -> tuple[list[ListedImage], dict[str, int]]:
+def list_shards(
+    path: Path, text: str | None = None, missing_text: MissingText = "error"
+) -> tuple[list[ListedImage], dict[str, int]]:
     """Every image of a folder's shards, from their indexes, or from the shards where there is none.
+
+    Args:
+        path: the folder, or one shard.
+        text: the recipe's ``data.columns.text``.
+        missing_text: the recipe's ``data.missing_text``.
 
     Returns:
         The images, and how many members of shards and files beside them are left out, by reason.
 
     Raises:
-        ToolkitError: a broken shard, or an index that doesn't match its shard.
+        ToolkitError: a broken shard, an index that doesn't match its shard or holds other texts, or samples without
+            a text.
     """
     items, left_out = list[ListedImage](), _files_beside(path)
     _refuse_lonely_indexes(path)
     for shard in shards_in(path):
-        content = read_index(shard) if index_of(shard).exists() else scan(shard)
-        items += [_item(path, shard, sample) for sample in content.samples]
+        content = read_index(shard, text) if index_of(shard).exists() else scan(shard, text)
+        texts: list[str | None] = [None] * len(content.samples)
+        if text is not None:
+            texts, names = [sample.text for sample in content.samples], [sample.name for sample in content.samples]
+            texts = texts_of(texts, names, missing=missing_text, kind="sample", where=shard)
+        items += [_item(path, shard, *each) for each in zip(content.samples, texts, strict=True)]
         left_out.update(content.left_out)
     if not items:
         fix = "put an image and its label under one key, such as 0001.jpg and 0001.cls"
@@ -83,7 +97,7 @@ def _refuse_lonely_indexes(path: Path) -> None:
             raise ToolkitError(f"the index's shard {shard.name} is missing", where=index, fix=fix)
 
 
-def _item(root: Path, shard: Path, sample: IndexEntry) -> ListedImage:
+def _item(root: Path, shard: Path, sample: IndexEntry, text: str | None) -> ListedImage:
     """A sample as an item; its split stands in the index, else in the key's folders, the shard's name or its folder."""
     folder = "" if root in {shard.parent, shard} else shard.parent.name
     names = [*map(split_in_name, PurePosixPath(sample.name).parts[:-1]), _split_of_shard(shard), split_in_name(folder)]
@@ -92,7 +106,7 @@ def _item(root: Path, shard: Path, sample: IndexEntry) -> ListedImage:
         fix = "use train, validation or test"
         raise ToolkitError(f"{sample.name} is of the split {sample.split!r}", where=shard, fix=fix)
     content = FilePart(shard, sample.offset, sample.length)
-    return ListedImage(split, sample.label, str(shard / sample.name), content, sample.group, sample.sha256)
+    return ListedImage(split, sample.label, str(shard / sample.name), content, sample.group, sample.sha256, text)
 
 
 def _split_of_shard(shard: Path) -> str | None:

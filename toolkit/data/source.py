@@ -15,9 +15,10 @@ from PIL import Image
 
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import inspect_items
-from toolkit.data.listing import Content, ListedImage, Listing, check_listing, leaking_groups, named
-from toolkit.data.splits import divide
+from toolkit.data.listing import Content, ListedImage, Listing, NoImage, check_listing, leaking_groups, named
+from toolkit.data.splits import canonical, divide
 from toolkit.data.survey import Survey
+from toolkit.data.texts import sample_hash
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe.data import DataConfig
@@ -31,7 +32,7 @@ UNLABELLED = -1
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One image with its label and its content's SHA-256."""
+    """One image with its label, its content's SHA-256 and, where the data has texts, its text."""
 
     path: Path
     """Where it lies, and what messages call it; within a shard or a table, a path below it."""
@@ -39,10 +40,22 @@ class LabelledImage:
     """Place among the classes, or :data:`UNLABELLED`."""
     content: Content
     sha256: str = ""
+    """Of the image alone; empty for a text without one."""
     group: str = ""
     value_range: Range | None = None
     """What black and white are, if it has more than 8 bits."""
     text: str | None = None
+    """To the character as the data has it; None for an image alone."""
+
+    @property
+    def has_image(self) -> bool:
+        """Whether it is more than a text."""
+        return not isinstance(self.content, NoImage)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of all it consists of: the image's where that is all."""
+        return sample_hash(self.sha256, self.text)
 
     def read(self) -> bytes:
         """The encoded image.
@@ -83,7 +96,7 @@ class DataSource:
     classes: list[str]
     splits: dict[str, list[LabelledImage]]
     fingerprint: str
-    """SHA-256 over every image's split, class and content, in order."""
+    """SHA-256 over every sample's split, class and content, its text among it, in order."""
     skipped: list[dict[str, str]] = field(default_factory=list)
     """Unreadable images that were left out: path and reason."""
     duplicates: list[list[str]] = field(default_factory=list)
@@ -123,9 +136,23 @@ class DataSource:
         """Each image's group, None without groups."""
         return groups_of(self.splits[split])
 
+    def texts(self, split: str) -> list[str | None]:
+        """Each sample's text, None for an image alone."""
+        return [example.text for example in self.splits[split]]
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether any sample has a text."""
+        return any(example.text is not None for examples in self.splits.values() for example in examples)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether every sample has an image; it has unless the data is of texts alone."""
+        return all(example.has_image for examples in self.splits.values() for example in examples)
+
     def order(self, split: str) -> str:
-        """SHA-256 over the contents of a split's images in their order: what an index means."""
-        return hashlib.sha256("\n".join(example.sha256 for example in self.splits[split]).encode()).hexdigest()
+        """SHA-256 over the contents of a split's samples in their order: what an index means."""
+        return hashlib.sha256("\n".join(example.identity for example in self.splits[split]).encode()).hexdigest()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images a split and class."""
@@ -182,7 +209,7 @@ def read_listing(
         else:
             found[item.split].append(_example(item, labels[item.label], inspected.sha256))
     for examples in found.values():
-        examples.sort(key=lambda example: (example.label, example.sha256, example.group))
+        examples.sort(key=canonical)
     return found, bad, survey
 
 
@@ -203,13 +230,13 @@ def refuse_unreadable(bad: Sequence[Mapping[str, str]], skip: str) -> None:
 
 
 def _example(item: ListedImage, label: int, sha256: str) -> LabelledImage:
-    return LabelledImage(item.path, label, item.content, sha256, item.group)
+    return LabelledImage(item.path, label, item.content, sha256, item.group, text=item.text)
 
 
 def fingerprint(splits: dict[str, list[LabelledImage]], classes: list[str]) -> str:
-    """SHA-256 over (split, class, content) of every image, whatever the files are called."""
+    """SHA-256 over (split, class, content) of every sample, whatever the files are called."""
     lines = sorted(
-        f"{split}\t{classes[example.label]}\t{example.sha256}"
+        f"{split}\t{classes[example.label]}\t{example.identity}"
         for split, examples in splits.items()
         for example in examples
     )
@@ -217,14 +244,14 @@ def fingerprint(splits: dict[str, list[LabelledImage]], classes: list[str]) -> s
 
 
 def _contradictions(found: Mapping[str, Sequence[LabelledImage]], classes: Sequence[str]) -> list[list[str]]:
-    """Images of one content with different labels, each set with the labels."""
+    """Samples of one content with different labels, each set with the labels."""
     first: dict[str, int] = {}
-    examples = [example for images in found.values() for example in images]
-    odd = {each.sha256 for each in examples if first.setdefault(each.sha256, each.label) != each.label}
-    sets: dict[str, list[str]] = {sha256: [] for sha256 in sorted(odd)}
-    for each in examples:
-        if each.sha256 in odd:
-            sets[each.sha256].append(f"{path_text(each.path)} ({classes[each.label]})")
+    examples = [(example.identity, example) for images in found.values() for example in images]
+    odd = {identity for identity, each in examples if first.setdefault(identity, each.label) != each.label}
+    sets: dict[str, list[str]] = {identity: [] for identity in sorted(odd)}
+    for identity, each in examples:
+        if identity in odd:
+            sets[identity].append(f"{path_text(each.path)} ({classes[each.label]})")
     return [sorted(images) for images in sets.values()]
 
 

@@ -1,6 +1,7 @@
 """Splits that a source doesn't make: each image's or group's own hash decides, and only what must be is moved.
 
-A unit is what stays together: a group or, without groups, all images of one content. It draws a number
+A unit is what stays together: a group or, without groups, all images of one content, whatever texts stand beside
+them: a test image that training has seen with another text is half known. It draws a number
 from [0, 1) out of the seed and its name alone. Below ``test_share`` it is of the test split, below
 ``test_share + validation_share`` of validation, else of training. So an image stays where it is while
 others come and go, and models can be compared across versions of their data.
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from toolkit.data.listing import SPLITS, UNSPLIT, named
+from toolkit.data.texts import sample_hash
 from toolkit.errors import ToolkitError
 from toolkit.recipe.data import DataConfig
 
@@ -33,11 +35,24 @@ class Divisible(Protocol):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of its content."""
+        """SHA-256 of its content; empty for a text without an image."""
+
+    @property
+    def text(self) -> str | None:
+        """What stands beside it."""
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of image and text; the image's where there is no text."""
 
     @property
     def group(self) -> str:
         """What must not be divided; empty without groups."""
+
+
+def canonical(image: Divisible) -> tuple[int, str, str, str]:
+    """Sorts the samples of a split by class and content, whatever files they lie in."""
+    return image.label, image.sha256, image.group, image.text or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,12 @@ class Entry:
     label: int
     sha256: str
     group: str = ""
+    text: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of image and text."""
+        return sample_hash(self.sha256, self.text)
 
 
 Image = TypeVar("Image", bound=Divisible)
@@ -101,20 +122,22 @@ def without_copies(
 ) -> tuple[dict[str, list[Image]], list[list[Image]], dict[str, int]]:
     """Splits whose contents differ: copies of test images leave the others, copies of validation images training.
 
+    A copy of an image with a text has its text too; the same image with another text stays.
+
     Returns:
         The splits, the sets of copies that stood in more than one, and how many left each split.
     """
     home: dict[str, str] = {}
     for split in sorted(found, key=lambda name: BY_RANK.index(name) if name in BY_RANK else len(BY_RANK)):
         for image in found[split]:
-            home.setdefault(image.sha256, split)
-    double = {image.sha256 for split, images in found.items() for image in images if home[image.sha256] != split}
+            home.setdefault(image.identity, split)
+    double = {image.identity for split, images in found.items() for image in images if home[image.identity] != split}
     sets: dict[str, list[Image]] = defaultdict(list)
     for images in found.values():
         for image in images:
-            if image.sha256 in double:
-                sets[image.sha256].append(image)
-    kept = {split: [each for each in images if home[each.sha256] == split] for split, images in found.items()}
+            if image.identity in double:
+                sets[image.identity].append(image)
+    kept = {split: [each for each in images if home[each.identity] == split] for split, images in found.items()}
     removed = {split: len(found[split]) - len(images) for split, images in kept.items()}
     return kept, list(sets.values()), {split: count for split, count in removed.items() if count}
 
@@ -178,14 +201,14 @@ class _Cut(Generic[Image]):
         for unit in self.units:
             found[unit.split] += unit.images
         for images in found.values():
-            images.sort(key=lambda image: (image.label, image.sha256, image.group))
+            images.sort(key=canonical)
         return found
 
     def _units(self, pool: Iterable[Image]) -> list[_Unit[Image]]:
         """All units, by the numbers they drew."""
         by_name: dict[str, _Unit[Image]] = {}
         for image in pool:
-            name = image.group if self.grouped else image.sha256
+            name = image.group if self.grouped else image.sha256 or image.identity
             if name not in by_name:
                 by_name[name] = _Unit(draw(self.config.split_seed, name))
             by_name[name].images.append(image)

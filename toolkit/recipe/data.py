@@ -13,22 +13,53 @@ from pydantic import (
 )
 
 from toolkit.labels import label_text
-from toolkit.recipe.section import Range, Section, Share, ValueRange, absolute_path
+from toolkit.recipe.section import Range, Section, Share, ValueRange, absolute_path, is_none
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
 DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
+MissingText = Literal["error", "allow"]
+
+
+def is_error(value: Any) -> bool:
+    """Whether it is what a recipe that says nothing of missing texts means."""
+    return bool(value == "error")
 
 
 class ColumnsConfig(Section):
     """What the columns of a table are called."""
 
-    path: str = Field("path", min_length=1, description="Of a manifest: the image's file, from the manifest's folder.")
-    image: str = Field("image", min_length=1, description="Of a Hugging Face data set: the image.")
+    path: str | None = Field(
+        "path",
+        min_length=1,
+        description="Of a manifest: the image's file, from the manifest's folder; null for texts without images.",
+    )
+    image: str | None = Field(
+        "image",
+        min_length=1,
+        description="Of a Hugging Face data set: the image; null for texts without images.",
+    )
+    text: str | None = Field(
+        None,
+        min_length=1,
+        exclude_if=is_none,
+        description="The text beside the image; of shards a field of the sample's JSON, or the extension of a member. "
+        "Without texts if left out.",
+    )
     label: str = Field("label", min_length=1, description="The class: a name or a number.")
     split: str = Field("split", min_length=1, description="Of a manifest: train, validation or test; may be missing.")
     group: str = Field(
         "group", min_length=1, description="What no split may divide, such as the patient; may be missing."
     )
+
+    @model_validator(mode="after")
+    def _text_is_a_column_of_its_own(self) -> ColumnsConfig:
+        if self.text is not None:
+            same = [role for role in type(self).model_fields if role != "text" and getattr(self, role) == self.text]
+            if same:
+                raise ValueError(f"text and {same[0]} are one column, {self.text!r}")
+        elif self.path is None or self.image is None:
+            raise ValueError("samples without images need texts: name their column, text=NAME")
+        return self
 
 
 class DataConfig(Section):
@@ -50,6 +81,11 @@ class DataConfig(Section):
     )
     on_bad_image: Literal["error", "skip"] = Field(
         "error", description="What an unreadable image does: stop before training, or be left out and counted."
+    )
+    missing_text: MissingText = Field(
+        "error",
+        exclude_if=is_error,
+        description="With columns.text, what a row without a text does: stop, or stand for an image alone.",
     )
     augment: list[Augmentation] = Field(
         [],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes._drawings import (
+from toolkit.data.drawings import (
     COLORS,
     DIGITS,
     FEWEST_PIXELS,
