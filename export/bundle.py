@@ -25,7 +25,6 @@ from export.selection.fastest import fastest_within_budget
 from export.selection.search import PrecisionSearch, validation_images_for
 from toolkit import __version__
 from toolkit.data.source import LabelledImage
-from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.encoder_origin import encoder_origin
 from toolkit.models.families.traced import refuse_traced
@@ -107,7 +106,6 @@ def export_bundle(
     for each in wanted.precisions:
         run.require_trunk(each)
         refuse_traced(run.classifier.encoder.family, each)
-        refuse_texts(run, each)
     precisions = [require_precision(each, provider) for each in wanted.precisions or [run.precision]]
     replaced = force and (out / MANIFEST).is_file()
     with changing(out, empty=True) if replaced else staged_folder(out, what="bundle", marker=MANIFEST) as stage:
@@ -220,17 +218,6 @@ def tokenizer_of(run: Run) -> Tokenizer | None:
         long_texts=recipe.model.long_texts if isinstance(recipe, Recipe) else "truncate",
         where=str(run.path / "best"),
     )
-
-
-def refuse_texts(run: Run, precision: str) -> None:
-    """Raise where a classifier of images and texts is asked for in a precision that it can't have.
-
-    Raises:
-        ToolkitError: another than fp32.
-    """
-    if isinstance(run.classifier.encoder, MultimodalEncoder) and precision != "fp32":
-        what = f"images with texts are exported in fp32 alone, not in {precision}"
-        raise ToolkitError(what, where="--precision", fix="use --precision fp32")
 
 
 def _finish(stage: Path, run: Run, default: str, provenance: dict[str, Any]) -> None:

@@ -75,6 +75,10 @@ def _fused_tensors(unfused: onnx.ModelProto, fused: dict[str, onnx.NodeProto]) -
     for node in unfused.graph.node:
         if gives_floats(node) and computed & set(node.input):
             computed.update(node.output)
+    masks = {output for node in unfused.graph.node if node.op_type == "Trilu" for output in node.output}
+    # scores of unseen tokens are minus infinity there; what they were stands before it
+    masked = {output for node in unfused.graph.node if masks & set(node.input) for output in node.output}
+
     stands_for: dict[str, str] = {}
     for node in reversed(unfused.graph.node):
         for output in node.output:
@@ -86,5 +90,5 @@ def _fused_tensors(unfused: onnx.ModelProto, fused: dict[str, onnx.NodeProto]) -
     return {
         tensor: name
         for tensor, name in stands_for.items()
-        if tensor in computed - given and (tensor == name or fused[name].op_type in ATTENTION)
+        if tensor in computed - given - masked and (tensor == name or fused[name].op_type in ATTENTION)
     }

@@ -141,8 +141,9 @@ def examples_of(model: ServedModel, request: InferRequest) -> list[Example]:
     texts = [tensor for tensor in request.inputs if tensor.name == TEXT] if model.takes_text else []
     others = [tensor for tensor in request.inputs if tensor not in texts]
     if len(texts) > 1 or len(others) != 1:
-        taken = " or ".join(_input_names(model)) + (f", and {TEXT}" if model.takes_text else "")
-        raise bad_request(f"{len(request.inputs)} inputs, where there must be {taken}")
+        taken = " or ".join(_input_names(model))
+        taken = f"two are taken: {taken}, and {TEXT}" if model.takes_text else f"one is taken: {taken}"
+        raise bad_request(f"{len(request.inputs)} inputs, where {taken}")
     images = _images_of(model, others[0])
     if not texts:
         return images
