@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -549,6 +550,14 @@ def evaluate(
     return evaluated.record
 
 
+def _texts_as_trained(bundle: Bundle, trained_on: Mapping[str, Any]) -> list[str]:
+    """Settings by which a bundle's texts are read, unless others are given."""
+    column = (trained_on.get("columns") or {}).get("text")
+    if bundle.tokenizer is None or column is None:
+        return []
+    return [f"columns.text={dumps(column)}", f"missing_text={'allow' if bundle.takes_missing else 'error'}"]
+
+
 def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str], *, skip_bad: bool) -> DataConfig:
     """The section ``data`` that a bundle's images are read by: shares and seed of its run, its own range of values.
 
@@ -559,7 +568,13 @@ def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str]
 
     trained_on = (bundle.manifest.provenance.get("recipe") or {}).get("data") or {}
     shares = [f"{key}={trained_on[key]}" for key in SPLIT_SETTINGS if key in trained_on]
-    config = load_data_config(Path(data), [*shares, *settings])
+    config = load_data_config(Path(data), [*shares, *_texts_as_trained(bundle, trained_on), *settings])
+    if config.columns.text is not None and bundle.tokenizer is None:
+        fix = "leave it out, or use a bundle of model.inputs: [image, text]"
+        raise ToolkitError("the bundle takes images alone, and no text", where="data.columns.text", fix=fix)
+    if config.columns.text is None and bundle.tokenizer is not None and not bundle.takes_missing:
+        fix = "name the column that holds them: columns.text=NAME"
+        raise ToolkitError("the bundle takes a text beside each image", where="data.columns.text", fix=fix)
     for key in ("classes", "value_range"):
         if getattr(config, key) is not None:
             raise ToolkitError(f"the bundle itself says {key}", where=f"data.{key}", fix="leave it out")

@@ -131,7 +131,8 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--split", "bundle", "settings",
         ],
         "predict": [
-            "--batch-size", "--json", "--out", "--precision", "--provider", "--threads", "--top-k", "bundle", "paths",
+            "--batch-size", "--json", "--manifest", "--out", "--path-column", "--precision", "--provider", "--text",
+            "--text-column", "--threads", "--top-k", "bundle", "paths",
         ],
         "push": [
             "--dry-run", "--json", "--message", "--private", "--provider", "--public-key", "--revision", "bundle",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,11 +19,31 @@ from toolkit.cli.output import (
     print_json,
     print_table,
 )
+from toolkit.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.data.pairs import Pair
+    from toolkit.runtime.bundle import Bundle
+
+SHOWN = 40
+"""Characters of a text that a table shows."""
 
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, or folders of images.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Image files, or folders of images.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Text beside each image, for a bundle that takes texts.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet table of images, and of texts where the bundle takes them.")
+    ] = None,
+    path_column: Annotated[
+        str | None, typer.Option(help="The images' column of the manifest.", show_default="as trained, or path")
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="The texts' column of the manifest.", show_default="as trained, or text")
+    ] = None,
     precision: PrecisionOption = None,
     provider: ServingProviderOption = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a run.", show_default="as tuned, or 32")] = None,
@@ -51,52 +71,122 @@ def predict(
     Example: toolkit predict bundles/digits photo.png
     """
     from toolkit.runtime.bundle import Bundle
-    from toolkit.runtime.image_files import find_images, in_words
     from toolkit.runtime.prediction_file import check_prediction_file, prediction_file
     from toolkit.serving.classifier import Classifier
     from toolkit.serving.predictor import default_top_k
 
     if out is not None:
         check_prediction_file(out)
-    found = find_images(paths)
-    if found.left_out:
-        messages().print(f"left out: {in_words(found.left_out)}", soft_wrap=True, markup=False)
-    files = [Path(name) for name in found.names]
+    if not paths and text is None and manifest is None:
+        fix = "give image files, folders of images, or --manifest FILE; see toolkit predict --help"
+        raise ToolkitError("nothing is there to predict", where="PATH...", fix=fix)
     opened = Bundle(bundle)
+    if manifest is None:
+        pairs = _given(opened, paths or [], text, {"--path-column": path_column, "--text-column": text_column})
+    else:
+        pairs = _listed(opened, manifest, paths or [], text, path_column, text_column)
     few = top_k or default_top_k(len(opened.labels))
     predictions, failed = [], []
     with ExitStack() as entered:
         classifier = entered.enter_context(
             Classifier.open(opened, provider=provider, precision=precision, threads=threads, batch_size=batch_size)
         )
-        progress = entered.enter_context(counting("predicting", len(files)))
-        write = entered.enter_context(prediction_file(out, opened.labels, few)) if out else None
-        for entry in classifier.entries(files, few):
+        progress = entered.enter_context(counting("predicting", len(pairs)))
+        takes_text = opened.tokenizer is not None
+        write = entered.enter_context(prediction_file(out, opened.labels, few, texts=takes_text)) if out else None
+        files, texts = [pair.path for pair in pairs], [pair.text for pair in pairs]
+        for entry in classifier.entries(files, few, texts=texts):
             if "error" in entry:
-                failed.append(entry["path"])
+                failed.append(entry["path"] or entry.get("text", ""))
             if write:
                 write(entry)
             if json or not write:
                 predictions.append(entry)
             progress.step()
+    _say_truncated(opened, texts)
     if json:
         print_json({"predictions": predictions} | ({"out": str(out)} if out else {}))
     elif out:
-        console().print(f"written: {out}, {len(files):,} images", soft_wrap=True)
+        console().print(f"written: {out}, {len(pairs):,} images", soft_wrap=True)
     else:
         _print_predictions(bundle, predictions)
     if failed:
-        what = f"error: {len(failed)} of {len(files)} images can't be read, such as {failed[0]}"
+        what = f"error: {len(failed)} of {len(pairs)} images can't be read, such as {failed[0]}"
         messages().print(what, soft_wrap=True, markup=False)
         raise typer.Exit(2)
 
 
+def _given(bundle: Bundle, paths: list[Path], text: str | None, columns: dict[str, str | None]) -> list[Pair]:
+    """The images of the command line, each with the one text.
+
+    Raises:
+        ToolkitError: a text for a bundle of images alone, or an option that is for manifests.
+    """
+    from toolkit.data.pairs import Pair
+    from toolkit.runtime.image_files import find_images, in_words
+
+    for option, column in columns.items():
+        if column is not None:
+            raise ToolkitError("there is no manifest", where=option, fix="give --manifest, or leave it out")
+    if text is not None and bundle.tokenizer is None:
+        fix = "leave it out, or use a bundle of model.inputs: [image, text]"
+        raise ToolkitError("the bundle takes images alone, and no text", where="--text", fix=fix)
+    if not paths:
+        return [Pair(None, text)]
+    found = find_images(paths)
+    if found.left_out:
+        messages().print(f"left out: {in_words(found.left_out)}", soft_wrap=True, markup=False)
+    return [Pair(Path(name), text) for name in found.names]
+
+
+def _listed(
+    bundle: Bundle,
+    manifest: Path,
+    paths: list[Path],
+    text: str | None,
+    path_column: str | None,
+    text_column: str | None,
+) -> list[Pair]:
+    """The rows of a manifest.
+
+    Raises:
+        ToolkitError: something beside it, or what is wrong with it.
+    """
+    from toolkit.data.pairs import read_pairs
+
+    if paths or text is not None:
+        fix = "write them into the manifest, or leave it out"
+        raise ToolkitError("a manifest stands for all images and texts", where="--manifest", fix=fix)
+    if text_column is not None and bundle.tokenizer is None:
+        fix = "leave it out, or use a bundle of model.inputs: [image, text]"
+        raise ToolkitError("the bundle takes images alone, and no text", where="--text-column", fix=fix)
+    trained: dict[str, Any] = (bundle.manifest.provenance.get("recipe") or {}).get("data") or {}
+    columns = trained.get("columns") or {}
+    return read_pairs(
+        manifest,
+        path_column=path_column or columns.get("path") or "path",
+        text_column=None if bundle.tokenizer is None else text_column or columns.get("text") or "text",
+        allow_missing=bundle.takes_missing,
+    )
+
+
+def _say_truncated(bundle: Bundle, texts: list[str | None]) -> None:
+    """A line about texts that lost their end, where any did."""
+    cut = 0 if bundle.tokenizer is None else bundle.tokenizer.truncated(texts)
+    if cut:
+        most = f"the network takes {bundle.tokenizer.settings.context_length} tokens" if bundle.tokenizer else ""
+        messages().print(f"texts that lost their end: {cut:,} of {len(texts):,}; {most}", soft_wrap=True)
+
+
 def _print_predictions(bundle: Path, predictions: list[dict[str, Any]]) -> None:
-    """A row an image: its whole path, the likeliest label, and the next two."""
-    rows = []
+    """A row an image: its whole path, the start of its text, the likeliest label, and the next two."""
+    rows, texts = [], any("text" in entry for entry in predictions)
     for entry in predictions:
         ranked = sorted(entry.get("probabilities", {}).items(), key=lambda pair: -pair[1])[:3]
         best = [ranked[0][0], f"{ranked[0][1]:.1%}"] if ranked else ["-", ""]
         others = ", ".join(f"{label} {probability:.1%}" for label, probability in ranked[1:])
-        rows.append([entry["path"], *best, others or entry.get("error", "")])
-    print_table(f"predictions of {bundle}", ["image", "label", "probability", "next"], rows, left=2)
+        said: str = entry.get("text", "")
+        text = [said if len(said) <= SHOWN else f"{said[: SHOWN - 3]}..."] if texts else []
+        rows.append([entry["path"] or "-", *text, *best, others or entry.get("error", "")])
+    headings = ["image", *(["text"] if texts else []), "label", "probability", "next"]
+    print_table(f"predictions of {bundle}", headings, rows, left=3 if texts else 2)

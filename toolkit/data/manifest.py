@@ -71,7 +71,7 @@ def list_manifest(path: Path, columns: ColumnsConfig, missing_text: MissingText 
 def _images(path: Path, cells: list[str], texts: list[str | None]) -> list[tuple[str, Content]]:
     """Where each row's image lies; an image may stand there again with another text."""
     _refuse(path, "no path", [row for row, cell in enumerate(cells) if not cell], "fill it in or remove the rows")
-    places = [_place(path, cell) for cell in cells]
+    places = [place_of(path, cell) for cell in cells]
     seen = Counter(zip(places, texts, strict=True))
     twice = [row for row, sample in enumerate(zip(places, texts, strict=True)) if seen[sample] > 1]
     beside = "" if all(text is None for text in texts) else " and text"
@@ -139,7 +139,8 @@ def _texts(values: list[Any], role: str) -> list[str]:
     return [read(value.strip() if isinstance(value, str) else value) for value in values]
 
 
-def _place(manifest: Path, text: str) -> str:
+def place_of(manifest: Path, text: str) -> str:
+    """Where a manifest's cell says that an image lies."""
     try:
         place = Path(text).expanduser()
     except RuntimeError:  # no such home: a file whose name begins with a tilde

@@ -220,6 +220,12 @@ class Bundle(BundleFiles):
         """What makes a session's inputs of images, and of texts where it takes some."""
         return ExampleReader(session, self.preprocess, self.tokenizer if session.takes_text else None)
 
+    @property
+    def takes_missing(self) -> bool:
+        """Whether image or text may be missing, as the run was trained."""
+        model = self.manifest.provenance.get("recipe", {}).get("model") or {}
+        return bool(model.get("fusion", {}).get("modality_dropout"))
+
     def golden(self) -> Golden:
         """The golden images' reference, after checking its hash."""
         with self.parsing(Golden.FILE):

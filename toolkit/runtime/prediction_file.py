@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,7 +40,7 @@ def check_prediction_file(path: Path) -> None:
 
 
 @contextmanager
-def prediction_file(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+def prediction_file(path: Path, labels: Sequence[str], top_k: int | None, *, texts: bool = False) -> Iterator[Write]:
     """A function that adds an entry (:func:`toolkit.serving.predictor.entry_of`) to the file.
 
     The file takes its place when all entries are written; after an error or an interruption nothing changed.
@@ -51,6 +52,7 @@ def prediction_file(path: Path, labels: Sequence[str], top_k: int | None) -> Ite
         path: a file that :func:`check_prediction_file` let pass; one that is there is replaced.
         labels: the bundle's classes.
         top_k: classes that the entries have the probabilities of; all if None.
+        texts: whether a column ``text`` stands behind ``path``.
 
     Raises:
         ToolkitError: a full disk, or a folder that can't be written into.
@@ -59,29 +61,29 @@ def prediction_file(path: Path, labels: Sequence[str], top_k: int | None) -> Ite
     with explain_os_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.partial-")
         os.close(handle)
-        partial = Path(name)
+        unfinished = Path(name)
         try:
-            with WRITERS[path.suffix.lower()](partial, labels, few) as write:
+            with WRITERS[path.suffix.lower()](unfinished, labels, few, texts) as write:
                 yield write
-            partial.chmod(0o644)
-            partial.replace(path)
+            unfinished.chmod(0o644)
+            unfinished.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
-def columns(labels: Sequence[str], top_k: int | None) -> list[str]:
+def columns(labels: Sequence[str], top_k: int | None, texts: bool = False) -> list[str]:
     """Names of a table's columns."""
+    start = ["path", *(["text"] if texts else []), "label", "probability", "error"]
     if top_k is None:
-        return ["path", "label", "probability", "error", *(f"probability of {label}" for label in labels)]
-    ranked = [f"{what}_{rank}" for rank in range(2, top_k + 1) for what in ("label", "probability")]
-    return ["path", "label", "probability", "error", *ranked]
+        return start + [f"probability of {label}" for label in labels]
+    return start + [f"{what}_{rank}" for rank in range(2, top_k + 1) for what in ("label", "probability")]
 
 
-def row(entry: dict[str, Any], labels: Sequence[str], top_k: int | None) -> list[Any]:
+def row(entry: dict[str, Any], labels: Sequence[str], top_k: int | None, texts: bool = False) -> list[Any]:
     """An entry's values in the order of :func:`columns`; None where it has none."""
     found: dict[str, float] = entry.get("probabilities", {})
-    label = entry.get("label")
-    start = [entry["path"], label, found.get(str(label)), entry.get("error")]
+    label, text = entry.get("label"), [entry.get("text")] if texts else []
+    start = [entry["path"], *text, label, found.get(str(label)), entry.get("error")]
     if top_k is None:
         return start + [found.get(name) for name in labels]
     ranked = sorted(found.items(), key=lambda pair: (pair[0] != label, -pair[1]))[1:top_k]
@@ -96,24 +98,25 @@ def _text_file(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _csv(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+def _csv(path: Path, labels: Sequence[str], top_k: int | None, texts: bool) -> Iterator[Write]:
     with _text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns(labels, top_k))
-        yield lambda entry: writer.writerow(["" if value is None else value for value in row(entry, labels, top_k)])
+        writer.writerow(columns(labels, top_k, texts))
+        values = partial(row, labels=labels, top_k=top_k, texts=texts)
+        yield lambda entry: writer.writerow(["" if value is None else value for value in values(entry)])
 
 
 @contextmanager
-def _jsonl(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+def _jsonl(path: Path, labels: Sequence[str], top_k: int | None, texts: bool) -> Iterator[Write]:
     with _text_file(path) as file:
         yield lambda entry: print(json.dumps(entry, ensure_ascii=False), file=file)
 
 
 @contextmanager
-def _parquet_file(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+def _parquet_file(path: Path, labels: Sequence[str], top_k: int | None, texts: bool) -> Iterator[Write]:
     arrow, parquet = _parquet()
-    names, waiting = columns(labels, top_k), list[list[Any]]()
-    text = {"path", "label", "error"}
+    names, waiting = columns(labels, top_k, texts), list[list[Any]]()
+    text = {"path", "text", "label", "error"}
     kinds = [arrow.string() if name in text or name.startswith("label_") else arrow.float64() for name in names]
     schema = arrow.schema(list(zip(names, kinds, strict=True)))
     with parquet.ParquetWriter(path, schema) as writer:
@@ -125,7 +128,7 @@ def _parquet_file(path: Path, labels: Sequence[str], top_k: int | None) -> Itera
             waiting.clear()
 
         def write(entry: dict[str, Any]) -> None:
-            waiting.append(row(entry, labels, top_k))
+            waiting.append(row(entry, labels, top_k, texts))
             if len(waiting) == ROW_GROUP:
                 flush()
 
@@ -143,7 +146,7 @@ def _parquet() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-WRITERS: dict[str, Callable[[Path, Sequence[str], int | None], AbstractContextManager[Write]]] = {
+WRITERS: dict[str, Callable[[Path, Sequence[str], int | None, bool], AbstractContextManager[Write]]] = {
     ".csv": _csv,
     ".jsonl": _jsonl,
     ".parquet": _parquet_file,

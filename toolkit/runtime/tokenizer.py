@@ -9,7 +9,8 @@ Two files hold all of it: ``tokenizer.json``, of the library ``tokenizers``, say
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +67,10 @@ class TokenIds:
 
 
 MISSING = TokenIds(())
+
+
+class UnusableTextError(ToolkitError):
+    """A text that can't be given to the network; others beside it can."""
 
 
 @dataclass(frozen=True)
@@ -145,22 +150,22 @@ class Tokenizer:
         """A text's ids, start and end among them; none of a missing text.
 
         Raises:
-            ToolkitError: half of a surrogate pair, too many characters, or more tokens than the context where that is
-                refused.
+            UnusableTextError: half of a surrogate pair, too many characters, or more tokens than the context where
+                that is refused.
         """
         if text is None:
             return MISSING
         if len(text) > MOST_CHARACTERS:
             what = f"a text of {len(text):,} characters, over the limit of {MOST_CHARACTERS:,}"
-            raise ToolkitError(what, where=_shown(text), fix="shorten it")
+            raise UnusableTextError(what, where=_shown(text), fix="shorten it")
         if not is_utf8(text):
             what = "a text with half of a surrogate pair is no Unicode text"
-            raise ToolkitError(what, where=_shown(text), fix="read the text anew as UTF-8")
+            raise UnusableTextError(what, where=_shown(text), fix="read the text anew as UTF-8")
         found = self._encoder.encode(text)  # one by one: a batch would start threads of its own beside the network's
         context = self.settings.context_length
         if len(found.ids) > context:
             what = f"a text of {len(found.ids)} tokens, where the network takes {context}"
-            raise ToolkitError(what, where=_shown(text), fix="shorten it, or train with model.long_texts=truncate")
+            raise UnusableTextError(what, where=_shown(text), fix="shorten it, or train with model.long_texts=truncate")
         return TokenIds(tuple(found.ids), bool(found.overflowing))
 
     def batch(self, texts: Sequence[TokenIds]) -> TokenBatch:
@@ -176,6 +181,14 @@ class Tokenizer:
             input_ids[row, place] = text.ids
             mask[row, place] = 1
         return TokenBatch(input_ids, mask, sum(text.truncated for text in texts))
+
+    def truncated(self, texts: Iterable[str | None]) -> int:
+        """How many of the texts lose their end; one that is refused loses nothing."""
+        cut = 0
+        for text in texts:
+            with suppress(UnusableTextError):
+                cut += self.encode(text).truncated
+        return cut
 
     def __call__(self, texts: Sequence[str | None]) -> TokenBatch:
         """Texts as the network takes them; see :meth:`encode` for what raises."""

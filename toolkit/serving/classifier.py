@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.examples import Source
+from toolkit.runtime.examples import ImageText, Source
 from toolkit.serving.pool import BundlePool, open_pool
 from toolkit.serving.predictor import Predicted, Prediction, Predictor, entry_of
 
@@ -76,11 +76,25 @@ class Classifier:
         return self._predictor(images, batch_size)
 
     def entries(
-        self, paths: Sequence[Path], top_k: int | None = None, *, batch_size: int | None = None
+        self,
+        paths: Sequence[Path | None],
+        top_k: int | None = None,
+        *,
+        texts: Sequence[str | None] | None = None,
+        batch_size: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Yield what ``toolkit predict --json`` says of files; see :func:`toolkit.serving.predictor.entry_of`."""
-        for path, predicted in zip(paths, self.stream(paths, batch_size=batch_size), strict=True):
-            yield entry_of(path, predicted, top_k)
+        """Yield what ``toolkit predict --json`` says of files; see :func:`toolkit.serving.predictor.entry_of`.
+
+        Args:
+            paths: of the images; None where one is missing.
+            top_k: classes whose probabilities are given.
+            texts: what stands beside each image; None for images alone.
+            batch_size: images a run, at most.
+        """
+        beside: Sequence[str | None] = [None] * len(paths) if texts is None else texts
+        sources = (ImageText(path, text) for path, text in zip(paths, beside, strict=True))
+        for path, text, predicted in zip(paths, beside, self.stream(sources, batch_size=batch_size), strict=True):
+            yield entry_of(path, predicted, top_k, text)
 
     def close(self) -> None:
         """End the sessions' threads."""

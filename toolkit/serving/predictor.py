@@ -17,6 +17,7 @@ from toolkit.runtime.examples import Source
 from toolkit.runtime.inputs import Inputs, places_by_shapes, stacked, windows
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Outputs
+from toolkit.runtime.tokenizer import UnusableTextError
 from toolkit.serving.pool import AHEAD, BundlePool
 from toolkit.text import path_text
 
@@ -84,7 +85,7 @@ class Predictor:
     def _read(self, source: Source) -> Inputs | ToolkitError:
         try:
             return self._reader(source)
-        except UnreadableImageError as error:
+        except (UnreadableImageError, UnusableTextError) as error:
             return error
 
     def _gathered(
@@ -123,19 +124,25 @@ def decided_of(bundle: Bundle, outputs: Mapping[str, Float32]) -> Decided | Tool
     return Decided(bundle.labels[best], float(row[best]))
 
 
-def entry_of(path: Path, predicted: Predicted, top_k: int | None = None) -> dict[str, Any]:
+def entry_of(
+    path: Path | None, predicted: Predicted, top_k: int | None = None, text: str | None = None
+) -> dict[str, Any]:
     """A prediction as an object of JSON: ``path``, ``label`` and ``probabilities``, or ``path`` and ``error``.
 
     Args:
-        path: of the image.
+        path: of the image; None where it is missing.
         predicted: what is said of it.
         top_k: classes whose probabilities are given, the label's first, then the likeliest; all in the bundle's order
             if None.
+        text: what stood beside the image; it stands behind ``path`` as ``text``.
     """
+    about: dict[str, Any] = {"path": None if path is None else path_text(path)}
+    if text is not None:
+        about["text"] = text
     if isinstance(predicted, ToolkitError):
         reason = predicted.reason if isinstance(predicted, UnreadableImageError) else predicted.what
-        return {"path": path_text(path), "error": reason}
-    return {"path": path_text(path), "label": predicted.label, "probabilities": likeliest(predicted, top_k)}
+        return about | {"error": reason}
+    return about | {"label": predicted.label, "probabilities": likeliest(predicted, top_k)}
 
 
 def likeliest(predicted: Prediction, top_k: int | None) -> dict[str, float]:
