@@ -198,6 +198,7 @@ class _Export:
             embedding=wanted.embedding,
             operating_point=self.run.operating_point,
             tokenizer=self.tokenizer.settings if self.tokenizer else None,
+            thresholds=self.run.thresholds,
         )
 
 
@@ -229,6 +230,7 @@ def _finish(stage: Path, run: Run, default: str, provenance: dict[str, Any]) -> 
         default=default,
         task=run.classifier.task.name,
         operating_point=run.operating_point,
+        thresholds=run.thresholds,
         provenance=provenance,
     )
     for plot in sorted((run.path / "plots").glob("*.png")):

@@ -40,13 +40,13 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.runs.run_folder import RunFolder
     from toolkit.training.processes import on_main_process
     from toolkit.training.progress import counting
-    from toolkit.training.setup import announce, build_accelerator, check_batch
+    from toolkit.training.setup import announce, build_accelerator, check_batch, check_task
     from toolkit.training.texts import texts_of
     from toolkit.training.trackers import start_trackers
     from toolkit.training.trainer import Trainer
     from toolkit.training.trunk import check_trunk_precision
 
-    accelerator = build_accelerator(recipe, out)
+    accelerator = build_accelerator(check_task(recipe), out)
     folder = RunFolder(out)
     resume = resume or on_main_process(accelerator, folder.was_prepared_by_this_launch)
     on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))
@@ -77,8 +77,8 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         )
         if resume:
             trainer.resume()
-        notes = [*classifier.encoder.notes, *(texts.notes() if texts else ())]
-        announce(accelerator, data, recipe, trainer.train_plan, notes)
+        notes = texts.notes() if texts else []
+        announce(accelerator, data, recipe, trainer.train_plan, [*classifier.encoder.notes, *notes])
         start_trackers(accelerator, recipe, out, trainer.state.step)
         try:
             summary = trainer.fit()

@@ -32,6 +32,8 @@ SHOWN = {
     "expected_calibration_error": "calibration error",
     "nll": "NLL",
 }
+SETS = {"accuracy": "all labels right", "average_precision": "mean average precision", "micro_f1": "micro F1"}
+"""Where an image may have several labels."""
 LISTED = 5
 """Classes without an image that a line names."""
 
@@ -117,7 +119,7 @@ def _remarks(found: Evaluation, *, chosen: bool) -> list[str]:
 
 def _print_metrics(found: Evaluation) -> None:
     rows = []
-    for name, shown in SHOWN.items():
+    for name, shown in (SHOWN | SETS if hasattr(found, "micro_f1") else SHOWN).items():
         value, ends = getattr(found, name), found.intervals[name]
         interval = "" if None in ends else "{:.4f} to {:.4f}".format(*ends)
         rows.append([shown, "-" if value is None else f"{value:.4f}", interval])

@@ -86,14 +86,15 @@ def predict(
     else:
         pairs = _listed(opened, manifest, paths or [], text, path_column, text_column)
     few = top_k or default_top_k(len(opened.labels))
+    several = opened.decision.several_labels
     predictions, failed = [], []
     with ExitStack() as entered:
         classifier = entered.enter_context(
             Classifier.open(opened, provider=provider, precision=precision, threads=threads, batch_size=batch_size)
         )
         progress = entered.enter_context(counting("predicting", len(pairs)))
-        takes_text = opened.tokenizer is not None
-        write = entered.enter_context(prediction_file(out, opened.labels, few, texts=takes_text)) if out else None
+        extra = {"several": several, "texts": opened.tokenizer is not None}
+        write = entered.enter_context(prediction_file(out, opened.labels, few, **extra)) if out else None
         files, texts = [pair.path for pair in pairs], [pair.text for pair in pairs]
         for entry in classifier.entries(files, few, texts=texts):
             if "error" in entry:
@@ -109,7 +110,7 @@ def predict(
     elif out:
         console().print(f"written: {out}, {len(pairs):,} images", soft_wrap=True)
     else:
-        _print_predictions(bundle, predictions)
+        _print_predictions(bundle, predictions, several=several)
     if failed:
         what = f"error: {len(failed)} of {len(pairs)} images can't be read, such as {failed[0]}"
         messages().print(what, soft_wrap=True, markup=False)
@@ -178,7 +179,7 @@ def _say_truncated(bundle: Bundle, texts: list[str | None]) -> None:
         messages().print(f"texts that lost their end: {cut:,} of {len(texts):,}; {most}", soft_wrap=True)
 
 
-def _print_predictions(bundle: Path, predictions: list[dict[str, Any]]) -> None:
+def _print_predictions(bundle: Path, predictions: list[dict[str, Any]], *, several: bool) -> None:
     """A row an image: its whole path, the start of its text, the likeliest label, and the next two."""
     rows, texts = [], any("text" in entry for entry in predictions)
     for entry in predictions:
@@ -187,6 +188,8 @@ def _print_predictions(bundle: Path, predictions: list[dict[str, Any]]) -> None:
         others = ", ".join(f"{label} {probability:.1%}" for label, probability in ranked[1:])
         said: str = entry.get("text", "")
         text = [said if len(said) <= SHOWN else f"{said[: SHOWN - 3]}..."] if texts else []
-        rows.append([entry["path"] or "-", *text, *best, others or entry.get("error", "")])
-    headings = ["image", *(["text"] if texts else []), "label", "probability", "next"]
-    print_table(f"predictions of {bundle}", headings, rows, left=3 if texts else 2)
+        named = [", ".join(entry["labels"]) or "no label"] if "labels" in entry else ["-"] if several else []
+        rows.append([entry["path"] or "-", *text, *named, *best, others or entry.get("error", "")])
+    start = ["image", *(["text"] if texts else [])]
+    columns = [*start, *(["labels", "likeliest"] if several else ["label"]), "probability", "next"]
+    print_table(f"predictions of {bundle}", columns, rows, left=len(columns) - 2)

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.label_cells import label_columns, listed_labels
 from toolkit.data.listing import (
     UNSPLIT,
     Content,
@@ -36,9 +37,9 @@ def list_manifest(path: Path, columns: ColumnsConfig, missing_text: MissingText 
         ToolkitError: unreadable, a column that is missing, rows without path, label or text, rows
             that stand there twice, or unknown splits.
     """
-    table = read_table(path, {getattr(columns, role) for role in type(columns).model_fields} - {None})
-    for role in ("path", "label", "text"):
-        name = getattr(columns, role)
+    labelling = label_columns(columns)
+    table = read_table(path, columns.names() | set(labelling))
+    for name, role in ({columns.path: "path"} | labelling | {columns.text: "text"}).items():
         if name is not None and name not in table:
             alone = ", or data.columns.path=null for texts without images" if role == "path" and columns.text else ""
             raise ToolkitError(
@@ -46,11 +47,12 @@ def list_manifest(path: Path, columns: ColumnsConfig, missing_text: MissingText 
                 where=path,
                 fix=f"add it, or name the column that holds it: data.columns.{role}=NAME{alone}",
             )
-    cells = {role: _texts(table.get(getattr(columns, role), []), role) for role in ("path", "label", "split", "group")}
-    rows = len(cells["label"])
+    cells = {role: _texts(table.get(getattr(columns, role), []), role) for role in ("path", "split", "group")}
+    labels = listed_labels({name: list(map(_stripped, table[name])) for name in labelling}, columns, path)
+    rows = len(labels)
     if not rows:
         raise ToolkitError("the manifest has no rows", where=path, fix="add a row an image")
-    refuse_unlabelled([row for row, label in enumerate(cells["label"], 1) if not label], "row", path)
+    refuse_unlabelled([row for row, label in enumerate(labels, 1) if not label], "row", path)
     texts: list[str | None] = [None] * rows
     if columns.text is not None:
         missing: MissingText = "error" if columns.path is None else missing_text
@@ -62,9 +64,7 @@ def list_manifest(path: Path, columns: ColumnsConfig, missing_text: MissingText 
     groups = cells["group"] or [""] * rows
     return [
         ListedImage(split, label, name, content, group, text=text)
-        for split, label, (name, content), group, text in zip(
-            splits, cells["label"], places, groups, texts, strict=True
-        )
+        for split, label, (name, content), group, text in zip(splits, labels, places, groups, texts, strict=True)
     ]
 
 
@@ -134,9 +134,13 @@ def _read_parquet(path: Path, wanted: Container[str]) -> dict[str, list[Any]]:
 
 
 def _texts(values: list[Any], role: str) -> list[str]:
-    """A column's cells as text; labels and groups read the same in every format, paths stay as they are written."""
-    read = label_text if role in ("label", "group") else cell_text
-    return [read(value.strip() if isinstance(value, str) else value) for value in values]
+    """A column's cells as text; groups read the same in every format, paths stay as they are written."""
+    read = label_text if role == "group" else cell_text
+    return [read(_stripped(value)) for value in values]
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
 
 
 def place_of(manifest: Path, text: str) -> str:

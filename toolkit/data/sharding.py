@@ -16,6 +16,7 @@ from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage
 from toolkit.data.shard_index import FilePart, IndexEntry, ShardContent, write_index
 from toolkit.data.shard_scan import refuse_taken, scan
 from toolkit.data.shards import shards_in
+from toolkit.data.target import Target
 from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors, staged_folder, write_json
 from toolkit.progress import SILENT, Progress
@@ -54,7 +55,7 @@ def write_shards(
             items = [item for item in listing.items if item.split == split]
             for first in range(0, len(items), images_per_shard):
                 shard = stage / f"{split}-{first // images_per_shard:05d}.tar"
-                _write_shard(shard, items[first : first + images_per_shard], first, config.columns.text)
+                _write_shard(shard, items[first : first + images_per_shard], first, listing.target, config.columns.text)
                 write_index(shard, _hashed(shard, config.columns.text))
                 names.append(shard.name)
                 done += len(items[first : first + images_per_shard])
@@ -103,7 +104,7 @@ def _hash(shard: Path, sample: IndexEntry) -> str:
     return hashlib.sha256(FilePart(shard, sample.offset, sample.length).read()).hexdigest()
 
 
-def _write_shard(shard: Path, items: Sequence[ListedImage], first: int, text: str | None) -> None:
+def _write_shard(shard: Path, items: Sequence[ListedImage], first: int, target: Target, text: str | None) -> None:
     """Two members an image, without times or owners: the same images give the same bytes.
 
     A text stands in the JSON under the name that its column had, so that the same settings read both.
@@ -117,7 +118,11 @@ def _write_shard(shard: Path, items: Sequence[ListedImage], first: int, text: st
                 raise ToolkitError(
                     f"can't read the image: {error.strerror or error}", where=item.path, fix=fix
                 ) from error
-            about = {"label": item.label, "group": item.group} if item.group else {"label": item.label}
+            about: dict[str, Any] = {"label": item.label}
+            if target.several_in_one:
+                about = {"labels": target.named_in(item.label)}
+            if item.group:
+                about["group"] = item.group
             if item.split != UNSPLIT:
                 about["split"] = item.split
             if text is not None and item.text is not None:

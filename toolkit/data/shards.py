@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage, split_in_name, split_named
-from toolkit.data.shard_index import INDEX, FilePart, IndexEntry, index_of, read_index
+from toolkit.data.shard_index import INDEX, FilePart, IndexEntry, check_label, index_of, read_index
 from toolkit.data.shard_scan import scan
 from toolkit.data.texts import texts_of
 from toolkit.errors import ToolkitError
-from toolkit.recipe.data import MissingText
+from toolkit.recipe.data import MissingText, TargetKind
 from toolkit.runtime.image_files import NO_IMAGE, has_image_suffix, reason_against, suffix_in, visible_folders
 
 
@@ -36,12 +36,13 @@ def _files(path: Path, pattern: str) -> list[Path]:
 
 
 def list_shards(
-    path: Path, text: str | None = None, missing_text: MissingText = "error"
+    path: Path, kind: TargetKind = "class", text: str | None = None, missing_text: MissingText = "error"
 ) -> tuple[list[ListedImage], dict[str, int]]:
     """Every image of a folder's shards, from their indexes, or from the shards where there is none.
 
     Args:
         path: the folder, or one shard.
+        kind: what is known of an image.
         text: the recipe's ``data.columns.text``.
         missing_text: the recipe's ``data.missing_text``.
 
@@ -49,13 +50,15 @@ def list_shards(
         The images, and how many members of shards and files beside them are left out, by reason.
 
     Raises:
-        ToolkitError: a broken shard, an index that doesn't match its shard or holds other texts, or samples without
-            a text.
+        ToolkitError: a broken shard, an index that doesn't match its shard or holds other texts, labels of another
+            kind, or samples without a text.
     """
     items, left_out = list[ListedImage](), _files_beside(path)
     _refuse_lonely_indexes(path)
     for shard in shards_in(path):
         content = read_index(shard, text) if index_of(shard).exists() else scan(shard, text)
+        for sample in content.samples:
+            check_label(sample, shard, kind)
         texts: list[str | None] = [None] * len(content.samples)
         if text is not None:
             texts, names = [sample.text for sample in content.samples], [sample.name for sample in content.samples]

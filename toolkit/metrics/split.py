@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +14,9 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from toolkit.metrics.calibration import CalibrationError, calibration_error
+from toolkit.metrics.class_ranking import Ranking, rank_classes
+from toolkit.metrics.confusions import confusions_of
 from toolkit.metrics.intervals import Array, bounded_interval, mean_interval
-from toolkit.metrics.ranking import ClassRanking, rank_class
 from toolkit.sampling import evenly_spaced
 
 Integers = npt.NDArray[np.int64]
@@ -31,20 +31,6 @@ DIGITS = 12
 """Of log-probabilities that rank images: equal ones that rounding made differ are equal again."""
 CHUNK = 4_000_000
 """Images times classes that are held in double precision at once."""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Means over the classes of what :class:`ClassRanking` holds of each, and the curves."""
-
-    places: Integers
-    """The images that were ranked, as indices into the split."""
-    auroc: float
-    average_precision: float
-    auroc_influence: Array
-    average_precision_influence: Array
-    by_class: dict[int, ClassRanking]
-    """Without its influences, which take N numbers a class."""
 
 
 class SplitScores:
@@ -71,7 +57,15 @@ class SplitScores:
         self.temperature, self.groups = temperature, groups
         self.classes = self.logits.shape[1]
 
-    def metrics(self, names: Iterable[str] = METRICS) -> dict[str, float]:
+    names: tuple[str, ...] = METRICS
+    """All metrics that there are."""
+    names_with_interval: tuple[str, ...] = WITH_INTERVAL
+
+    def at(self, cuts: npt.ArrayLike | None) -> SplitScores:
+        """The same scores, decided at cuts of the logits; there are none where the largest logit decides."""
+        return self
+
+    def metrics(self, names: Iterable[str] | None = None) -> dict[str, float]:
         """Metrics of the split by name.
 
         ``loss`` (the same as ``nll``: mean negative log-likelihood in nats), ``accuracy``, ``balanced_accuracy``
@@ -80,11 +74,11 @@ class SplitScores:
         :func:`toolkit.metrics.calibration.calibration_error`), ``majority_class_accuracy`` (of always naming the
         most frequent class) and ``images``.
         """
-        return {name: VALUES[name](self) for name in names}
+        return {name: self._value(name) for name in names or self.names}
 
-    def intervals(self, names: Iterable[str] = WITH_INTERVAL) -> dict[str, list[float]]:
+    def intervals(self, names: Iterable[str] | None = None) -> dict[str, list[float]]:
         """The 95 % interval [low, high] of each metric; see :mod:`toolkit.metrics.intervals`."""
-        return {name: [float(end) for end in self._interval(name)] for name in names}
+        return {name: [float(end) for end in self._interval(name)] for name in names or self.names_with_interval}
 
     @cached_property
     def predicted(self) -> Integers:
@@ -143,6 +137,24 @@ class SplitScores:
         """Probability of the predicted class [N]."""
         return np.exp(self.log_probabilities(self.predicted))
 
+    @property
+    def stated(self) -> Array:
+        """What the calibration error holds against what is right: the confidence."""
+        return self.confidence
+
+    @property
+    def label_probability(self) -> Array:
+        """Probability of each image's label [N]."""
+        return np.exp(self.log_probabilities(self.labels))
+
+    def off(self, stated: npt.NDArray[Any]) -> float:
+        """Largest difference of a graph's probabilities of the predicted classes to these; all are given [N, C]."""
+        return float(np.abs(stated[np.arange(len(self.labels)), self.predicted] - self.confidence).max())
+
+    def written(self, classes: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Each image's label, and the predicted class, by name."""
+        return [classes[place] for place in self.labels], [classes[place] for place in self.predicted]
+
     @cached_property
     def calibration(self) -> CalibrationError:
         """Gap between confidence and accuracy."""
@@ -164,24 +176,14 @@ class SplitScores:
         places = evenly_spaced(total, most)
         labels, normalisers = self.labels[places], self._normalisers[places]
         logits = self.logits if len(places) == total else self.logits[places]
-        influences, by_class = np.zeros((2, len(places))), {}
-        sums, counted = np.zeros(2), np.zeros(2)
-        for index in range(self.classes):
-            scores = logits[:, index].astype(np.float64) / self.temperature - normalisers
-            found = rank_class(np.round(scores, DIGITS), labels == index)
-            values = np.array([found.auroc, found.average_precision])
-            there = np.isfinite(values)
-            sums[there] += values[there]
-            counted += there
-            for row, influence in enumerate((found.auroc_influence, found.average_precision_influence)):
-                if there[row]:
-                    influences[row] += influence
-            by_class[index] = found.without_influences()
-        with np.errstate(invalid="ignore"):
-            means, influences = sums / counted, influences / np.maximum(counted, 1)[:, None]
-        return Ranking(places, float(means[0]), float(means[1]), influences[0], influences[1], by_class)
 
-    def class_metrics(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        def of_class(index: int) -> tuple[Array, npt.NDArray[np.bool_]]:
+            scores = logits[:, index].astype(np.float64) / self.temperature - normalisers
+            return np.round(scores, DIGITS), labels == index
+
+        return rank_classes(places, self.classes, of_class)
+
+    def class_metrics(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Precision, recall, F1 and number of images of each class by name."""
         images, claims, right = self.counts
         precision, recall = right / np.maximum(claims, 1), right / np.maximum(images, 1)
@@ -196,15 +198,29 @@ class SplitScores:
             for index, name in enumerate(names)
         }
 
+    def label_curves(self, classes: Sequence[str]) -> dict[str, Any]:
+        """What else there is to draw; nothing of one class an image."""
+        return {}
+
+    def confusions(self, classes: Sequence[str]) -> dict[str, Any]:
+        """``confusion_matrix`` [true][predicted], None of many classes, and ``confusions``, the most frequent ones."""
+        return confusions_of(self.labels, self.predicted, classes)
+
     def _interval(self, name: str) -> tuple[float, float]:
         if name in ("loss", "nll"):
             return mean_interval(self.losses, self.groups)
         if name == "expected_calibration_error":
             return self.calibration.interval
-        value, (influence, independent, groups) = VALUES[name](self), INFLUENCES[name](self)
+        value, (influence, independent, groups) = self._value(name), self._influence(name)
         if not math.isfinite(value):
             return math.nan, math.nan
         return bounded_interval(value, influence, independent, groups)
+
+    def _value(self, name: str) -> float:
+        return VALUES[name](self)
+
+    def _influence(self, name: str) -> Influence:
+        return INFLUENCES[name](self)
 
     @property
     def _independent(self) -> float:

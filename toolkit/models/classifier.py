@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from toolkit.models.encoder import Encoder, Group, is_layer
@@ -18,13 +17,14 @@ class Classifier(nn.Module):
     """Encoder, head and temperature; ``groups`` is the whole ordered list with ``head`` at its end."""
 
     temperature: Tensor
+    """Of the probabilities [], or one for each class [classes], as the task has it."""
 
     def __init__(
         self, encoder: Encoder | MultimodalEncoder, head: nn.Module, labels: list[str], task: Task = SINGLE_LABEL
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.labels, self.task = encoder, head, labels, task
-        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("temperature", task.initial_temperature(len(labels)))
         layers = [group for group in encoder.groups if is_layer(group.name)]
         self._no_split_modules = sorted({type(module).__name__ for group in layers for module in group.modules})
         """Classes that FSDP makes a unit of, by the name that Accelerate asks for."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from toolkit.reporting.label_thresholds import HEADINGS as LABEL_HEADINGS
+from toolkit.reporting.label_thresholds import label_cells, threshold_sentences
 from toolkit.reporting.operating_point import HEADINGS, point_cells, point_sentences
 from toolkit.reporting.parity_verdict import parity_verdict
+from toolkit.reporting.wording import temperature_in_words
 from toolkit.runtime.bundle import Manifest
 from toolkit.text import for_markdown, markdown_code
 
@@ -30,13 +34,29 @@ METRICS = {
     "expected_calibration_error": "expected calibration error",
     "loss": "negative log-likelihood",
 }
+SET_METRICS = {
+    "accuracy": "all labels right",
+    "average_precision": "mean average precision",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "expected_calibration_error": "expected calibration error",
+    "loss": "negative log-likelihood",
+}
+"""In place of those above, where an image may have several labels."""
+
+
+def metrics_named(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics of a split that are shown, and what they are called."""
+    return SET_METRICS if "micro_f1" in metrics else METRICS
 
 
 def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], latency: dict[str, Any] | None) -> str:
     """Markdown with the metrics that the run, parity and the benchmark measured, behind the hub's metadata."""
     origin = manifest.provenance
     recipe, data = origin["recipe"], origin["data"]
-    point = origin.get("operating_point")
+    point, thresholds = origin.get("operating_point"), origin.get("thresholds")
+    test = origin["figures"].get("test", {})
     card = _templates().get_template("model_card.md.j2")
     return card.render(
         metadata=origin.get("card_metadata", ""),
@@ -49,7 +69,12 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         licence=str(data.get("licence", "not stated")),
         origin=origin,
         manifest=manifest,
-        metrics=METRICS,
+        metrics=metrics_named(test),
+        temperature=temperature_in_words(origin["temperature"], lambda value: f"{value:.3f}"),
+        several=thresholds is not None,
+        thresholds=" ".join(threshold_sentences(thresholds)) if thresholds else "",
+        threshold_headings=LABEL_HEADINGS,
+        threshold_rows=label_cells(thresholds, test.get("per_class", {})) if thresholds else [],
         splits=list(origin["figures"].items()),
         point=" ".join(point_sentences(point)) if point else "",
         point_headings=HEADINGS,

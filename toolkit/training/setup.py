@@ -18,10 +18,12 @@ from rich.table import Table
 
 from toolkit.data.dataset import cores_of_this_process
 from toolkit.data.source import DataSource
+from toolkit.data.target import require_target
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
 from toolkit.recipe.recipe import Recipe
 from toolkit.runtime.image_files import in_words
+from toolkit.tasks.registry import task_named
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.precision import check_precision, precision_handlers
 from toolkit.training.processes import PATIENCE
@@ -66,6 +68,17 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
         torch.set_num_threads(cores_of_this_process())
     set_seed(config.seed)
     return accelerator
+
+
+def check_task(recipe: Recipe) -> Recipe:
+    """The recipe, unless its task takes another kind of labels than the data has; before anything is read.
+
+    Raises:
+        ToolkitError: that, or no such task.
+    """
+    task = task_named(recipe.model.task, "model.task")
+    require_target(task.target, recipe.data.columns, task.name)
+    return recipe
 
 
 def check_batch(accelerator: Accelerator, data: DataSource, recipe: Recipe) -> None:
@@ -160,6 +173,10 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
     if data.contradictions:
         first = escape(" = ".join(data.contradictions[0]))
         console.print(f"{warning}{len(data.contradictions):,} images have more than one label, such as {first}")
+    for split, counts in data.counts().items() if data.target.several_in_one else ():
+        absent = [name for name, images in counts.items() if not images]
+        if absent:
+            console.print(f"{warning}no image in {split} shows: {escape(', '.join(absent))}; means leave them out")
     for labels in similar_labels(data.classes):
         names = escape(" and ".join(map(repr, labels)))
         console.print(f"{warning}classes {names} differ only by case, blanks or Unicode form; are they one?")
@@ -168,11 +185,16 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
 def print_summary(summary: dict[str, Any], out: Path) -> None:
     """A table of the splits' metrics, and the next command."""
     table = Table(title=f"best epoch {summary['best_epoch']} of {summary['epochs']}", title_justify="left")
-    for heading in ("split", "images", "loss", "accuracy", "balanced", "macro F1", "AUROC"):
+    columns = {"loss": "loss", "accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"}
+    columns |= {"auroc": "AUROC"}
+    if "micro_f1" in summary["test"]:
+        columns = {"loss": "loss", "accuracy": "all right", "micro_f1": "micro F1", "macro_f1": "macro F1"}
+        columns |= {"average_precision": "mAP"}
+    for heading in ("split", "images", *columns.values()):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for split in ("train", "validation", "test"):
         metrics = summary[split]
-        cells = [f"{metrics[name]:.4f}" for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc")]
+        cells = [f"{metrics[name]:.4f}" for name in columns]
         table.add_row(split, f"{metrics['images']:,}", *cells)
     console.print(table)
     if summary["temperature_note"]:
