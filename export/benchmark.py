@@ -31,7 +31,7 @@ from toolkit.files import sha256_of
 from toolkit.progress import SILENT, Progress
 from toolkit.reporting.pages import MEASURED_PLOTS
 from toolkit.runtime.bundle import MANIFEST, Bundle
-from toolkit.runtime.inputs import Feed, examples_in, part_of, shapes_of
+from toolkit.runtime.inputs import Feed, examples_in, part_of
 from toolkit.runtime.latency_file import LATENCY, write_latency
 from toolkit.runtime.machine import describe_machine, usable_cores
 from toolkit.runtime.providers import require_precision, runnable
@@ -220,7 +220,7 @@ def _details(
             **which,
             threads=engine.threads,
             batch_sizes=sizes[engine.precision],
-            input_shapes={name: shape[1:] for name, shape in shapes_of(_usual(pool))},
+            input_shapes={name: values.shape[1:] for name, values in _usual(pool).items()},
         )
         found["cold_start"].append(started)
         found["memory"] += memory

@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import stacked
-from toolkit.runtime.examples import graph_input
 imported = time.monotonic()
 asked = json.loads(sys.argv[1])
 bundle = Bundle(Path(asked["bundle"]))
 session = bundle.session(**asked["session"])
 opened = time.monotonic()
-image = stacked([graph_input(session.input, bundle.preprocess, bundle.read(asked["image"]))])
+texts = bundle.golden().texts if bundle.tokenizer else None
+image = stacked([bundle.reader(session.input)(bundle.read(asked["image"]), texts[0] if texts else None)])
 ready = time.monotonic()
 session.run(image)
 ran = time.monotonic()

@@ -84,11 +84,14 @@ class Pool:
 
 
 def pool_of(bundle: Bundle, kind: str, contents: Sequence[bytes], source: str) -> Pool:
-    """Encoded images as the pool of a graph that takes ``kind``: ``image`` or ``pixel_values``."""
+    """Encoded images as the pool of a graph that takes ``kind``: ``image`` or ``pixel_values``.
+
+    Where the graph takes texts, those of the golden images stand beside them in turns.
+    """
     inputs: dict[int, Inputs] = {}
-    held = 0
+    held, reader, texts = 0, bundle.reader(kind), bundle.golden().texts
     for place, content in enumerate(contents):
-        inputs[place] = graph_input(kind, bundle.preprocess, content)
+        inputs[place] = reader(content, texts[place % len(texts)] if texts else None)
         held += bytes_of(inputs[place])
         if held > MOST_BYTES:  # photographs of 12 MP: fewer of them, rather than all of the memory
             break

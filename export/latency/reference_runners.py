@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
+from accelerate.utils import send_to_device
 from PIL import Image
 
+from export.graph.given import given
 from export.graph.traced import quiet_exporter
 from export.latency.runner import BOUND, Runner
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.providers import PROVIDER_OPTIONS, PROVIDERS
@@ -48,6 +51,9 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
     if name == "torch-fp16" and device == "cpu":
         raise ToolkitError("torch computes fp16 slowly on CPUs", where="--compare", fix="compare with torch-bf16")
     torch.set_num_threads(beside.threads)
+    if name in ("hf-pipeline", "onnxruntime-plain") and isinstance(run.classifier.encoder, MultimodalEncoder):
+        what = f"{name} takes images alone, and the run images with texts"
+        raise ToolkitError(what, where="--compare", fix="compare with torch-eager or torch-compile")
     if name == "hf-pipeline":
         return _pipeline(run, beside, device)
     if name == "onnxruntime-plain":
@@ -61,9 +67,9 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
 
     @torch.inference_mode()
     def compute(feed: Feed) -> Any:
-        pixel_values = torch.from_numpy(_pixel_values(run, feed)).to(device)
+        inputs = send_to_device(given(model, {**feed, "pixel_values": _pixel_values(run, feed)}), device)
         with events or contextlib.nullcontext(), torch.autocast(device, reduced, enabled=reduced is not None):
-            logits = forward(pixel_values)
+            logits = forward(inputs)
         return model.probabilities(logits.float()).cpu().numpy()  # the copy to the host waits for the device
 
     precision = name.removeprefix("torch-") if reduced is not None else "fp32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from export.latency.measure import REWARM_RUNS, MinSamples
 from export.latency.statistics import percentiles
 from toolkit.runtime.binding import Binding
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.inputs import Shapes, shapes_of
+from toolkit.runtime.inputs import Shapes, shapes_of, stacked
 from toolkit.runtime.session import Session
 
 STEPS = ("decode_ms", "preprocess_ms", "host_to_device_ms", "network_ms", "device_to_host_ms", "file_to_label_ms")
@@ -28,15 +29,17 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
         least: how many requests, for how long.
 
     Returns:
-        Medians ``decode_ms``, ``preprocess_ms`` (None where it is part of the graph), ``host_to_device_ms`` and
-        ``device_to_host_ms`` (None on a CPU, which reads the array where it lies), ``network_ms`` (with the
-        preprocessing where that is part of the graph), ``file_to_label_ms`` of the whole, with ``p99`` and
-        ``intervals`` of the whole; ``requests``.
+        Medians ``decode_ms``, ``preprocess_ms`` (None where it is part of the graph; of texts too),
+        ``host_to_device_ms`` and ``device_to_host_ms`` (None on a CPU, which reads the array where it lies),
+        ``network_ms`` (with the preprocessing where that is part of the graph), ``file_to_label_ms`` of the whole, with
+        ``p99`` and ``intervals`` of the whole; ``requests``.
     """
     inside = session.input == "image"
     on_cpu = session.provider == "cpu"
     names = [name for name in STEPS if not (on_cpu and name in ("host_to_device_ms", "device_to_host_ms"))]
     bindings: dict[Shapes, Binding] = {}
+    reader = bundle.reader(session.input)
+    texts = cycle((bundle.golden().texts if reader.tokenizer else None) or [None])
     steps: dict[str, list[float]] = {name: [] for name in names}
 
     def request(content: bytes) -> None:
@@ -47,7 +50,8 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
 
         image = bundle.preprocess.decoded(content, grey=not inside)
         mark()
-        batch = {session.input: np.asarray(image)[None] if inside else bundle.preprocess(image)[None]}
+        example = {session.input: np.asarray(image) if inside else bundle.preprocess(image)}
+        batch = stacked([reader.beside(example, next(texts))])
         mark()
         if on_cpu:
             outputs = session.run(batch)
@@ -69,7 +73,7 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
     whole = percentiles(steps["file_to_label_ms"])
     row: dict[str, Any] = {name: 1000 * float(np.median(seconds)) for name, seconds in steps.items()}
     row = dict.fromkeys(STEPS) | row
-    if inside:
+    if inside and reader.tokenizer is None:
         row["preprocess_ms"] = None
     return row | {
         "p99_file_to_label_ms": whole["p99_ms"],

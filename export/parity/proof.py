@@ -57,7 +57,7 @@ class Proof:
             CheckFailed: the graph does not run fused, or elsewhere than asked.
         """
         text = samples[0].text if session.takes_text else None
-        first = ExampleReader(session, preprocess, tokenizer)(samples[0].read(), text)
+        first = ExampleReader(session.input, preprocess, tokenizer, session.takes_missing)(samples[0].read(), text)
         nodes = session.executed_nodes(stacked([first]))
         fused = check_nodes(nodes, reference.classifier, session.provider, config_of(model))
         return cls(session, model, preprocess, reference, samples, fused, len(nodes), tokenizer)

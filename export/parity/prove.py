@@ -88,7 +88,7 @@ def compare(
         progress: told how it goes on.
     """
     outcome, first = Comparison(), 0
-    reader = ExampleReader(session, preprocess, tokenizer)
+    reader = ExampleReader(session.input, preprocess, tokenizer, session.takes_missing)
     images = (reader(sample.read(), sample.text if session.takes_text else None) for sample in samples)
     started = time.perf_counter()
     for inputs in windows(images, sum(BATCH_SIZES)):

@@ -14,7 +14,7 @@ from export.parity.agreement import verdict
 from export.selection.measurements import in_words
 from export.selection.search import PrecisionSearch
 from toolkit.errors import CheckFailed
-from toolkit.runtime.inputs import Feed
+from toolkit.runtime.inputs import Feed, examples_in
 
 POOL = 32
 """Validation images that latency is measured on, those of the most frequent size."""
@@ -92,5 +92,10 @@ def _latencies(candidates: PrecisionSearch, configs: list[GraphConfig], graph_in
 
 def _pool(candidates: PrecisionSearch, graph_input: GraphInput) -> Feed:
     """Inputs of one shape."""
-    contents = (example.read() for example in candidates.measured.examples)
-    return same_shape(graph_input, candidates.measured.preprocess, contents, POOL)
+    examples, texts = candidates.measured.examples, candidates.measured.reference.texts
+    contents = (example.read() for example in examples)
+    feed = same_shape(graph_input, candidates.measured.preprocess, contents, POOL)
+    if texts is None:
+        return feed
+    tokens = texts([example.text for example in examples[: examples_in(feed)]])
+    return {**feed, **{name: rows.numpy() for name, rows in tokens.items()}}

@@ -123,6 +123,9 @@ def write_repository(
         CheckFailed: a graph whose file version was lowered gives other bits.
         ToolkitError: a wrong name, folder, provider, precision or graph; see :func:`check_repository`.
     """
+    if bundle.tokenizer is not None:
+        what = "a graph that takes tokens of texts, which Triton's ONNX Runtime backend can't make"
+        raise ToolkitError(what, where=bundle.path, fix="serve it with toolkit serve")
     settings = settings_of(bundle, provider, precision, threads)
     check_repository(bundle.path, out, provider=settings.provider, force=force)
     file = bundle.graph_name(settings.precision)

@@ -216,9 +216,19 @@ class Bundle(BundleFiles):
         fits = tuned and provider in (None, tuned.provider) and precision in (None, tuned.precision)
         return tuned if fits else None
 
-    def reader(self, session: Session) -> ExampleReader:
-        """What makes a session's inputs of images, and of texts where it takes some."""
-        return ExampleReader(session, self.preprocess, self.tokenizer if session.takes_text else None)
+    def reader(self, kind: str) -> ExampleReader:
+        """What makes inputs of images, and of texts where the bundle takes some.
+
+        Args:
+            kind: how the graph takes its image; see :attr:`toolkit.runtime.session.Session.input`.
+        """
+        return ExampleReader(kind, self.preprocess, self.tokenizer, self.takes_missing)
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether image or text may be missing, as the run was trained."""
+        model = self.manifest.provenance.get("recipe", {}).get("model") or {}
+        return bool(model.get("fusion", {}).get("modality_dropout"))
 
     @property
     def takes_missing(self) -> bool:

@@ -12,9 +12,8 @@ from PIL import Image
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import IN_MEMORY, MAX_PIXELS, ORIENTATION_TAG, UPRIGHT, decoding, to_rgb
-from toolkit.runtime.inputs import Inputs
+from toolkit.runtime.inputs import IMAGE_MASK, Inputs
 from toolkit.runtime.preprocess import Preprocess
-from toolkit.runtime.session import IMAGE_MASK, Session
 from toolkit.runtime.tokenizer import Tokenizer
 
 MANY_BITS = ("I", "F")
@@ -41,9 +40,13 @@ Source = ImageSource | ImageText
 class ExampleReader:
     """Makes what one graph takes of images, and of texts where it takes some."""
 
-    session: Session
+    kind: str
+    """How it takes its image: ``image`` or ``pixel_values``."""
     preprocess: Preprocess
     tokenizer: Tokenizer | None = None
+    """Of a graph that takes texts."""
+    takes_missing: bool = False
+    """Whether image or text may be missing."""
 
     def __call__(self, source: Source | None, text: str | None = None) -> Inputs:
         """One example.
@@ -60,8 +63,7 @@ class ExampleReader:
         if isinstance(source, ImageText):
             return self(source.image, source.text)
         self.check(image=source is not None, text=text is not None)
-        kind = self.session.input
-        return self.beside(None if source is None else graph_input(kind, self.preprocess, source), text)
+        return self.beside(None if source is None else graph_input(self.kind, self.preprocess, source), text)
 
     def beside(self, image: Inputs | None, text: str | None) -> Inputs:
         """An image as the graph takes it, with its text.
@@ -77,26 +79,26 @@ class ExampleReader:
         if self.tokenizer is None:
             return inputs
         tokens = {name: rows[0] for name, rows in self.tokenizer([text]).inputs.items()}
-        there = {IMAGE_MASK: np.array(image is not None, np.int64)} if self.session.takes_missing else {}
+        there = {IMAGE_MASK: np.array(image is not None, np.int64)} if self.takes_missing else {}
         return {**inputs, **tokens, **there}
 
     def check(self, *, image: bool, text: bool) -> None:
         """Raise :class:`ToolkitError` unless the graph takes what is given: image, text or both."""
-        session = self.session
-        if text and not session.takes_text:
+        takes_text = self.tokenizer is not None
+        if text and not takes_text:
             fix = "leave the text out, or use a bundle of model.inputs: [image, text]"
             raise ToolkitError("the bundle takes images alone, and no text", where="text", fix=fix)
-        missing = [name for name, given in (("image", image), ("text", text or not session.takes_text)) if not given]
-        if missing and not (session.takes_missing and len(missing) == 1):
+        missing = [name for name, given in (("image", image), ("text", text or not takes_text)) if not given]
+        if missing and not (self.takes_missing and len(missing) == 1):
             fix = f"give {' and '.join(missing)}"
-            if session.takes_text and len(missing) == 1:
+            if takes_text and len(missing) == 1:
                 fix += ", or train with model.fusion.modality_dropout"
             raise ToolkitError(f"no {' and no '.join(missing)}", where="predict", fix=fix)
 
     def _no_image(self) -> Inputs:
         """Black at the network's size, which nothing reads."""
         height, width = self.preprocess.output_size or (1, 1)
-        if self.session.input == "image":
+        if self.kind == "image":
             return {"image": np.zeros((height, width, 3), np.uint8)}
         return {"pixel_values": np.zeros((3, height, width), np.float32)}
 

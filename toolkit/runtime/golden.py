@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.runtime.inputs import RAGGED, Feed
+from toolkit.runtime.inputs import IMAGE_MASK, RAGGED, Feed
 from toolkit.runtime.preprocess import Float32
 from toolkit.strict_json import read_json
 
@@ -74,8 +74,8 @@ class Golden:
         texts = _texts_in(arrays["texts"], len(names)) if "texts" in arrays else None
         golden = cls(names.tolist(), inputs, arrays["logits"], _named(arrays, cls._OUTPUTS), texts)
         for name, array in {**golden.inputs, "logits": golden.logits, **golden.outputs}.items():
-            dimensions = 4 if name == "pixel_values" else 2
-            dtype = np.int64 if name in RAGGED else np.float32
+            dimensions = {"pixel_values": 4, IMAGE_MASK: 1}.get(name, 2)
+            dtype = np.int64 if name in (*RAGGED, IMAGE_MASK) else np.float32
             if array.dtype != dtype or array.ndim != dimensions or len(array) != len(names):
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)} for {len(names)} images")
             if not np.isfinite(array).all():

@@ -19,6 +19,8 @@ Inputs = Mapping[str, Array]
 """Tensors by name: ``image`` [height, width, 3], ``pixel_values`` [3, height, width], ``input_ids`` [sequence]."""
 Feed = Mapping[str, Array]
 """The same with the batch in front."""
+IMAGE_MASK = "image_mask"
+"""Whether an image is there, of a graph that allows it to be missing: 0 or 1 an example."""
 RAGGED = frozenset({"input_ids", "attention_mask"})
 """Inputs of which examples of different lengths may share a batch: shorter ones get zeros behind them, which nothing
 reads."""
@@ -67,8 +69,13 @@ def bytes_of(tensors: Inputs | Feed) -> int:
 
 
 def shapes_of(tensors: Inputs | Feed) -> Shapes:
-    """What examples have in common that can stand in one batch."""
-    return tuple(sorted((name, () if name in RAGGED else tensor.shape) for name, tensor in tensors.items()))
+    """The shape of each tensor."""
+    return tuple(sorted((name, tensor.shape) for name, tensor in tensors.items()))
+
+
+def batch_key(example: Inputs) -> Shapes:
+    """What examples have in common that can stand in one batch: their shapes, but for the lengths of texts."""
+    return tuple(sorted((name, () if name in RAGGED else tensor.shape) for name, tensor in example.items()))
 
 
 def part_of(feed: Feed, places: Any) -> Feed:
@@ -121,5 +128,5 @@ def places_by_shapes(examples: Mapping[int, Inputs]) -> list[list[int]]:
     """Keys of examples that can stand in one batch, in order."""
     groups: dict[Shapes, list[int]] = {}
     for place, example in examples.items():
-        groups.setdefault(shapes_of(example), []).append(place)
+        groups.setdefault(batch_key(example), []).append(place)
     return list(groups.values())

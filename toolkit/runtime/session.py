@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from toolkit.errors import ToolkitError
-from toolkit.runtime.inputs import Feed, TensorSpec, examples_in, part_of
+from toolkit.runtime.inputs import IMAGE_MASK, Feed, TensorSpec, examples_in, part_of
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import return_freed
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
@@ -29,8 +29,8 @@ OUTPUTS = ("logits", "probabilities")
 """What every graph gives, each float32 [batch, classes]."""
 IMAGE_INPUTS = ("image", "pixel_values")
 """The ways in which a graph takes an image: as decoded, or preprocessed."""
-TEXT_INPUTS, IMAGE_MASK = ("input_ids", "attention_mask"), "image_mask"
-"""How a graph takes a text, and whether an image is there."""
+TEXT_INPUTS = ("input_ids", "attention_mask")
+"""How a graph takes a text."""
 Outputs = dict[str, Float32]
 """Results by name."""
 UNKNOWN_BATCH = EngineBuild()

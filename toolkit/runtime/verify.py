@@ -127,7 +127,7 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
     contents = [bundle.read(f"golden/{name}") for name in golden.names]
     pixel_values = np.stack([bundle.preprocess(bundle.preprocess.decoded(content)) for content in contents])
     logits, first = np.zeros_like(golden.logits), 0
-    reader = bundle.reader(session)
+    reader = bundle.reader(session.input)
     texts: Sequence[str | None] = golden.texts or [None] * len(contents)
     inputs = (reader(content, text) for content, text in zip(contents, texts, strict=True))
     for window in windows(inputs, len(contents)):

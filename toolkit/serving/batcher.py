@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from toolkit.runtime.inputs import Inputs, bytes_of, images_a_batch, shapes_of, stacked
+from toolkit.runtime.inputs import Inputs, batch_key, bytes_of, images_a_batch, stacked
 from toolkit.runtime.session import Outputs, Session
 from toolkit.serving.pool import BundlePool
 from toolkit.serving.queue import BatchingQueue
@@ -102,7 +102,7 @@ class Batcher(Generic[W]):
         with self._changed:
             if self._closed:
                 raise Refused(Reason.UNAVAILABLE, "the queue is closed")
-            if not self._queue.put(request, shapes_of(example)):
+            if not self._queue.put(request, batch_key(example)):
                 raise Refused(Reason.OVERLOADED, "the queue is full")
             self._changed.notify()
 

@@ -59,7 +59,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, pool: BundlePool) -> None:
         self.bundle, self.pool = bundle, pool
-        self._reader = bundle.reader(pool.sessions[0])
+        self._reader = bundle.reader(pool.input)
 
     def __call__(self, sources: Iterable[Source], batch_size: int | None = None) -> Iterator[Predicted]:
         """Yield a prediction an image, in order.

@@ -86,7 +86,7 @@ class ServedModel:
         observe: Callable[[BatchRun], object],
     ) -> None:
         self.name, self.version, self.bundle, self.limits = name, version, bundle, limits
-        self._workers, self._reader = workers, bundle.reader(pool.sessions[0])
+        self._workers, self._reader = workers, bundle.reader(pool.input)
         self._batcher: Batcher[Waiting] = Batcher(pool, limits.waiting, self._deliver_soon, observe)
         self.images = 0
         """Images that are decoded, wait or are computed now."""
@@ -127,7 +127,7 @@ class ServedModel:
             )
             if Bundle(path).manifest != bundle.manifest:
                 raise CheckFailed(f"{path}: the bundle changed while it was verified")
-            golden, reader = bundle.golden(), bundle.reader(pool.sessions[0])
+            golden, reader = bundle.golden(), bundle.reader(pool.input)
             texts: Sequence[str | None] = golden.texts or [None] * len(golden.names)
             examples = [
                 _prepared(reader, ImageText(bundle.read(f"golden/{image}"), text), limits.pixels)
@@ -149,7 +149,7 @@ class ServedModel:
     @property
     def takes_text(self) -> bool:
         """Whether the graph takes a text beside the image."""
-        return self._reader.session.takes_text
+        return self._reader.tokenizer is not None
 
     @property
     def batcher(self) -> Batcher[Waiting]:
@@ -316,7 +316,7 @@ def _run(feed: Feed, session: Session, place: int) -> Outputs:
 
 def _prepared(reader: ExampleReader, example: ImageText, most_pixels: int) -> Inputs:
     """An image as the graph takes it, at the network's size, with its text."""
-    kind, image = reader.session.input, example.image
+    kind, image = reader.kind, example.image
     reader.check(image=image is not None, text=example.text is not None)
     if image is None:
         return reader.beside(None, example.text)

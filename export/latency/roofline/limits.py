@@ -55,6 +55,8 @@ def limits(
         return {"left_out": 'onnx is not installed, which counting needs: pip install "clip-toolkit[train]"'}
     if provider != "cpu":
         return {"left_out": f"ceilings are measured on cpu alone, not on {provider}"}
+    if bundle.tokenizer is not None:
+        return {"left_out": "a network's share of the ceilings is measured for images alone"}
     import onnx
 
     graphs = {each: lambda each=each: onnx.load(bundle.path / bundle.graph_name(each)) for each in batch_sizes}

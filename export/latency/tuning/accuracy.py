@@ -11,7 +11,6 @@ import numpy as np
 from toolkit.errors import ToolkitError
 from toolkit.metrics.intervals import paired_drop
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
 from toolkit.sampling import evenly_spaced
 
@@ -73,7 +72,9 @@ def _labels(bundle: Bundle, precision: str, provider: str, examples: Sequence[La
     """Class of each image; they are read as they are needed."""
     session = bundle.session(provider=provider, precision=precision, batch_size=BATCH_SIZE)
     labels, first = np.zeros(len(examples), np.int64), 0
-    inputs = (graph_input(session.input, bundle.preprocess, example.read()) for example in examples)
+    reader = bundle.reader(session.input)
+    takes_text = reader.tokenizer is not None
+    inputs = (reader(example.read(), example.text if takes_text else None) for example in examples)
     for window in windows(inputs, CHUNK):
         for places in places_by_shapes(dict(enumerate(window))):
             outputs = session.run_batches(stacked(window[place] for place in places), BATCH_SIZE)
