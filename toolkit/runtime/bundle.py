@@ -230,12 +230,6 @@ class Bundle(BundleFiles):
         model = self.manifest.provenance.get("recipe", {}).get("model") or {}
         return bool(model.get("fusion", {}).get("modality_dropout"))
 
-    @property
-    def takes_missing(self) -> bool:
-        """Whether image or text may be missing, as the run was trained."""
-        model = self.manifest.provenance.get("recipe", {}).get("model") or {}
-        return bool(model.get("fusion", {}).get("modality_dropout"))
-
     def golden(self) -> Golden:
         """The golden images' reference, after checking its hash."""
         with self.parsing(Golden.FILE):

@@ -30,7 +30,7 @@ MOST_BYTES = 256 << 20
 LONGEST_CONTEXT = 1 << 16
 """Tokens; towers take 64 or 77."""
 MOST_CHARACTERS = 1 << 17
-"""Of a text; a context of 77 tokens holds some hundred. So many take a second or two at worst, one word without blanks."""
+"""Of a text; a context of 77 tokens holds some hundred. So many, of one word, take up to two seconds."""
 SHOWN = 80
 """Characters of a text that a message shows."""
 Int64 = npt.NDArray[np.int64]
