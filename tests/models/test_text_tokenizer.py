@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from transformers import (
 )
 
 from toolkit.errors import ToolkitError
-from toolkit.models.load import EMBEDDED, resolve
+from toolkit.models.load import EMBEDDED, resolve, source_of
+from toolkit.models.text_encoder import open_tokenizer
 from toolkit.models.text_tokenizer import reference_ids, runtime_tokenizer
 from toolkit.runtime.tokenizer import Tokenizer, TokenizerSettings
 
@@ -172,6 +175,23 @@ def test_the_two_files_are_read_again_and_give_the_same(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(read(["a photo"]).input_ids, made(["a photo"]).input_ids)
     assert read.files() == made.files()
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="transformers' own class reads it then")
+def test_without_sentencepiece_siglip_s_tokenizer_json_is_read(tmp_path: Path) -> None:
+    theirs, context, pads = siglip()
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": "SiglipTokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    opened = open_tokenizer(source_of(str(tmp_path), None))
+    made = runtime_tokenizer(opened, context_length=context, pads_texts=pads)
+    expected = runtime_tokenizer(theirs, context_length=context, pads_texts=pads)
+    assert made.settings == expected.settings
+    np.testing.assert_array_equal(made(many_texts()[:500]).input_ids, expected(many_texts()[:500]).input_ids)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ToolkitError, match="no tokenizer that can be read"):
+        open_tokenizer(source_of(str(tmp_path), None))
 
 
 def test_a_tokenizer_that_runs_in_python_is_refused_by_name() -> None:

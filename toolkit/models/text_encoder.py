@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from toolkit.errors import ToolkitError
 from toolkit.models.checkpoint import Source, TensorEntry, refuse_adapter, tensors_in, weight_files
@@ -146,13 +146,17 @@ def in_text_tower(name: str, family: Family) -> bool:
 def open_tokenizer(place: Source) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder's files.
 
+    SigLIP's own class runs in Python and needs sentencepiece; without that, ``tokenizer.json`` beside it is read.
+
     Raises:
         ToolkitError: none, or one that can't be read.
     """
+    location, revision = place.location, place.revision or "main"
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            place.location, revision=place.revision or "main", trust_remote_code=False
-        )
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
+        except ImportError:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(location, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         fix = "copy tokenizer.json and tokenizer_config.json from where the encoder comes from"

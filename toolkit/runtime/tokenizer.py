@@ -29,8 +29,8 @@ MOST_BYTES = 256 << 20
 """Of ``tokenizer.json``; that of a vocabulary of 256,000 tokens takes 34 MB."""
 LONGEST_CONTEXT = 1 << 16
 """Tokens; towers take 64 or 77."""
-MOST_CHARACTERS = 1 << 20
-"""Of a text; a context of 77 tokens holds some hundred."""
+MOST_CHARACTERS = 1 << 17
+"""Of a text; a context of 77 tokens holds some hundred. So many, of one word, take up to two seconds."""
 SHOWN = 80
 """Characters of a text that a message shows."""
 Int64 = npt.NDArray[np.int64]
