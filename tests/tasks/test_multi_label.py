@@ -308,6 +308,14 @@ def test_the_pages_say_what_is_decided_and_why(bundle: Path) -> None:
     assert "decisions: bool" in (bundle / "bom.json").read_text()
 
 
+def test_triton_is_told_that_decisions_are_yes_or_no(bundle: Path, tmp_path: Path) -> None:
+    toolkit.export_triton(bundle, out=tmp_path / "models", threads=1)
+    config = (tmp_path / "models" / "shapes" / "config.pbtxt").read_text()
+    output = config[config.index('name: "decisions"') :]
+    assert output.split("\n")[1].strip() == "data_type: TYPE_BOOL"
+    assert config.count("label_filename") == 2
+
+
 def sealed(bundle: Path, out: Path, **changes: Any) -> Path:
     """A copy of a bundle whose manifest says something else, and whose hashes fit."""
     shutil.copytree(bundle, out)
