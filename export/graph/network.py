@@ -14,12 +14,13 @@ from export.graph.config import FUSED, GraphConfig
 from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.layers import LayerBuilder, Residual, Rotary
 from export.graph.matmul import integer_matmul, quantized_matrix
+from export.graph.ordered import add_ordered_logits, add_ordered_probabilities
 from export.graph.preprocessing import RESIZED
 from export.graph.tensor_names import EMBEDDING, LOGITS, POOLED, PROBABILITIES, names_of
 from export.graph.traced import add_traced
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import AttentionPooling, Tower
-from toolkit.models.head import CosineHead, TipAdapterHead
+from toolkit.models.head import CosineHead, OrdinalHead, TipAdapterHead
 from toolkit.runtime.preprocess import Preprocess
 
 SHORTEST = 1e-12
@@ -175,16 +176,25 @@ class NetworkBuilder(LayerBuilder):
             return self.cosines(self.unit(x), head, to=LOGITS)
         if isinstance(head, TipAdapterHead):
             return self.tip_adapter(self.unit(x), head)
+        if isinstance(head, OrdinalHead):
+            odds = self._layers(x, head.conditional)
+            return add_ordered_logits(self.builder, odds, len(self.classifier.labels), self.names.of(head))
+        return self._layers(x, head, to=LOGITS)
+
+    def _layers(self, x: str, head: nn.Module, *, to: str = "") -> str:
+        """A head of linear layers, and of activations between them: [B, P] -> [B, what the last one gives]."""
         *stages, last = (module for module in head.children() if not isinstance(module, nn.Dropout))
         assert isinstance(last, nn.Linear)
         for module in stages:
             x = self.linear(x, module) if isinstance(module, nn.Linear) else self.activation(x, module)
-        return self.linear(x, last, to=LOGITS)
+        return self.linear(x, last, to=to)
 
     def probabilities(self, logits: str) -> str:
         """The task's activation of the logits over the temperature."""
         value = self.classifier.temperature if self.config.temperature is None else self.config.temperature
         temperature = self.builder.constant(value, np.float32, name="temperature")
+        if self.classifier.task.activation == "cumulative":
+            return add_ordered_probabilities(self.builder, logits, temperature, len(self.classifier.labels))
         scaled = self.builder.node("Div", [logits, temperature], name=f"{PROBABILITIES}/Div")
         if self.classifier.task.activation == "sigmoid":
             return str(self.builder.node("Sigmoid", [scaled], name=PROBABILITIES))

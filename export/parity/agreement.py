@@ -14,6 +14,8 @@ from toolkit.tasks.task import Task
 
 CONFIDENCE = 0.95
 METRICS = ("accuracy", "nll", "expected_calibration_error")
+OF_ORDERED = ("mae", "quadratic_kappa")
+"""Of the tasks that have them."""
 LISTED_FLIPS = 10
 Verdict = Literal["kept", "undecided", "over"]
 
@@ -86,9 +88,11 @@ def changes(
 
     The graph's temperature is the reference's unless it was fitted again.
     """
+    reference = task.scores(expected, labels, temperature)
+    names = (*METRICS, *(name for name in OF_ORDERED if name in reference.names))
     metrics = {
-        "a": task.scores(expected, labels, temperature).metrics(METRICS),
-        "b": task.scores(logits, labels, fitted_again or temperature).metrics(METRICS),
+        "a": reference.metrics(names),
+        "b": task.scores(logits, labels, fitted_again or temperature).metrics(names),
     }
     return {
         name: {

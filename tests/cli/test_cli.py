@@ -152,7 +152,7 @@ def test_verbs_and_options_are_the_contract() -> None:
         "recipes reference": ["--json"],
         "recipes copy": ["--force", "--json", "dest", "name"],
         "data digits": ["--force", "--json", "--seed", "dest"],
-        "data elpv": ["--force", "--json", "--seed", "dest"],
+        "data elpv": ["--force", "--grades", "--json", "--seed", "dest"],
         "data textile": ["--force", "--json", "--seed", "dest"],
         "data check": ["--json", "path", "settings"],
         "data shard": ["--force", "--images-per-shard", "--json", "dest", "path", "settings"],

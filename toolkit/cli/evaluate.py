@@ -32,6 +32,7 @@ SHOWN = {
     "expected_calibration_error": "calibration error",
     "nll": "NLL",
 }
+SHOWN_IF_ORDERED = {"mae": "MAE (classes)", "quadratic_kappa": "quadratic kappa", "spearman": "Spearman"}
 LISTED = 5
 """Classes without an image that a line names."""
 
@@ -117,7 +118,8 @@ def _remarks(found: Evaluation, *, chosen: bool) -> list[str]:
 
 def _print_metrics(found: Evaluation) -> None:
     rows = []
-    for name, shown in SHOWN.items():
+    ordered = {name: shown for name, shown in SHOWN_IF_ORDERED.items() if hasattr(found, name)}
+    for name, shown in (SHOWN | ordered).items():
         value, ends = getattr(found, name), found.intervals[name]
         interval = "" if None in ends else "{:.4f} to {:.4f}".format(*ends)
         rows.append([shown, "-" if value is None else f"{value:.4f}", interval])

@@ -92,10 +92,11 @@ def predict(
 
 
 def _print_predictions(bundle: Path, predictions: list[dict[str, Any]]) -> None:
-    """A row an image: its whole path, the likeliest label, and the next two."""
+    """A row an image: its whole path, its label, and the two likeliest of the others."""
     rows = []
     for entry in predictions:
-        ranked = sorted(entry.get("probabilities", {}).items(), key=lambda pair: -pair[1])[:3]
+        probabilities, label = entry.get("probabilities", {}), entry.get("label")
+        ranked = sorted(probabilities.items(), key=lambda pair: (pair[0] != label, -pair[1]))[:3]
         best = [ranked[0][0], f"{ranked[0][1]:.1%}"] if ranked else ["-", ""]
         others = ", ".join(f"{label} {probability:.1%}" for label, probability in ranked[1:])
         rows.append([entry["path"], *best, others or entry.get("error", "")])

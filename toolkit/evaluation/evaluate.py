@@ -13,7 +13,7 @@ import numpy as np
 from toolkit.data.evaluation_data import EvaluationData
 from toolkit.data.source import LabelledImage, groups_of, labels_of
 from toolkit.errors import ToolkitError
-from toolkit.evaluation.record import Evaluation
+from toolkit.evaluation.record import RECORDS, Evaluation
 from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.curves import curves_of
 from toolkit.metrics.operating_point import rates
@@ -100,7 +100,8 @@ def evaluate_bundle(
         "provider": provider,
     }
     kept = {key: summary[key] for key in ("temperature", "classes", "confusion_matrix", "confusions")}
-    record = Evaluation.model_validate(as_utf8(summary[data.split] | kept | about, finite=True))
+    schema = RECORDS.get(bundle.manifest.task, Evaluation)
+    record = schema.model_validate(as_utf8(summary[data.split] | kept | about, finite=True))
     return Evaluated(record, summary, curves_of(calibrated, as_trained, classes), predictions, data.images)
 
 

@@ -110,3 +110,17 @@ class Evaluation(Record):
     graph_sha256: str
     precision: str
     provider: str
+
+
+class OrdinalEvaluation(Evaluation):
+    """The same of a bundle whose classes are ordered; accuracy is that of the median class."""
+
+    mae: float
+    """Mean distance of predicted and true class, in classes."""
+    quadratic_kappa: float | None
+    spearman: float | None
+    """Of predicted and true class; None where all predictions or all labels are one class."""
+
+
+RECORDS: dict[str, type[Evaluation]] = {"ordinal": OrdinalEvaluation}
+"""By the tasks that say more of a split than :class:`Evaluation` does."""

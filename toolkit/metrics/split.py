@@ -25,6 +25,7 @@ METRICS = (
     *("expected_calibration_error", "majority_class_accuracy", "images"),
 )
 WITH_INTERVAL = METRICS[:-2]
+SMALLER_IS_BETTER = ("loss", "mae")
 RANKED = 20_000_000
 """Images times classes that AUROC and average precision are computed on at most: of a larger split, even places."""
 DIGITS = 12
@@ -71,7 +72,11 @@ class SplitScores:
         self.temperature, self.groups = temperature, groups
         self.classes = self.logits.shape[1]
 
-    def metrics(self, names: Iterable[str] = METRICS) -> dict[str, float]:
+    names: tuple[str, ...] = METRICS
+    """All metrics that there are."""
+    names_with_interval: tuple[str, ...] = WITH_INTERVAL
+
+    def metrics(self, names: Iterable[str] | None = None) -> dict[str, float]:
         """Metrics of the split by name.
 
         ``loss`` (the same as ``nll``: mean negative log-likelihood in nats), ``accuracy``, ``balanced_accuracy``
@@ -80,11 +85,11 @@ class SplitScores:
         :func:`toolkit.metrics.calibration.calibration_error`), ``majority_class_accuracy`` (of always naming the
         most frequent class) and ``images``.
         """
-        return {name: VALUES[name](self) for name in names}
+        return {name: self._value(name) for name in names or self.names}
 
-    def intervals(self, names: Iterable[str] = WITH_INTERVAL) -> dict[str, list[float]]:
+    def intervals(self, names: Iterable[str] | None = None) -> dict[str, list[float]]:
         """The 95 % interval [low, high] of each metric; see :mod:`toolkit.metrics.intervals`."""
-        return {name: [float(end) for end in self._interval(name)] for name in names}
+        return {name: [float(end) for end in self._interval(name)] for name in names or self.names_with_interval}
 
     @cached_property
     def predicted(self) -> Integers:
@@ -201,10 +206,16 @@ class SplitScores:
             return mean_interval(self.losses, self.groups)
         if name == "expected_calibration_error":
             return self.calibration.interval
-        value, (influence, independent, groups) = VALUES[name](self), INFLUENCES[name](self)
+        value, (influence, independent, groups) = self._value(name), self._influence(name)
         if not math.isfinite(value):
             return math.nan, math.nan
         return bounded_interval(value, influence, independent, groups)
+
+    def _value(self, name: str) -> float:
+        return VALUES[name](self)
+
+    def _influence(self, name: str) -> Influence:
+        return INFLUENCES[name](self)
 
     @property
     def _independent(self) -> float:
@@ -289,5 +300,7 @@ def split_metrics(
 
 def score_by(chosen: str, metrics: Mapping[str, Any]) -> tuple[float, float]:
     """What makes a classifier the better one on validation: the chosen metric, and of equals the smaller loss."""
-    loss = -float(metrics["loss"])
-    return (loss, loss) if chosen == "loss" else (float(metrics[chosen]), loss)
+    value, loss = float(metrics[chosen]), -float(metrics["loss"])
+    if not math.isfinite(value):  # a correlation, where all predictions are one class
+        return -math.inf, loss
+    return (-value if chosen in SMALLER_IS_BETTER else value), loss

@@ -63,11 +63,12 @@ def build_classifier(
     if config.head.type == "tip-adapter":
         fix = "use type: cosine with init: text, or make one by toolkit few-shot --methods tip-adapter-f"
         raise ToolkitError("a tip-adapter head caches images", where="model.head.type", fix=fix)
+    task = task_named(config.task, "model.task")
     torch.manual_seed(seed)
-    head = build_head(config.head, encoder.embedding_size, len(labels))
+    head = build_head(config.head, encoder.embedding_size, len(labels), task.head)
     if config.head.init == "text":
         head = _text_head(config, labels)
-    classifier = Classifier(encoder, head, labels, task_named(config.task, "model.task"))
+    classifier = Classifier(encoder, head, labels, task)
     groups = classifier.groups
     names = [group.name for group in groups]
     freeze_all_but(groups, classifier, select_groups(names, last=config.unfreeze_last, named=config.unfreeze))
@@ -171,7 +172,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
             model_class = family.model_class(vision_config, embedding)
             encoder = Encoder(family, model_class(vision_config, **family.model_arguments))
             processor = open_processor(place, family)
-        head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels))
+        head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels), task.head)
         classifier = Classifier(encoder, head, labels, task)
         weights = load_tensors(folder / WEIGHTS)
     except MALFORMED as error:
@@ -231,7 +232,8 @@ def _described(config: Any, folder: Path) -> tuple[Family, Embedding]:
 
 def _check_classes(weights: dict[str, Tensor], classifier: Classifier, folder: Path) -> None:
     """Tell a list of labels that isn't the head's from other damage."""
-    last = [name for name, each in classifier.named_parameters() if name.startswith("head.") and each.ndim][-1]
+    last, own = [each for each in classifier.named_parameters() if each[0].startswith("head.") and each[1].ndim][-1]
     rows = weights.get(last)
-    if rows is not None and rows.ndim and len(rows) != len(classifier.labels):
-        raise _damaged(f"{LABELS} holds {len(classifier.labels)} names, and the head has {len(rows)} classes", folder)
+    if rows is not None and rows.ndim and len(rows) != len(own):
+        classes = len(rows) + len(classifier.labels) - len(own)  # ordered ones have a row less
+        raise _damaged(f"{LABELS} holds {len(classifier.labels)} names, and the head has {classes} classes", folder)

@@ -14,7 +14,17 @@ from pydantic import (
 from toolkit.labels import label_text
 from toolkit.recipe.section import Section, Share, absolute_path
 
-SelectBy = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "loss"]
+SelectBy = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "auroc",
+    "average_precision",
+    "loss",
+    "mae",
+    "quadratic_kappa",
+    "spearman",
+]
 
 
 class BoundaryCacheConfig(Section):
@@ -130,7 +140,11 @@ class TrainingConfig(Section):
         False,
         description="At the end mix fine-tuned and original weights of the encoder; validation chooses the share.",
     )
-    select_by: SelectBy = Field("accuracy", description="Validation metric that decides which epoch is kept.")
+    select_by: SelectBy = Field(
+        "accuracy",
+        description="Validation metric that decides which epoch is kept; mae, quadratic_kappa and spearman are those of "
+        "ordered classes.",
+    )
     operating_point: OperatingPointConfig = OperatingPointConfig()
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after this many epochs without a better validation metric."

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from toolkit.reporting.model_card import METRICS, data_source
+from toolkit.reporting.model_card import data_source, metrics_of
 from toolkit.runtime.manifest import Manifest
 from toolkit.strict_json import as_utf8
 
@@ -124,8 +124,8 @@ def _measured(origin: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Metrics of the test split with their 95 % intervals, and those of each class."""
     test = origin["figures"].get("test") or {}
     intervals = test.get("intervals") or {}
-    for name in METRICS:
-        if name in test and math.isfinite(test[name]):
+    for name in metrics_of(test):
+        if test.get(name) is not None and math.isfinite(test[name]):
             bounds = intervals.get(name)
             interval = {"lowerBound": _text(bounds[0]), "upperBound": _text(bounds[1])} if bounds else None
             metric = {"type": name, "value": _text(test[name]), "slice": f"test split, {test['images']} images"}

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from toolkit.reporting.html import facts, headline, joined, number, page, paragraph, reads, table, within
-from toolkit.reporting.model_card import METRICS, named
+from toolkit.reporting.model_card import metrics_of, named
 from toolkit.reporting.quality_section import class_table, split_plots
 from toolkit.reporting.wording import images_of
 
@@ -37,6 +37,9 @@ def evaluation_html(evaluation: dict[str, Any], plots: Path) -> str:
         (f"{evaluation['accuracy']:.1%}", f"accuracy (95 % interval {100 * low:.1f} to {100 * high:.1f})"),
         (f"{evaluation['majority_class_accuracy']:.1%}", "accuracy of always naming the most frequent class"),
     ]
+    if "mae" in evaluation:
+        low, high = evaluation["intervals"]["mae"]
+        large.append((f"{evaluation['mae']:.2f}", f"classes off on average (95 % interval {low:.2f} to {high:.2f})"))
     title = f"Evaluation of {Path(evaluation['bundle']).name}"
     return page(title, sentences, headline(large), sections)
 
@@ -45,7 +48,7 @@ def _metrics(evaluation: dict[str, Any], images: str) -> Markup:
     before = evaluation["uncalibrated"]["expected_calibration_error"]
     rows = [
         {"metric": name, "value": within(evaluation[key], evaluation["intervals"][key])}
-        for key, name in (METRICS | {"average_precision": "average precision"}).items()
+        for key, name in (metrics_of(evaluation) | {"average_precision": "average precision"}).items()
     ]
     point = evaluation["operating_point"]
     for rate in ("sensitivity", "specificity") if point else ():

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.reporting.operating_point import HEADINGS, point_cells, point_sentences
 from toolkit.reporting.parity_verdict import parity_verdict
+from toolkit.reporting.wording import ABOUT_TASK
 from toolkit.runtime.bundle import Manifest
 from toolkit.text import for_markdown, markdown_code
 
@@ -30,6 +31,8 @@ METRICS = {
     "expected_calibration_error": "expected calibration error",
     "loss": "negative log-likelihood",
 }
+ORDERED_METRICS = {"mae": "mean distance in classes", "quadratic_kappa": "quadratic kappa", "spearman": "Spearman"}
+"""Of ordered classes."""
 
 
 def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], latency: dict[str, Any] | None) -> str:
@@ -43,13 +46,14 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         title=str(data.get("name", "Image")),
         labels=labels,
         classes=named(labels),
+        about_task=ABOUT_TASK.get(manifest.task, ""),
         model=recipe["model"],
         selection=_selection(recipe),
         source=data_source(origin),
         licence=str(data.get("licence", "not stated")),
         origin=origin,
         manifest=manifest,
-        metrics=METRICS,
+        metrics=metrics_of(origin["figures"].get("test", {})),
         splits=list(origin["figures"].items()),
         point=" ".join(point_sentences(point)) if point else "",
         point_headings=HEADINGS,
@@ -61,6 +65,11 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         machine=machine_line(latency) if latency else "",
         latency_rows=latency_cells(latency) if latency else [],
     )
+
+
+def metrics_of(split: dict[str, Any]) -> dict[str, str]:
+    """The metrics that pages show of a split, and what they are called there."""
+    return METRICS | {name: heading for name, heading in ORDERED_METRICS.items() if name in split}
 
 
 @cache

@@ -22,7 +22,7 @@ from toolkit.reporting.html import (
     subsection,
     table,
 )
-from toolkit.reporting.model_card import METRICS, tried_cells, tried_columns
+from toolkit.reporting.model_card import metrics_of, tried_cells, tried_columns
 from toolkit.reporting.operating_point import HEADINGS, point_cells, point_sentences
 from toolkit.reporting.parity_verdict import parity_verdict
 from toolkit.reporting.wording import images_of
@@ -46,7 +46,7 @@ def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
     test = metrics["test"]
     images = images_of("test", test["images"])
     columns = {"split": lambda split: split, "images": lambda split: f"{metrics[split]['images']:,}"}
-    columns |= {name: _metric(metrics, key) for key, name in METRICS.items()}
+    columns |= {name: _metric(metrics, key) for key, name in metrics_of(test).items()}
     return joined(
         [
             paragraph(used_once),

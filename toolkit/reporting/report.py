@@ -11,6 +11,7 @@ from toolkit.reporting.limits_section import limits_section
 from toolkit.reporting.model_card import data_source, named
 from toolkit.reporting.quality_section import parity_section, quality_section
 from toolkit.reporting.serving_section import serving_section
+from toolkit.reporting.wording import ABOUT_TASK
 from toolkit.runtime.bundle import Manifest
 
 CONTENTS = {
@@ -56,6 +57,7 @@ def report_html(
     encoder = origin["recipe"]["model"]["encoder"]
     sentences = [
         f"Classifies an image as one of {len(labels):,} classes: {named(labels)}.",
+        *([ABOUT_TASK[manifest.task]] if manifest.task in ABOUT_TASK else []),
         f"{_made_by(origin)} {encoder} encoder and its head in one ONNX graph, made {manifest.created[:10]}.",
     ]
     large = headline(_headline(origin["figures"].get("test"), parity, latency, serving))
@@ -73,6 +75,9 @@ def _headline(
         bounds = test.get("intervals", {}).get("accuracy")
         interval = f" (95 % interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})" if bounds else ""
         metrics.append((f"{test['accuracy']:.1%}", f"accuracy on {test['images']:,} test images{interval}"))
+        if "mae" in test:
+            low, high = test["intervals"]["mae"]
+            metrics.append((f"{test['mae']:.2f}", f"classes off on average (95 % interval {low:.2f} to {high:.2f})"))
     if worst is not None:
         verdict = "parity passed" if all(entry["passed"] for entry in entries) else "parity FAILED"
         metrics.append((f"{worst:.1e}", f"largest |logit difference| to PyTorch: {verdict}"))

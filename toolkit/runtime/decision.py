@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import ToolkitError
+from toolkit.ordered import log_odds_beyond, median_of
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.preprocess import Float32
 
@@ -80,6 +81,25 @@ class LargestScore(LargestLogit):
         return odds
 
 
+class MedianClass(Decision):
+    """One of ordered classes: the median, which has the smallest expected distance to the true one.
+
+    It is the first class that is more likely than not to be passed by none. The likeliest class would be right more
+    often, and further off where it is wrong.
+    """
+
+    name = "ordinal"
+
+    def decide(self, logits: Float32) -> Integers:
+        """The median class."""
+        return median_of(logits)
+
+    def margins(self, logits: Float32) -> Float32:
+        """The log-odds of lying beyond a class that are nearest to zero; as leads do, they change by two logits."""
+        margins: Float32 = np.abs(log_odds_beyond(logits)).min(-1).astype(np.float32)
+        return margins
+
+
 class AtThreshold(Decision):
     """One class where its calibrated probability reaches a threshold, else what a task decides among the others.
 
@@ -113,7 +133,7 @@ class AtThreshold(Decision):
         return above
 
 
-DECISIONS: dict[str, Decision] = {each.name: each for each in (LargestLogit(), LargestScore())}
+DECISIONS: dict[str, Decision] = {each.name: each for each in (LargestLogit(), LargestScore(), MedianClass())}
 
 
 def decision_of(task: str) -> Decision:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from toolkit.errors import ToolkitError
 from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.split import SplitScores
 from toolkit.recipe.training import TrainingConfig
@@ -19,7 +20,11 @@ from toolkit.runtime.decision import Decision, LargestLogit
 from toolkit.tasks.loss import Loss, class_weights
 from toolkit.tasks.temperature import fit_temperature, temperature_interval
 
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "cumulative"]
+"""``cumulative``: the temperature divides the log-odds of lying beyond each class (:mod:`toolkit.ordered`)."""
+Head = Literal["scores", "conditional"]
+"""What the head's last layer gives: a logit a class; or, of ordered classes, the log-odds of passing each but the last
+where it is reached, from which :class:`toolkit.models.head.OrdinalHead` makes a logit a class."""
 
 
 class Task(ABC):
@@ -29,6 +34,7 @@ class Task(ABC):
     """What production decides; its name is the task's."""
     activation: Activation
     """Of the logits over the temperature, in PyTorch and in the graph."""
+    head: Head = "scores"
 
     @property
     def name(self) -> str:
@@ -63,6 +69,29 @@ class Task(ABC):
     @abstractmethod
     def temperature_interval(self, logits: Tensor, labels: Tensor) -> tuple[float, float]:
         """The 95 % interval of it."""
+
+    def order_of(self, classes: Sequence[str], *, given: bool) -> str:
+        """What a line says of the order of the classes; nothing where it means nothing.
+
+        Args:
+            classes: in the order of the logits.
+            given: whether the recipe wrote them down in this order.
+
+        Raises:
+            ToolkitError: it means something, and nobody said what it is.
+        """
+        return ""
+
+    def check_metric(self, name: str) -> None:
+        """Refuse a metric to select an epoch by that the task has not.
+
+        Raises:
+            ToolkitError: it has others.
+        """
+        known = SCORES[self.name].names
+        if name not in known:
+            what = f"model.task {self.name} has no metric {name!r}"
+            raise ToolkitError(what, where="training.select_by", fix=f"choose from {', '.join(known)}")
 
     def right(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Whether each decision is the label [B], on the labels' device."""

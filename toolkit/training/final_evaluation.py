@@ -18,7 +18,7 @@ from toolkit.data.source import DataSource
 from toolkit.files import write_bytes, write_json
 from toolkit.metrics.curves import curves_of
 from toolkit.metrics.report import CALIBRATED, confusions_of, metrics_of, uncalibrated_of
-from toolkit.metrics.split import METRICS, SplitScores
+from toolkit.metrics.split import SplitScores
 from toolkit.models.classifier import Classifier
 from toolkit.tasks.task import Task
 from toolkit.tasks.temperature import temperature_note
@@ -86,7 +86,7 @@ class FinalEvaluation:
     def summary(self) -> dict[str, Any]:
         """What ``summary.json`` says of the splits and of the data set."""
         data, test = self.data, self.scores["test"]
-        metrics: dict[str, Any] = {split: scores.metrics(METRICS) for split, scores in self.scores.items()}
+        metrics: dict[str, Any] = {split: scores.metrics() for split, scores in self.scores.items()}
         metrics["test"] = metrics_of(test, data.classes)
         return metrics | {
             "uncalibrated": {

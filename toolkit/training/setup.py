@@ -22,12 +22,19 @@ from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
 from toolkit.recipe.recipe import Recipe
 from toolkit.runtime.image_files import in_words
+from toolkit.tasks.registry import task_named
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.precision import check_precision, precision_handlers
 from toolkit.training.processes import PATIENCE
 from toolkit.training.progress import console
 from toolkit.training.restarts import meet_again, restarts_would_fail
 from toolkit.training.trackers import check_trackers
+
+SHOWN = {
+    **{"loss": "loss", "accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"},
+    "auroc": "AUROC",
+}
+SHOWN_IF_ORDERED = {"mae": "MAE", "quadratic_kappa": "kappa", "spearman": "Spearman"}
 
 
 def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
@@ -113,6 +120,9 @@ def announce(
     )
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
     console.print(f"{len(data.classes)} classes; images: {counts}")
+    order = task_named(recipe.model.task, "model.task").order_of(data.classes, given=recipe.data.classes is not None)
+    if order:
+        console.print(order, markup=False)
     for description, images in data.value_ranges.items():
         console.print(f"values: {escape(description)} ({images:,} images)")
     arithmetic = f"{config.batch_size} a process x {processes} x {config.gradient_accumulation} accumulated"
@@ -168,11 +178,12 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
 def print_summary(summary: dict[str, Any], out: Path) -> None:
     """A table of the splits' metrics, and the next command."""
     table = Table(title=f"best epoch {summary['best_epoch']} of {summary['epochs']}", title_justify="left")
-    for heading in ("split", "images", "loss", "accuracy", "balanced", "macro F1", "AUROC"):
+    shown = SHOWN | {name: heading for name, heading in SHOWN_IF_ORDERED.items() if name in summary["test"]}
+    for heading in ("split", "images", *shown.values()):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for split in ("train", "validation", "test"):
         metrics = summary[split]
-        cells = [f"{metrics[name]:.4f}" for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc")]
+        cells = [f"{metrics[name]:.4f}" for name in shown]
         table.add_row(split, f"{metrics['images']:,}", *cells)
     console.print(table)
     if summary["temperature_note"]:

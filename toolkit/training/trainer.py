@@ -83,6 +83,8 @@ class Trainer:
             self.loaders["train"] = Loader(augmented, config.loader_workers, device)
         self.labels = tuple(data.labels("train").tolist())
         self.task = classifier.task
+        self.task.check_metric(config.select_by)
+        self.task.order_of(data.classes, given=recipe.data.classes is not None)
         self.loss = self.task.loss(config, data.classes, torch.from_numpy(data.labels("train")), device)
         check_operating_point(config.operating_point, self.task, data.classes)
         self.mixing = Mixing(config, size)
