@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from server_process import serving
 from torch.nn import functional
 from typer.testing import CliRunner
 
@@ -235,3 +236,14 @@ def test_a_threshold_on_one_grade_is_refused(recipe: Callable[..., Recipe], tmp_
     point = {"operating_point": {"class": "red", "sensitivity": 0.9}}
     with pytest.raises(ToolkitError, match="'ordinal' has no probability that a threshold can be set on"):
         finetune(recipe(training=point), tmp_path / "run")
+
+
+def test_the_server_says_the_median_class(run: Run, bundle: Path, tmp_path: Path) -> None:
+    content = run.held_out(1)[0].read()
+    with toolkit.load(bundle, threads=1) as classifier:
+        expected = classifier.predict(content)
+    with serving(tmp_path / "log", bundle) as server:
+        server.until_ready()
+        (found,) = server.ask("POST", "/predict", content, {"content-type": "image/png"}).json()["predictions"]
+    assert found["label"] == expected.label
+    assert found["probabilities"] == pytest.approx(dict(expected.probabilities), abs=1e-5)
