@@ -187,6 +187,7 @@ class _Export:
             config,
             embedding=wanted.embedding,
             operating_point=self.run.operating_point,
+            thresholds=self.run.thresholds,
         )
 
 
@@ -199,6 +200,7 @@ def _finish(stage: Path, run: Run, default: str, provenance: dict[str, Any]) -> 
         default=default,
         task=run.classifier.task.name,
         operating_point=run.operating_point,
+        thresholds=run.thresholds,
         provenance=provenance,
     )
     for plot in sorted((run.path / "plots").glob("*.png")):

@@ -39,11 +39,12 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     from toolkit.runs.run_folder import RunFolder
     from toolkit.training.processes import on_main_process
     from toolkit.training.progress import counting
-    from toolkit.training.setup import announce, build_accelerator, check_batch
+    from toolkit.training.setup import announce, build_accelerator, check_batch, check_task
     from toolkit.training.trackers import start_trackers
     from toolkit.training.trainer import Trainer
     from toolkit.training.trunk import check_trunk_precision
 
+    check_task(recipe)
     accelerator = build_accelerator(recipe, out)
     folder = RunFolder(out)
     resume = resume or on_main_process(accelerator, folder.was_prepared_by_this_launch)

@@ -5,6 +5,7 @@ Everything heavy is imported inside the functions, so that ``import toolkit`` st
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -550,7 +551,7 @@ def evaluate(
 
 
 def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str], *, skip_bad: bool) -> DataConfig:
-    """The section ``data`` that a bundle's images are read by: shares and seed of its run, its own range of values.
+    """The section ``data`` that a bundle's images are read by: its run's shares, seed and label columns, its range.
 
     Raises:
         ToolkitError: a mistake in the settings, or one that the bundle has the say in.
@@ -559,7 +560,9 @@ def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str]
 
     trained_on = (bundle.manifest.provenance.get("recipe") or {}).get("data") or {}
     shares = [f"{key}={trained_on[key]}" for key in SPLIT_SETTINGS if key in trained_on]
-    config = load_data_config(Path(data), [*shares, *settings])
+    columns = trained_on.get("columns") or {}
+    labelled = [f"columns.{key}={json.dumps(columns[key])}" for key in ("labels", "separator") if key in columns]
+    config = load_data_config(Path(data), [*shares, *labelled, *settings])
     for key in ("classes", "value_range"):
         if getattr(config, key) is not None:
             raise ToolkitError(f"the bundle itself says {key}", where=f"data.{key}", fix="leave it out")

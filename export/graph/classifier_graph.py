@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder, model_of
 from export.graph.config import FUSED, METADATA, GraphConfig
@@ -18,6 +18,8 @@ from export.graph.subgraph import read_by
 from export.graph.tensor_names import EMBEDDING, LOGITS, PROBABILITIES
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.runtime.label_thresholds import DECISIONS, LabelThresholds
+from toolkit.runtime.label_thresholds import METADATA as THRESHOLDS
 from toolkit.runtime.operating_point import METADATA as OPERATING_POINT
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.precision import SPECS
@@ -47,6 +49,7 @@ def build_graph(
     *,
     embedding: bool = False,
     operating_point: OperatingPoint | None = None,
+    thresholds: LabelThresholds | None = None,
 ) -> onnx.ModelProto:
     """The whole classifier as one graph with a dynamic batch; the same arguments give the same bytes.
 
@@ -59,10 +62,11 @@ def build_graph(
         config: in which operators, and which matmuls in integers.
         embedding: whether the graph also gives the embedding.
         operating_point: kept in ``metadata_props`` too, for whoever serves the file alone.
+        thresholds: from which logit on each label is said; kept there as well.
 
     Returns:
-        A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes], and where asked
-        ``embedding``, float32 [batch, P], each of length one.
+        A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes]; where asked ``embedding``,
+        float32 [batch, P], each of length one; and with thresholds ``decisions``, bool [batch, classes].
 
     Raises:
         ToolkitError: preprocessing that a graph can't express.
@@ -95,8 +99,24 @@ def build_graph(
     }
     if operating_point is not None:
         metadata[OPERATING_POINT] = operating_point.model_dump_json()
+    if thresholds is not None:
+        metadata[THRESHOLDS] = thresholds.model_dump_json()
     helper.set_model_props(model, metadata)
-    return to_half(model, config.precision, config.keep_fp32) if SPECS[config.precision].half else model  # type: ignore[arg-type]
+    if SPECS[config.precision].half:
+        model = to_half(model, config.precision, config.keep_fp32)  # type: ignore[arg-type]
+    if thresholds is not None:
+        add_decisions(model, thresholds)
+    return model
+
+
+def add_decisions(model: onnx.ModelProto, thresholds: LabelThresholds) -> None:
+    """Add the output ``decisions``: whether each logit, as the graph gives it, reaches its cut, in single precision."""
+    cuts = thresholds.array()
+    model.graph.initializer.append(numpy_helper.from_array(cuts, f"{DECISIONS}/cuts"))
+    inputs = [LOGITS, f"{DECISIONS}/cuts"]
+    model.graph.node.append(helper.make_node("GreaterOrEqual", inputs, [DECISIONS], name=DECISIONS))
+    given = helper.make_tensor_value_info(DECISIONS, TensorProto.BOOL, ["batch", len(cuts)])
+    model.graph.output.append(given)
 
 
 def needed(builder: GraphBuilder, outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], Iterator[onnx.TensorProto]]:

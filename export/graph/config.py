@@ -23,8 +23,9 @@ class GraphConfig(BaseModel):
     """With int8, which matmuls are rounded, and how."""
     keep_fp32: dict[str, float] = Field({}, alias="islands")
     """With fp16, tensors that stay float32, with the largest magnitude that was measured in each."""
-    temperature: float | None = None
-    """Of the probabilities, where it was fitted again for this config; the classifier's otherwise."""
+    temperature: float | tuple[float, ...] | None = None
+    """Of the probabilities, of all classes or one for each, where it was fitted again for this config; else the
+    classifier's."""
     fuse_skip_layernorm: bool = Field(True, alias="joined_norms")
     """Residual sum, bias of the matmul before it, and norm by one operator; integer matmuls add their bias
     themselves, and then a sum and a norm apart are faster on CPUs."""

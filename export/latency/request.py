@@ -58,7 +58,7 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
                 took = time.perf_counter() - marks[-1]
                 marks[:] = [at + took for at in marks]
             outputs = bindings[shapes].steps(batch, mark)
-        bundle.labels[int(bundle.decision.decide(outputs["logits"])[0])]
+        bundle.labels[int(bundle.decision.likeliest(outputs["logits"])[0])]
         mark()
         spans = np.diff(marks)
         for name, seconds in zip(names[:-1], spans, strict=True):

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from toolkit.data.target import Label
 from toolkit.metrics.intervals import bounded_interval, images_needed
 from toolkit.runtime.decision import Decision
 from toolkit.runtime.preprocess import Float32
-from toolkit.tasks.task import Task
+from toolkit.tasks.task import Task, Temperature
 
 CONFIDENCE = 0.95
 METRICS = ("accuracy", "nll", "expected_calibration_error")
@@ -60,10 +61,10 @@ def agreement(
         margins first (:meth:`toolkit.runtime.decision.Decision.margins` of the reference); ``flip_count`` and
         ``smallest_margin`` over all images.
     """
-    same = decision.decide(expected) == decision.decide(logits)
+    same = decision.agree(expected, logits)
     margins = decision.margins(expected)
     share = float(same.mean())
-    low, high = bounded_interval(share, same - share, len(same), groups, 2 * CONFIDENCE - 1)
+    low, high = bounded_interval(share, same.astype(np.float64) - share, len(same), groups, 2 * CONFIDENCE - 1)
     flipped = sorted(np.flatnonzero(~same).tolist(), key=lambda index: -margins[index])
     return {
         "top1_agreement": share,
@@ -80,19 +81,22 @@ def changes(
     task: Task,
     expected: Float32,
     logits: Float32,
-    labels: Sequence[int],
-    temperature: float,
-    fitted_again: float | None = None,
+    labels: Sequence[Label],
+    temperature: Temperature,
+    fitted_again: Temperature | None = None,
+    cuts: Float32 | None = None,
 ) -> dict[str, dict[str, float]]:
     """Accuracy, negative log-likelihood and calibration error: the reference's, the graph's, and the change.
 
-    The graph's temperature is the reference's unless it was fitted again.
+    The graph's temperature is the reference's unless it was fitted again; ``cuts`` decide over labels that an image may
+    have several of.
     """
-    reference = task.scores(expected, labels, temperature)
+    known = np.array(labels)
+    reference = task.scores(expected, known, temperature).at(cuts)
     names = (*METRICS, *(name for name in OF_ORDERED if name in reference.names))
     metrics = {
         "a": reference.metrics(names),
-        "b": task.scores(logits, labels, fitted_again or temperature).metrics(names),
+        "b": task.scores(logits, known, fitted_again or temperature).at(cuts).metrics(names),
     }
     return {
         name: {

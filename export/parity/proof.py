@@ -92,6 +92,8 @@ def _in_words(entry: dict[str, Any]) -> str:
         f"max |logit difference| {entry['max_abs_logit']:.2e} (tolerance {entry['tolerance']:.1e}), "
         f"top-1 agreement {entry['top1_agreement']:.2%} on {entry['images']} images"
     )
+    if not entry.get("decisions_identical", True):
+        text += "; the graph decides otherwise than its own logits at the thresholds"
     same = entry.get("same_rounding")
     if same and not same["passed"]:
         text += f"; {same['max_abs_logit']:.2e} off PyTorch with the same rounding (tolerance {same['tolerance']:.1e})"

@@ -19,7 +19,9 @@ from export.parity.error_by_stage import STAGE_IMAGES, error_by_stage, largest_d
 from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, groups_of, noise_floor
 from export.precision.precision_reference import MULTIPLE, STEPS_MULTIPLE, PrecisionReference
 from toolkit.data.source import UNLABELLED, LabelledImage
+from toolkit.data.target import Label
 from toolkit.progress import SILENT, Progress
+from toolkit.runtime.decision import Decision
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import (
     Feed,
@@ -32,6 +34,7 @@ from toolkit.runtime.inputs import (
     stacked,
     windows,
 )
+from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
@@ -55,10 +58,12 @@ class Comparison:
     """What both engines gave for the same files."""
 
     names: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
     expected: list[Float32] = field(default_factory=list)
     logits: list[Float32] = field(default_factory=list)
     finite: bool = True
+    decided_alike: bool | None = None
+    """Whether the graph's own decisions are those of its logits, all of them; None where it gives none."""
     worst_by_batch_size: dict[int, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("preparation", "reference", "graph"), 0.0))
     kept: dict[int, tuple[LabelledImage, Inputs]] = field(default_factory=dict)
@@ -93,7 +98,7 @@ def compare(
         prepared = time.perf_counter()
         expected = reference.known_logits(feed)
         computed = time.perf_counter()
-        logits = _run(session, dict(enumerate(inputs)), expected, outcome)
+        logits = _run(session, dict(enumerate(inputs)), expected, reference.decision, outcome)
         done = time.perf_counter()
         outcome.seconds["preparation"] += prepared - started
         outcome.seconds["reference"] += computed - prepared
@@ -111,7 +116,9 @@ def compare(
     return outcome
 
 
-def _run(session: Session, inputs: dict[int, Inputs], expected: Float32, outcome: Comparison) -> Float32:
+def _run(
+    session: Session, inputs: dict[int, Inputs], expected: Float32, decision: Decision, outcome: Comparison
+) -> Float32:
     """The graph's logits of a chunk, noting the largest difference at each batch size."""
     logits = np.zeros_like(expected)
     groups = places_by_shapes(inputs)
@@ -120,6 +127,9 @@ def _run(session: Session, inputs: dict[int, Inputs], expected: Float32, outcome
         batch = stacked(inputs[place] for place in places)
         outputs = session.run_batches(batch, session.largest_batch or len(places))
         got = logits[places] = outputs[LOGITS]
+        if DECISIONS in outputs:
+            alike = bool(np.array_equal(outputs[DECISIONS], decision.decide(got)))
+            outcome.decided_alike = alike and outcome.decided_alike is not False
         finite = all(bool(np.isfinite(values).all()) for values in outputs.values())
         worst = largest_difference(got, expected[places]) if finite else LARGEST
         outcome.finite &= finite
@@ -226,10 +236,14 @@ def prove(
         "form": config.model_dump(mode="json"),
         "passed": outcome.finite and sound and sure and worst <= tolerance and flip_margin <= 2 * tolerance,
     }
+    if outcome.decided_alike is not None:
+        entry["decisions_identical"] = outcome.decided_alike
+        entry["passed"] &= outcome.decided_alike
     known = [label for label in outcome.labels if label != UNLABELLED]
     if len(known) == len(samples) and outcome.finite:
-        temperatures = float(reference.classifier.temperature), config.temperature
-        entry["figures"] = changes(task, expected, logits, known, *temperatures)
+        again = list(config.temperature) if isinstance(config.temperature, tuple) else config.temperature
+        temperature = reference.classifier.temperature.tolist()
+        entry["figures"] = changes(task, expected, logits, known, temperature, again, reference.decision.cuts)
         entry["reference_accuracy"] = entry["figures"]["accuracy"]["reference"]
     return Proven(entry, logits)
 

@@ -17,6 +17,7 @@ from export.precision.trunk import (
     pixel_batches,
 )
 from toolkit.data.source import LabelledImage
+from toolkit.data.target import Label
 from toolkit.metrics.intervals import Drop, paired_drop
 from toolkit.models.processing import preprocess_from
 from toolkit.progress import Progress
@@ -25,6 +26,7 @@ from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session
 from toolkit.sampling import evenly_spaced
+from toolkit.tasks.task import Temperature
 
 BATCH_SIZE = 32
 WORTHWHILE = 1e-4
@@ -65,24 +67,20 @@ class Measurements:
         if not np.isfinite(self._measured(config)[1]).all():
             return config, None
         logits, labels = torch.from_numpy(self._measured(config)[1]), torch.tensor(self.labels)
-        before = float(self.run.classifier.temperature)
+        before: Temperature = self.run.classifier.temperature.tolist()
         # the run's own was fitted on all of validation: what the same few images say of both configs corrects it
         task = self.run.classifier.task
         fitted, own = (task.temperature(each, labels, before) for each in (logits, torch.from_numpy(self.expected)))
-        after = before * fitted / own
+        after: Temperature = (np.array(before) * fitted / np.array(own)).tolist()
 
-        def nll(temperature: float) -> float:
+        def nll(temperature: Temperature) -> float:
             return float(task.scores(logits.double(), labels, temperature).metrics(["nll"])["nll"])
 
-        found = {
-            "images": len(labels),
-            "before": before,
-            "fitted": after,
-            "nll_before": nll(before),
-            "nll_fitted": nll(after),
-        }
-        kept = found["nll_before"] - found["nll_fitted"] > WORTHWHILE
-        return config.model_copy(update={"temperature": after}) if kept else config, found | {"kept": kept}
+        likelihoods = {"nll_before": nll(before), "nll_fitted": nll(after)}
+        found = {"images": len(labels), "before": before, "fitted": after} | likelihoods
+        kept = likelihoods["nll_before"] - likelihoods["nll_fitted"] > WORTHWHILE
+        of_graph = tuple(after) if isinstance(after, list) else after
+        return config.model_copy(update={"temperature": of_graph}) if kept else config, found | {"kept": kept}
 
     def accuracy_drop(self, config: GraphConfig) -> Drop:
         """Share of accuracy that a config loses against PyTorch in fp32, both on the same validation images.
@@ -91,7 +89,7 @@ class Measurements:
         """
         answers = np.array(self.labels)
         before, after = (
-            self.run.decision.decide(logits) == answers
+            self.run.decision.right(logits, answers)
             for logits in (self.expected, np.nan_to_num(self._measured(config)[1]))
         )
         return paired_drop(before, after, groups_of(self.examples))
@@ -103,10 +101,11 @@ class Measurements:
         return [members[place] for place in evenly_spaced(len(members), self.validation_images)]
 
     @property
-    def labels(self) -> list[int]:
-        """Class of each validation image that configs are compared on; PyTorch's decision where nobody labelled it."""
+    def labels(self) -> list[Label]:
+        """Label of each validation image that configs are compared on; PyTorch's decision where nobody labelled it."""
         if not self.run.labelled:
-            return [int(label) for label in self.run.decision.decide(self.expected)]
+            decided: list[Any] = self.run.decision.decide(self.expected).tolist()
+            return [tuple(map(int, label)) if isinstance(label, list) else label for label in decided]
         return [example.label for example in self.examples]
 
     @cached_property
@@ -135,8 +134,8 @@ class Measurements:
         task, given = self.run.classifier.task, np.nan_to_num(logits)
         names = [str(example.path) for example in self.examples]
         decisions = agreement(self.run.decision, self.expected, given, names, groups_of(self.examples))
-        temperature = float(self.run.classifier.temperature)
-        accuracy = changes(task, self.expected, given, self.labels, temperature)["accuracy"]
+        temperature, cuts = self.run.classifier.temperature.tolist(), self.run.decision.cuts
+        accuracy = changes(task, self.expected, given, self.labels, temperature, cuts=cuts)["accuracy"]
         quantization = config.quantization
         return {
             "form": in_words(config),

@@ -9,6 +9,7 @@ from typing import Any
 from export.triton.protobuf_text import Message, Symbol, mapped
 from export.triton.settings import TritonSettings
 from toolkit.errors import ToolkitError
+from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.onnx_file import input_shapes, output_shapes
 from toolkit.runtime.providers import PROVIDER_OPTIONS
 from toolkit.runtime.session import IMAGE_INPUTS, OUTPUTS
@@ -106,7 +107,11 @@ def config_of(
 
 def _output(name: str, width: int) -> Message:
     labelled = {"label_filename": LABELS} if name in OUTPUTS else {}
-    return {"name": name, "data_type": Symbol("TYPE_FP32"), "dims": [width]} | labelled
+    return {
+        "name": name,
+        "data_type": Symbol("TYPE_BOOL" if name == DECISIONS else "TYPE_FP32"),
+        "dims": [width],
+    } | labelled
 
 
 def _parameters(settings: TritonSettings) -> dict[str, str]:

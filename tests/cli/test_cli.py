@@ -154,6 +154,7 @@ def test_verbs_and_options_are_the_contract() -> None:
         "data digits": ["--force", "--json", "--seed", "dest"],
         "data elpv": ["--force", "--grades", "--json", "--seed", "dest"],
         "data textile": ["--force", "--json", "--seed", "dest"],
+        "data shapes": ["--force", "--json", "--seed", "dest"],
         "data check": ["--json", "path", "settings"],
         "data shard": ["--force", "--images-per-shard", "--json", "dest", "path", "settings"],
         "data index": ["--json", "path"],

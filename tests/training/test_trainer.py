@@ -220,7 +220,7 @@ def test_a_large_table_holds_the_likeliest_classes(
     make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toolkit.training.final_evaluation.DENSE_CELLS", 10)
-    monkeypatch.setattr("toolkit.metrics.report.DENSE_CLASSES", 2)
+    monkeypatch.setattr("toolkit.metrics.confusions.DENSE_CLASSES", 2)
     monkeypatch.setattr("toolkit.training.final_evaluation.LIKELIEST", 2)
     summary = finetune(make_recipe(), tmp_path / "run")
     assert summary["confusion_matrix"] is None

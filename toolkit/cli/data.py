@@ -62,6 +62,17 @@ def textile(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: Js
 
 
 @app.command()
+def shapes(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonFlag = False) -> None:
+    """Write 1,400 drawings of several shapes at once, with a manifest of their labels (CC0).
+
+    Example: toolkit data shapes datasets/shapes
+    """
+    from toolkit.data.shapes import write_shapes
+
+    _report(dest, write_shapes(dest, seed=seed, force=force), json)
+
+
+@app.command()
 def check(path: SourceArgument, settings: SettingsArgument = None, json: JsonFlag = False) -> None:
     """Count splits, classes, sizes and what is left out; find unreadable images and leaks; exit 1 on problems.
 
@@ -164,6 +175,18 @@ def _print_leaks(leaks: dict[str, list[str]], most: int = 8) -> None:
         console().print(f"and {len(leaks) - most:,} more groups", soft_wrap=True)
 
 
+def _print_together(report: dict[str, Any], most: int = 8) -> None:
+    """How many labels images have, and which are seen together most."""
+    names, matrix = report["classes"], report["co_occurrence"]
+    pairs = [(matrix[a][b], names[a], names[b]) for a in range(len(names)) for b in range(a)]
+    often = sorted(pairs, key=lambda pair: -pair[0])[:most]
+    out = console()
+    mean, none = report["labels_an_image"], report["images_without_label"]
+    out.print(f"labels an image: {mean:.2f} on average; {none:,} images have none", soft_wrap=True)
+    listed = ", ".join(f"{b} and {a} ({count:,})" for count, a, b in often if count)
+    out.print(f"seen together: {listed or 'none'}", soft_wrap=True)
+
+
 def _print_check(report: dict[str, Any]) -> None:
     from toolkit.runtime.image_files import in_words
 
@@ -172,6 +195,8 @@ def _print_check(report: dict[str, Any]) -> None:
     out = console()
     out.print(f"{report['path']}: {report['images']:,} images", soft_wrap=True)
     print_table("images by class and split", ["class", *counts], rows)
+    if "co_occurrence" in report:
+        _print_together(report)
     for title in ("sizes", "modes"):
         listed = [f"{value} ({count:,})" for value, count in list(report[title].items())[:8]]
         more = f", and {len(report[title]) - 8} more" if len(report[title]) > 8 else ""

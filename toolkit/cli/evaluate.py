@@ -33,6 +33,8 @@ SHOWN = {
     "nll": "NLL",
 }
 SHOWN_IF_ORDERED = {"mae": "MAE (classes)", "quadratic_kappa": "quadratic kappa", "spearman": "Spearman"}
+SETS = {"accuracy": "all labels right", "average_precision": "mean average precision", "micro_f1": "micro F1"}
+"""Where an image may have several labels."""
 LISTED = 5
 """Classes without an image that a line names."""
 
@@ -118,8 +120,9 @@ def _remarks(found: Evaluation, *, chosen: bool) -> list[str]:
 
 def _print_metrics(found: Evaluation) -> None:
     rows = []
-    ordered = {name: shown for name, shown in SHOWN_IF_ORDERED.items() if hasattr(found, name)}
-    for name, shown in (SHOWN | ordered).items():
+    own = dict(SETS) if hasattr(found, "micro_f1") else {}
+    own |= {name: shown for name, shown in SHOWN_IF_ORDERED.items() if hasattr(found, name)}
+    for name, shown in (SHOWN | own).items():
         value, ends = getattr(found, name), found.intervals[name]
         interval = "" if None in ends else "{:.4f} to {:.4f}".format(*ends)
         rows.append([shown, "-" if value is None else f"{value:.4f}", interval])

@@ -64,13 +64,14 @@ def predict(
     files = [Path(name) for name in found.names]
     opened = Bundle(bundle)
     few = top_k or default_top_k(len(opened.labels))
+    several = opened.decision.several_labels
     predictions, failed = [], []
     with ExitStack() as entered:
         classifier = entered.enter_context(
             Classifier.open(opened, provider=provider, precision=precision, threads=threads, batch_size=batch_size)
         )
         progress = entered.enter_context(counting("predicting", len(files)))
-        write = entered.enter_context(prediction_file(out, opened.labels, few)) if out else None
+        write = entered.enter_context(prediction_file(out, opened.labels, few, several=several)) if out else None
         for entry in classifier.entries(files, few):
             if "error" in entry:
                 failed.append(entry["path"])
@@ -84,14 +85,14 @@ def predict(
     elif out:
         console().print(f"written: {out}, {len(files):,} images", soft_wrap=True)
     else:
-        _print_predictions(bundle, predictions)
+        _print_predictions(bundle, predictions, several=several)
     if failed:
         what = f"error: {len(failed)} of {len(files)} images can't be read, such as {failed[0]}"
         messages().print(what, soft_wrap=True, markup=False)
         raise typer.Exit(2)
 
 
-def _print_predictions(bundle: Path, predictions: list[dict[str, Any]]) -> None:
+def _print_predictions(bundle: Path, predictions: list[dict[str, Any]], *, several: bool) -> None:
     """A row an image: its whole path, its label, and the two likeliest of the others."""
     rows = []
     for entry in predictions:
@@ -99,5 +100,7 @@ def _print_predictions(bundle: Path, predictions: list[dict[str, Any]]) -> None:
         ranked = sorted(probabilities.items(), key=lambda pair: (pair[0] != label, -pair[1]))[:3]
         best = [ranked[0][0], f"{ranked[0][1]:.1%}"] if ranked else ["-", ""]
         others = ", ".join(f"{label} {probability:.1%}" for label, probability in ranked[1:])
-        rows.append([entry["path"], *best, others or entry.get("error", "")])
-    print_table(f"predictions of {bundle}", ["image", "label", "probability", "next"], rows, left=2)
+        said = [", ".join(entry["labels"]) or "no label"] if "labels" in entry else ["-"] if several else []
+        rows.append([entry["path"], *said, *best, others or entry.get("error", "")])
+    columns = ["image", *(["labels", "likeliest"] if several else ["label"]), "probability", "next"]
+    print_table(f"predictions of {bundle}", columns, rows, left=3 if several else 2)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.label_cells import label_columns, listed_labels
 from toolkit.data.listing import UNSPLIT, ListedImage, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import label_text
@@ -74,8 +76,8 @@ def _rows(
 ) -> tuple[list[ListedImage], list[str] | None]:
     import datasets
 
-    for role in ("image", "label"):
-        name = getattr(columns, role)
+    labelling = label_columns(columns)
+    for name, role in ({columns.image: "image"} | labelling).items():
         if name not in table.column_names:
             there = ", ".join(table.column_names)
             fix = f"name the column that holds it: data.columns.{role}=NAME"
@@ -84,13 +86,15 @@ def _rows(
         fix = f"cast it: dataset.cast_column({columns.image!r}, datasets.Image())"
         raise ToolkitError(f"column {columns.image!r} holds no images", where=path, fix=fix)
     raw = table.cast_column(columns.image, datasets.Image(decode=False))
-    feature = table.features[columns.label]
-    labels, names = table[columns.label], None
-    if isinstance(feature, datasets.ClassLabel):
-        known = [label_text(name) for name in feature.names]
-        labels = ["" if value is None or value < 0 else known[value] for value in labels]
+    cells, names = {name: list(table[name]) for name in labelling}, None
+    only = next(iter(labelling))
+    feature = table.features[only]
+    inner = getattr(feature, "feature", None)  # of a list
+    if len(labelling) == 1 and isinstance(feature if inner is None else inner, datasets.ClassLabel):
+        known = [label_text(name) for name in (feature if inner is None else inner).names]
+        cells[only] = [_class_names(value, known) for value in cells[only]]
         names = list(dict.fromkeys(filter(None, known)))
-    labels = [label_text(value) for value in labels]
+    labels = listed_labels(cells, columns, path, f"{title}, row")
     refuse_unlabelled([row for row, label in enumerate(labels, 1) if not label], f"{title}, row", path)
     groups = table[columns.group] if columns.group in table.column_names else [None] * len(labels)
     items = [
@@ -100,3 +104,10 @@ def _rows(
         for index, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
     return items, names
+
+
+def _class_names(value: Any, known: Sequence[str]) -> Any:
+    """The names of a class, or of a list of them, by their numbers; none for a number below 0."""
+    if isinstance(value, (list, tuple)):
+        return [_class_names(each, known) for each in value]
+    return "" if value is None or value < 0 else known[value]

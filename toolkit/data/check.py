@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import inspect_items
@@ -13,6 +15,7 @@ from toolkit.data.listing import UNSPLIT, ListedImage, Listing, leaking_groups
 from toolkit.data.near_duplicates import near_duplicates, perceptual_hasher
 from toolkit.data.splits import Division, Entry, divide
 from toolkit.data.survey import Survey
+from toolkit.data.target import Label
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
 from toolkit.progress import SILENT, Progress
@@ -36,13 +39,15 @@ def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any
         ``duplicates_with_other_labels`` [[path, ...]]; ``duplicates_removed`` {split: images} that
         a run leaves out for them; ``near_duplicates_across_splits`` {count, examples [[path, path]]},
         None without imagehash; ``groups_across_splits`` {group: [split, ...]}; ``similar_classes``
-        [[class, ...]]; ``problems``, a sentence for each thing that would stop or bias a training.
+        [[class, ...]]; ``problems``, a sentence for each thing that would stop or bias a training. Of images with
+        several labels also ``co_occurrence`` [class][class] of images that show both, ``images_without_label``, and
+        ``labels_an_image``, their mean.
 
     Raises:
         ToolkitError: what can't even be listed.
     """
     listing = list_data(config)
-    labels = {name: index for index, name in enumerate(listing.classes)}
+    label_of = listing.target.reader(listing.classes)
     look = perceptual_hasher()
     sizes: Counter[str] = Counter()
     modes: Counter[str] = Counter()
@@ -55,7 +60,7 @@ def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any
         if inspected.error or inspected.size is None:
             unreadable.append({"path": path_text(item.path), "reason": inspected.error})
             continue
-        entries.append(Entry(index, labels[item.label], inspected.sha256, item.group))
+        entries.append(Entry(index, label_of(item.label), inspected.sha256, item.group))
         looks.append(inspected.perceptual or 0)
         sizes[f"{inspected.size[0]}x{inspected.size[1]}"] += 1
         modes[str(inspected.mode)] += 1
@@ -63,7 +68,8 @@ def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any
     twins = _twins(entries, listing)
     division, why_not = _division(listing, entries, config)
     counts = listing.counts()
-    given = {split: sum(counts[split].values()) for split in counts if split != UNSPLIT}
+    images = Counter(item.split for item in listing.items)
+    given = {split: images[split] for split in counts if split != UNSPLIT}
     final = {split: len(images) for split, images in division.splits.items()} if division else {}
     found: dict[str, Any] = {
         "path": path_text(listing.root),
@@ -87,12 +93,26 @@ def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any
         "near_duplicates_across_splits": _near(listing, entries, looks, division) if look else None,
         "groups_across_splits": leaking_groups(listing.items),
         "similar_classes": similar_labels(listing.classes),
-    }
+    } | _labels_together(listing, label_of)
     without = sum(not item.group for item in listing.items) if found["groups"] else 0
-    problems = _problems(found, without) + _range_problems(survey, config)
+    problems = _problems(found, without, listing.target.fewest_classes) + _range_problems(survey, config)
     if why_not and not without:
         problems.append(why_not)
     return found | {"problems": problems}
+
+
+def _labels_together(listing: Listing, label_of: Callable[[str], Label]) -> dict[str, Any]:
+    """Of images with several labels: ``co_occurrence`` [class][class] of images that show both, and how many none."""
+    if not listing.target.several_in_one:
+        return {}
+    sets = Counter(label_of(item.label) for item in listing.items)
+    shown, weights = np.array(list(sets), np.int64), np.array(list(sets.values()), np.int64)
+    together = (shown * weights[:, None]).T @ shown
+    return {
+        "co_occurrence": together.tolist(),
+        "images_without_label": int(weights[~shown.any(-1)].sum()),
+        "labels_an_image": float((shown.sum(-1) * weights).sum() / weights.sum()),
+    }
 
 
 def _some(paths: list[Path]) -> dict[str, Any]:
@@ -134,7 +154,9 @@ def _division(
     except ToolkitError as error:
         return None, f"{error.what}; {error.fix}"
     for split, images in division.splits.items():
-        lost = set(range(len(listing.classes))) - {entry.label for entry in images}
+        lost = set(range(len(listing.classes)))
+        for label in {entry.label for entry in images}:
+            lost -= set(listing.target.shown(label))
         if lost and division.removed.get(split):
             names = ", ".join(listing.classes[label] for label in sorted(lost))
             return division, f"without copies of images of other splits, {split} has no image of: {names}"
@@ -156,9 +178,9 @@ def _near(
     return {"count": found.images, "examples": examples}
 
 
-def _problems(found: dict[str, Any], without_group: int) -> list[str]:
+def _problems(found: dict[str, Any], without_group: int, fewest: int) -> list[str]:
     problems = []
-    if len(found["classes"]) < 2:
+    if len(found["classes"]) < fewest:
         problems.append("a classifier needs two classes or more")
     for split, counts in found["counts"].items():
         empty = [name for name, count in counts.items() if not count]

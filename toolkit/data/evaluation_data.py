@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from toolkit.data.formats import list_data
-from toolkit.data.listing import SPLITS, UNSPLIT, Listing, check_groups, named, split_named
+from toolkit.data.listing import SPLITS, UNSPLIT, Listing, check_groups, first_with, named, split_named
 from toolkit.data.source import LabelledImage, fingerprint, read_listing, refuse_unreadable
 from toolkit.data.splits import divide, without_copies
+from toolkit.data.target import ONE_CLASS, Target
 from toolkit.errors import ToolkitError
 from toolkit.labels import natural_order
 from toolkit.progress import SILENT, Progress
@@ -29,16 +30,18 @@ class EvaluationData:
     """Of :data:`toolkit.data.listing.SPLITS`, or ``all``."""
     skipped: list[dict[str, str]]
     """Unreadable images that were left out: path and reason."""
+    target: Target = ONE_CLASS
+    """What is known of an image."""
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the images' split, class and content."""
-        return fingerprint({self.split: self.images}, list(self.classes))
+        return fingerprint({self.split: self.images}, list(self.classes), self.target)
 
     @property
     def absent_classes(self) -> list[str]:
         """Classes that none of the images show."""
-        present = {image.label for image in self.images}
+        present = {place for label in {image.label for image in self.images} for place in self.target.shown(label)}
         return [name for place, name in enumerate(self.classes) if place not in present]
 
 
@@ -78,14 +81,21 @@ def open_evaluation_data(
         what = "there is no readable image" if chosen == ALL else f"split {chosen!r} has no readable image"
         raise ToolkitError(what, where=config.path, fix="add labelled images")
     return EvaluationData(
-        config, classes, [replace(image, value_range=config.value_range) for image in images], chosen, bad
+        config,
+        classes,
+        [replace(image, value_range=config.value_range) for image in images],
+        chosen,
+        bad,
+        listing.target,
     )
 
 
 def _refuse_unknown(listing: Listing, classes: Sequence[str]) -> None:
-    odd = sorted({item.label for item in listing.items} - set(classes), key=natural_order)
+    target = listing.target
+    found = {name for text in {item.label for item in listing.items} for name in target.named_in(text)}
+    odd = sorted(found - set(classes), key=natural_order)
     if odd:
-        first = next(item.path for item in listing.items if item.label == odd[0])
+        first = first_with(odd[0], listing.items, target)
         what = f"labels that the classifier does not know: {named(odd, 5)} (first at {first})"
         fix = f"mend the labels, or leave these images out; it knows {named(classes, 20)}"
         raise ToolkitError(what, where=listing.root, fix=fix)

@@ -9,7 +9,9 @@ from toolkit.data import arrow, manifest, shards
 from toolkit.data.folder import list_folder
 from toolkit.data.listing import ABOUT, ListedImage, Listing, classes_of, named, refuse_half_split
 from toolkit.data.name_groups import grouped_by_name
+from toolkit.data.target import target_of
 from toolkit.errors import ToolkitError
+from toolkit.labels import label_text
 from toolkit.recipe.data import DataConfig, DataFormat
 from toolkit.regular_files import read_settings
 from toolkit.strict_json import read_json, reason_in
@@ -32,14 +34,19 @@ def list_data(config: DataConfig) -> Listing:
         fix = "check its permissions, or data.format"
         raise ToolkitError(f"can't read the data set: {error.strerror or error}", where=path, fix=fix) from error
     refuse_half_split(items, path)
-    if config.classes is not None or names is None:
-        names = classes_of(items, config.classes, path)
+    target = target_of(config.columns)
+    if isinstance(config.columns.labels, list):  # in the order of the columns
+        names = [label_text(name) for name in config.columns.labels]
+    if target.kind == "number":
+        names = [target.named_in("")[0]]
+    elif config.classes is not None or names is None:
+        names = classes_of(items, config.classes, path, target)
     _refuse_names_that_are_no_text(names, path)
     about = _read_about((path if path.is_dir() else path.parent) / ABOUT)
     pattern = config.group_pattern
     if pattern is not None:
         items = grouped_by_name(items, pattern, path)
-    return Listing(path, items, names, about, left_out, groups_from_names=pattern is not None)
+    return Listing(path, items, names, about, left_out, groups_from_names=pattern is not None, target=target)
 
 
 def _refuse_names_that_are_no_text(names: list[str], path: Path) -> None:
@@ -61,8 +68,13 @@ def _list(config: DataConfig, found: DataFormat) -> tuple[list[ListedImage], lis
     if found == "datasets":
         return *arrow.list_arrow(config.path, config.columns), {}
     if found == "webdataset":
-        items, left_out = shards.list_shards(config.path)
+        items, left_out = shards.list_shards(config.path, target_of(config.columns).kind)
         return items, None, left_out
+    kind = target_of(config.columns).kind
+    if kind != "class":
+        what = f"an image folder says one class an image, and data.columns.{kind} asks for another thing"
+        fix = "list the images in a manifest, CSV or Parquet"
+        raise ToolkitError(what, where=config.path, fix=fix)
     folder = list_folder(config.path)
     return folder.items, folder.classes, folder.left_out
 

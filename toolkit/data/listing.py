@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from toolkit.data.target import ONE_CLASS, Target
 from toolkit.errors import ToolkitError
 from toolkit.labels import natural_order
 from toolkit.regular_files import read_regular
@@ -59,6 +60,7 @@ class ListedImage:
 
     split: str
     label: str
+    """The class; several labels or a number as :mod:`toolkit.data.target` writes them."""
     name: str
     """Where it lies, and what messages call it; within a shard or a table, a path below it."""
     content: Content
@@ -87,6 +89,8 @@ class Listing:
     """How many files lie there that are no part of it, by suffix or reason."""
     groups_from_names: bool = False
     """Whether the groups were told from file names (``data.group_pattern``), and not by the source."""
+    target: Target = ONE_CLASS
+    """What is known of an image."""
 
     @property
     def splits(self) -> list[str]:
@@ -96,7 +100,8 @@ class Listing:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images a split and class."""
-        counted = Counter((item.split, item.label) for item in self.items)
+        named_in = self.target.named_in
+        counted = Counter((item.split, name) for item in self.items for name in named_in(item.label))
         return {split: {name: counted[split, name] for name in self.classes} for split in self.splits}
 
 
@@ -147,12 +152,12 @@ def check_listing(listing: Listing) -> None:
     Raises:
         ToolkitError: fewer than two classes, a split that lacks one, or a group of the source on both sides of a split.
     """
-    if len(listing.classes) < 2:
+    if len(listing.classes) < listing.target.fewest_classes:
         what = f"a classifier needs two classes, here is {len(listing.classes)}: {', '.join(listing.classes)}"
         raise ToolkitError(what, where=listing.root, fix="give images of at least two classes")
     for split, counts in listing.counts().items():
         empty = [name for name, count in counts.items() if not count]
-        if empty:
+        if empty and split in listing.target.every_class_in:
             place = "the data" if split == UNSPLIT else f"split {split!r}"
             raise ToolkitError(
                 f"{place} has no image of: {', '.join(empty)}",
@@ -192,21 +197,30 @@ def leaking_groups(items: Iterable[ListedImage]) -> dict[str, list[str]]:
     return {group: sorted(found) for group, found in splits.items() if len(found) > 1}
 
 
-def classes_of(items: Sequence[ListedImage], given: Sequence[str] | None, where: Path) -> list[str]:
+def classes_of(
+    items: Sequence[ListedImage], given: Sequence[str] | None, where: Path, target: Target = ONE_CLASS
+) -> list[str]:
     """The classes in order: those given, else all that occur, sorted.
 
     Raises:
         ToolkitError: a label outside the given classes.
     """
-    found = sorted({item.label for item in items}, key=natural_order)
+    texts = {item.label for item in items}
+    found = sorted({name for text in texts for name in target.named_in(text)}, key=natural_order)
     if given is None:
         return found
     odd = [label for label in found if label not in given]
     if odd:
-        first = next(item.path for item in items if item.label == odd[0])
+        first = first_with(odd[0], items, target)
         what = f"labels outside data.classes: {named(odd, 5)} (first at {first})"
         raise ToolkitError(what, where=where, fix=f"mend the labels, or add them to data.classes ({', '.join(given)})")
     return list(given)
+
+
+def first_with(name: str, items: Sequence[ListedImage], target: Target) -> str:
+    """Where a class is named first: the image, and of a table the row."""
+    row, item = next((row, item) for row, item in enumerate(items, 1) if name in target.named_in(item.label))
+    return f"{item.path}, row {row}" if target.several_in_one else str(item.path)
 
 
 def refuse_unlabelled(

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.label_cells import label_columns, listed_labels
 from toolkit.data.listing import UNSPLIT, ListedImage, WholeFile, named, refuse_unlabelled, split_named
 from toolkit.errors import ToolkitError
 from toolkit.labels import cell_text, label_text
@@ -26,20 +27,21 @@ def list_manifest(path: Path, columns: ColumnsConfig) -> list[ListedImage]:
         ToolkitError: unreadable, a column that is missing, rows without path or label, rows
             that stand there twice, or unknown splits.
     """
-    table = read_table(path, {getattr(columns, role) for role in type(columns).model_fields})
-    for role in ("path", "label"):
-        name = getattr(columns, role)
+    labelling = label_columns(columns)
+    table = read_table(path, columns.names() | set(labelling))
+    for name, role in ({columns.path: "path"} | labelling).items():
         if name not in table:
             raise ToolkitError(
                 f"column {name!r} is missing; there are: {', '.join(table) or 'none'}",
                 where=path,
                 fix=f"add it, or name the column that holds it: data.columns.{role}=NAME",
             )
-    texts = {role: _texts(table.get(getattr(columns, role), []), role) for role in type(columns).model_fields}
+    texts = {role: _texts(table.get(getattr(columns, role), []), role) for role in ("path", "split", "group")}
+    labels = listed_labels({name: list(map(_stripped, table[name])) for name in labelling}, columns, path)
     rows = len(texts["path"])
     if not rows:
         raise ToolkitError("the manifest has no rows", where=path, fix="add a row an image")
-    refuse_unlabelled([row for row, label in enumerate(texts["label"], 1) if not label], "row", path)
+    refuse_unlabelled([row for row, label in enumerate(labels, 1) if not label], "row", path)
     _refuse(
         path, "no path", [row for row, text in enumerate(texts["path"]) if not text], "fill it in or remove the rows"
     )
@@ -51,7 +53,7 @@ def list_manifest(path: Path, columns: ColumnsConfig) -> list[ListedImage]:
     groups = texts["group"] or [""] * rows
     return [
         ListedImage(split, label, place, WholeFile(place), group)
-        for split, label, place, group in zip(splits, texts["label"], places, groups, strict=True)
+        for split, label, place, group in zip(splits, labels, places, groups, strict=True)
     ]
 
 
@@ -105,9 +107,13 @@ def _read_parquet(path: Path, wanted: Container[str]) -> dict[str, list[Any]]:
 
 
 def _texts(values: list[Any], role: str) -> list[str]:
-    """A column's cells as text; labels and groups read the same in every format, paths stay as they are written."""
-    read = label_text if role in ("label", "group") else cell_text
-    return [read(value.strip() if isinstance(value, str) else value) for value in values]
+    """A column's cells as text; groups read the same in every format, paths stay as they are written."""
+    read = label_text if role == "group" else cell_text
+    return [read(_stripped(value)) for value in values]
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
 
 
 def _place(manifest: Path, text: str) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.listing import refuse_unlabelled
+from toolkit.data.target import labels_text, names_in, number_text
 from toolkit.errors import ToolkitError
 from toolkit.files import write_bytes
 from toolkit.labels import label_text
+from toolkit.recipe.data import TargetKind
 from toolkit.regular_files import bounded_lines, open_regular
 from toolkit.runtime.decode import MAX_BYTES
 from toolkit.strict_json import read_json, reason_in
@@ -113,6 +115,37 @@ def read_index(shard: Path) -> ShardContent:
         raise ToolkitError(what, where=index, fix=fix)
     refuse_unlabelled([row for row, sample in enumerate(samples, 1) if not sample.label], "image", index, fix)
     return ShardContent(samples, left_out if any(left_out.values()) else {})
+
+
+def check_label(sample: IndexEntry, shard: Path, kind: TargetKind) -> None:
+    """Refuse a sample that says another kind of thing of its image than is asked for.
+
+    Raises:
+        ToolkitError: with its name.
+    """
+    several = _is_list(sample.label)
+    if kind == "labels" and not several:
+        fix = "put a list as 'labels' into the sample's .json, or leave data.columns.labels out"
+        raise ToolkitError(f"{sample.name} has one class, and no list of labels", where=shard, fix=fix)
+    if kind == "class" and several:
+        fix = "set data.columns.labels=labels, and model.task=multi-label"
+        raise ToolkitError(f"{sample.name} has several labels, {sample.label}", where=shard, fix=fix)
+    if kind == "number":
+        try:
+            number_text(float(sample.label))
+        except ValueError as error:
+            fix = "write a number as 'label' into the sample's .json"
+            raise ToolkitError(f"{sample.name} has no finite number: {sample.label}", where=shard, fix=fix) from error
+
+
+def _is_list(label: str) -> bool:
+    """Whether a label is several ones, as :func:`toolkit.data.target.labels_text` writes them."""
+    if not label.startswith("["):
+        return False
+    try:
+        return labels_text(names_in(label)) == label
+    except (ValueError, TypeError):
+        return False
 
 
 def _is_count(value: Any) -> bool:

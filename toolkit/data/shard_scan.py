@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from toolkit.data.label_cells import several_text
 from toolkit.data.listing import named
 from toolkit.data.shard_index import IndexEntry, ShardContent
 from toolkit.errors import ToolkitError
@@ -109,10 +110,20 @@ def _sample(
             f"{key}: label or JSON is damaged: {error}", where=shard, fix="write the shard again"
         ) from error
     texts = {name: label_text(about.get(name)) for name in ("label", "split", "group")}
+    if "labels" in about and not texts["label"]:
+        texts["label"] = _several(shard, key, about["labels"])
     if label is not None:
         texts["label"] = label_text(label)
     name = image.name if is_utf8(image.name) else for_terminal(image.name)  # an index is UTF-8
     return IndexEntry(name, image.offset_data, image.size, **texts)
+
+
+def _several(shard: Path, key: str, labels: Any) -> str:
+    try:
+        return several_text(labels)
+    except ValueError as error:
+        fix = "write a list of names, [] where there is no label"
+        raise ToolkitError(f"{key}: 'labels' is {error}", where=shard, fix=fix) from error
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:

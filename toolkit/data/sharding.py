@@ -16,6 +16,7 @@ from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage
 from toolkit.data.shard_index import FilePart, IndexEntry, ShardContent, write_index
 from toolkit.data.shard_scan import scan
 from toolkit.data.shards import shards_in
+from toolkit.data.target import Target
 from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors, staged_folder, write_json
 from toolkit.progress import SILENT, Progress
@@ -53,7 +54,7 @@ def write_shards(
             items = [item for item in listing.items if item.split == split]
             for first in range(0, len(items), images_per_shard):
                 shard = stage / f"{split}-{first // images_per_shard:05d}.tar"
-                _write_shard(shard, items[first : first + images_per_shard], first)
+                _write_shard(shard, items[first : first + images_per_shard], first, listing.target)
                 write_index(shard, _hashed(shard))
                 names.append(shard.name)
                 done += len(items[first : first + images_per_shard])
@@ -97,7 +98,7 @@ def _hash(shard: Path, sample: IndexEntry) -> str:
     return hashlib.sha256(FilePart(shard, sample.offset, sample.length).read()).hexdigest()
 
 
-def _write_shard(shard: Path, items: Sequence[ListedImage], first: int) -> None:
+def _write_shard(shard: Path, items: Sequence[ListedImage], first: int, target: Target) -> None:
     """Two members an image, without times or owners: the same images give the same bytes."""
     with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, item in enumerate(items, first):
@@ -108,7 +109,11 @@ def _write_shard(shard: Path, items: Sequence[ListedImage], first: int) -> None:
                 raise ToolkitError(
                     f"can't read the image: {error.strerror or error}", where=item.path, fix=fix
                 ) from error
-            about = {"label": item.label, "group": item.group} if item.group else {"label": item.label}
+            about: dict[str, Any] = {"label": item.label}
+            if target.several_in_one:
+                about = {"labels": target.named_in(item.label)}
+            if item.group:
+                about["group"] = item.group
             if item.split != UNSPLIT:
                 about["split"] = item.split
             suffix = suffix_in(item.name) if has_image_suffix(item.name) else ".jpg"

@@ -12,9 +12,10 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage, split_in_name, split_named
-from toolkit.data.shard_index import INDEX, FilePart, IndexEntry, index_of, read_index
+from toolkit.data.shard_index import INDEX, FilePart, IndexEntry, check_label, index_of, read_index
 from toolkit.data.shard_scan import scan
 from toolkit.errors import ToolkitError
+from toolkit.recipe.data import TargetKind
 from toolkit.runtime.image_files import NO_IMAGE, has_image_suffix, reason_against, suffix_in, visible_folders
 
 
@@ -33,19 +34,25 @@ def _files(path: Path, pattern: str) -> list[Path]:
     return sorted(file for file in found if not any(map(reason_against, file.relative_to(path).parts)))
 
 
-def list_shards(path: Path) -> tuple[list[ListedImage], dict[str, int]]:
+def list_shards(path: Path, kind: TargetKind = "class") -> tuple[list[ListedImage], dict[str, int]]:
     """Every image of a folder's shards, from their indexes, or from the shards where there is none.
+
+    Args:
+        path: the folder, or a shard.
+        kind: what is known of an image.
 
     Returns:
         The images, and how many members of shards and files beside them are left out, by reason.
 
     Raises:
-        ToolkitError: a broken shard, or an index that doesn't match its shard.
+        ToolkitError: a broken shard, an index that doesn't match its shard, or labels of another kind.
     """
     items, left_out = list[ListedImage](), _files_beside(path)
     _refuse_lonely_indexes(path)
     for shard in shards_in(path):
         content = read_index(shard) if index_of(shard).exists() else scan(shard)
+        for sample in content.samples:
+            check_label(sample, shard, kind)
         items += [_item(path, shard, sample) for sample in content.samples]
         left_out.update(content.left_out)
     if not items:

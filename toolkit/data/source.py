@@ -18,6 +18,7 @@ from toolkit.data.inspection import inspect_items
 from toolkit.data.listing import Content, ListedImage, Listing, check_listing, leaking_groups, named
 from toolkit.data.splits import divide
 from toolkit.data.survey import Survey
+from toolkit.data.target import ONE_CLASS, Label, Target
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe.data import DataConfig
@@ -35,8 +36,8 @@ class LabelledImage:
 
     path: Path
     """Where it lies, and what messages call it; within a shard or a table, a path below it."""
-    label: int
-    """Place among the classes, or :data:`UNLABELLED`."""
+    label: Label
+    """Place among the classes, or :data:`UNLABELLED`; or what else is known of it."""
     content: Content
     sha256: str = ""
     group: str = ""
@@ -59,9 +60,10 @@ class LabelledImage:
         return decode(self.read(), where=self.path, grey=grey, value_range=self.value_range)
 
 
-def labels_of(images: Sequence[LabelledImage]) -> npt.NDArray[np.int64]:
-    """Labels [images], as indices into the classes."""
-    return np.array([image.label for image in images], np.int64)
+def labels_of(images: Sequence[LabelledImage]) -> npt.NDArray[Any]:
+    """Labels [images], as indices into the classes; 0 or 1 for each class [images, classes]; or numbers [images]."""
+    labels = np.array([image.label for image in images])
+    return labels if len(labels) else labels.astype(np.int64)
 
 
 def groups_of(images: Sequence[LabelledImage]) -> list[str] | None:
@@ -101,6 +103,8 @@ class DataSource:
     """Content of the data set's ``dataset.json``, if there is one."""
     value_range: Range | None = None
     """What black and white are in its images of more than 8 bits; None if there are none, or each says its own."""
+    target: Target = ONE_CLASS
+    """What is known of an image."""
     value_ranges: dict[str, int] = field(default_factory=dict)
     """What these images hold and are read as, in words: {description: images}."""
 
@@ -114,8 +118,8 @@ class DataSource:
         }
         return replace(self, splits=splits, value_range=value_range)
 
-    def labels(self, split: str) -> npt.NDArray[np.int64]:
-        """Labels [images] of a split, as indices into the classes."""
+    def labels(self, split: str) -> npt.NDArray[Any]:
+        """Labels of a split; see :func:`labels_of`."""
         return labels_of(self.splits[split])
 
     def groups(self, split: str) -> list[str] | None:
@@ -128,7 +132,11 @@ class DataSource:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images a split and class."""
-        counted = {split: Counter(example.label for example in examples) for split, examples in self.splits.items()}
+        shown = self.target.shown
+        counted = {
+            split: Counter(place for example in examples for place in shown(example.label))
+            for split, examples in self.splits.items()
+        }
         return {split: {name: count[i] for i, name in enumerate(self.classes)} for split, count in counted.items()}
 
 
@@ -147,20 +155,21 @@ def open_data(config: DataConfig, progress: Progress = SILENT) -> DataSource:
         refuse_unreadable(bad, "set data.on_bad_image=skip")
     value_range = survey.value_range(config.path)
     division = divide(found, config, listing.classes)
-    _check_splits(division.splits, listing.classes, config.path)
+    _check_splits(division.splits, listing, config.path)
     source = DataSource(
         root=config.path,
         classes=listing.classes,
         splits=division.splits,
-        fingerprint=fingerprint(division.splits, listing.classes),
+        fingerprint=fingerprint(division.splits, listing.classes, listing.target),
         skipped=bad,
         duplicates=[sorted(path_text(image.path) for image in images) for images in division.copies],
         removed=division.removed,
-        contradictions=_contradictions(found, listing.classes),
+        contradictions=_contradictions(found, listing),
         leaks=leaking_groups(listing.items),
         made=division.made,
         left_out=listing.left_out,
         about=listing.about,
+        target=listing.target,
         value_ranges=survey.value_ranges(),
     )
     return source.read_as(value_range)
@@ -170,7 +179,7 @@ def read_listing(
     listing: Listing, value_range: Range | None, progress: Progress
 ) -> tuple[dict[str, list[LabelledImage]], list[dict[str, str]], Survey]:
     """The readable images of each split in canonical order, the others with the reason, and what the pixels are."""
-    labels = {name: index for index, name in enumerate(listing.classes)}
+    label_of = listing.target.reader(listing.classes)
     found: dict[str, list[LabelledImage]] = {split: [] for split in listing.splits}
     bad = []
     survey = Survey(value_range)
@@ -179,7 +188,7 @@ def read_listing(
         if inspected.error:
             bad.append({"path": path_text(item.path), "reason": inspected.error})
         else:
-            found[item.split].append(_example(item, labels[item.label], inspected.sha256))
+            found[item.split].append(_example(item, label_of(item.label), inspected.sha256))
     for examples in found.values():
         examples.sort(key=lambda example: (example.label, example.sha256, example.group))
     return found, bad, survey
@@ -201,37 +210,39 @@ def refuse_unreadable(bad: Sequence[Mapping[str, str]], skip: str) -> None:
         raise ToolkitError(f"unreadable image: {bad[0]['reason']}{more}", where=bad[0]["path"], fix=fix)
 
 
-def _example(item: ListedImage, label: int, sha256: str) -> LabelledImage:
+def _example(item: ListedImage, label: Label, sha256: str) -> LabelledImage:
     return LabelledImage(item.path, label, item.content, sha256, item.group)
 
 
-def fingerprint(splits: dict[str, list[LabelledImage]], classes: list[str]) -> str:
+def fingerprint(splits: dict[str, list[LabelledImage]], classes: list[str], target: Target = ONE_CLASS) -> str:
     """SHA-256 over (split, class, content) of every image, whatever the files are called."""
     lines = sorted(
-        f"{split}\t{classes[example.label]}\t{example.sha256}"
+        f"{split}\t{target.key(example.label, classes)}\t{example.sha256}"
         for split, examples in splits.items()
         for example in examples
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _contradictions(found: Mapping[str, Sequence[LabelledImage]], classes: Sequence[str]) -> list[list[str]]:
+def _contradictions(found: Mapping[str, Sequence[LabelledImage]], listing: Listing) -> list[list[str]]:
     """Images of one content with different labels, each set with the labels."""
-    first: dict[str, int] = {}
+    first: dict[str, Label] = {}
+    written = listing.target.written
     examples = [example for images in found.values() for example in images]
     odd = {each.sha256 for each in examples if first.setdefault(each.sha256, each.label) != each.label}
     sets: dict[str, list[str]] = {sha256: [] for sha256 in sorted(odd)}
     for each in examples:
         if each.sha256 in odd:
-            sets[each.sha256].append(f"{path_text(each.path)} ({classes[each.label]})")
+            sets[each.sha256].append(f"{path_text(each.path)} ({written(each.label, listing.classes)})")
     return [sorted(images) for images in sets.values()]
 
 
-def _check_splits(splits: dict[str, list[LabelledImage]], classes: list[str], where: Path) -> None:
+def _check_splits(splits: dict[str, list[LabelledImage]], listing: Listing, where: Path) -> None:
+    target = listing.target
     for split, examples in splits.items():
-        present = {example.label for example in examples}
-        empty = [name for index, name in enumerate(classes) if index not in present]
-        if empty:
+        present = {place for label in {example.label for example in examples} for place in target.shown(label)}
+        empty = [name for index, name in enumerate(listing.classes) if index not in present]
+        if empty and split in target.every_class_in:
             what = f"split {split!r} has no readable image of {named(empty)}"
             fix = "add images of these classes; copies of images in test or validation don't count in the other splits"
             raise ToolkitError(what, where=where, fix=fix)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from toolkit.data.listing import SPLITS, UNSPLIT, named
+from toolkit.data.stratified import stratified
+from toolkit.data.target import BINS, Label, Strata, Target, target_of
 from toolkit.errors import ToolkitError
 from toolkit.recipe.data import DataConfig
 
@@ -28,8 +30,8 @@ class Divisible(Protocol):
     """An image that a split is made of."""
 
     @property
-    def label(self) -> int:
-        """Its class."""
+    def label(self) -> Label:
+        """Its class, or what else is known of it."""
 
     @property
     def sha256(self) -> str:
@@ -45,7 +47,7 @@ class Entry:
     """The least that is divided: an image by its place in a list."""
 
     index: int
-    label: int
+    label: Label
     sha256: str
     group: str = ""
 
@@ -87,7 +89,12 @@ def divide(found: Mapping[str, Sequence[Image]], config: DataConfig, classes: Se
         raise ToolkitError("no training images: the split 'train' is missing", where=config.path, fix=fix)
     made = [split for split in SPLITS[1:] if split not in splits]
     grouped = any(image.group for image in pool)
-    splits |= _Cut(pool, made, config, classes, grouped=grouped).splits() if made else {"train": pool}
+    if made:
+        target = target_of(config.columns)
+        strata = _Strata(target.strata([image.label for image in pool]), _names(target, classes), target.several_in_one)
+        splits |= _Cut(pool, made, config, strata, grouped=grouped).splits()
+    else:
+        splits["train"] = pool
     if made and grouped:  # groups that hold the same image may stand in two splits
         splits, more, also = without_copies(splits)
         copies, removed = copies + more, dict(Counter(removed) + Counter(also))
@@ -125,6 +132,23 @@ def draw(seed: int, unit: str) -> float:
     return int.from_bytes(digest[:8]) / 2**64
 
 
+@dataclass(frozen=True)
+class _Strata:
+    """What the splits that are made keep the shares of."""
+
+    of: Strata
+    names: Sequence[str]
+    """For messages."""
+    several: bool
+    """Whether an image may be of several."""
+
+
+def _names(target: Target, classes: Sequence[str]) -> list[str]:
+    if target.kind == "number":
+        return [f"quantile {place + 1} of {classes[0]}" for place in range(BINS)]
+    return [*classes, *(["no label"] if target.several_in_one else [])]
+
+
 @dataclass(slots=True)
 class _Unit(Generic[Image]):
     """What stays together, with the number it drew and the split it is in now."""
@@ -147,9 +171,9 @@ class _Cut(Generic[Image]):
     """Divides a pool of images into training and the splits to be made."""
 
     def __init__(
-        self, pool: Sequence[Image], made: Sequence[str], config: DataConfig, classes: Sequence[str], *, grouped: bool
+        self, pool: Sequence[Image], made: Sequence[str], config: DataConfig, strata: _Strata, *, grouped: bool
     ) -> None:
-        self.config, self.classes, self.grouped = config, classes, grouped
+        self.config, self.strata, self.grouped = config, strata, grouped
         shares = {"test": config.test_share, "validation": config.validation_share}
         start, self.bands = 0.0, dict[str, tuple[float, float]]()
         for split, share in shares.items():  # a split's band is the same whichever of them are to be made
@@ -162,13 +186,14 @@ class _Cut(Generic[Image]):
         self.units = self._units(pool)
         self.counts: dict[str, Counter[int]] = {split: Counter() for split in self.shares}
         self.of_class: dict[int, list[_Unit[Image]]] = defaultdict(list)
-        for unit in self.units:
+        by_strata = stratified(self.units, self.shares, self._all_bands()) if strata.several and not grouped else None
+        for place, unit in enumerate(self.units):
             inside = (split for split, (low, high) in self.bands.items() if low <= unit.number < high)
-            unit.split = next(inside, "train")
+            unit.split = by_strata[place] if by_strata else next(inside, "train")
             self.counts[unit.split].update(unit.counts)
             for label in unit.counts:
                 self.of_class[label].append(unit)
-        self.totals = Counter(image.label for image in pool)
+        self.totals = Counter(stratum for image in pool for stratum in strata.of(image.label))
         self._refuse_small_classes()
         self._repair()
 
@@ -189,11 +214,17 @@ class _Cut(Generic[Image]):
             if name not in by_name:
                 by_name[name] = _Unit(draw(self.config.split_seed, name))
             by_name[name].images.append(image)
-            by_name[name].counts[image.label] += 1
+            by_name[name].counts.update(self.strata.of(image.label))
         return [unit for _, unit in sorted(by_name.items(), key=lambda pair: (pair[1].number, pair[0]))]
+
+    def _all_bands(self) -> dict[str, tuple[float, float]]:
+        """The bands, that of training without the gaps which given splits leave."""
+        return {**self.bands, "train": (0.0, 1.0)}  # the first band that holds a number counts
 
     def _limits(self, split: str, label: int) -> tuple[float, float]:
         """The fewest and the most images of a class that a split may hold."""
+        if self.strata.several and label == len(self.strata.names) - 1:
+            return 0, float("inf")  # images without a label are no class that a split needs
         if not self.grouped or split == "train":
             return 1, float("inf")
         share, total = self.shares[split], self.totals[label]
@@ -259,7 +290,11 @@ class _Cut(Generic[Image]):
         move.unit.split = move.to
 
     def _refuse_small_classes(self) -> None:
-        small = [label for label in sorted(self.totals) if len(self.of_class[label]) < len(self.shares)]
+        small = [
+            label
+            for label in sorted(self.totals)
+            if len(self.of_class[label]) < len(self.shares) and self._limits("train", label)[0]
+        ]
         if not small:
             return
         several = len(small) > 1
@@ -268,7 +303,7 @@ class _Cut(Generic[Image]):
         else:
             kind = "have too few different images" if several else "has too few different images"
         sizes = f"{len(small)} of {len(self.totals)} classes" if several else "a class"
-        listed = named([f"{self.classes[label]} ({len(self.of_class[label])})" for label in small])
+        listed = named([f"{self.strata.names[label]} ({len(self.of_class[label])})" for label in small])
         *held, last = [split for split in (*SPLITS[1:], "train") if split in self.shares]
         what = f"can't hold out {' and '.join(held)}: {sizes} {kind} for one in each of these and {last}: {listed}"
         fix = "add images of these classes, remove the classes, or make the splits yourself"
@@ -277,7 +312,7 @@ class _Cut(Generic[Image]):
     def _unbalanced(self, broken: Sequence[tuple[int, str]]) -> ToolkitError:
         def cell(label: int, split: str) -> str:
             held = self.counts[split][label] / self.totals[label]
-            return f"{held:.0%} of {self.classes[label]} in {split} (asked for: {self.shares[split]:.0%})"
+            return f"{held:.0%} of {self.strata.names[label]} in {split} (asked for: {self.shares[split]:.0%})"
 
         asked = next((self.shares[split] for _, split in broken if split != "train"), 0.0)
         cells = named([cell(*each) for each in broken])

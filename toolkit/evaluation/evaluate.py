@@ -17,7 +17,7 @@ from toolkit.evaluation.record import RECORDS, Evaluation
 from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.curves import curves_of
 from toolkit.metrics.operating_point import rates
-from toolkit.metrics.report import confusions_of, metrics_of, uncalibrated_of
+from toolkit.metrics.report import metrics_of, uncalibrated_of
 from toolkit.metrics.split import Integers, SplitScores
 from toolkit.progress import SILENT, Progress
 from toolkit.reporting.predictions import Predictions, worst
@@ -66,15 +66,21 @@ def evaluate_bundle(
         ToolkitError: a provider or precision that is not there, an image that can't be read any more, or
             probabilities that are not those of the logits.
     """
+    if data.target.several_in_one != bundle.decision.several_labels:
+        what = f"the bundle's task is {bundle.manifest.task}, and the data has another kind of labels"
+        raise ToolkitError(
+            what, where=data.config.path, fix="name its column: columns.labels=NAME or columns.label=NAME"
+        )
     tuned = bundle.tuned_for(provider, precision)
     precision = tuned.precision if tuned else precision or bundle.precisions[0]
     provider = tuned.provider if tuned else provider or "cpu"
     logits, stated = _predict(bundle, data.images, precision, provider, progress)
     labels, groups, temperature = labels_of(data.images), groups_of(data.images), bundle.temperature(precision)
     calibrated, as_trained = (SCORES[bundle.manifest.task](logits, labels, each, groups) for each in (temperature, 1.0))
-    decided = stated[np.arange(len(labels)), calibrated.predicted]
-    if not np.allclose(calibrated.confidence, decided, rtol=0, atol=SAME):
-        what = f"the {precision} graph's probabilities are not those of its logits at its temperature, {temperature:g}"
+    calibrated, as_trained = (each.at(bundle.decision.cuts) for each in (calibrated, as_trained))
+    if not calibrated.off(stated) <= SAME:
+        at = f"{temperature:g}" if isinstance(temperature, float) else "one for each label"
+        what = f"the {precision} graph's probabilities are not those of its logits at its temperature, {at}"
         raise ToolkitError(what, where=bundle.path, fix="export it again")
     predictions, classes = _predictions(calibrated, data), bundle.labels
     summary = {
@@ -82,7 +88,7 @@ def evaluate_bundle(
         "uncalibrated": {data.split: uncalibrated_of(as_trained)},
         "temperature": temperature,
         "classes": classes,
-        **confusions_of(calibrated, classes),
+        **calibrated.confusions(classes),
     }
     about = {
         "worst": _worst(predictions),
@@ -101,6 +107,8 @@ def evaluate_bundle(
     }
     kept = {key: summary[key] for key in ("temperature", "classes", "confusion_matrix", "confusions")}
     schema = RECORDS.get(bundle.manifest.task, Evaluation)
+    if data.target.several_in_one:
+        about |= {"thresholds": dict(zip(classes, _cuts(bundle), strict=True))}
     record = schema.model_validate(as_utf8(summary[data.split] | kept | about, finite=True))
     return Evaluated(record, summary, curves_of(calibrated, as_trained, classes), predictions, data.images)
 
@@ -120,6 +128,12 @@ def _predict(
     return logits, stated
 
 
+def _cuts(bundle: Bundle) -> list[float | None]:
+    """Logits from which on each label is said; None for one that never is."""
+    thresholds = bundle.manifest.thresholds
+    return [0.0] * len(bundle.labels) if thresholds is None else list(thresholds.cuts)
+
+
 def _at_operating_point(
     bundle: Bundle, logits: Float32, labels: Integers, groups: Sequence[str] | None
 ) -> dict[str, Any] | None:
@@ -136,13 +150,8 @@ def _at_operating_point(
 
 
 def _predictions(scores: SplitScores, data: EvaluationData) -> Predictions:
-    return Predictions(
-        [path_text(image.path) for image in data.images],
-        [data.classes[image.label] for image in data.images],
-        [data.classes[place] for place in scores.predicted],
-        scores.confidence,
-        np.exp(scores.log_probabilities(scores.labels)),
-    )
+    paths = [path_text(image.path) for image in data.images]
+    return Predictions(paths, *scores.written(data.classes), scores.confidence, scores.label_probability)
 
 
 def _worst(predictions: Predictions) -> list[dict[str, Any]]:

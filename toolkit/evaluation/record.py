@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict, Field
 
 Interval = tuple[float | None, float | None]
@@ -20,6 +22,19 @@ class ClassMetrics(Record):
     recall: float
     f1: float
     images: int
+
+
+class LabelMetrics(ClassMetrics):
+    """Metrics of a label that an image may have beside others; None where there is nothing to compute one from."""
+
+    precision: float | None  # type: ignore[assignment]
+    recall: float | None  # type: ignore[assignment]
+    f1: float | None  # type: ignore[assignment]
+    average_precision: float | None
+    expected_calibration_error: float | None
+    said: int
+    """Images that it is said of."""
+    intervals: dict[str, Interval]
 
 
 class Confusion(Record):
@@ -81,7 +96,7 @@ class Evaluation(Record):
     majority_class_accuracy: float
     intervals: dict[str, Interval]
     """95 %, by metric."""
-    per_class: dict[str, ClassMetrics]
+    per_class: Mapping[str, ClassMetrics]
     confusion_matrix: list[list[int]] | None
     """[true][predicted] in the order of ``classes``; None of more than 100."""
     confusions: list[Confusion]
@@ -92,8 +107,8 @@ class Evaluation(Record):
     worst: list[WorstError]
     """The highest loss first."""
     uncalibrated: Uncalibrated
-    temperature: float
-    """Of the graph's probabilities."""
+    temperature: float | list[float]
+    """Of the graph's probabilities; a list of one for each class where an image may have several."""
     classes: list[str]
     absent_classes: list[str]
     """Classes that none of the images show."""
@@ -122,5 +137,18 @@ class OrdinalEvaluation(Evaluation):
     """Of predicted and true class; None where all predictions or all labels are one class."""
 
 
-RECORDS: dict[str, type[Evaluation]] = {"ordinal": OrdinalEvaluation}
+class LabelSetEvaluation(Evaluation):
+    """The same of a bundle that may say several labels of an image.
+
+    ``accuracy`` counts images whose labels are all right; the other metrics are means over the labels, at the bundle's
+    thresholds.
+    """
+
+    micro_f1: float | None
+    per_class: Mapping[str, LabelMetrics]
+    thresholds: dict[str, float | None]
+    """Logit from which on each label is said; None for one that never is."""
+
+
+RECORDS: dict[str, type[Evaluation]] = {"ordinal": OrdinalEvaluation, "multi-label": LabelSetEvaluation}
 """By the tasks that say more of a split than :class:`Evaluation` does."""

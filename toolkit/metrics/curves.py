@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.metrics.class_ranking import Ranking
 from toolkit.metrics.intervals import Array
-from toolkit.metrics.split import Ranking, SplitScores
+from toolkit.metrics.split import SplitScores
 
 SHOWN = 10
 """Up to so many classes get a curve each."""
@@ -32,7 +33,7 @@ def curves_of(calibrated: SplitScores, as_trained: SplitScores, classes: Sequenc
         ``images``, ``ranked_images`` (those that the curves of the classes rest on), ``reliability``, ``roc`` and
         ``precision_recall``: ``classes`` {name: curve} of some or all classes, ``mean``, and ``low`` and ``high``,
         the quantiles over the ``known`` of all classes (those with images), each over even steps of the x axis from
-        0 to 1.
+        0 to 1. Where an image may have several labels, also ``label_reliability`` {name: bins} of some or all.
     """
     ranking = calibrated.ranking
     return {
@@ -41,6 +42,7 @@ def curves_of(calibrated: SplitScores, as_trained: SplitScores, classes: Sequenc
         "reliability": {"as_trained": _reliability(as_trained), "calibrated": _reliability(calibrated)},
         "roc": _family(ranking, "roc", "auroc", classes),
         "precision_recall": _family(ranking, "precision_recall", "average_precision", classes),
+        **calibrated.label_curves(classes),
     }
 
 
@@ -50,7 +52,7 @@ def _reliability(scores: SplitScores) -> dict[str, list[float]]:
         "confidence": found.confidence.tolist(),
         "accuracy": found.accuracy.tolist(),
         "share": found.share.tolist(),
-        "histogram": (np.histogram(scores.confidence, edges)[0] / len(scores.labels)).tolist(),
+        "histogram": (np.histogram(scores.stated, edges)[0] / len(scores.stated)).tolist(),
     }
 
 

@@ -10,9 +10,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.metrics.class_ranking import Ranking
 from toolkit.metrics.intervals import Array, bounded_interval, mean_interval
 from toolkit.metrics.ordered import Agreement, quadratic_kappa, spearman
-from toolkit.metrics.split import METRICS, WITH_INTERVAL, Integers, Ranking, SplitScores
+from toolkit.metrics.split import METRICS, WITH_INTERVAL, Integers, SplitScores
 from toolkit.ordered import log_probabilities, median_of
 
 ORDERED = ("mae", "quadratic_kappa", "spearman")

@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
 from toolkit.metrics.calibration import CalibrationError, calibration_error
+from toolkit.metrics.class_ranking import Ranking, rank_classes
+from toolkit.metrics.confusions import confusions_of
 from toolkit.metrics.intervals import Array, bounded_interval, mean_interval
-from toolkit.metrics.ranking import ClassRanking, rank_class
 from toolkit.sampling import evenly_spaced
 
 Integers = npt.NDArray[np.int64]
@@ -32,20 +32,6 @@ DIGITS = 12
 """Of log-probabilities that rank images: equal ones that rounding made differ are equal again."""
 CHUNK = 4_000_000
 """Images times classes that are held in double precision at once."""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Means over the classes of what :class:`ClassRanking` holds of each, and the curves."""
-
-    places: Integers
-    """The images that were ranked, as indices into the split."""
-    auroc: float
-    average_precision: float
-    auroc_influence: Array
-    average_precision_influence: Array
-    by_class: dict[int, ClassRanking]
-    """Without its influences, which take N numbers a class."""
 
 
 class SplitScores:
@@ -72,9 +58,13 @@ class SplitScores:
         self.temperature, self.groups = temperature, groups
         self.classes = self.logits.shape[1]
 
-    names: tuple[str, ...] = METRICS
+    names: ClassVar[tuple[str, ...]] = METRICS
     """All metrics that there are."""
-    names_with_interval: tuple[str, ...] = WITH_INTERVAL
+    names_with_interval: ClassVar[tuple[str, ...]] = WITH_INTERVAL
+
+    def at(self, cuts: npt.ArrayLike | None) -> SplitScores:
+        """The same scores, decided at cuts of the logits; there are none where the largest logit decides."""
+        return self
 
     def metrics(self, names: Iterable[str] | None = None) -> dict[str, float]:
         """Metrics of the split by name.
@@ -148,6 +138,24 @@ class SplitScores:
         """Probability of the predicted class [N]."""
         return np.exp(self.log_probabilities(self.predicted))
 
+    @property
+    def stated(self) -> Array:
+        """What the calibration error holds against what is right: the confidence."""
+        return self.confidence
+
+    @property
+    def label_probability(self) -> Array:
+        """Probability of each image's label [N]."""
+        return np.exp(self.log_probabilities(self.labels))
+
+    def off(self, stated: npt.NDArray[Any]) -> float:
+        """Largest difference of a graph's probabilities of the predicted classes to these; all are given [N, C]."""
+        return float(np.abs(stated[np.arange(len(self.labels)), self.predicted] - self.confidence).max())
+
+    def written(self, classes: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Each image's label, and the predicted class, by name."""
+        return [classes[place] for place in self.labels], [classes[place] for place in self.predicted]
+
     @cached_property
     def calibration(self) -> CalibrationError:
         """Gap between confidence and accuracy."""
@@ -169,24 +177,14 @@ class SplitScores:
         places = evenly_spaced(total, most)
         labels, normalisers = self.labels[places], self._normalisers[places]
         logits = self.logits if len(places) == total else self.logits[places]
-        influences, by_class = np.zeros((2, len(places))), {}
-        sums, counted = np.zeros(2), np.zeros(2)
-        for index in range(self.classes):
-            scores = logits[:, index].astype(np.float64) / self.temperature - normalisers
-            found = rank_class(np.round(scores, DIGITS), labels == index)
-            values = np.array([found.auroc, found.average_precision])
-            there = np.isfinite(values)
-            sums[there] += values[there]
-            counted += there
-            for row, influence in enumerate((found.auroc_influence, found.average_precision_influence)):
-                if there[row]:
-                    influences[row] += influence
-            by_class[index] = found.without_influences()
-        with np.errstate(invalid="ignore"):
-            means, influences = sums / counted, influences / np.maximum(counted, 1)[:, None]
-        return Ranking(places, float(means[0]), float(means[1]), influences[0], influences[1], by_class)
 
-    def class_metrics(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        def of_class(index: int) -> tuple[Array, npt.NDArray[np.bool_]]:
+            scores = logits[:, index].astype(np.float64) / self.temperature - normalisers
+            return np.round(scores, DIGITS), labels == index
+
+        return rank_classes(places, self.classes, of_class)
+
+    def class_metrics(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Precision, recall, F1 and number of images of each class by name."""
         images, claims, right = self.counts
         precision, recall = right / np.maximum(claims, 1), right / np.maximum(images, 1)
@@ -200,6 +198,14 @@ class SplitScores:
             }
             for index, name in enumerate(names)
         }
+
+    def label_curves(self, classes: Sequence[str]) -> dict[str, Any]:
+        """What else there is to draw; nothing of one class an image."""
+        return {}
+
+    def confusions(self, classes: Sequence[str]) -> dict[str, Any]:
+        """``confusion_matrix`` [true][predicted], None of many classes, and ``confusions``, the most frequent ones."""
+        return confusions_of(self.labels, self.predicted, classes)
 
     def _interval(self, name: str) -> tuple[float, float]:
         if name in ("loss", "nll"):

@@ -182,7 +182,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
     wrong = difference(weights, classifier.state_dict())
     if wrong:
         raise _damaged(f"{WEIGHTS}: {wrong}", folder)
-    if weights["temperature"] <= 0:
+    if bool((weights["temperature"] <= 0).any()):
         raise _damaged(f"{WEIGHTS}: the temperature is not above zero", folder)
     classifier.load_state_dict(weights)
     return classifier.eval(), processor

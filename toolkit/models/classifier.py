@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from toolkit.models.encoder import Encoder, Group
@@ -16,11 +15,12 @@ class Classifier(nn.Module):
     """Encoder, head and temperature; ``groups`` is the whole ordered list with ``head`` at its end."""
 
     temperature: Tensor
+    """Of the probabilities [], or one for each class [classes], as the task has it."""
 
     def __init__(self, encoder: Encoder, head: nn.Module, labels: list[str], task: Task = SINGLE_LABEL) -> None:
         super().__init__()
         self.encoder, self.head, self.labels, self.task = encoder, head, labels, task
-        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("temperature", task.initial_temperature(len(labels)))
         layers = [group for group in encoder.groups if group.name.startswith("layers.")]
         self._no_split_modules = sorted({type(module).__name__ for group in layers for module in group.modules})
         """Classes that FSDP makes a unit of, by the name that Accelerate asks for."""

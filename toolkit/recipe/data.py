@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -13,10 +13,17 @@ from pydantic import (
 )
 
 from toolkit.labels import label_text
-from toolkit.recipe.section import Range, Section, Share, ValueRange, absolute_path
+from toolkit.recipe.section import Range, Section, Share, ValueRange, absolute_path, is_none
 
 Augmentation = Literal["crop", "random_resized_crop", "flip_horizontal", "flip_vertical", "rand_augment"]
 DataFormat = Literal["auto", "folder", "manifest", "datasets", "webdataset"]
+TargetKind = Literal["class", "labels", "number"]
+"""What is known of an image: its class, several labels, or a number."""
+
+
+def is_pipe(value: Any) -> bool:
+    """Whether it is the separator that is meant where a recipe says none."""
+    return bool(value == "|")
 
 
 class ColumnsConfig(Section):
@@ -25,10 +32,41 @@ class ColumnsConfig(Section):
     path: str = Field("path", min_length=1, description="Of a manifest: the image's file, from the manifest's folder.")
     image: str = Field("image", min_length=1, description="Of a Hugging Face data set: the image.")
     label: str = Field("label", min_length=1, description="The class: a name or a number.")
+    labels: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=2)] | None = Field(
+        None,
+        exclude_if=is_none,
+        description="In place of label, for several labels an image: the column that holds them (a list, a JSON list, "
+        "or names with separator between them), or a list of columns that hold 0 or 1, one a label.",
+    )
+    separator: str = Field(
+        "|", min_length=1, exclude_if=is_pipe, description="What stands between the names in a column of labels."
+    )
+    number: str | None = Field(
+        None, min_length=1, exclude_if=is_none, description="In place of label, for a number an image: its column."
+    )
     split: str = Field("split", min_length=1, description="Of a manifest: train, validation or test; may be missing.")
     group: str = Field(
         "group", min_length=1, description="What no split may divide, such as the patient; may be missing."
     )
+
+    @field_validator("labels")
+    @classmethod
+    def _columns_differ(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, list):
+            names = [label_text(name) for name in value]
+            if not all(names) or len(set(names)) < len(names):
+                raise ValueError("each column of labels has a name of its own")
+        return value
+
+    @model_validator(mode="after")
+    def _one_target(self) -> ColumnsConfig:
+        if self.labels is not None and self.number is not None:
+            raise ValueError("give either labels or number: an image has several labels, or a number")
+        return self
+
+    def names(self) -> set[str]:
+        """All columns that are read where they are there."""
+        return {self.path, self.image, self.label, self.split, self.group}
 
 
 class DataConfig(Section):

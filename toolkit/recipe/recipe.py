@@ -14,7 +14,7 @@ from toolkit.recipe.data import DataConfig
 from toolkit.recipe.model import ModelConfig
 from toolkit.recipe.section import Section
 from toolkit.recipe.tracking import TrackingConfig
-from toolkit.recipe.training import TrainingConfig
+from toolkit.recipe.training import ThresholdsConfig, TrainingConfig
 
 
 class Recipe(Section):
@@ -50,13 +50,39 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ranking_selects_label_sets(cls, content: Any) -> Any:
+        """Of epochs with several labels an image, the one with the best mean average precision is kept.
+
+        Accuracy there means that all labels of an image are right at a probability of a half, which few images of many
+        labels are, and which the thresholds change afterwards.
+        """
+        try:
+            several = content["model"]["task"] == "multi-label" and "select_by" not in content["training"]
+            return (
+                {**content, "training": {**content["training"], "select_by": "average_precision"}}
+                if several
+                else content
+            )
+        except (TypeError, KeyError):
+            return content
+
     def as_yaml(self) -> str:
-        """The resolved recipe, every key written out."""
+        """The resolved recipe, every key written out but those of other tasks (``exclude_if``)."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def equals(self, resolved: Any) -> bool:
-        """Whether a resolved recipe, as it was written, says the same; keys that are newer than it count as default."""
+        """Whether a resolved recipe, as it was written, trains the same; keys that are newer than it count as default.
+
+        What thresholds of labels aim at is no part of that: they are chosen when training is over, so that a run whose
+        aim can't be reached goes on with another one.
+        """
         try:
-            return Recipe.model_validate(resolved) == self
+            return Recipe.model_validate(resolved)._trained() == self._trained()
         except ValidationError:
             return False
+
+    def _trained(self) -> Recipe:
+        training = self.training.model_copy(update={"thresholds": ThresholdsConfig()})
+        return self.model_copy(update={"training": training})

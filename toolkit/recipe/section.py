@@ -20,6 +20,11 @@ from toolkit.user_paths import remote
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+def is_none(value: Any) -> bool:
+    """Whether a key is left out of resolved recipes: what none of them says changes no byte of what is made of them."""
+    return value is None
+
+
 def absolute_path(value: Path) -> Path:
     """The path from the root: a run outlives the folder it was started in."""
     reason = remote(value)

@@ -90,6 +90,25 @@ class OperatingPointConfig(Section):
         return self
 
 
+class ThresholdsConfig(Section):
+    """With several labels an image, what validation chooses the threshold of each label for."""
+
+    precision: Share | None = Field(
+        None,
+        gt=0,
+        description="Least precision of each label, with 95 % confidence, at the best recall; the best F1 if left out.",
+    )
+    unreachable: Literal["error", "never"] = Field(
+        "error",
+        description="What a label does that no threshold reaches it for: end the run with an error, or never be said.",
+    )
+
+
+def is_zero(value: object) -> bool:
+    """Whether a key is left out of resolved recipes: what few tasks have, and is not asked for."""
+    return value == 0
+
+
 class TrainingConfig(Section):
     """The optimisation."""
 
@@ -117,9 +136,30 @@ class TrainingConfig(Section):
     )
     label_smoothing: Share = Field(0.0, description="Share of each label that is spread over all classes.")
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
-        None, description="Weights of the losses: balanced for the inverse of each class's count, or a weight a class."
+        None,
+        description="Weights of the losses: balanced for the inverse of each class's count, or a weight a class; with "
+        "several labels an image, of the images that show a label: balanced for as much weight as the others have.",
     )
     focal_gamma: float = Field(0.0, ge=0, description="Focal loss: how much images that are right already count less.")
+    positive_gamma: float = Field(
+        0.0,
+        ge=0,
+        exclude_if=is_zero,
+        description="With several labels an image: how much labels that are there and said to be so count less.",
+    )
+    negative_gamma: float = Field(
+        0.0,
+        ge=0,
+        exclude_if=is_zero,
+        description="With several labels an image: how much labels that are not there and said to be so count less; "
+        "above positive_gamma, the asymmetric loss, such as 4.",
+    )
+    negative_clip: Share = Field(
+        0.0,
+        exclude_if=is_zero,
+        description="With several labels an image: probability up to which a label that is not there counts nothing, "
+        "such as 0.05.",
+    )
     sampling: Literal["shuffled", "balanced"] = Field(
         "shuffled",
         description="An epoch holds each image once, or as many images of each class (repeats the rare ones).",
@@ -142,10 +182,11 @@ class TrainingConfig(Section):
     )
     select_by: SelectBy = Field(
         "accuracy",
-        description="Validation metric that decides which epoch is kept; mae, quadratic_kappa and spearman are those of "
+        description="Validation metric that decides which epoch is kept; mae, quadratic_kappa and spearman are for "
         "ordered classes.",
     )
     operating_point: OperatingPointConfig = OperatingPointConfig()
+    thresholds: ThresholdsConfig = Field(ThresholdsConfig(), exclude_if=lambda value: value == ThresholdsConfig())
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after this many epochs without a better validation metric."
     )

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from toolkit.reporting.model_card import data_source, metrics_of
+from toolkit.reporting.model_card import data_source, metrics_named
 from toolkit.runtime.manifest import Manifest
 from toolkit.strict_json import as_utf8
 
@@ -116,7 +116,8 @@ def _parameters(origin: dict[str, Any], labels: list[str]) -> dict[str, Any]:
         "modelArchitecture": f"encoder {model['encoder']} and {model['head']['type']} head in one ONNX graph",
         "datasets": [{"ref": DATA}] if _has_data(origin) else [],
         "inputs": [{"format": "image"}],
-        "outputs": [{"format": f"{name}: fp32 [batch, {len(labels)}]"} for name in ("logits", "probabilities")],
+        "outputs": [{"format": f"{name}: fp32 [batch, {len(labels)}]"} for name in ("logits", "probabilities")]
+        + ([{"format": f"decisions: bool [batch, {len(labels)}]"}] if "thresholds" in origin else []),
     }
 
 
@@ -124,7 +125,7 @@ def _measured(origin: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Metrics of the test split with their 95 % intervals, and those of each class."""
     test = origin["figures"].get("test") or {}
     intervals = test.get("intervals") or {}
-    for name in metrics_of(test):
+    for name in metrics_named(test):
         if test.get(name) is not None and math.isfinite(test[name]):
             bounds = intervals.get(name)
             interval = {"lowerBound": _text(bounds[0]), "upperBound": _text(bounds[1])} if bounds else None
@@ -132,7 +133,7 @@ def _measured(origin: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield metric | ({"confidenceInterval": interval} if interval else {})
     for label, values in (test.get("per_class") or {}).items():
         for name in ("precision", "recall"):
-            if math.isfinite(values[name]):
+            if values[name] is not None and math.isfinite(values[name]):
                 where = f"test split, class {label}, {values['images']} images"
                 yield {"type": name, "value": _text(values[name]), "slice": where}
 
@@ -158,7 +159,10 @@ def _limitations(manifest: Manifest, labels: list[str]) -> Iterator[str]:
         )
     else:
         yield "not measured: the run has no labelled images"
-    yield f"every image is given one of the {len(labels):,} classes, also one that shows none of them"
+    if manifest.thresholds is None:
+        yield f"every image is given one of the {len(labels):,} classes, also one that shows none of them"
+    else:
+        yield "each label is said from a threshold on that validation chose; labels that are not listed are never said"
     yield "a probability is calibrated on images like those of the data alone"
     if manifest.operating_point is not None:
         yield (

@@ -8,9 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from toolkit.reporting.html import facts, headline, joined, number, page, paragraph, reads, table, within
-from toolkit.reporting.model_card import metrics_of, named
+from toolkit.reporting.model_card import metrics_named, named
 from toolkit.reporting.quality_section import class_table, split_plots
-from toolkit.reporting.wording import images_of
+from toolkit.reporting.wording import images_of, temperature_in_words
 
 
 def evaluation_html(evaluation: dict[str, Any], plots: Path) -> str:
@@ -40,15 +40,21 @@ def evaluation_html(evaluation: dict[str, Any], plots: Path) -> str:
     if "mae" in evaluation:
         low, high = evaluation["intervals"]["mae"]
         large.append((f"{evaluation['mae']:.2f}", f"classes off on average (95 % interval {low:.2f} to {high:.2f})"))
+    if "micro_f1" in evaluation:
+        large[0] = (
+            large[0][0],
+            f"of the images have all labels right (95 % interval {100 * low:.1f} to {100 * high:.1f})",
+        )
+        large[1] = number(evaluation["average_precision"]), "mean average precision of the labels"
     title = f"Evaluation of {Path(evaluation['bundle']).name}"
     return page(title, sentences, headline(large), sections)
 
 
 def _metrics(evaluation: dict[str, Any], images: str) -> Markup:
-    before = evaluation["uncalibrated"]["expected_calibration_error"]
+    before, shown = evaluation["uncalibrated"]["expected_calibration_error"], metrics_named(evaluation)
     rows = [
         {"metric": name, "value": within(evaluation[key], evaluation["intervals"][key])}
-        for key, name in (metrics_of(evaluation) | {"average_precision": "average precision"}).items()
+        for key, name in (shown | {"average_precision": shown.get("average_precision", "average precision")}).items()
     ]
     point = evaluation["operating_point"]
     for rate in ("sensitivity", "specificity") if point else ():
@@ -81,6 +87,6 @@ def _provenance(evaluation: dict[str, Any]) -> dict[str, str]:
         "graph SHA-256": evaluation["graph_sha256"],
         "data": evaluation["data"],
         "data fingerprint": evaluation["data_fingerprint"],
-        "temperature": number(evaluation["temperature"]),
+        "temperature": temperature_in_words(evaluation["temperature"], number),
         "unreadable images left out": f"{evaluation['skipped']:,}" if evaluation["skipped"] else "",
     }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from toolkit.reporting.label_thresholds import HEADINGS as LABEL_HEADINGS
+from toolkit.reporting.label_thresholds import label_cells, threshold_sentences
 from toolkit.reporting.operating_point import HEADINGS, point_cells, point_sentences
 from toolkit.reporting.parity_verdict import parity_verdict
-from toolkit.reporting.wording import ABOUT_TASK
+from toolkit.reporting.wording import ABOUT_TASK, temperature_in_words
 from toolkit.runtime.bundle import Manifest
 from toolkit.text import for_markdown, markdown_code
 
@@ -33,13 +36,31 @@ METRICS = {
 }
 ORDERED_METRICS = {"mae": "mean distance in classes", "quadratic_kappa": "quadratic kappa", "spearman": "Spearman"}
 """Of ordered classes."""
+SET_METRICS = {
+    "accuracy": "all labels right",
+    "average_precision": "mean average precision",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "expected_calibration_error": "expected calibration error",
+    "loss": "negative log-likelihood",
+}
+"""In place of those above, where an image may have several labels."""
+
+
+def metrics_named(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics of a split that are shown, and what they are called."""
+    if "micro_f1" in metrics:
+        return SET_METRICS
+    return METRICS | {name: heading for name, heading in ORDERED_METRICS.items() if name in metrics}
 
 
 def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], latency: dict[str, Any] | None) -> str:
     """Markdown with the metrics that the run, parity and the benchmark measured, behind the hub's metadata."""
     origin = manifest.provenance
     recipe, data = origin["recipe"], origin["data"]
-    point = origin.get("operating_point")
+    point, thresholds = origin.get("operating_point"), origin.get("thresholds")
+    test = origin["figures"].get("test", {})
     card = _templates().get_template("model_card.md.j2")
     return card.render(
         metadata=origin.get("card_metadata", ""),
@@ -53,7 +74,12 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         licence=str(data.get("licence", "not stated")),
         origin=origin,
         manifest=manifest,
-        metrics=metrics_of(origin["figures"].get("test", {})),
+        metrics=metrics_named(test),
+        temperature=temperature_in_words(origin["temperature"], lambda value: f"{value:.3f}"),
+        several=thresholds is not None,
+        thresholds=" ".join(threshold_sentences(thresholds)) if thresholds else "",
+        threshold_headings=LABEL_HEADINGS,
+        threshold_rows=label_cells(thresholds, test.get("per_class", {})) if thresholds else [],
         splits=list(origin["figures"].items()),
         point=" ".join(point_sentences(point)) if point else "",
         point_headings=HEADINGS,
@@ -65,11 +91,6 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         machine=machine_line(latency) if latency else "",
         latency_rows=latency_cells(latency) if latency else [],
     )
-
-
-def metrics_of(split: dict[str, Any]) -> dict[str, str]:
-    """The metrics that pages show of a split, and what they are called there."""
-    return METRICS | {name: heading for name, heading in ORDERED_METRICS.items() if name in split}
 
 
 @cache

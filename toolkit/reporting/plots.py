@@ -15,6 +15,7 @@ from PIL import Image
 from toolkit.reporting.calibration_plot import plot_reliability
 from toolkit.reporting.confusion_plot import plot_confusion
 from toolkit.reporting.contact_sheet import contact_sheet
+from toolkit.reporting.label_plots import plot_label_reliability, plot_labels
 from toolkit.reporting.plot_style import BLUE, LOOK, ORANGE, save
 from toolkit.reporting.predictions import Predictions, read_predictions
 from toolkit.reporting.ranking_plots import plot_precision_recall, plot_roc
@@ -50,6 +51,8 @@ def plot_split(
 ) -> None:
     """Draw the confusion matrix, reliability, ROC, precision and recall of a split, and its worst errors.
 
+    Where an image may have several labels, what each label reaches stands in the place of the confusions.
+
     Args:
         plots: folder that is there.
         summary: with the split's metrics under its name.
@@ -59,8 +62,12 @@ def plot_split(
         split: its name.
     """
     with mpl.rc_context(LOOK):
-        save(plot_confusion(summary, split), plots / "confusion_matrix.png")
-        save(plot_reliability(curves, summary, split), plots / "reliability.png")
+        if "label_reliability" in curves:
+            save(plot_labels(summary, split), plots / "labels.png")
+            save(plot_label_reliability(curves, summary, split), plots / "label_reliability.png")
+        else:
+            save(plot_confusion(summary, split), plots / "confusion_matrix.png")
+            save(plot_reliability(curves, summary, split), plots / "reliability.png")
         if curves["roc"]["classes"]:
             save(plot_roc(curves, summary, split), plots / "roc.png")
             save(plot_precision_recall(curves, summary, split), plots / "precision_recall.png")

@@ -22,7 +22,9 @@ from toolkit.reporting.html import (
     subsection,
     table,
 )
-from toolkit.reporting.model_card import metrics_of, tried_cells, tried_columns
+from toolkit.reporting.label_thresholds import HEADINGS as LABEL_HEADINGS
+from toolkit.reporting.label_thresholds import label_cells, threshold_sentences
+from toolkit.reporting.model_card import metrics_named, tried_cells, tried_columns
 from toolkit.reporting.operating_point import HEADINGS, point_cells, point_sentences
 from toolkit.reporting.parity_verdict import parity_verdict
 from toolkit.reporting.wording import images_of
@@ -46,12 +48,13 @@ def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
     test = metrics["test"]
     images = images_of("test", test["images"])
     columns = {"split": lambda split: split, "images": lambda split: f"{metrics[split]['images']:,}"}
-    columns |= {name: _metric(metrics, key) for key, name in metrics_of(test).items()}
+    columns |= {name: _metric(metrics, key) for key, name in metrics_named(test).items()}
     return joined(
         [
             paragraph(used_once),
             table("Metrics of each split", columns, ("test", "validation", "train")),
             _operating_point(origin.get("operating_point")),
+            _thresholds(origin.get("thresholds"), test, images),
             class_table(test.get("per_class", {}), images),
             plot(
                 folder,
@@ -75,8 +78,9 @@ def class_table(per_class: dict[str, dict[str, Any]], images: str) -> Markup:
     which = f"Each of the {len(classes):,} classes"
     if len(classes) > LISTED_CLASSES:
         which = f"The {LISTED_CLASSES} classes with the lowest F1"
-        classes = sorted(classes, key=lambda each: float(each["f1"]))[:LISTED_CLASSES]
-    measures = {name: reads(name) for name in ("class", "precision", "recall", "f1", "images")}
+        classes = sorted(classes, key=lambda each: float(each["f1"] or 0))[:LISTED_CLASSES]
+    named = ("class", "precision", "recall", "f1", "average_precision", "expected_calibration_error", "images")
+    measures = {name.replace("_", " "): reads(name) for name in named}
     return folded(which, table(f"Each class on {images}", measures, classes))
 
 
@@ -106,6 +110,19 @@ def split_plots(metrics: dict[str, Any], images: str, folder: Path) -> Markup:
                     f"Reliability diagram of {images}: accuracy against stated confidence, before and after "
                     f"calibration; the expected calibration error is {error} after it",
                     "Reliability: on the dotted line, a stated confidence is right as often as it says.",
+                ),
+                plot(
+                    folder,
+                    "labels",
+                    f"Precision, recall and average precision of each label on {images}, with 95 % intervals; {right}",
+                    "What each label reaches at its threshold, with 95 % intervals.",
+                ),
+                plot(
+                    folder,
+                    "label_reliability",
+                    f"Calibration of each label on {images}: how often it is there against its probability; the "
+                    f"expected calibration error is {error}",
+                    "Calibration: on the dotted line, a label is there as often as its probability says.",
                 ),
                 plot(folder, "roc", f"ROC curves on {images}; the area under them is {area}"),
                 plot(folder, "precision_recall", f"Precision against recall on {images}"),
@@ -168,6 +185,19 @@ def _operating_point(point: dict[str, Any] | None) -> Markup:
         "Operating point",
         paragraph(" ".join(point_sentences(point))),
         table("Rates at the threshold, with 95 % intervals", columns, point_cells(point)),
+    )
+
+
+def _thresholds(thresholds: dict[str, Any] | None, test: dict[str, Any], images: str) -> Markup:
+    """From which probability on each label is said, and what that gives."""
+    if thresholds is None:
+        return NOTHING
+    columns: Columns = {heading: itemgetter(at) for at, heading in enumerate(LABEL_HEADINGS)}
+    cells = label_cells(thresholds, test.get("per_class", {}))
+    return subsection(
+        "Thresholds",
+        paragraph(" ".join(threshold_sentences(thresholds))),
+        table(f"Each label at its threshold on {images}, with 95 % intervals", columns, cells),
     )
 
 

@@ -11,7 +11,7 @@ from toolkit.reporting.limits_section import limits_section
 from toolkit.reporting.model_card import data_source, named
 from toolkit.reporting.quality_section import parity_section, quality_section
 from toolkit.reporting.serving_section import serving_section
-from toolkit.reporting.wording import ABOUT_TASK
+from toolkit.reporting.wording import ABOUT_TASK, temperature_in_words
 from toolkit.runtime.bundle import Manifest
 
 CONTENTS = {
@@ -56,7 +56,9 @@ def report_html(
     }
     encoder = origin["recipe"]["model"]["encoder"]
     sentences = [
-        f"Classifies an image as one of {len(labels):,} classes: {named(labels)}.",
+        f"Classifies an image as one of {len(labels):,} classes: {named(labels)}."
+        if manifest.thresholds is None
+        else f"Says which of {len(labels):,} labels an image shows, any number of them or none: {named(labels)}.",
         *([ABOUT_TASK[manifest.task]] if manifest.task in ABOUT_TASK else []),
         f"{_made_by(origin)} {encoder} encoder and its head in one ONNX graph, made {manifest.created[:10]}.",
     ]
@@ -78,6 +80,12 @@ def _headline(
         if "mae" in test:
             low, high = test["intervals"]["mae"]
             metrics.append((f"{test['mae']:.2f}", f"classes off on average (95 % interval {low:.2f} to {high:.2f})"))
+        if "micro_f1" in test:
+            metrics[-1] = (
+                f"{test['accuracy']:.1%}",
+                f"of {test['images']:,} test images have all labels right{interval}",
+            )
+            metrics.append((number(test["average_precision"]), "mean average precision of the labels"))
     if worst is not None:
         verdict = "parity passed" if all(entry["passed"] for entry in entries) else "parity FAILED"
         metrics.append((f"{worst:.1e}", f"largest |logit difference| to PyTorch: {verdict}"))
@@ -108,7 +116,7 @@ def _provenance(manifest: Manifest) -> dict[str, str]:
         "encoder": recipe["model"]["encoder"],
         "head": recipe["model"]["head"]["type"],
         "trained for": f"{recipe['training']['epochs']} epochs" if "epochs" in recipe.get("training", {}) else "",
-        "temperature": number(origin.get("temperature")),
+        "temperature": temperature_in_words(origin.get("temperature"), number),
         "data": data_source(origin),
         "licence of the data": str(origin["data"].get("licence", "not stated")),
         "checkpoint SHA-256": origin["checkpoint_sha256"],

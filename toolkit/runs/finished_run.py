@@ -20,7 +20,8 @@ from toolkit.regular_files import read_settings
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runs.summary_file import SUMMARY, Summary
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.decision import Decision, at_point
+from toolkit.runtime.decision import Decision, at_point, at_thresholds
+from toolkit.runtime.label_thresholds import LabelThresholds
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.value_range import Range
 from toolkit.sampling import evenly_spaced
@@ -195,11 +196,29 @@ class Run:
             what, fix = f"damaged operating point: {reason_in(error)}", "copy the run again, or train again"
             raise ToolkitError(what, where=self.path / SUMMARY, fix=fix) from error
 
+    @cached_property
+    def thresholds(self) -> LabelThresholds | None:
+        """From which logit on each label is said, where an image may have several.
+
+        Raises:
+            ToolkitError: what is written there are none.
+        """
+        found = self.summary.get("thresholds")
+        if found is None:
+            return None
+        try:
+            labels = self.classifier.labels
+            return LabelThresholds(cuts=tuple(found["labels"][name]["cut"] for name in labels))
+        except (ValueError, TypeError, LookupError) as error:
+            what, fix = f"damaged thresholds: {reason_in(error)}", "copy the run again, or train again"
+            raise ToolkitError(what, where=self.path / SUMMARY, fix=fix) from error
+
     @property
     def decision(self) -> Decision:
         """What production will decide of an image from its logits."""
         classifier = self.classifier
-        return at_point(classifier.task.decision, self.operating_point, classifier.labels)
+        task = at_thresholds(classifier.task.decision, self.thresholds, classifier.labels)
+        return at_point(task, self.operating_point, classifier.labels)
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
@@ -244,6 +263,7 @@ class Run:
             "figures": {split: _without_long_tail(self.summary[split]) for split in SPLITS if self.summary.get(split)},
             "temperature": self.summary["temperature"],
             "operating_point": self.summary.get("operating_point"),
+            **({"thresholds": self.summary["thresholds"]} if "thresholds" in self.summary else {}),
             "training_libraries": self._json("environment.json").get("libraries", {}),
         }
 
@@ -253,7 +273,7 @@ def _without_long_tail(metrics: dict[str, Any]) -> dict[str, Any]:
     by_class = metrics.get("per_class", {})
     if len(by_class) <= LISTED_CLASSES:
         return metrics
-    lowest = sorted(by_class, key=lambda name: float(by_class[name]["f1"]))[:LISTED_CLASSES]
+    lowest = sorted(by_class, key=lambda name: float(by_class[name]["f1"] or 0))[:LISTED_CLASSES]
     return metrics | {"per_class": {name: by_class[name] for name in lowest}}
 
 

@@ -38,8 +38,8 @@ class Summary(BaseModel):
     validation: SplitMetrics | None = None
     test: SplitMetrics | None = None
     """With ``intervals`` and ``per_class``; like the others, there where the run has labelled images."""
-    temperature: float
-    """Of the probabilities, fitted on validation."""
+    temperature: float | list[float]
+    """Of the probabilities, fitted on validation; a list of one for each class where an image has several labels."""
     data_fingerprint: str | None = None
     data: dict[str, Any] = {}
     """What the data set says of itself: name, source, licence."""

@@ -10,8 +10,10 @@ from typing import Any
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle_files import BundleFiles
-from toolkit.runtime.decision import Decision, at_point, decision_of
+from toolkit.runtime.decision import Decision, at_point, at_thresholds, decision_of
 from toolkit.runtime.golden import Golden
+from toolkit.runtime.label_thresholds import DECISIONS, LabelThresholds
+from toolkit.runtime.label_thresholds import METADATA as THRESHOLDS
 from toolkit.runtime.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -41,6 +43,11 @@ __all__ = [
 ]
 
 
+def temperature_in(value: Any) -> float | list[float]:
+    """A temperature as it was written, of all classes or one for each."""
+    return [float(each) for each in value] if isinstance(value, list) else float(value)
+
+
 class Bundle(BundleFiles):
     """An opened bundle: what its files say, and sessions of its graphs."""
 
@@ -64,7 +71,8 @@ class Bundle(BundleFiles):
     def decision(self) -> Decision:
         """What is decided of an image from its logits."""
         with self.parsing(MANIFEST):
-            return at_point(decision_of(self.manifest.task), self.manifest.operating_point, self.labels)
+            task = at_thresholds(decision_of(self.manifest.task), self.manifest.thresholds, self.labels)
+            return at_point(task, self.manifest.operating_point, self.labels)
 
     @cached_property
     def preprocess(self) -> Preprocess:
@@ -98,15 +106,18 @@ class Bundle(BundleFiles):
         results: dict[str, dict[str, dict[str, Any]]] = self.parity["results"]
         return results
 
-    def temperature(self, precision: str) -> float:
-        """What a precision's logits are divided by for its probabilities: the run's temperature, or one of its own."""
+    def temperature(self, precision: str) -> float | list[float]:
+        """What a precision's logits are divided by for its probabilities: the run's temperature, or one of its own.
+
+        A list of one for each class where an image may have several labels.
+        """
         with self.parsing("parity.json"):
             for entry in self.parity_results.get(precision, {}).values():
                 own = entry.get("temperature")
                 if own and own["kept"]:
-                    return float(own["fitted"])
+                    return temperature_in(own["fitted"])
         with self.parsing(MANIFEST):
-            return float(self.manifest.provenance["temperature"])
+            return temperature_in(self.manifest.provenance["temperature"])
 
     @property
     def precisions(self) -> list[str]:
@@ -194,6 +205,13 @@ class Bundle(BundleFiles):
             if (None if point is None else OperatingPoint.model_validate_json(point)) != self.manifest.operating_point:
                 what = "manifest.json differs from the graph's operating point"
                 raise ToolkitError(what, where=self.path, fix=fix)
+            stated = metadata.get(THRESHOLDS)
+            known = None if stated is None else LabelThresholds.model_validate_json(stated)
+            if known != self.manifest.thresholds:
+                raise ToolkitError("manifest.json differs from the graph's thresholds", where=self.path, fix=fix)
+            if (known is None) == (DECISIONS in session.outputs):
+                what = f"the graph {'lacks' if known else 'has'} the output {DECISIONS}, against its own thresholds"
+                raise ToolkitError(what, where=self.path / name, fix=fix)
 
     def tuned_for(self, provider: str | None = None, precision: str | None = None) -> Serving | None:
         """``serving.json``, if it was tuned for what is asked for; None stands for whatever was chosen."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import ToolkitError
 from toolkit.ordered import log_odds_beyond, median_of
+from toolkit.runtime.label_thresholds import LabelThresholds
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.preprocess import Float32
 
@@ -22,10 +24,28 @@ class Decision(ABC):
 
     name: str
     """Of the task; a bundle's manifest holds it."""
+    several_labels = False
+    """Whether an image may have several, or none."""
+    cuts: Float32 | None = None
+    """Logits from which on each class is said [classes]; None where one class is said of an image."""
 
     @abstractmethod
-    def decide(self, logits: Float32) -> Integers:
-        """The class that each image is said to be [images]."""
+    def decide(self, logits: Float32) -> npt.NDArray[Any]:
+        """The class that each image is said to be [images], or whether each label is said [images, classes]."""
+
+    def agree(self, one: Float32, other: Float32) -> npt.NDArray[np.bool_]:
+        """Of each image, whether both logits decide the same [images]."""
+        same: npt.NDArray[np.bool_] = self.decide(one) == self.decide(other)
+        return same
+
+    def right(self, logits: Float32, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Of each image, whether what is decided is its label [images]."""
+        right: npt.NDArray[np.bool_] = self.decide(logits) == labels
+        return right
+
+    def likeliest(self, logits: Float32) -> Integers:
+        """The class of each image that a single label names [images]: what is decided."""
+        return self.decide(logits)
 
     @abstractmethod
     def margins(self, logits: Float32) -> Float32:
@@ -133,7 +153,50 @@ class AtThreshold(Decision):
         return above
 
 
-DECISIONS: dict[str, Decision] = {each.name: each for each in (LargestLogit(), LargestScore(), MedianClass())}
+class EachLabel(Decision):
+    """Any number of labels an image: those whose logit reaches its cut.
+
+    Args:
+        thresholds: the cuts; without them a label is said from a probability of a half on.
+    """
+
+    name = "multi-label"
+    several_labels = True
+
+    def __init__(self, thresholds: LabelThresholds | None = None) -> None:
+        self.cuts = None if thresholds is None else thresholds.array()
+
+    def decide(self, logits: Float32) -> npt.NDArray[np.bool_]:
+        """Whether each label is said [images, classes]; compared in single precision."""
+        said: npt.NDArray[np.bool_] = np.asarray(logits, np.float32) >= self._cuts
+        return said
+
+    def agree(self, one: Float32, other: Float32) -> npt.NDArray[np.bool_]:
+        """Whether all labels of an image are the same."""
+        return np.asarray((self.decide(one) == self.decide(other)).all(-1))
+
+    def right(self, logits: Float32, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Whether the labels that are said are the image's, and no other."""
+        return np.asarray((self.decide(logits) == (np.asarray(labels) > 0)).all(-1))
+
+    def margins(self, logits: Float32) -> Float32:
+        """Distance to the nearest cut of a label that may be said."""
+        distances = np.abs(np.asarray(logits, np.float64) - self._cuts)
+        finite = np.minimum(distances, np.finfo(np.float32).max)
+        return np.asarray(finite.min(-1), np.float32)
+
+    def likeliest(self, logits: Float32) -> Integers:
+        """The label with the largest logit, whether it is said or not."""
+        return np.asarray(np.asarray(logits).argmax(-1), np.int64)
+
+    @property
+    def _cuts(self) -> Float32:
+        return np.zeros((), np.float32) if self.cuts is None else self.cuts
+
+
+DECISIONS: dict[str, Decision] = {
+    each.name: each for each in (LargestLogit(), LargestScore(), EachLabel(), MedianClass())
+}
 
 
 def decision_of(task: str) -> Decision:
@@ -146,6 +209,20 @@ def decision_of(task: str) -> Decision:
         what = f"this version knows no task {task!r}, only {', '.join(DECISIONS)}"
         raise ToolkitError(what, where="manifest.json", fix="upgrade clip-toolkit")
     return DECISIONS[task]
+
+
+def at_thresholds(task: Decision, thresholds: LabelThresholds | None, labels: Sequence[str]) -> Decision:
+    """A task's decision with thresholds of its labels, where there are some.
+
+    Raises:
+        ValueError: the task has none, or of other labels.
+    """
+    if thresholds is None:
+        return task
+    if not task.several_labels:
+        raise ValueError(f"the task {task.name!r} says one class an image, and has thresholds of labels")
+    thresholds.require(labels)
+    return EachLabel(thresholds)
 
 
 def at_point(task: Decision, point: OperatingPoint | None, labels: Sequence[str]) -> Decision:

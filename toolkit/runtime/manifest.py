@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, write_bytes
 from toolkit.regular_files import read_settings
+from toolkit.runtime.label_thresholds import LabelThresholds
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.strict_json import read_json, reason_in
 
@@ -47,6 +48,8 @@ class Manifest(BaseModel):
     """What the bundle predicts."""
     operating_point: OperatingPoint | None = None
     """A threshold that decides; the likeliest class is said without."""
+    thresholds: LabelThresholds | None = Field(None, exclude_if=lambda thresholds: thresholds is None)
+    """From which logit on each label is said, where an image may have several."""
     files: dict[str, FileEntry] = {}
     provenance: dict[str, Any] = {}
     manifest_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,18 +40,21 @@ def check_prediction_file(path: Path) -> None:
 
 
 @contextmanager
-def prediction_file(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+def prediction_file(path: Path, labels: Sequence[str], top_k: int | None, *, several: bool = False) -> Iterator[Write]:
     """A function that adds an entry (:func:`toolkit.serving.predictor.entry_of`) to the file.
 
     The file takes its place when all entries are written; after an error or an interruption nothing changed.
     A table (CSV, Parquet) has the columns ``path``, ``label``, ``probability`` and ``error``, and then
     ``probability of LABEL`` for every class, or with ``top_k`` ``label_2``, ``probability_2`` to ``label_K``,
-    ``probability_K``. A path that is no UTF-8 stands there as its ``file:`` URI (:func:`toolkit.text.path_text`).
+    ``probability_K``. Where an image may have several labels, ``labels`` stands behind ``label``: a list in Parquet, a
+    JSON list in CSV, as a manifest may have it. A path that is no UTF-8 stands there as its ``file:`` URI
+    (:func:`toolkit.text.path_text`).
 
     Args:
         path: a file that :func:`check_prediction_file` let pass; one that is there is replaced.
         labels: the bundle's classes.
         top_k: classes that the entries have the probabilities of; all if None.
+        several: whether an image may have several labels.
 
     Raises:
         ToolkitError: a full disk, or a folder that can't be written into.
@@ -61,7 +65,7 @@ def prediction_file(path: Path, labels: Sequence[str], top_k: int | None) -> Ite
         os.close(handle)
         partial = Path(name)
         try:
-            with WRITERS[path.suffix.lower()](partial, labels, few) as write:
+            with WRITERS[path.suffix.lower()](partial, _Table(labels, few, several)) as write:
                 yield write
             partial.chmod(0o644)
             partial.replace(path)
@@ -69,24 +73,40 @@ def prediction_file(path: Path, labels: Sequence[str], top_k: int | None) -> Ite
             partial.unlink(missing_ok=True)
 
 
-def columns(labels: Sequence[str], top_k: int | None) -> list[str]:
+def columns(labels: Sequence[str], top_k: int | None, *, several: bool = False) -> list[str]:
     """Names of a table's columns."""
+    first = ["path", "label", *(["labels"] if several else []), "probability", "error"]
     if top_k is None:
-        return ["path", "label", "probability", "error", *(f"probability of {label}" for label in labels)]
-    ranked = [f"{what}_{rank}" for rank in range(2, top_k + 1) for what in ("label", "probability")]
-    return ["path", "label", "probability", "error", *ranked]
+        return [*first, *(f"probability of {label}" for label in labels)]
+    return [*first, *(f"{what}_{rank}" for rank in range(2, top_k + 1) for what in ("label", "probability"))]
 
 
-def row(entry: dict[str, Any], labels: Sequence[str], top_k: int | None) -> list[Any]:
+def row(entry: dict[str, Any], labels: Sequence[str], top_k: int | None, *, several: bool = False) -> list[Any]:
     """An entry's values in the order of :func:`columns`; None where it has none."""
     found: dict[str, float] = entry.get("probabilities", {})
     label = entry.get("label")
-    start = [entry["path"], label, found.get(str(label)), entry.get("error")]
+    said = [entry.get("labels")] if several else []
+    start = [entry["path"], label, *said, found.get(str(label)), entry.get("error")]
     if top_k is None:
         return start + [found.get(name) for name in labels]
     ranked = sorted(found.items(), key=lambda pair: (pair[0] != label, -pair[1]))[1:top_k]
     values = [value for pair in ranked for value in pair]
     return start + values + [None] * (2 * (top_k - 1) - len(values))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The columns of a file, and what an entry has in them."""
+
+    labels: Sequence[str]
+    top_k: int | None
+    several: bool
+
+    def names(self) -> list[str]:
+        return columns(self.labels, self.top_k, several=self.several)
+
+    def row(self, entry: dict[str, Any]) -> list[Any]:
+        return row(entry, self.labels, self.top_k, several=self.several)
 
 
 @contextmanager
@@ -96,25 +116,33 @@ def _text_file(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _csv(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+def _csv(path: Path, table: _Table) -> Iterator[Write]:
     with _text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns(labels, top_k))
-        yield lambda entry: writer.writerow(["" if value is None else value for value in row(entry, labels, top_k)])
+        writer.writerow(table.names())
+        yield lambda entry: writer.writerow(list(map(_cell, table.row(entry))))
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else value
 
 
 @contextmanager
-def _jsonl(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+def _jsonl(path: Path, table: _Table) -> Iterator[Write]:
     with _text_file(path) as file:
         yield lambda entry: print(json.dumps(entry, ensure_ascii=False), file=file)
 
 
 @contextmanager
-def _parquet_file(path: Path, labels: Sequence[str], top_k: int | None) -> Iterator[Write]:
+def _parquet_file(path: Path, table: _Table) -> Iterator[Write]:
     arrow, parquet = _parquet()
-    names, waiting = columns(labels, top_k), list[list[Any]]()
+    names, waiting = table.names(), list[list[Any]]()
     text = {"path", "label", "error"}
     kinds = [arrow.string() if name in text or name.startswith("label_") else arrow.float64() for name in names]
+    if table.several:
+        kinds[names.index("labels")] = arrow.list_(arrow.string())
     schema = arrow.schema(list(zip(names, kinds, strict=True)))
     with parquet.ParquetWriter(path, schema) as writer:
 
@@ -125,7 +153,7 @@ def _parquet_file(path: Path, labels: Sequence[str], top_k: int | None) -> Itera
             waiting.clear()
 
         def write(entry: dict[str, Any]) -> None:
-            waiting.append(row(entry, labels, top_k))
+            waiting.append(table.row(entry))
             if len(waiting) == ROW_GROUP:
                 flush()
 
@@ -143,7 +171,7 @@ def _parquet() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-WRITERS: dict[str, Callable[[Path, Sequence[str], int | None], AbstractContextManager[Write]]] = {
+WRITERS: dict[str, Callable[[Path, _Table], AbstractContextManager[Write]]] = {
     ".csv": _csv,
     ".jsonl": _jsonl,
     ".parquet": _parquet_file,

@@ -12,6 +12,7 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
+from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.providers import runnable
 from toolkit.runtime.session import Session
 from toolkit.runtime.signature import check_signature
@@ -103,6 +104,8 @@ def golden_problems(precision: str, metrics: dict[str, Any]) -> list[str]:
     problems = []
     if not metrics["preprocessing_identical"]:
         problems.append("preprocessing gives other pixel_values than the training-time processor gave")
+    if not metrics.get("decisions_identical", True):
+        problems.append(f"the graph in {precision} decides otherwise than its logits at the bundle's thresholds")
     if metrics["top1_agreement"] < 1:
         problems.append(f"a golden image gets another label in {precision}")
     for key, what in (("max_abs_logit", "PyTorch"), ("max_abs_logit_to_export", "the exporting machine")):
@@ -125,19 +128,20 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
     golden = bundle.golden()
     contents = [bundle.read(f"golden/{name}") for name in golden.names]
     pixel_values = np.stack([bundle.preprocess(bundle.preprocess.decoded(content)) for content in contents])
-    logits, first = np.zeros_like(golden.logits), 0
+    logits, first, identical = np.zeros_like(golden.logits), 0, True
     inputs = (graph_input(session.input, bundle.preprocess, content) for content in contents)
     for window in windows(inputs, len(contents)):
         for places in places_by_shapes(dict(enumerate(window))):
             batch = stacked(window[place] for place in places)
-            logits[[first + place for place in places]] = session.run_batches(
-                batch, session.largest_batch or len(places)
-            )["logits"]
+            outputs = session.run_batches(batch, session.largest_batch or len(places))
+            logits[[first + place for place in places]] = outputs["logits"]
+            if DECISIONS in outputs:
+                identical &= bool(np.array_equal(outputs[DECISIONS], bundle.decision.decide(outputs["logits"])))
         first += len(window)
     exported = golden.outputs.get(precision, golden.logits)
     tolerance = _tolerance(bundle, precision)
     decision = bundle.decision
-    same = decision.decide(logits) == decision.decide(exported)
+    same = decision.agree(logits, exported)
     # an int8 or fp16 graph may round otherwise on another machine, so that an image in doubt gets the other label
     doubtful = decision.margins(exported) <= 2 * tolerance if precision != "fp32" else np.zeros_like(same)
     return {
@@ -149,6 +153,7 @@ def golden_figures(bundle: Bundle, precision: str, session: Session) -> dict[str
         "top1_agreement": float((same | doubtful).mean()),
         "decided": int((~doubtful).sum()),
         "tolerance": tolerance,
+        **({"decisions_identical": identical} if DECISIONS in session.outputs else {}),
     }
 
 

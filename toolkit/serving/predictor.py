@@ -15,6 +15,7 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.examples import Source, graph_input
 from toolkit.runtime.inputs import Inputs, places_by_shapes, stacked, windows
+from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Outputs
 from toolkit.serving.pool import AHEAD, BundlePool
@@ -31,6 +32,10 @@ class Decided:
     label: str
     probability: float
     """Of the label, calibrated."""
+    labels: list[str] | None = field(default=None, kw_only=True)
+    """All labels that are said, in the bundle's order, maybe none; None of a bundle that says one of an image.
+
+    ``label`` is the most probable one then, whether it is said or not."""
 
 
 @dataclass(frozen=True)
@@ -110,20 +115,27 @@ def prediction_of(bundle: Bundle, outputs: Mapping[str, Float32]) -> Predicted:
     if isinstance(decided, ToolkitError):
         return decided
     named = dict(zip(bundle.labels, outputs["probabilities"].tolist(), strict=True))
-    return Prediction(decided.label, decided.probability, named, outputs["logits"], outputs.get("embedding"))
+    logits, embedding = outputs["logits"], outputs.get("embedding")
+    return Prediction(decided.label, decided.probability, named, logits, embedding, labels=decided.labels)
 
 
 def decided_of(bundle: Bundle, outputs: Mapping[str, Float32]) -> Decided | ToolkitError:
-    """The label of one image alone, or what is wrong with its probabilities; see :func:`prediction_of`."""
+    """The labels of one image alone, or what is wrong with its probabilities; see :func:`prediction_of`."""
     row = outputs["probabilities"]
     if not math.isfinite(row.sum()):  # of numbers from 0 to 1, as long as all are numbers
         return ToolkitError(NOT_A_NUMBER, where=bundle.path, fix="verify the bundle")
-    best = int(bundle.decision.decide(outputs["logits"][None])[0])
-    return Decided(bundle.labels[best], float(row[best]))
+    decision = bundle.decision
+    best, said = int(decision.likeliest(outputs["logits"][None])[0]), None
+    if decision.several_labels:
+        flags = outputs.get(DECISIONS, decision.decide(outputs["logits"]))
+        said = [name for name, there in zip(bundle.labels, flags, strict=True) if there]
+    return Decided(bundle.labels[best], float(row[best]), labels=said)
 
 
 def entry_of(path: Path, predicted: Predicted, top_k: int | None = None) -> dict[str, Any]:
     """A prediction as an object of JSON: ``path``, ``label`` and ``probabilities``, or ``path`` and ``error``.
+
+    Where an image may have several labels, ``labels`` are those that are said, and ``label`` is the most probable one.
 
     Args:
         path: of the image.
@@ -134,7 +146,9 @@ def entry_of(path: Path, predicted: Predicted, top_k: int | None = None) -> dict
     if isinstance(predicted, ToolkitError):
         reason = predicted.reason if isinstance(predicted, UnreadableImageError) else predicted.what
         return {"path": path_text(path), "error": reason}
-    return {"path": path_text(path), "label": predicted.label, "probabilities": likeliest(predicted, top_k)}
+    several = {} if predicted.labels is None else {"labels": predicted.labels}
+    entry = {"path": path_text(path), "label": predicted.label} | several
+    return entry | {"probabilities": likeliest(predicted, top_k)}
 
 
 def likeliest(predicted: Prediction, top_k: int | None) -> dict[str, float]:

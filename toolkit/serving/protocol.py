@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.runtime.inputs import Array
+from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.session import Outputs
 from toolkit.serving.predictor import Decided
 from toolkit.serving.refusal import Refused, bad_request
@@ -28,8 +29,12 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
 }
 """Of the protocol's types those that a graph takes, beside BYTES."""
+GIVEN = DATATYPES | {"BOOL": np.dtype(np.bool_)}
+"""And those that it gives."""
 LABEL = "label"
 """An output beside the graph's: the label that is decided for each image."""
+OF_CLASSES = ("logits", "probabilities", DECISIONS)
+"""Outputs with a value a class."""
 MICROSECONDS = 1e6
 MOST_AXES = 8
 
@@ -122,7 +127,7 @@ def raw_bytes(tensor: Tensor) -> bytes:
     """A tensor as the protocol's bytes: little-endian, BYTES behind their lengths."""
     if isinstance(tensor.values, list):
         return b"".join(len(value).to_bytes(4, "little") + value for value in tensor.values)
-    return np.ascontiguousarray(tensor.values).astype(DATATYPES[tensor.datatype]).tobytes()
+    return np.ascontiguousarray(tensor.values).astype(GIVEN[tensor.datatype]).tobytes()
 
 
 def examples_of(model: ServedModel, request: InferRequest) -> list[Example]:
@@ -209,8 +214,12 @@ def answer(
             named = [text for row in values for text in _ranked(row, classes, model.bundle.labels)]
             tensors.append(Tensor(output.name, "BYTES", (len(rows), classes), named))
         else:
-            tensors.append(Tensor(output.name, "FP32", values.shape, values))
+            tensors.append(Tensor(output.name, _datatype(output.name), values.shape, values))
     return tensors, decided
+
+
+def _datatype(output: str) -> str:
+    return "BOOL" if output == DECISIONS else "FP32"
 
 
 def _ranked(row: Array, classes: int, labels: Sequence[str]) -> list[bytes]:
@@ -236,7 +245,7 @@ def model_metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any
         shape = [side if isinstance(side, int) else -1 for side in session.inputs[model.inputs].shape]
         inputs.append({"name": model.inputs, "datatype": "FP32", "shape": shape})
     outputs: list[dict[str, Any]] = [
-        {"name": name, "datatype": "FP32", "shape": [-1, classes if name in ("logits", "probabilities") else -1]}
+        {"name": name, "datatype": _datatype(name), "shape": [-1, classes if name in OF_CLASSES else -1]}
         for name in model.outputs
     ]
     outputs.append({"name": LABEL, "datatype": "BYTES", "shape": [-1]})

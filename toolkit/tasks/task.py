@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy.typing as npt
 import torch
@@ -15,16 +15,19 @@ from torch import Tensor, nn
 from toolkit.errors import ToolkitError
 from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.split import SplitScores
+from toolkit.recipe.data import TargetKind
 from toolkit.recipe.training import TrainingConfig
 from toolkit.runtime.decision import Decision, LargestLogit
 from toolkit.tasks.loss import Loss, class_weights
-from toolkit.tasks.temperature import fit_temperature, temperature_interval
+from toolkit.tasks.temperature import fit_temperature, temperature_interval, temperature_note
 
 Activation = Literal["softmax", "sigmoid", "cumulative"]
 """``cumulative``: the temperature divides the log-odds of lying beyond each class (:mod:`toolkit.ordered`)."""
 Head = Literal["scores", "conditional"]
 """What the head's last layer gives: a logit a class; or, of ordered classes, the log-odds of passing each but the last
 where it is reached, from which :class:`toolkit.models.head.OrdinalHead` makes a logit a class."""
+Temperature = float | list[float]
+"""What logits are divided by for probabilities: of all classes, or one for each."""
 
 
 class Task(ABC):
@@ -35,6 +38,8 @@ class Task(ABC):
     activation: Activation
     """Of the logits over the temperature, in PyTorch and in the graph."""
     head: Head = "scores"
+    target: TargetKind = "class"
+    """What it takes to be known of an image."""
 
     @property
     def name(self) -> str:
@@ -43,27 +48,37 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, config: TrainingConfig, classes: Sequence[str], labels: Tensor, device: torch.device) -> nn.Module:
-        """A module that takes logits [B, C], labels [B] and a mix, and gives losses [B].
+        """A module that takes logits [B, C], labels and a mix, and gives losses [B].
+
+        Labels are places of classes [B], or 0 and 1 for each class [B, C], as :attr:`target` says.
 
         Args:
             config: the recipe's section.
             classes: by name.
-            labels: of the training images [N].
+            labels: of the training images.
             device: where its own tensors go.
         """
+
+    def example_labels(self, images: int, classes: int, device: torch.device) -> Tensor:
+        """Labels of images that there are not, to measure a step with."""
+        return torch.arange(images, device=device) % classes
+
+    def initial_temperature(self, classes: int) -> Tensor:
+        """The temperature before it is fitted, in the shape that it has."""
+        return torch.ones(())
 
     def scores(
         self,
         logits: npt.ArrayLike,
         labels: npt.ArrayLike,
-        temperature: float = 1.0,
+        temperature: Temperature = 1.0,
         groups: Sequence[str] | None = None,
     ) -> SplitScores:
         """The metrics of a split: what :data:`toolkit.metrics.by_task.SCORES` has for the task's name."""
         return SCORES[self.name](logits, labels, temperature, groups)
 
     @abstractmethod
-    def temperature(self, logits: Tensor, labels: Tensor, prior: float = 1.0) -> float:
+    def temperature(self, logits: Tensor, labels: Tensor, prior: Any = 1.0) -> Temperature:
         """The temperature that makes a split's labels likeliest."""
 
     @abstractmethod
@@ -88,10 +103,26 @@ class Task(ABC):
         Raises:
             ToolkitError: it has others.
         """
-        known = SCORES[self.name].names
+        known = cast(type[SplitScores], SCORES[self.name]).names
         if name not in known:
             what = f"model.task {self.name} has no metric {name!r}"
             raise ToolkitError(what, where="training.select_by", fix=f"choose from {', '.join(known)}")
+
+    def calibration(self, temperature: Temperature, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+        """What a summary says of a temperature: itself, its interval, and a sentence where validation says little.
+
+        Args:
+            temperature: that was fitted.
+            logits: of validation [N, C].
+            labels: of validation.
+        """
+        interval, errors = self.temperature_interval(logits, labels), int((~self.right(logits, labels)).sum())
+        assert isinstance(temperature, float)
+        return {
+            "temperature": temperature,
+            "temperature_interval": list(interval),
+            "temperature_note": temperature_note(temperature, interval, errors, len(labels)),
+        }
 
     def right(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Whether each decision is the label [B], on the labels' device."""

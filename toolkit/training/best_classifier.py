@@ -23,6 +23,7 @@ from toolkit.training.averaging import choose_alpha, pretrained_weights
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.boundary import Boundary
 from toolkit.training.final_evaluation import FinalEvaluation, calibrate, predict_splits, write_outcome
+from toolkit.training.label_thresholds import choose_thresholds, thresholds_in_summary
 from toolkit.training.operating_point import operating_point
 from toolkit.training.processes import on_main_process
 from toolkit.training.progress import console
@@ -98,10 +99,13 @@ class BestClassifier:
         temperature = calibrate(best, logits["validation"], torch.from_numpy(self.data.labels("validation")))
         freeze_all_but(best.groups, best, trainable_groups(self.trained))
         self.save(best)
-        outcome = FinalEvaluation(self.trained.task, self.data, logits, temperature)
+        aim = self.recipe.training.thresholds
+        thresholds = choose_thresholds(aim, self.data, logits)
+        outcome = FinalEvaluation(self.trained.task, self.data, logits, temperature, thresholds)
         write_outcome(self.run.path, outcome)
         decision, asked = self.trained.task.decision, self.recipe.training.operating_point
         summary = outcome.summary()
+        summary |= thresholds_in_summary(aim, thresholds, self.data.classes, temperature)
         summary |= {"operating_point": operating_point(asked, decision, self.data, logits, temperature)}
         return summary | {"seconds": {"metrics": time.perf_counter() - started}}
 

@@ -32,6 +32,7 @@ from toolkit.runtime.machine import usable_cores
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.cache_choice import reason_against
 from toolkit.training.optimizer import build_optimizer
+from toolkit.training.setup import check_task
 from toolkit.training.trunk import check_trunk_precision
 
 PROBES = 3
@@ -75,6 +76,7 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
             that is there but damaged.
     """
     config = recipe.training
+    check_task(recipe)
     listing, problem = _listing(recipe.data)
     classifier, processor = build_classifier(recipe.model, listing.classes if listing else PLACEHOLDERS, config.seed)
     check_trunk_precision(config.trunk_precision, classifier)
@@ -134,7 +136,7 @@ def _images(listing: Listing, config: DataConfig) -> dict[str, int]:
 
     Contents are hashed where they decide which split an image is in.
     """
-    labels = {name: index for index, name in enumerate(listing.classes)}
+    label_of = listing.target.reader(listing.classes)
     if set(SPLITS) <= set(listing.splits) or any(item.group for item in listing.items):
         hashes = [str(index) for index in range(len(listing.items))]
     else:
@@ -143,7 +145,7 @@ def _images(listing: Listing, config: DataConfig) -> dict[str, int]:
     found: dict[str, list[Entry]] = {split: [] for split in listing.splits}
     for index, (item, sha256) in enumerate(zip(listing.items, hashes, strict=True)):
         if sha256:
-            found[item.split].append(Entry(index, labels[item.label], sha256, item.group))
+            found[item.split].append(Entry(index, label_of(item.label), sha256, item.group))
     return {split: len(entries) for split, entries in divide(found, config, listing.classes).splits.items()}
 
 
@@ -170,7 +172,7 @@ def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: List
     start = classifier.boundary
     optimizer = build_optimizer(classifier.groups, config)
     pixels = torch.randn(config.batch_size, 3, *size, device=device)
-    labels = torch.arange(config.batch_size, device=device) % len(classifier.labels)
+    labels = classifier.task.example_labels(config.batch_size, len(classifier.labels), device)
     criterion = classifier.task.loss(config, classifier.labels, labels.cpu(), device)
     kept = _Kept(classifier)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -17,11 +16,11 @@ from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.files import write_bytes, write_json
 from toolkit.metrics.curves import curves_of
-from toolkit.metrics.report import CALIBRATED, confusions_of, metrics_of, uncalibrated_of
+from toolkit.metrics.report import CALIBRATED, metrics_of, uncalibrated_of
 from toolkit.metrics.split import SplitScores
 from toolkit.models.classifier import Classifier
-from toolkit.tasks.task import Task
-from toolkit.tasks.temperature import temperature_note
+from toolkit.runtime.label_thresholds import LabelThresholds
+from toolkit.tasks.task import Task, Temperature
 from toolkit.text import is_utf8, path_text
 from toolkit.training.activation_source import ActivationSource, PixelSource
 from toolkit.training.batch_schedule import BatchSchedule
@@ -72,13 +71,22 @@ class FinalEvaluation:
         data: with the labels and groups.
         logits: of every split, [images, classes].
         temperature: of the probabilities.
+        thresholds: of labels, where an image may have several.
     """
 
-    def __init__(self, task: Task, data: DataSource, logits: Mapping[str, Tensor], temperature: float) -> None:
+    def __init__(
+        self,
+        task: Task,
+        data: DataSource,
+        logits: Mapping[str, Tensor],
+        temperature: Temperature,
+        thresholds: LabelThresholds | None = None,
+    ) -> None:
         self.task, self.data, self.temperature = task, data, temperature
+        cuts = None if thresholds is None else thresholds.array()
 
-        def scores(split: str, temperature: float) -> SplitScores:
-            return task.scores(logits[split], data.labels(split), temperature, data.groups(split))
+        def scores(split: str, temperature: Temperature) -> SplitScores:
+            return task.scores(logits[split], data.labels(split), temperature, data.groups(split)).at(cuts)
 
         self.scores = {split: scores(split, temperature) for split in data.splits}
         self.as_trained = {split: scores(split, 1.0) for split in ("validation", "test")}
@@ -100,19 +108,14 @@ class FinalEvaluation:
             "skipped_images": data.skipped[:LISTED_SKIPPED],
             "data_fingerprint": data.fingerprint,
             "data": {key: data.about[key] for key in ("name", "source", "licence") if key in data.about},
-            **confusions_of(test, data.classes),
+            **test.confusions(data.classes),
         }
 
     def calibration(self) -> dict[str, Any]:
         """The temperature, the interval that it may lie in, and a sentence where validation says little about it."""
         validation = self.as_trained["validation"]
-        interval = self.task.temperature_interval(*map(torch.from_numpy, (validation.logits, validation.labels)))
-        errors, images = int((~validation.right).sum()), len(validation.labels)
-        return {
-            "temperature": self.temperature,
-            "temperature_interval": list(interval),
-            "temperature_note": temperature_note(self.temperature, interval, errors, images),
-        }
+        logits, labels = map(torch.from_numpy, (validation.logits, validation.labels))
+        return self.task.calibration(self.temperature, logits, labels)
 
     def curves(self) -> dict[str, Any]:
         """What the plots of the test split draw."""
@@ -132,7 +135,8 @@ class FinalEvaluation:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["path", "label", "predicted", "probability", "label_probability", *head])
-        probabilities = zip(test.confidence, np.exp(test.log_probabilities(test.labels)), strict=True)
+        probabilities = zip(test.confidence, test.label_probability, strict=True)
+        names = list(zip(*test.written(data.classes), strict=True))
         ranked = None if dense else test.likeliest(likeliest)
         for place, (example, (probability, of_label)) in enumerate(
             zip(data.splits["test"], probabilities, strict=True)
@@ -140,7 +144,6 @@ class FinalEvaluation:
             path = example.path
             if is_utf8(str(path)) and path.is_relative_to(data.root):
                 path = path.relative_to(data.root)
-            names = data.classes[example.label], data.classes[test.predicted[place]]
             if ranked is None:
                 rest = test.logits[place].tolist()
             else:
@@ -149,7 +152,7 @@ class FinalEvaluation:
                     for index, share in zip(*(part[place] for part in ranked), strict=True)
                     for cell in (data.classes[index], f"{share:.6g}")
                 ]
-            table.writerow([path_text(path), *names, float(probability), float(of_label), *rest])
+            table.writerow([path_text(path), *names[place], float(probability), float(of_label), *rest])
         return text.getvalue().encode()
 
 
@@ -163,8 +166,8 @@ def _likeliest_columns(count: int) -> list[str]:
     return [column for rank in range(1, count + 1) for column in (f"class {rank}", f"probability {rank}")]
 
 
-def calibrate(classifier: Classifier, logits: Tensor, labels: Tensor) -> float:
+def calibrate(classifier: Classifier, logits: Tensor, labels: Tensor) -> Temperature:
     """Give a classifier the temperature that fits a validation split; returned too."""
     temperature = classifier.task.temperature(logits, labels)
-    classifier.temperature.fill_(temperature)
+    classifier.temperature.copy_(torch.as_tensor(temperature))
     return temperature

@@ -15,7 +15,7 @@ from toolkit.metrics.operating_point import Flags, Rate, choose_threshold, opera
 from toolkit.recipe.training import OperatingPointConfig
 from toolkit.runtime.decision import Decision, at_point
 from toolkit.runtime.operating_point import OperatingPoint
-from toolkit.tasks.task import Task
+from toolkit.tasks.task import Task, Temperature
 
 
 def check_operating_point(config: OperatingPointConfig, task: Task, classes: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ def operating_point(
     decision: Decision,
     data: DataSource,
     logits: Mapping[str, npt.ArrayLike],
-    temperature: float,
+    temperature: Temperature,
 ) -> dict[str, Any] | None:
     """What ``summary.json`` says of it; None where the recipe asks for none.
 
@@ -54,6 +54,7 @@ def operating_point(
     """
     if config.label is None:
         return None
+    assert isinstance(temperature, float)  # the tasks that an operating point is for have one of all classes
     place = data.classes.index(config.label)
     rate: Rate = "sensitivity" if config.specificity is None else "specificity"
     at_least = float(config.sensitivity or config.specificity or 0.0)

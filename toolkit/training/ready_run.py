@@ -12,11 +12,13 @@ from torch import Tensor
 
 from toolkit.data.dataset import ImageDataset, Loader
 from toolkit.data.source import DataSource
+from toolkit.data.target import require_target
 from toolkit.files import staged_folder, write_bytes, write_json
 from toolkit.models.build import save_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.progress import SILENT, Progress
+from toolkit.recipe.data import ColumnsConfig
 from toolkit.recipe.untrained import UntrainedRecipe
 from toolkit.runs.run_folder import environment
 from toolkit.runs.summary_file import write_summary
@@ -61,6 +63,9 @@ def write_ready_run(
     with staged_folder(out, what="run", marker="recipe.yaml", replace=force) as stage:
         summary: dict[str, Any] = {"temperature": float(classifier.temperature), "classes": classifier.labels}
         if data is not None:
+            require_target(
+                classifier.task.target, recipe.data.columns if recipe.data else ColumnsConfig(), classifier.task.name
+            )
             found = logits or predict_splits(classifier, preprocess_from(processor), data, progress)
             temperature = calibrate(classifier, found["validation"], torch.from_numpy(data.labels("validation")))
             outcome = FinalEvaluation(classifier.task, data, found, temperature)

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from toolkit.data.dataset import cores_of_this_process
 from toolkit.data.source import DataSource
+from toolkit.data.target import require_target
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
 from toolkit.recipe.recipe import Recipe
@@ -33,6 +34,10 @@ from toolkit.training.trackers import check_trackers
 SHOWN = {
     **{"loss": "loss", "accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"},
     "auroc": "AUROC",
+}
+SHOWN_OF_SETS = {
+    **{"loss": "loss", "accuracy": "all right", "micro_f1": "micro F1", "macro_f1": "macro F1"},
+    "average_precision": "mAP",
 }
 SHOWN_IF_ORDERED = {"mae": "MAE", "quadratic_kappa": "kappa", "spearman": "Spearman"}
 
@@ -73,6 +78,16 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
         torch.set_num_threads(cores_of_this_process())
     set_seed(config.seed)
     return accelerator
+
+
+def check_task(recipe: Recipe) -> None:
+    """Refuse a task that takes another kind of labels than the data has, before anything is read.
+
+    Raises:
+        ToolkitError: that, or no such task.
+    """
+    task = task_named(recipe.model.task, "model.task")
+    require_target(task.target, recipe.data.columns, task.name)
 
 
 def check_batch(accelerator: Accelerator, data: DataSource, recipe: Recipe) -> None:
@@ -170,6 +185,10 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
     if data.contradictions:
         first = escape(" = ".join(data.contradictions[0]))
         console.print(f"{warning}{len(data.contradictions):,} images have more than one label, such as {first}")
+    for split, counts in data.counts().items() if data.target.several_in_one else ():
+        absent = [name for name, images in counts.items() if not images]
+        if absent:
+            console.print(f"{warning}no image in {split} shows: {escape(', '.join(absent))}; means leave them out")
     for labels in similar_labels(data.classes):
         names = escape(" and ".join(map(repr, labels)))
         console.print(f"{warning}classes {names} differ only by case, blanks or Unicode form; are they one?")
@@ -178,7 +197,8 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
 def print_summary(summary: dict[str, Any], out: Path) -> None:
     """A table of the splits' metrics, and the next command."""
     table = Table(title=f"best epoch {summary['best_epoch']} of {summary['epochs']}", title_justify="left")
-    shown = SHOWN | {name: heading for name, heading in SHOWN_IF_ORDERED.items() if name in summary["test"]}
+    shown = SHOWN_OF_SETS if "micro_f1" in summary["test"] else SHOWN
+    shown = shown | {name: heading for name, heading in SHOWN_IF_ORDERED.items() if name in summary["test"]}
     for heading in ("split", "images", *shown.values()):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for split in ("train", "validation", "test"):

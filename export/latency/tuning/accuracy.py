@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from toolkit.metrics.intervals import paired_drop
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import places_by_shapes, stacked, windows
+from toolkit.runtime.preprocess import Float32
 from toolkit.sampling import evenly_spaced
 
 if TYPE_CHECKING:
@@ -53,33 +54,34 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
     members = run.data.splits["validation"]
     chosen = [members[place] for place in evenly_spaced(len(members), IMAGES)]
     if "fp32" in bundle.precisions and "fp32" in precisions:
-        reference, of = _labels(bundle, "fp32", provider, chosen), "the fp32 graph"
+        reference, of = _logits(bundle, "fp32", provider, chosen), "the fp32 graph"
     else:
         pytorch = Reference(run)
         feed = pytorch.inputs(example.decode() for example in chosen)
-        reference, of = bundle.decision.decide(pytorch.without_trunk(feed)), "PyTorch in fp32"
-    answers = np.array([example.label for example in chosen]) if run.labelled else reference
+        reference, of = pytorch.without_trunk(feed), "PyTorch in fp32"
+    decision = bundle.decision
+    answers = np.array([example.label for example in chosen]) if run.labelled else decision.decide(reference)
     drops, images = {}, f"{len(chosen)} validation images" if run.labelled else f"{len(chosen)} images without labels"
     for precision in precisions:
-        labels = _labels(bundle, precision, provider, chosen)
-        lost = paired_drop(reference == answers, labels == answers, groups_of(chosen))
+        logits = _logits(bundle, precision, provider, chosen)
+        lost = paired_drop(decision.right(reference, answers), decision.right(logits, answers), groups_of(chosen))
         low, high = lost.interval
         source = f"{images}, against {of}"
         drops[precision] = Drop(100 * lost.value, (100 * low, 100 * high), 100 * lost.at_most, len(chosen), source)
     return drops
 
 
-def _labels(bundle: Bundle, precision: str, provider: str, examples: Sequence[LabelledImage]) -> Any:
-    """Class of each image; they are read as they are needed."""
+def _logits(bundle: Bundle, precision: str, provider: str, examples: Sequence[LabelledImage]) -> Float32:
+    """Logits [images, classes]; images are read as they are needed."""
     session = bundle.session(provider=provider, precision=precision, batch_size=BATCH_SIZE)
-    labels, first = np.zeros(len(examples), np.int64), 0
+    logits, first = np.zeros((len(examples), len(bundle.labels)), np.float32), 0
     inputs = (graph_input(session.input, bundle.preprocess, example.read()) for example in examples)
     for window in windows(inputs, CHUNK):
         for places in places_by_shapes(dict(enumerate(window))):
             outputs = session.run_batches(stacked(window[place] for place in places), BATCH_SIZE)
-            labels[[first + place for place in places]] = bundle.decision.decide(outputs["logits"])
+            logits[[first + place for place in places]] = outputs["logits"]
         first += len(window)
-    return labels
+    return logits
 
 
 def _recorded(bundle: Bundle, precision: str) -> Drop:

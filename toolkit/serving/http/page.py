@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from PIL import Image
@@ -97,6 +98,7 @@ def add_page(app: FastAPI, exchange: Exchange, limits: Limits) -> None:
         pictures = await asyncio.to_thread(lambda: (_picture(found.image, LARGEST), _picture(found.seen)))
         return PredictedForPage(
             label=found.prediction.label,
+            labels=found.prediction.labels,
             probability=found.prediction.probability,
             classes=_ranked(found.prediction),
             milliseconds={stage: 1000 * seconds for stage, seconds in found.seconds.items()},
@@ -133,7 +135,7 @@ def _described(model: ServedModel) -> PageModel:
         takes=model.inputs,
         height=height,
         width=width,
-        temperature=temperature,
+        temperature=float(np.median(temperature)),
         golden=golden,
         parity=None if proven_on is None else ProvenBundle(provider=proven_on, **_entry(results[proven_on])),
     )

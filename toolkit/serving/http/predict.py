@@ -62,7 +62,10 @@ async def _predict(request: Request, exchange: Exchange, limits: Limits, name: s
 def _predicted(found: Prediction | Refused, few: int | None) -> PredictedImage:
     if isinstance(found, Refused):
         return PredictedImage(error=found.what)
-    return PredictedImage(label=found.label, probability=found.probability, probabilities=likeliest(found, few))
+    probabilities = likeliest(found, few)
+    return PredictedImage(
+        label=found.label, labels=found.labels, probability=found.probability, probabilities=probabilities
+    )
 
 
 async def images_in(request: Request, limits: Limits) -> list[bytes]:

@@ -17,6 +17,9 @@ class PredictedImage(BaseModel):
     """What is said of an image; of one that can't be read, why."""
 
     label: str | None = None
+    labels: list[str] | None = Field(
+        None, description="All that are said, of a model that may say several; label is the most probable one then."
+    )
     probability: float | None = Field(None, description="Of the label, calibrated.")
     probabilities: dict[str, float] | None = None
     error: str | None = None
@@ -54,7 +57,9 @@ class PageModel(BaseModel):
     takes: str = Field(description="The graph's input: image or pixel_values.")
     height: int = Field(description="Of the image as the network sees it, in pixels.")
     width: int
-    temperature: float = Field(description="That logits are divided by for calibrated probabilities.")
+    temperature: float = Field(
+        description="That logits are divided by for calibrated probabilities; of one for each label, their median."
+    )
     golden: int = Field(description="Golden images.")
     parity: ProvenBundle | None = None
 
@@ -78,6 +83,7 @@ class PredictedForPage(BaseModel):
     """A prediction, and how it came about."""
 
     label: str
+    labels: list[str] | None = Field(None, description="All that are said, of a model that may say several.")
     probability: float
     classes: list[RankedClass] = Field(description="The label, then the likeliest of the others.")
     milliseconds: dict[str, float] = Field(description="By stage: decode, preprocess, network.")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from toolkit.data.dataset import ImageDataset, Loader
 from toolkit.data.source import DataSource
+from toolkit.errors import ToolkitError
 from toolkit.models.encoder import Encoder
 from toolkit.models.head import CosineHead
 from toolkit.models.processing import preprocess_from
@@ -78,7 +79,14 @@ def features_of(
     start: int,
     progress: Progress = SILENT,
 ) -> Features:
-    """Read every image and run it up to the group ``start``."""
+    """Read every image and run it up to the group ``start``.
+
+    Raises:
+        ToolkitError: images that have no class, but several labels or a number.
+    """
+    if data.target.kind != "class":
+        what, key = "few-shot methods take one class an image", f"data.columns.{data.target.kind}"
+        raise ToolkitError(what, where=key, fix="leave it out, or fine-tune with model.task=multi-label")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     encoder.to(device).eval()
     run: Callable[[Tensor], Tensor] = lambda pixel_values: encoder(pixel_values.to(device), 0, start).cpu()  # noqa: E731
