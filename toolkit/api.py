@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
@@ -520,7 +520,8 @@ def evaluate(
         progress: told how many images are done.
 
     Returns:
-        Metrics with 95 % intervals, each class, confusions, calibration and the worst errors.
+        Metrics with 95 % intervals, each class, confusions, calibration and the worst errors; of a bundle that
+        predicts a number a :class:`toolkit.evaluation.record.NumberEvaluation`.
 
     Raises:
         ToolkitError: labels that the bundle does not know, an unreadable image, or no such split.
@@ -547,7 +548,7 @@ def evaluate(
     evaluated = evaluate_bundle(opened, images, precision=precision, provider=provider, progress=progress)
     if out is not None:
         write_evaluation(Path(out), evaluated, force=force)
-    return evaluated.record
+    return cast("Evaluation", evaluated.record)
 
 
 def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str], *, skip_bad: bool) -> DataConfig:
@@ -561,7 +562,8 @@ def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str]
     trained_on = (bundle.manifest.provenance.get("recipe") or {}).get("data") or {}
     shares = [f"{key}={trained_on[key]}" for key in SPLIT_SETTINGS if key in trained_on]
     columns = trained_on.get("columns") or {}
-    labelled = [f"columns.{key}={json.dumps(columns[key])}" for key in ("labels", "separator") if key in columns]
+    own = [key for key in ("labels", "separator", "number") if key in columns]
+    labelled = [f"columns.{key}={json.dumps(columns[key])}" for key in own]
     config = load_data_config(Path(data), [*shares, *labelled, *settings])
     for key in ("classes", "value_range"):
         if getattr(config, key) is not None:

@@ -21,7 +21,7 @@ from export.graph.config import FUSED, GraphConfig
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
 from export.graph.subgraph import gives_floats, preprocessing_part
-from export.graph.tensor_names import EMBEDDING, LOGITS, PROBABILITIES
+from export.graph.tensor_names import EMBEDDING, LOGITS, PROBABILITIES, VALUE
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.precision import SPECS
 
@@ -132,7 +132,7 @@ def plan(model: onnx.ModelProto, precision: HalfPrecision, keep_fp32: Collection
 
 def in_head(tensor: str) -> bool:
     """Whether a tensor comes after the embedding."""
-    return tensor.replace("/", ".").split(".")[0] in ("head", LOGITS, PROBABILITIES, EMBEDDING)
+    return tensor.replace("/", ".").split(".")[0] in ("head", LOGITS, PROBABILITIES, EMBEDDING, VALUE)
 
 
 def network_graph(
@@ -148,7 +148,9 @@ def network_graph(
     builder = GraphBuilder()
     add_classifier(builder, classifier, PIXEL_VALUES, config, size=size)
     entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (LOGITS, PROBABILITIES)]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in classifier.task.decision.outputs
+    ]
     graph = helper.make_graph(builder.nodes, "network", [entry], outputs)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     names = list(builder.initializers)

@@ -16,11 +16,11 @@ from export.graph.layers import LayerBuilder, Residual, Rotary
 from export.graph.matmul import integer_matmul, quantized_matrix
 from export.graph.ordered import add_ordered_logits, add_ordered_probabilities
 from export.graph.preprocessing import RESIZED
-from export.graph.tensor_names import EMBEDDING, LOGITS, POOLED, PROBABILITIES, names_of
+from export.graph.tensor_names import EMBEDDING, LOGITS, POOLED, PROBABILITIES, VALUE, names_of
 from export.graph.traced import add_traced
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import AttentionPooling, Tower
-from toolkit.models.head import CosineHead, OrdinalHead, TipAdapterHead
+from toolkit.models.head import CosineHead, NumberHead, OrdinalHead, TipAdapterHead
 from toolkit.runtime.preprocess import Preprocess
 
 SHORTEST = 1e-12
@@ -179,6 +179,10 @@ class NetworkBuilder(LayerBuilder):
         if isinstance(head, OrdinalHead):
             odds = self._layers(x, head.conditional)
             return add_ordered_logits(self.builder, odds, len(self.classifier.labels), self.names.of(head))
+        if isinstance(head, NumberHead):
+            add = self.scope(head)
+            scaled = add("Mul", self._layers(x, head.layers), add.single(float(head.deviation)))
+            return str(add("Add", scaled, add.single(float(head.mean)), name=LOGITS))
         return self._layers(x, head, to=LOGITS)
 
     def _layers(self, x: str, head: nn.Module, *, to: str = "") -> str:
@@ -228,6 +232,10 @@ def add_classifier(
         embedding = network.tower(tower, pixel_values)
     else:
         embedding = add_traced(builder, classifier.encoder, pixel_values, network.size or (1, 1))
-    network.probabilities(network.head(embedding))
+    logits = network.head(embedding)
+    if classifier.task.activation == "none":
+        builder.node("Identity", [logits], name=VALUE)
+    else:
+        network.probabilities(logits)
     if with_embedding and EMBEDDING not in builder.tensors:
         network.unit(embedding)

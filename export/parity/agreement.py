@@ -15,7 +15,7 @@ from toolkit.tasks.task import Task, Temperature
 
 CONFIDENCE = 0.95
 METRICS = ("accuracy", "nll", "expected_calibration_error")
-OF_ORDERED = ("mae", "quadratic_kappa")
+OTHERS = ("mae", "quadratic_kappa", "rmse", "r2")
 """Of the tasks that have them."""
 LISTED_FLIPS = 10
 Verdict = Literal["kept", "undecided", "over"]
@@ -93,7 +93,7 @@ def changes(
     """
     known = np.array(labels)
     reference = task.scores(expected, known, temperature).at(cuts)
-    names = (*METRICS, *(name for name in OF_ORDERED if name in reference.names))
+    names = [name for name in (*METRICS, *OTHERS) if name in reference.names]
     metrics = {
         "a": reference.metrics(names),
         "b": task.scores(logits, known, fitted_again or temperature).at(cuts).metrics(names),

@@ -64,14 +64,18 @@ def predict(
     files = [Path(name) for name in found.names]
     opened = Bundle(bundle)
     few = top_k or default_top_k(len(opened.labels))
-    several = opened.decision.several_labels
+    several, number = opened.decision.several_labels, "value" in opened.decision.outputs
     predictions, failed = [], []
     with ExitStack() as entered:
         classifier = entered.enter_context(
             Classifier.open(opened, provider=provider, precision=precision, threads=threads, batch_size=batch_size)
         )
         progress = entered.enter_context(counting("predicting", len(files)))
-        write = entered.enter_context(prediction_file(out, opened.labels, few, several=several)) if out else None
+        write = (
+            entered.enter_context(prediction_file(out, opened.labels, few, several=several, number=number))
+            if out
+            else None
+        )
         for entry in classifier.entries(files, few):
             if "error" in entry:
                 failed.append(entry["path"])
@@ -85,15 +89,20 @@ def predict(
     elif out:
         console().print(f"written: {out}, {len(files):,} images", soft_wrap=True)
     else:
-        _print_predictions(bundle, predictions, several=several)
+        _print_predictions(bundle, predictions, several=several, number=opened.labels[0] if number else None)
     if failed:
         what = f"error: {len(failed)} of {len(files)} images can't be read, such as {failed[0]}"
         messages().print(what, soft_wrap=True, markup=False)
         raise typer.Exit(2)
 
 
-def _print_predictions(bundle: Path, predictions: list[dict[str, Any]], *, several: bool) -> None:
-    """A row an image: its whole path, its label, and the two likeliest of the others."""
+def _print_predictions(bundle: Path, predictions: list[dict[str, Any]], *, several: bool, number: str | None) -> None:
+    """A row an image: its whole path, its label, and the two likeliest of the others; or its number."""
+    if number is not None:
+        said = [f"{entry['value']:.6g}" if "value" in entry else entry.get("error", "") for entry in predictions]
+        cells = [[entry["path"], value] for entry, value in zip(predictions, said, strict=True)]
+        print_table(f"predictions of {bundle}", ["image", number], cells)
+        return
     rows = []
     for entry in predictions:
         probabilities, label = entry.get("probabilities", {}), entry.get("label")

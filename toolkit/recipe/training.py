@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from toolkit.labels import label_text
-from toolkit.recipe.section import Section, Share, absolute_path
+from toolkit.recipe.section import Section, Share, absolute_path, is_none
 
 SelectBy = Literal[
     "accuracy",
@@ -24,6 +24,8 @@ SelectBy = Literal[
     "mae",
     "quadratic_kappa",
     "spearman",
+    "rmse",
+    "r2",
 ]
 
 
@@ -180,10 +182,17 @@ class TrainingConfig(Section):
         False,
         description="At the end mix fine-tuned and original weights of the encoder; validation chooses the share.",
     )
+    huber_delta: float | None = Field(
+        None,
+        gt=0,
+        exclude_if=is_none,
+        description="Of a number: errors beyond this many standard deviations of the training numbers count linearly; "
+        "all count squared if left out.",
+    )
     select_by: SelectBy = Field(
         "accuracy",
-        description="Validation metric that decides which epoch is kept; mae, quadratic_kappa and spearman are for "
-        "ordered classes.",
+        description="Validation metric that decides which epoch is kept; mae, quadratic_kappa, spearman, rmse "
+        "and r2 are for ordered classes and numbers.",
     )
     operating_point: OperatingPointConfig = OperatingPointConfig()
     thresholds: ThresholdsConfig = Field(ThresholdsConfig(), exclude_if=lambda value: value == ThresholdsConfig())

@@ -17,6 +17,8 @@ from toolkit.runtime.preprocess import Float32
 
 Integers = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+VALUE = "value"
+"""Output of a graph that predicts a number: the number itself [batch, 1]."""
 
 
 class Decision(ABC):
@@ -26,6 +28,8 @@ class Decision(ABC):
     """Of the task; a bundle's manifest holds it."""
     several_labels = False
     """Whether an image may have several, or none."""
+    outputs: tuple[str, ...] = ("logits", "probabilities")
+    """What its graph gives, each [batch, classes]."""
     cuts: Float32 | None = None
     """Logits from which on each class is said [classes]; None where one class is said of an image."""
 
@@ -120,6 +124,32 @@ class MedianClass(Decision):
         return margins
 
 
+class TheNumber(Decision):
+    """A number, which ``logits`` [images, 1] are: there is nothing to decide, and no image gets another label."""
+
+    name = "regression"
+    outputs = ("logits", VALUE)
+
+    def decide(self, logits: Float32) -> Integers:
+        """The one there is, throughout."""
+        return np.zeros(len(logits), np.int64)
+
+    def right(self, logits: Float32, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Nothing is.
+
+        Raises:
+            ToolkitError: always: a budget of accuracy can't be kept without one.
+        """
+        what = "a number is off by more or less, never right or wrong, so no budget of accuracy can be kept"
+        raise ToolkitError(
+            what, where="model.task regression", fix="name the precision: --precision fp32, fp16 or int8"
+        )
+
+    def margins(self, logits: Float32) -> Float32:
+        """None is needed."""
+        return np.zeros(len(logits), np.float32)
+
+
 class AtThreshold(Decision):
     """One class where its calibrated probability reaches a threshold, else what a task decides among the others.
 
@@ -195,7 +225,7 @@ class EachLabel(Decision):
 
 
 DECISIONS: dict[str, Decision] = {
-    each.name: each for each in (LargestLogit(), LargestScore(), EachLabel(), MedianClass())
+    each.name: each for each in (LargestLogit(), LargestScore(), EachLabel(), MedianClass(), TheNumber())
 }
 
 

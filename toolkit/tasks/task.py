@@ -21,11 +21,13 @@ from toolkit.runtime.decision import Decision, LargestLogit
 from toolkit.tasks.loss import Loss, class_weights
 from toolkit.tasks.temperature import fit_temperature, temperature_interval, temperature_note
 
-Activation = Literal["softmax", "sigmoid", "cumulative"]
-"""``cumulative``: the temperature divides the log-odds of lying beyond each class (:mod:`toolkit.ordered`)."""
-Head = Literal["scores", "conditional"]
+Activation = Literal["softmax", "sigmoid", "cumulative", "none"]
+"""``cumulative``: the temperature divides the log-odds of lying beyond each class (:mod:`toolkit.ordered`); ``none``: a
+number has no probabilities."""
+Head = Literal["scores", "conditional", "number"]
 """What the head's last layer gives: a logit a class; or, of ordered classes, the log-odds of passing each but the last
-where it is reached, from which :class:`toolkit.models.head.OrdinalHead` makes a logit a class."""
+where it is reached, from which :class:`toolkit.models.head.OrdinalHead` makes a logit a class; or a number in standard
+deviations, which :class:`toolkit.models.head.NumberHead` scales."""
 Temperature = float | list[float]
 """What logits are divided by for probabilities: of all classes, or one for each."""
 
@@ -38,6 +40,8 @@ class Task(ABC):
     activation: Activation
     """Of the logits over the temperature, in PyTorch and in the graph."""
     head: Head = "scores"
+    headline = "accuracy"
+    """Metric of each epoch beside the loss: the mean of what :meth:`right` gives."""
     target: TargetKind = "class"
     """What it takes to be known of an image."""
 
@@ -58,6 +62,10 @@ class Task(ABC):
             labels: of the training images.
             device: where its own tensors go.
         """
+
+    def prepare(self, head: nn.Module, classes: Sequence[str], labels: Tensor) -> None:
+        """Give the head what it must know of the training labels [N]; of classes there is nothing."""
+        return
 
     def example_labels(self, images: int, classes: int, device: torch.device) -> Tensor:
         """Labels of images that there are not, to measure a step with."""

@@ -39,6 +39,9 @@ SHOWN_OF_SETS = {
     **{"loss": "loss", "accuracy": "all right", "micro_f1": "micro F1", "macro_f1": "macro F1"},
     "average_precision": "mAP",
 }
+SHOWN_OF_NUMBERS = {"loss": "loss", "mae": "MAE", "rmse": "RMSE", "r2": "R²", "spearman": "Spearman"}
+SHOWN_INSTEAD = {"micro_f1": SHOWN_OF_SETS, "rmse": SHOWN_OF_NUMBERS}
+"""By a metric that says what was predicted."""
 SHOWN_IF_ORDERED = {"mae": "MAE", "quadratic_kappa": "kappa", "spearman": "Spearman"}
 
 
@@ -134,7 +137,8 @@ def announce(
         f"{processes} process{plural} on {accelerator.device.type}{threads}, precision {_precision(recipe)}{trunk}"
     )
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
-    console.print(f"{len(data.classes)} classes; images: {counts}")
+    what = f"number {data.classes[0]}" if data.target.kind == "number" else f"{len(data.classes)} classes"
+    console.print(f"{what}; images: {counts}", markup=False)
     order = task_named(recipe.model.task, "model.task").order_of(data.classes, given=recipe.data.classes is not None)
     if order:
         console.print(order, markup=False)
@@ -197,8 +201,8 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
 def print_summary(summary: dict[str, Any], out: Path) -> None:
     """A table of the splits' metrics, and the next command."""
     table = Table(title=f"best epoch {summary['best_epoch']} of {summary['epochs']}", title_justify="left")
-    shown = SHOWN_OF_SETS if "micro_f1" in summary["test"] else SHOWN
-    shown = shown | {name: heading for name, heading in SHOWN_IF_ORDERED.items() if name in summary["test"]}
+    own = next((each for metric, each in SHOWN_INSTEAD.items() if metric in summary["test"]), SHOWN)
+    shown = own | {name: heading for name, heading in SHOWN_IF_ORDERED.items() if name in summary["test"]}
     for heading in ("split", "images", *shown.values()):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for split in ("train", "validation", "test"):
