@@ -109,7 +109,7 @@ def _drawn(shapes: Sequence[str], rng: np.random.Generator) -> Image.Image:
         x, y = ((place + 0.5) * CELL * FINER + rng.uniform(-slack, slack) for place in (column, row))
         _draw(draw, name, (x, y), radius, rng.uniform(-0.3, 0.3), COLORS[rng.integers(len(COLORS))], background)
     small = canvas.resize((SIDE, SIDE), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
-    noisy = np.asarray(small, np.float64) + rng.normal(0, rng.uniform(0, 8), (SIDE, SIDE, 3))
+    noisy = np.asarray(small, np.float64) + rng.normal(0, rng.uniform(2, 8), (SIDE, SIDE, 3))
     return Image.fromarray(np.clip(np.round(noisy), 0, 255).astype(np.uint8))
 
 

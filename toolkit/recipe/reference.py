@@ -40,7 +40,11 @@ def _section(model: type[Section], name: str, schema: dict[str, Any]) -> str:
     for key, entry in definition["properties"].items():
         if "$ref" in entry:
             continue
-        default = "(must be given)" if key in definition.get("required", []) else f"`{_default(entry.get('default'))}`"
+        default = (
+            "(must be given)"
+            if key in definition.get("required", [])
+            else f"`{_escaped(_default(entry.get('default')))}`"
+        )
         lines.append(f"| `{key}` | {_values(entry)} | {default} | {_escaped(entry['description'])} |")
     return "\n".join(lines) + "\n"
 

@@ -55,7 +55,7 @@ def plot_label_reliability(curves: dict[str, Any], summary: dict[str, Any], spli
         summary: of the run.
         split: that the curves are of.
     """
-    figure = Figure(figsize=(7.6, 5.9), layout="constrained")
+    figure = Figure(figsize=(8.6, 5.9), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="as often there as stated")
     for place, (name, bins) in enumerate(curves["label_reliability"].items()):

@@ -87,7 +87,12 @@ def add_page(app: FastAPI, exchange: Exchange, limits: Limits) -> None:
         return Response(png, headers=HEADERS, media_type="image/png")
 
     @app.post(
-        "/app/predict", response_model=PredictedForPage, responses=refusals, openapi_extra=IMAGE_BODY, tags=["page"]
+        "/app/predict",
+        response_model=PredictedForPage,
+        response_model_exclude_none=True,
+        responses=refusals,
+        openapi_extra=IMAGE_BODY,
+        tags=["page"],
     )
     async def predict(request: Request) -> PredictedForPage:
         """Predict the image that is the body; with the time of each stage and the image as the network sees it."""

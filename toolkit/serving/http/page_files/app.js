@@ -104,8 +104,12 @@ function show(card, answer, whole) {
     image.nextElementSibling.textContent = `${caption}, ${picture.width}×${picture.height}`;
   }
   const label = card.querySelector(".label");
-  add(label, "b", answer.label);
-  add(label, "span", percent(answer.probability));
+  if (answer.labels) {
+    add(label, "b", answer.labels.join(", ") || "no label");
+  } else {
+    add(label, "b", answer.label);
+    add(label, "span", percent(answer.probability));
+  }
   const bars = card.querySelector(".bars");
   for (const { label: name, probability } of answer.classes) {
     const row = add(bars, "li");
