@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 GROUND = {
     *("toolkit", "toolkit.errors", "toolkit.files", "toolkit.command", "toolkit.labels", "toolkit.lock"),
     *("toolkit.regular_files", "toolkit.strict_json", "toolkit.strict_yaml", "toolkit.terminal", "toolkit.text"),
-    *("toolkit.progress", "toolkit.progress_lines", "toolkit.sampling", "toolkit.user_paths"),
+    *("toolkit.progress", "toolkit.progress_lines", "toolkit.sampling", "toolkit.user_paths", "toolkit.ordered"),
 }
 MODELS_AND_DATA = GROUND | {
     "toolkit.runtime",
@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "toolkit.data": GROUND | {"toolkit.runtime", "toolkit.recipe"},
     "toolkit.tasks": GROUND | {"toolkit.runtime", "toolkit.recipe", "toolkit.metrics"},
     "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.recipe", "toolkit.tasks"},
-    "toolkit.metrics": {"toolkit.sampling"},
+    "toolkit.metrics": {"toolkit.sampling", "toolkit.ordered"},
+    "toolkit.ordered": set(),
     "toolkit.sampling": set(),
     "toolkit.reporting": GROUND | {"toolkit.runtime"},
     "toolkit.publishing": GROUND | {"toolkit.runtime", "toolkit.recipe"},

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
@@ -521,7 +521,8 @@ def evaluate(
         progress: told how many images are done.
 
     Returns:
-        Metrics with 95 % intervals, each class, confusions, calibration and the worst errors.
+        Metrics with 95 % intervals, each class, confusions, calibration and the worst errors; of a bundle that
+        predicts a number a :class:`toolkit.evaluation.record.NumberEvaluation`.
 
     Raises:
         ToolkitError: labels that the bundle does not know, an unreadable image, or no such split.
@@ -548,7 +549,7 @@ def evaluate(
     evaluated = evaluate_bundle(opened, images, precision=precision, provider=provider, progress=progress)
     if out is not None:
         write_evaluation(Path(out), evaluated, force=force)
-    return evaluated.record
+    return cast("Evaluation", evaluated.record)
 
 
 def _texts_as_trained(bundle: Bundle, trained_on: Mapping[str, Any]) -> list[str]:
@@ -570,7 +571,8 @@ def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str]
     trained_on = (bundle.manifest.provenance.get("recipe") or {}).get("data") or {}
     shares = [f"{key}={trained_on[key]}" for key in SPLIT_SETTINGS if key in trained_on]
     columns = trained_on.get("columns") or {}
-    labelled = [f"columns.{key}={json.dumps(columns[key])}" for key in ("labels", "separator") if key in columns]
+    own = [key for key in ("labels", "separator", "number") if key in columns]
+    labelled = [f"columns.{key}={json.dumps(columns[key])}" for key in own]
     config = load_data_config(Path(data), [*shares, *labelled, *_texts_as_trained(bundle, trained_on), *settings])
     if config.columns.text is not None and bundle.tokenizer is None:
         fix = "leave it out, or use a bundle of model.inputs: [image, text]"

@@ -15,7 +15,7 @@ from export.graph.half import to_half
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
 from export.graph.subgraph import read_by
-from export.graph.tensor_names import EMBEDDING, LOGITS, PROBABILITIES
+from export.graph.tensor_names import EMBEDDING, LOGITS
 from export.graph.text import text_inputs
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
@@ -70,7 +70,8 @@ def build_graph(
         thresholds: from which logit on each label is said; kept there as well.
 
     Returns:
-        A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes]; where asked ``embedding``,
+        A model that gives ``logits`` and ``probabilities``, each float32 [batch, classes], or of a
+        number ``logits`` and ``value``, both of them it, float32 [batch, 1]; where asked ``embedding``,
         float32 [batch, P], each of length one; and with thresholds ``decisions``, bool [batch, classes].
 
     Raises:
@@ -85,7 +86,7 @@ def build_graph(
         entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, *preprocess.output_size])
         pixel_values = PIXEL_VALUES
     add_classifier(builder, classifier, pixel_values, config, preprocess, with_embedding=embedding)
-    widths = dict.fromkeys((LOGITS, PROBABILITIES), len(classifier.labels))
+    widths = dict.fromkeys(classifier.task.decision.outputs, len(classifier.labels))
     if embedding:
         widths[EMBEDDING] = classifier.encoder.embedding_size
     outputs = [

@@ -21,7 +21,7 @@ from export.graph.config import FUSED, GraphConfig
 from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
 from export.graph.subgraph import gives_floats, preprocessing_part
-from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, PROBABILITIES
+from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, PROBABILITIES, VALUE
 from export.graph.text import INPUT_IDS, text_inputs
 from toolkit.models.classifier import Classifier
 from toolkit.models.multimodal import MultimodalEncoder
@@ -134,12 +134,8 @@ def plan(model: onnx.ModelProto, precision: HalfPrecision, keep_fp32: Collection
 
 def in_head(tensor: str) -> bool:
     """Whether a tensor comes after the embedding, or after those of image and text."""
-    return tensor.startswith(FUSION) or tensor.replace("/", ".").split(".")[0] in (
-        "head",
-        LOGITS,
-        PROBABILITIES,
-        EMBEDDING,
-    )
+    first = tensor.replace("/", ".").split(".")[0]
+    return tensor.startswith(FUSION) or first in ("head", LOGITS, PROBABILITIES, EMBEDDING, VALUE)
 
 
 def network_graph(
@@ -157,7 +153,9 @@ def network_graph(
     entries = [helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])]
     if isinstance(classifier.encoder, MultimodalEncoder):
         entries += text_inputs(image_mask=classifier.encoder.fusion.missing_image is not None)
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (LOGITS, PROBABILITIES)]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in classifier.task.decision.outputs
+    ]
     graph = helper.make_graph(builder.nodes, "network", entries, outputs)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     names = list(builder.initializers)

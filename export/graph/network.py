@@ -16,14 +16,15 @@ from export.graph.config import FUSED, GraphConfig
 from export.graph.grey_levels import affine_of, patches_of_levels
 from export.graph.layers import LayerBuilder, Residual, Rotary
 from export.graph.matmul import integer_matmul, quantized_matrix
+from export.graph.ordered import add_ordered_logits, add_ordered_probabilities
 from export.graph.preprocessing import RESIZED
-from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, POOLED, PROBABILITIES, names_of
+from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, POOLED, PROBABILITIES, VALUE, names_of
 from export.graph.text import ATTENTION_MASK, IMAGE_MASK, INPUT_IDS, TextBuilder
 from export.graph.traced import add_traced
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import AttentionPooling, Tower
 from toolkit.models.fusion import CrossAttention, Fusion
-from toolkit.models.head import CosineHead, TipAdapterHead
+from toolkit.models.head import CosineHead, NumberHead, OrdinalHead, TipAdapterHead
 from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.runtime.preprocess import Preprocess
 
@@ -224,16 +225,29 @@ class NetworkBuilder(LayerBuilder):
             return self.cosines(self.unit(x), head, to=LOGITS)
         if isinstance(head, TipAdapterHead):
             return self.tip_adapter(self.unit(x), head)
+        if isinstance(head, OrdinalHead):
+            odds = self._layers(x, head.conditional)
+            return add_ordered_logits(self.builder, odds, len(self.classifier.labels), self.names.of(head))
+        if isinstance(head, NumberHead):
+            add = self.scope(head)
+            scaled = add("Mul", self._layers(x, head.layers), add.single(float(head.deviation)))
+            return str(add("Add", scaled, add.single(float(head.mean)), name=LOGITS))
+        return self._layers(x, head, to=LOGITS)
+
+    def _layers(self, x: str, head: nn.Module, *, to: str = "") -> str:
+        """A head of linear layers, and of activations between them: [B, P] -> [B, what the last one gives]."""
         *stages, last = (module for module in head.children() if not isinstance(module, nn.Dropout))
         assert isinstance(last, nn.Linear)
         for module in stages:
             x = self.linear(x, module) if isinstance(module, nn.Linear) else self.activation(x, module)
-        return self.linear(x, last, to=LOGITS)
+        return self.linear(x, last, to=to)
 
     def probabilities(self, logits: str) -> str:
         """The task's activation of the logits over the temperature."""
         value = self.classifier.temperature if self.config.temperature is None else self.config.temperature
         temperature = self.builder.constant(value, np.float32, name="temperature")
+        if self.classifier.task.activation == "cumulative":
+            return add_ordered_probabilities(self.builder, logits, temperature, len(self.classifier.labels))
         scaled = self.builder.node("Div", [logits, temperature], name=f"{PROBABILITIES}/Div")
         if self.classifier.task.activation == "sigmoid":
             return str(self.builder.node("Sigmoid", [scaled], name=PROBABILITIES))
@@ -272,6 +286,10 @@ def add_classifier(
     if isinstance(encoder, MultimodalEncoder):
         text = TextBuilder(builder, network.names, config).tower(encoder.text.tower, INPUT_IDS)
         embedding = network.fused(embedding, text, encoder.fusion)
-    network.probabilities(network.head(embedding))
+    logits = network.head(embedding)
+    if classifier.task.activation == "none":
+        builder.node("Identity", [logits], name=VALUE)
+    else:
+        network.probabilities(logits)
     if with_embedding and EMBEDDING not in builder.tensors:
         network.unit(embedding)

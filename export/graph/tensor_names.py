@@ -13,7 +13,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import Group
 from toolkit.models.families.tower import Attention, AttentionPooling, Projection, Transformer
 
-LOGITS, PROBABILITIES, EMBEDDING = "logits", "probabilities", "embedding"
+LOGITS, PROBABILITIES, EMBEDDING, VALUE = "logits", "probabilities", "embedding", "value"
 POOLED = "head/input"
 """The embedding of an encoder without a projection: no module of PyTorch's gives it."""
 

@@ -15,6 +15,8 @@ from toolkit.tasks.task import Task, Temperature
 
 CONFIDENCE = 0.95
 METRICS = ("accuracy", "nll", "expected_calibration_error")
+OTHERS = ("mae", "quadratic_kappa", "rmse", "r2")
+"""Of the tasks that have them."""
 LISTED_FLIPS = 10
 Verdict = Literal["kept", "undecided", "over"]
 
@@ -90,9 +92,11 @@ def changes(
     have several of.
     """
     known = np.array(labels)
+    reference = task.scores(expected, known, temperature).at(cuts)
+    names = [name for name in (*METRICS, *OTHERS) if name in reference.names]
     metrics = {
-        "a": task.scores(expected, known, temperature).at(cuts).metrics(METRICS),
-        "b": task.scores(logits, known, fitted_again or temperature).at(cuts).metrics(METRICS),
+        "a": reference.metrics(names),
+        "b": task.scores(logits, known, fitted_again or temperature).at(cuts).metrics(names),
     }
     return {
         name: {

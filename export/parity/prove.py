@@ -245,12 +245,13 @@ def prove(
     if outcome.decided_alike is not None:
         entry["decisions_identical"] = outcome.decided_alike
         entry["passed"] &= outcome.decided_alike
-    known = [label for label in outcome.labels if label != UNLABELLED]
-    if len(known) == len(samples) and outcome.finite:
+    known = outcome.labels
+    if any(label != UNLABELLED for label in known) and outcome.finite:  # all are labelled, or none
         again = list(config.temperature) if isinstance(config.temperature, tuple) else config.temperature
         temperature = reference.classifier.temperature.tolist()
         entry["figures"] = changes(task, expected, logits, known, temperature, again, reference.decision.cuts)
-        entry["reference_accuracy"] = entry["figures"]["accuracy"]["reference"]
+        if "accuracy" in entry["figures"]:
+            entry["reference_accuracy"] = entry["figures"]["accuracy"]["reference"]
     return Proven(entry, logits)
 
 

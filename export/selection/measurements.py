@@ -64,7 +64,7 @@ class Measurements:
         """
         if config.precision == "fp32" or not self.run.labelled or self.run.operating_point is not None:
             return config, None
-        if not np.isfinite(self._measured(config)[1]).all():
+        if self.run.classifier.task.activation == "none" or not np.isfinite(self._measured(config)[1]).all():
             return config, None
         logits, labels = torch.from_numpy(self._measured(config)[1]), torch.tensor(self.labels)
         before: Temperature = self.run.classifier.temperature.tolist()
@@ -135,7 +135,8 @@ class Measurements:
         names = [str(example.path) for example in self.examples]
         decisions = agreement(self.run.decision, self.expected, given, names, groups_of(self.examples))
         temperature, cuts = self.run.classifier.temperature.tolist(), self.run.decision.cuts
-        accuracy = changes(task, self.expected, given, self.labels, temperature, cuts=cuts)["accuracy"]
+        found = changes(task, self.expected, given, self.labels, temperature, cuts=cuts)
+        accuracy = found.get("accuracy") if self.run.labelled else None
         quantization = config.quantization
         return {
             "form": in_words(config),
@@ -146,8 +147,8 @@ class Measurements:
             "images": len(self.labels),
             "top1_agreement": decisions["top1_agreement"],
             "mean_abs_logit": float(np.abs(given - self.expected).mean()),
-            "accuracy": accuracy["graph"] if self.run.labelled else None,
-            "reference_accuracy": accuracy["reference"] if self.run.labelled else None,
+            "accuracy": accuracy["graph"] if accuracy else None,
+            "reference_accuracy": accuracy["reference"] if accuracy else None,
         }
 
     def session(self, config: GraphConfig) -> Session:

@@ -12,7 +12,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.onnx_file import input_shapes, output_shapes
 from toolkit.runtime.providers import PROVIDER_OPTIONS
-from toolkit.runtime.session import IMAGE_INPUTS, OUTPUTS
+from toolkit.runtime.session import IMAGE_INPUTS, OF_NUMBER, OUTPUTS
 from toolkit.runtime.tensorrt import profile_options, require_standard_operators
 
 LABELS = "labels.txt"
@@ -41,7 +41,11 @@ def served_graph(graph: bytes, where: object) -> ServedGraph:
         ValueError: the bytes are no ONNX file, or a damaged one.
     """
     inputs, outputs = input_shapes(graph), output_shapes(graph)
-    if len(inputs) != 1 or next(iter(inputs)) not in IMAGE_INPUTS or not set(OUTPUTS) <= set(outputs):
+    if (
+        len(inputs) != 1
+        or next(iter(inputs)) not in IMAGE_INPUTS
+        or not (set(OUTPUTS) <= set(outputs) or set(OF_NUMBER) <= set(outputs))
+    ):
         what = f"the graph takes {', '.join(inputs)} and gives {', '.join(outputs)}"
         raise ToolkitError(what, where=where, fix="give a graph that toolkit export wrote")
     ((name, sides),) = inputs.items()

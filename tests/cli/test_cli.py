@@ -153,7 +153,7 @@ def test_verbs_and_options_are_the_contract() -> None:
         "recipes reference": ["--json"],
         "recipes copy": ["--force", "--json", "dest", "name"],
         "data digits": ["--force", "--json", "--seed", "dest"],
-        "data elpv": ["--force", "--json", "--seed", "dest"],
+        "data elpv": ["--force", "--grades", "--json", "--seed", "dest"],
         "data textile": ["--force", "--json", "--seed", "dest"],
         "data captioned": ["--force", "--json", "--seed", "dest"],
         "data shapes": ["--force", "--json", "--seed", "dest"],

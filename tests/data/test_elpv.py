@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.data.elpv import write_elpv
+from toolkit.data.elpv import GRADES, write_elpv
 from toolkit.data.source import open_data
 from toolkit.recipe.data import DataConfig
 
@@ -55,3 +55,10 @@ def test_every_image_is_in_the_split_that_published_figures_were_taken_on(elpv: 
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
     assert digest == "fbf45b5b5d400784d29eccb2d9ab0d664b474c83d482949704688a74030fa913"
     assert (open_data(DataConfig(path=root)).removed, open_data(DataConfig(path=root)).made) == ({}, [])
+
+
+def test_the_four_grades_are_the_experts_probabilities(tmp_path: Path) -> None:
+    about = write_elpv(tmp_path / "grades", grades=True)
+    totals = {name: sum(by_class[name] for by_class in about["counts"].values()) for name in GRADES}
+    assert totals == dict(zip(GRADES, (1508, 295, 106, 715), strict=True))
+    assert " < ".join(GRADES) in about["note"]

@@ -32,14 +32,22 @@ def digits(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: Jso
 
 
 @app.command()
-def elpv(dest: Dest, seed: SeedOption = 0, force: ForceFlag = False, json: JsonFlag = False) -> None:
+def elpv(
+    dest: Dest,
+    seed: SeedOption = 0,
+    grades: Annotated[
+        bool, typer.Option("--grades", help="Write the experts' four ordered grades in place of two classes.")
+    ] = False,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+) -> None:
     """Write the 2,624 electroluminescence images of solar cells of the package elpv-dataset (CC BY-NC-SA 4.0).
 
     Example: toolkit data elpv datasets/elpv
     """
     from toolkit.data.elpv import write_elpv
 
-    _report(dest, write_elpv(dest, seed=seed, force=force), json)
+    _report(dest, write_elpv(dest, seed=seed, grades=grades, force=force), json)
 
 
 @app.command()

@@ -32,8 +32,10 @@ SHOWN = {
     "expected_calibration_error": "calibration error",
     "nll": "NLL",
 }
+SHOWN_IF_ORDERED = {"mae": "MAE (classes)", "quadratic_kappa": "quadratic kappa", "spearman": "Spearman"}
 SETS = {"accuracy": "all labels right", "average_precision": "mean average precision", "micro_f1": "micro F1"}
 """Where an image may have several labels."""
+SHOWN_OF_NUMBERS = {"mae": "MAE", "rmse": "RMSE", "r2": "R²", "spearman": "Spearman"}
 LISTED = 5
 """Classes without an image that a line names."""
 
@@ -94,6 +96,9 @@ def evaluate(
         _print_metrics(found)
         if out is not None:
             console().print(f"written: {out / 'evaluation.html'}", soft_wrap=True)
+    if min_accuracy is not None and not hasattr(found, "accuracy"):
+        what = "the bundle predicts a number, which has no accuracy"
+        raise ToolkitError(what, where="--min-accuracy", fix="leave it out, and read mae or r2 of --json")
     if min_accuracy is not None and found.accuracy < min_accuracy:
         low, high = found.intervals["accuracy"]
         raise CheckFailed(
@@ -108,7 +113,7 @@ def _remarks(found: Evaluation, *, chosen: bool) -> list[str]:
     if found.split == "all" and not chosen:
         made = "--split test takes the split that the bundle's run would make of it"
         remarks.append(f"the data makes no splits: all {found.images:,} images are evaluated; {made}")
-    if found.absent_classes:
+    if getattr(found, "absent_classes", None):
         names, more = ", ".join(found.absent_classes[:LISTED]), len(found.absent_classes) - LISTED
         remarks.append(f"no image of: {names}{f' and {more:,} more' if more > 0 else ''}; means leave them out")
     if found.skipped:
@@ -119,11 +124,14 @@ def _remarks(found: Evaluation, *, chosen: bool) -> list[str]:
 
 def _print_metrics(found: Evaluation) -> None:
     rows = []
-    for name, shown in (SHOWN | SETS if hasattr(found, "micro_f1") else SHOWN).items():
+    known = SHOWN | (SETS if hasattr(found, "micro_f1") else {}) | SHOWN_IF_ORDERED
+    for name, shown in (SHOWN_OF_NUMBERS if hasattr(found, "rmse") else known).items():
+        if not hasattr(found, name):
+            continue
         value, ends = getattr(found, name), found.intervals[name]
         interval = "" if None in ends else "{:.4f} to {:.4f}".format(*ends)
         rows.append([shown, "-" if value is None else f"{value:.4f}", interval])
-    if (point := found.operating_point) is not None:
+    if (point := getattr(found, "operating_point", None)) is not None:
         for rate, value in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
             low, high = point.intervals[rate]
             shown = f"{rate}, {point.label} from {point.threshold:.4f}"

@@ -86,14 +86,14 @@ def predict(
     else:
         pairs = _listed(opened, manifest, paths or [], text, path_column, text_column)
     few = top_k or default_top_k(len(opened.labels))
-    several = opened.decision.several_labels
+    several, number = opened.decision.several_labels, "value" in opened.decision.outputs
     predictions, failed = [], []
     with ExitStack() as entered:
         classifier = entered.enter_context(
             Classifier.open(opened, provider=provider, precision=precision, threads=threads, batch_size=batch_size)
         )
         progress = entered.enter_context(counting("predicting", len(pairs)))
-        extra = {"several": several, "texts": opened.tokenizer is not None}
+        extra = {"several": several, "number": number, "texts": opened.tokenizer is not None}
         write = entered.enter_context(prediction_file(out, opened.labels, few, **extra)) if out else None
         files, texts = [pair.path for pair in pairs], [pair.text for pair in pairs]
         for entry in classifier.entries(files, few, texts=texts):
@@ -110,7 +110,7 @@ def predict(
     elif out:
         console().print(f"written: {out}, {len(pairs):,} images", soft_wrap=True)
     else:
-        _print_predictions(bundle, predictions, several=several)
+        _print_predictions(bundle, predictions, several=several, number=opened.labels[0] if number else None)
     if failed:
         what = f"error: {len(failed)} of {len(pairs)} images can't be read, such as {failed[0]}"
         messages().print(what, soft_wrap=True, markup=False)
@@ -179,11 +179,17 @@ def _say_truncated(bundle: Bundle, texts: list[str | None]) -> None:
         messages().print(f"texts that lost their end: {cut:,} of {len(texts):,}; {most}", soft_wrap=True)
 
 
-def _print_predictions(bundle: Path, predictions: list[dict[str, Any]], *, several: bool) -> None:
-    """A row an image: its whole path, the start of its text, the likeliest label, and the next two."""
+def _print_predictions(bundle: Path, predictions: list[dict[str, Any]], *, several: bool, number: str | None) -> None:
+    """A row an image: its path, the start of its text, its label, and the two likeliest of the others; or a number."""
+    if number is not None:
+        values = [f"{entry['value']:.6g}" if "value" in entry else entry.get("error", "") for entry in predictions]
+        cells = [[entry["path"] or "-", value] for entry, value in zip(predictions, values, strict=True)]
+        print_table(f"predictions of {bundle}", ["image", number], cells)
+        return
     rows, texts = [], any("text" in entry for entry in predictions)
     for entry in predictions:
-        ranked = sorted(entry.get("probabilities", {}).items(), key=lambda pair: -pair[1])[:3]
+        probabilities, label = entry.get("probabilities", {}), entry.get("label")
+        ranked = sorted(probabilities.items(), key=lambda pair: (pair[0] != label, -pair[1]))[:3]
         best = [ranked[0][0], f"{ranked[0][1]:.1%}"] if ranked else ["-", ""]
         others = ", ".join(f"{label} {probability:.1%}" for label, probability in ranked[1:])
         said: str = entry.get("text", "")

@@ -18,11 +18,21 @@ ABOUT = {
     "note": "300x300 grey images; defective = the experts' defect probability is at least 0.5",
 }
 
+GRADES = ("functional", "possibly-defective", "probably-defective", "defective")
+"""The experts' four answers from the first to the last: a defect probability of 0, 1/3, 2/3 and 1."""
+OF_GRADES = {"note": f"300x300 grey images; the experts' defect probability of 0, 1/3, 2/3, 1: {' < '.join(GRADES)}"}
 
-def write_elpv(dest: Path, *, seed: int = 0, force: bool = False) -> dict[str, Any]:
+
+def write_elpv(dest: Path, *, seed: int = 0, grades: bool = False, force: bool = False) -> dict[str, Any]:
     """Write ``train/ val/ test/`` of ``defective`` and ``functional``; return the content of ``dataset.json``.
 
     The images come from the installed package ``elpv-dataset`` and are copied byte by byte.
+
+    Args:
+        dest: folder to be.
+        seed: of the split.
+        grades: write the four grades of the experts in place of these two classes.
+        force: replace a data set that is already there.
 
     Raises:
         ToolkitError: the package isn't installed.
@@ -31,6 +41,6 @@ def write_elpv(dest: Path, *, seed: int = 0, force: bool = False) -> dict[str, A
     images = []
     with (folder / "labels.csv").open(newline="") as table:
         for path, probability, *_ in csv.reader(table, delimiter=" ", skipinitialspace=True):
-            label = "defective" if float(probability) >= 0.5 else "functional"
+            label = GRADES[round(float(probability) * 3)] if grades else GRADES[3 if float(probability) >= 0.5 else 0]
             images.append(EncodedImage(Path(path).name, label, (folder / path).read_bytes()))
-    return write_dataset(dest, images, ABOUT, seed=seed, force=force)
+    return write_dataset(dest, images, ABOUT | (OF_GRADES if grades else {}), seed=seed, force=force)

@@ -13,7 +13,8 @@ import numpy as np
 from toolkit.data.evaluation_data import EvaluationData
 from toolkit.data.source import LabelledImage, groups_of, labels_of
 from toolkit.errors import ToolkitError
-from toolkit.evaluation.record import Evaluation, LabelSetEvaluation
+from toolkit.evaluation.numbers import number_evaluation
+from toolkit.evaluation.record import RECORDS, Evaluation, NumberEvaluation
 from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.curves import curves_of
 from toolkit.metrics.operating_point import rates
@@ -22,6 +23,7 @@ from toolkit.metrics.split import Integers, SplitScores
 from toolkit.progress import SILENT, Progress
 from toolkit.reporting.predictions import Predictions, worst
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decision import Decision
 from toolkit.runtime.examples import ImageText
 from toolkit.runtime.preprocess import Float32
 from toolkit.serving.classifier import Classifier
@@ -37,13 +39,16 @@ SAME = 1e-3
 class Evaluated:
     """An evaluation, and what its plots draw."""
 
-    record: Evaluation
+    record: Evaluation | NumberEvaluation
     summary: dict[str, Any]
     """As a run's, with the evaluated split in the place of ``test``."""
     curves: dict[str, Any]
     """As ``test_curves.json``; see :func:`toolkit.metrics.curves.curves_of`."""
-    predictions: Predictions
+    predictions: Predictions | None
+    """None of numbers, whose plots are drawn from the values."""
     images: list[LabelledImage]
+    values: Float32 | None = None
+    """Numbers [N, 1], where the bundle says these."""
 
 
 def evaluate_bundle(
@@ -67,15 +72,19 @@ def evaluate_bundle(
         ToolkitError: a provider or precision that is not there, an image that can't be read any more, or
             probabilities that are not those of the logits.
     """
-    if data.target.several_in_one != bundle.decision.several_labels:
+    numbers = bundle.decision.outputs != Decision.outputs
+    kind = "number" if numbers else "labels" if bundle.decision.several_labels else "class"
+    if data.target.kind != kind:
         what = f"the bundle's task is {bundle.manifest.task}, and the data has another kind of labels"
-        raise ToolkitError(
-            what, where=data.config.path, fix="name its column: columns.labels=NAME or columns.label=NAME"
-        )
+        fix = "name its column: columns.label=NAME, columns.labels=NAME or columns.number=NAME"
+        raise ToolkitError(what, where=data.config.path, fix=fix)
     tuned = bundle.tuned_for(provider, precision)
     precision = tuned.precision if tuned else precision or bundle.precisions[0]
     provider = tuned.provider if tuned else provider or "cpu"
     logits, stated = _predict(bundle, data.images, precision, provider, progress)
+    if numbers:
+        record = number_evaluation(bundle, data, logits, precision, provider)
+        return Evaluated(record, {data.split: record.model_dump()}, {}, None, data.images, logits)
     labels, groups, temperature = labels_of(data.images), groups_of(data.images), bundle.temperature(precision)
     calibrated, as_trained = (SCORES[bundle.manifest.task](logits, labels, each, groups) for each in (temperature, 1.0))
     calibrated, as_trained = (each.at(bundle.decision.cuts) for each in (calibrated, as_trained))
@@ -107,11 +116,11 @@ def evaluate_bundle(
         "provider": provider,
     }
     kept = {key: summary[key] for key in ("temperature", "classes", "confusion_matrix", "confusions")}
-    schema = LabelSetEvaluation if data.target.several_in_one else Evaluation
+    schema = RECORDS.get(bundle.manifest.task, Evaluation)
     if data.target.several_in_one:
         about |= {"thresholds": dict(zip(classes, _cuts(bundle), strict=True))}
-    record = schema.model_validate(as_utf8(summary[data.split] | kept | about, finite=True))
-    return Evaluated(record, summary, curves_of(calibrated, as_trained, classes), predictions, data.images)
+    found = schema.model_validate(as_utf8(summary[data.split] | kept | about, finite=True))
+    return Evaluated(found, summary, curves_of(calibrated, as_trained, classes), predictions, data.images)
 
 
 def _predict(
@@ -126,7 +135,9 @@ def _predict(
         for place, predicted in enumerate(classifier.stream(sources)):
             if isinstance(predicted, ToolkitError):
                 raise ToolkitError(predicted.what, where=images[place].path, fix=predicted.fix) from predicted
-            logits[place], stated[place] = predicted.logits, list(predicted.probabilities.values())
+            logits[place] = predicted.logits
+            if predicted.value is None:
+                stated[place] = list(predicted.probabilities.values())
             progress.done(place + 1, len(images))
     return logits, stated
 

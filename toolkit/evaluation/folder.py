@@ -5,9 +5,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from toolkit.data.source import labels_of
 from toolkit.evaluation.evaluate import Evaluated
 from toolkit.files import refuse_existing, staged_folder, write_bytes, write_json
 from toolkit.reporting.evaluation_page import evaluation_html
+from toolkit.reporting.number_pages import number_evaluation_html
 
 WHAT, RECORD = "folder of an evaluation", "evaluation.json"
 
@@ -36,6 +38,17 @@ def write_evaluation(out: Path, evaluated: Evaluated, *, force: bool = False) ->
     with staged_folder(out, what=WHAT, marker=RECORD, replace=force) as stage:
         write_json(stage / RECORD, content)
         plots = stage / "plots"
+        if evaluated.values is not None:
+            if find_spec("matplotlib"):
+                from toolkit.reporting.plots import plot_number_split
+
+                plots.mkdir()
+                labels = labels_of(evaluated.images)
+                plot_number_split(
+                    plots, content["number"], labels, evaluated.values[:, 0].astype(float), content, content["split"]
+                )
+            write_bytes(stage / "evaluation.html", number_evaluation_html(content, plots).encode())
+            return
         if find_spec("matplotlib"):
             from toolkit.reporting.plots import plot_split
 

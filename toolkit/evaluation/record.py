@@ -127,6 +127,16 @@ class Evaluation(Record):
     provider: str
 
 
+class OrdinalEvaluation(Evaluation):
+    """The same of a bundle whose classes are ordered; accuracy is that of the median class."""
+
+    mae: float
+    """Mean distance of predicted and true class, in classes."""
+    quadratic_kappa: float | None
+    spearman: float | None
+    """Of predicted and true class; None where all predictions or all labels are one class."""
+
+
 class LabelSetEvaluation(Evaluation):
     """The same of a bundle that may say several labels of an image.
 
@@ -138,3 +148,43 @@ class LabelSetEvaluation(Evaluation):
     per_class: Mapping[str, LabelMetrics]
     thresholds: dict[str, float | None]
     """Logit from which on each label is said; None for one that never is."""
+
+
+class NumberError(Record):
+    """An image and how its number was said."""
+
+    path: str
+    label: float
+    predicted: float
+
+
+class NumberEvaluation(Record):
+    """What a graph that predicts a number gives on images whose numbers are known; all in the unit of the data."""
+
+    images: int
+    loss: float
+    """Mean squared error."""
+    mae: float
+    rmse: float
+    r2: float | None
+    spearman: float | None
+    mean_baseline_mae: float
+    """Of always saying the mean of these images."""
+    intervals: dict[str, Interval]
+    number: str
+    """What it is called."""
+    worst: list[NumberError]
+    """The largest errors first."""
+    split: str
+    data: str
+    data_fingerprint: str
+    skipped: int
+    skipped_images: list[dict[str, str]]
+    bundle: str
+    graph_sha256: str
+    precision: str
+    provider: str
+
+
+RECORDS: dict[str, type[Evaluation]] = {"ordinal": OrdinalEvaluation, "multi-label": LabelSetEvaluation}
+"""By the tasks that say more of a split than :class:`Evaluation` does."""

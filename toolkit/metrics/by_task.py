@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from toolkit.metrics.label_sets import LabelSetScores
+from toolkit.metrics.number_split import NumberScores
+from toolkit.metrics.ordinal_split import OrdinalSplitScores
 from toolkit.metrics.sigmoid_split import SigmoidSplitScores
 from toolkit.metrics.split import SplitScores
 
@@ -20,4 +22,6 @@ SCORES: dict[str, Scored] = {
     "single-label": SplitScores,
     "sigmoid-scores": SigmoidSplitScores,
     "multi-label": LabelSetScores,
+    "ordinal": OrdinalSplitScores,
+    "regression": NumberScores,
 }

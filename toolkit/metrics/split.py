@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ METRICS = (
     *("expected_calibration_error", "majority_class_accuracy", "images"),
 )
 WITH_INTERVAL = METRICS[:-2]
+SMALLER_IS_BETTER = ("loss", "mae")
 RANKED = 20_000_000
 """Images times classes that AUROC and average precision are computed on at most: of a larger split, even places."""
 DIGITS = 12
@@ -57,9 +58,9 @@ class SplitScores:
         self.temperature, self.groups = temperature, groups
         self.classes = self.logits.shape[1]
 
-    names: tuple[str, ...] = METRICS
+    names: ClassVar[tuple[str, ...]] = METRICS
     """All metrics that there are."""
-    names_with_interval: tuple[str, ...] = WITH_INTERVAL
+    names_with_interval: ClassVar[tuple[str, ...]] = WITH_INTERVAL
 
     def at(self, cuts: npt.ArrayLike | None) -> SplitScores:
         """The same scores, decided at cuts of the logits; there are none where the largest logit decides."""
@@ -305,5 +306,7 @@ def split_metrics(
 
 def score_by(chosen: str, metrics: Mapping[str, Any]) -> tuple[float, float]:
     """What makes a classifier the better one on validation: the chosen metric, and of equals the smaller loss."""
-    loss = -float(metrics["loss"])
-    return (loss, loss) if chosen == "loss" else (float(metrics[chosen]), loss)
+    value, loss = float(metrics[chosen]), -float(metrics["loss"])
+    if not math.isfinite(value):  # a correlation, where all predictions are one class
+        return -math.inf, loss
+    return (-value if chosen in SMALLER_IS_BETTER else value), loss

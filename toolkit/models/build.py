@@ -67,12 +67,13 @@ def build_classifier(
     if config.head.type == "tip-adapter":
         fix = "use type: cosine with init: text, or make one by toolkit few-shot --methods tip-adapter-f"
         raise ToolkitError("a tip-adapter head caches images", where="model.head.type", fix=fix)
+    task = task_named(config.task, "model.task")
     torch.manual_seed(seed)
     whole = encoder if text is None else beside(encoder, text, config.fusion)
-    head = build_head(config.head, whole.embedding_size, len(labels))
+    head = build_head(config.head, whole.embedding_size, len(labels), task.head)
     if config.head.init == "text":
         head = _text_head(config, labels)
-    classifier = Classifier(whole, head, labels, task_named(config.task, "model.task"))
+    classifier = Classifier(whole, head, labels, task)
     groups = classifier.groups
     names = [group.name for group in groups]
     freeze_all_but(groups, classifier, select_groups(names, last=config.unfreeze_last, named=config.unfreeze))
@@ -199,7 +200,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
             processor = open_processor(place, family)
             text = _text_network(config, family, place) if "text" in config else None
         whole = encoder if text is None else beside(encoder, text, FusionConfig(**config["fusion"]))
-        head = build_head(HeadConfig(**config["head"]), whole.embedding_size, len(labels))
+        head = build_head(HeadConfig(**config["head"]), whole.embedding_size, len(labels), task.head)
         classifier = Classifier(whole, head, labels, task)
         weights = load_tensors(folder / WEIGHTS)
     except MALFORMED as error:
@@ -265,7 +266,8 @@ def _described(config: Any, folder: Path) -> tuple[Family, Embedding]:
 
 def _check_classes(weights: dict[str, Tensor], classifier: Classifier, folder: Path) -> None:
     """Tell a list of labels that isn't the head's from other damage."""
-    last = [name for name, each in classifier.named_parameters() if name.startswith("head.") and each.ndim][-1]
+    last, own = [each for each in classifier.named_parameters() if each[0].startswith("head.") and each[1].ndim][-1]
     rows = weights.get(last)
-    if rows is not None and rows.ndim and len(rows) != len(classifier.labels):
-        raise _damaged(f"{LABELS} holds {len(classifier.labels)} names, and the head has {len(rows)} classes", folder)
+    if rows is not None and rows.ndim and len(rows) != len(own):
+        classes = len(rows) + len(classifier.labels) - len(own)  # ordered ones have a row less
+        raise _damaged(f"{LABELS} holds {len(classifier.labels)} names, and the head has {classes} classes", folder)

@@ -9,8 +9,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from toolkit.errors import ToolkitError
 from toolkit.recipe.model import HeadConfig
+from toolkit.tasks.task import Head
 
+SCORELESS = {"conditional": "ordered classes have", "number": "a number has"}
 SCALE = 1 / 0.07
 """Of cosines, where no text encoder says another: CLIP's own before its training."""
 
@@ -66,8 +69,63 @@ class TipAdapterHead(nn.Module):
         return self.cosine(embedding) + near @ (self.alpha * self.values)
 
 
-def build_head(config: HeadConfig, embedding_size: int, classes: int) -> nn.Module:
-    """A linear layer, one hidden layer with GELU and dropout, cosines, or these with a cache."""
+class OrdinalHead(nn.Module):
+    """Log-probabilities of ordered classes, from the log-odds of passing each but the last where it is reached.
+
+    Source: see :mod:`toolkit.tasks.ordinal`.
+    """
+
+    def __init__(self, conditional: nn.Module) -> None:
+        """Take the layers that give these log-odds [B, C - 1]."""
+        super().__init__()
+        self.conditional = conditional
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """[B, P] -> logits [B, C], whose exponentials come to 1."""
+        odds = self.conditional(embedding)
+        odds = odds.to(torch.promote_types(odds.dtype, torch.float32))  # products of many small shares
+        passed = nn.functional.logsigmoid(odds).cumsum(-1)
+        return nn.functional.pad(passed, (1, 0)) + nn.functional.pad(nn.functional.logsigmoid(-odds), (0, 1))
+
+
+class NumberHead(nn.Module):
+    """A number in the unit of the data, from one in standard deviations from the mean of the training numbers."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, layers: nn.Module) -> None:
+        """Take the layers that give standard deviations [B, 1]."""
+        super().__init__()
+        self.layers = layers
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """[B, P] -> the number [B, 1]."""
+        scaled = self.layers(embedding)
+        return scaled.to(torch.promote_types(scaled.dtype, torch.float32)) * self.deviation + self.mean
+
+
+def build_head(config: HeadConfig, embedding_size: int, classes: int, kind: Head = "scores") -> nn.Module:
+    """A linear layer, one hidden layer with GELU and dropout, cosines, or these with a cache.
+
+    Args:
+        config: the recipe's section.
+        embedding_size: P.
+        classes: C.
+        kind: what the task makes of the last layer.
+
+    Raises:
+        ToolkitError: cosines, which are scores, where the task wants something else.
+    """
+    if kind != "scores" and config.type not in ("mlp", "linear"):
+        what = f"a head of type {config.type} gives a score a class, and {SCORELESS[kind]} none"
+        raise ToolkitError(what, where="model.head.type", fix="use mlp or linear, or model.task=single-label")
+    if kind == "conditional":
+        return OrdinalHead(build_head(config, embedding_size, classes - 1))
+    if kind == "number":
+        return NumberHead(build_head(config, embedding_size, 1))
     if config.type == "cosine":
         return CosineHead(embedding_size, classes)
     if config.type == "tip-adapter":

@@ -106,7 +106,8 @@ class ModelConfig(Section):
     task: str = Field(
         "single-label",
         description="What is predicted: single-label, one class an image; sigmoid-scores, one class an image with "
-        "a probability of its own for each class, as SigLIP was trained; multi-label, any number of labels an image.",
+        "a probability of its own for each class, as SigLIP was trained; multi-label, any number of labels an image; "
+        "ordinal, one of classes that have an order, that of data.classes; regression, a number (data.columns.number).",
     )
     unfreeze_last: int | None = Field(
         None, ge=0, description="Train the last K layers, the post norm and the head; 0 trains the head alone."

@@ -16,6 +16,9 @@ from toolkit.recipe.section import Section
 from toolkit.recipe.tracking import TrackingConfig
 from toolkit.recipe.training import ThresholdsConfig, TrainingConfig
 
+SELECT_BY = {"multi-label": "average_precision", "ordinal": "mae", "regression": "mae"}
+"""What ``training.select_by`` is, unless the recipe says it, by tasks that accuracy doesn't suit."""
+
 
 class Recipe(Section):
     """Everything that determines a run."""
@@ -52,19 +55,17 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _ranking_selects_label_sets(cls, content: Any) -> Any:
-        """Of epochs with several labels an image, the one with the best mean average precision is kept.
+    def _tasks_select_by_their_own(cls, content: Any) -> Any:
+        """The epoch that is kept, where the recipe doesn't say by what: not by accuracy in every task.
 
-        Accuracy there means that all labels of an image are right at a probability of a half, which few images of many
-        labels are, and which the thresholds change afterwards.
+        With several labels an image accuracy means that all of them are right at a probability of a half, which few
+        images of many labels are, and which the thresholds change afterwards; a number is never right.
         """
         try:
-            several = content["model"]["task"] == "multi-label" and "select_by" not in content["training"]
-            return (
-                {**content, "training": {**content["training"], "select_by": "average_precision"}}
-                if several
-                else content
-            )
+            own = SELECT_BY.get(content["model"]["task"])
+            if own is None or "select_by" in content["training"]:
+                return content
+            return {**content, "training": {**content["training"], "select_by": own}}
         except (TypeError, KeyError):
             return content
 

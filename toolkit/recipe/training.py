@@ -12,9 +12,21 @@ from pydantic import (
 )
 
 from toolkit.labels import label_text
-from toolkit.recipe.section import Section, Share, absolute_path
+from toolkit.recipe.section import Section, Share, absolute_path, is_none
 
-SelectBy = Literal["accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "loss"]
+SelectBy = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "auroc",
+    "average_precision",
+    "loss",
+    "mae",
+    "quadratic_kappa",
+    "spearman",
+    "rmse",
+    "r2",
+]
 
 
 class BoundaryCacheConfig(Section):
@@ -170,7 +182,18 @@ class TrainingConfig(Section):
         False,
         description="At the end mix fine-tuned and original weights of the encoder; validation chooses the share.",
     )
-    select_by: SelectBy = Field("accuracy", description="Validation metric that decides which epoch is kept.")
+    huber_delta: float | None = Field(
+        None,
+        gt=0,
+        exclude_if=is_none,
+        description="Of a number: errors beyond this many standard deviations of the training numbers count linearly; "
+        "all count squared if left out.",
+    )
+    select_by: SelectBy = Field(
+        "accuracy",
+        description="Validation metric that decides which epoch is kept; mae, quadratic_kappa, spearman, rmse "
+        "and r2 are for ordered classes and numbers.",
+    )
     operating_point: OperatingPointConfig = OperatingPointConfig()
     thresholds: ThresholdsConfig = Field(ThresholdsConfig(), exclude_if=lambda value: value == ThresholdsConfig())
     early_stopping: int | None = Field(

@@ -109,6 +109,7 @@ def _model(
 def _parameters(origin: dict[str, Any], labels: list[str]) -> dict[str, Any]:
     """How it learned, from what, and what goes in and out."""
     model, family = origin["recipe"]["model"], (origin.get("encoder") or {}).get("family")
+    second = "value" if "rmse" in origin["figures"].get("test", {}) else "probabilities"
     return {
         **({} if origin["recipe"].get("method") == "zero-shot" else {"approach": {"type": "supervised"}}),
         "task": "image-classification",
@@ -116,7 +117,7 @@ def _parameters(origin: dict[str, Any], labels: list[str]) -> dict[str, Any]:
         "modelArchitecture": f"encoder {model['encoder']} and {model['head']['type']} head in one ONNX graph",
         "datasets": [{"ref": DATA}] if _has_data(origin) else [],
         "inputs": [{"format": "image"}],
-        "outputs": [{"format": f"{name}: fp32 [batch, {len(labels)}]"} for name in ("logits", "probabilities")]
+        "outputs": [{"format": f"{name}: fp32 [batch, {len(labels)}]"} for name in ("logits", second)]
         + ([{"format": f"decisions: bool [batch, {len(labels)}]"}] if "thresholds" in origin else []),
     }
 
@@ -126,7 +127,7 @@ def _measured(origin: dict[str, Any]) -> Iterator[dict[str, Any]]:
     test = origin["figures"].get("test") or {}
     intervals = test.get("intervals") or {}
     for name in metrics_named(test):
-        if name in test and math.isfinite(test[name]):
+        if test.get(name) is not None and math.isfinite(test[name]):
             bounds = intervals.get(name)
             interval = {"lowerBound": _text(bounds[0]), "upperBound": _text(bounds[1])} if bounds else None
             metric = {"type": name, "value": _text(test[name]), "slice": f"test split, {test['images']} images"}
@@ -159,6 +160,9 @@ def _limitations(manifest: Manifest, labels: list[str]) -> Iterator[str]:
         )
     else:
         yield "not measured: the run has no labelled images"
+    if "rmse" in (test or {}):
+        yield "a number is said of every image, also of one that is unlike all that it learned from"
+        return
     if manifest.thresholds is None:
         yield f"every image is given one of the {len(labels):,} classes, also one that shows none of them"
     else:

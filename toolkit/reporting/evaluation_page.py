@@ -37,6 +37,9 @@ def evaluation_html(evaluation: dict[str, Any], plots: Path) -> str:
         (f"{evaluation['accuracy']:.1%}", f"accuracy (95 % interval {100 * low:.1f} to {100 * high:.1f})"),
         (f"{evaluation['majority_class_accuracy']:.1%}", "accuracy of always naming the most frequent class"),
     ]
+    if "mae" in evaluation:
+        low, high = evaluation["intervals"]["mae"]
+        large.append((f"{evaluation['mae']:.2f}", f"classes off on average (95 % interval {low:.2f} to {high:.2f})"))
     if "micro_f1" in evaluation:
         large[0] = (
             large[0][0],

@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.reporting.label_thresholds import HEADINGS as LABEL_HEADINGS
 from toolkit.reporting.label_thresholds import label_cells, threshold_sentences
+from toolkit.reporting.number_pages import NUMBER_METRICS
 from toolkit.reporting.operating_point import HEADINGS, point_cells, point_sentences
 from toolkit.reporting.parity_verdict import parity_verdict
-from toolkit.reporting.wording import temperature_in_words
+from toolkit.reporting.wording import ABOUT_TASK, temperature_in_words
 from toolkit.runtime.bundle import Manifest
 from toolkit.text import for_markdown, markdown_code
 
@@ -34,6 +35,8 @@ METRICS = {
     "expected_calibration_error": "expected calibration error",
     "loss": "negative log-likelihood",
 }
+ORDERED_METRICS = {"mae": "mean distance in classes", "quadratic_kappa": "quadratic kappa", "spearman": "Spearman"}
+"""Of ordered classes."""
 SET_METRICS = {
     "accuracy": "all labels right",
     "average_precision": "mean average precision",
@@ -48,7 +51,11 @@ SET_METRICS = {
 
 def metrics_named(metrics: Mapping[str, Any]) -> dict[str, str]:
     """The metrics of a split that are shown, and what they are called."""
-    return SET_METRICS if "micro_f1" in metrics else METRICS
+    if "micro_f1" in metrics:
+        return SET_METRICS
+    if "rmse" in metrics:
+        return NUMBER_METRICS
+    return METRICS | {name: heading for name, heading in ORDERED_METRICS.items() if name in metrics}
 
 
 def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], latency: dict[str, Any] | None) -> str:
@@ -63,6 +70,7 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         title=str(data.get("name", "Image")),
         labels=labels,
         classes=named(labels),
+        about_task=ABOUT_TASK.get(manifest.task, ""),
         model=recipe["model"],
         selection=_selection(recipe),
         source=data_source(origin),
@@ -72,6 +80,7 @@ def model_card(manifest: Manifest, labels: list[str], parity: dict[str, Any], la
         metrics=metrics_named(test),
         temperature=temperature_in_words(origin["temperature"], lambda value: f"{value:.3f}"),
         several=thresholds is not None,
+        number="rmse" in test,
         thresholds=" ".join(threshold_sentences(thresholds)) if thresholds else "",
         threshold_headings=LABEL_HEADINGS,
         threshold_rows=label_cells(thresholds, test.get("per_class", {})) if thresholds else [],
@@ -113,7 +122,7 @@ def card_metadata(origin: dict[str, Any], labels: list[str]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     data, encoder = origin["data"], origin["recipe"]["model"]["encoder"]
-    name = str(data.get("name", "image"))
+    name, number = str(data.get("name", "image")), "rmse" in origin["figures"].get("test", {})
     results = [
         EvalResult(
             task_type="image-classification",
@@ -125,14 +134,14 @@ def card_metadata(origin: dict[str, Any], labels: list[str]) -> str:
             metric_value=round(origin["figures"]["test"][metric], 4),
         )
         for metric in ("accuracy", "balanced_accuracy", "auroc")
-        if "test" in origin["figures"] and math.isfinite(origin["figures"]["test"][metric])
+        if metric in origin["figures"].get("test", {}) and math.isfinite(origin["figures"]["test"][metric])
     ]
     found = ModelCardData(
         library_name="onnx",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "onnx", "clip-toolkit"],
+        pipeline_tag="image-feature-extraction" if number else "image-classification",
+        tags=["image-regression" if number else "image-classification", "onnx", "clip-toolkit"],
         base_model=encoder if _is_hub_name(encoder) else None,
-        model_name=f"{name} classifier, {len(labels):,} classes",
+        model_name=f"{labels[0]} of {name}" if number else f"{name} classifier, {len(labels):,} classes",
         eval_results=results,
     )
     return str(found.to_yaml())

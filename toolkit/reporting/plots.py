@@ -16,8 +16,9 @@ from toolkit.reporting.calibration_plot import plot_reliability
 from toolkit.reporting.confusion_plot import plot_confusion
 from toolkit.reporting.contact_sheet import contact_sheet
 from toolkit.reporting.label_plots import plot_label_reliability, plot_labels
+from toolkit.reporting.number_plot import Array, plot_numbers
 from toolkit.reporting.plot_style import BLUE, LOOK, ORANGE, save
-from toolkit.reporting.predictions import Predictions, read_predictions
+from toolkit.reporting.predictions import Predictions, read_numbers, read_predictions
 from toolkit.reporting.ranking_plots import plot_precision_recall, plot_roc
 from toolkit.reporting.run_curves import read_curves
 
@@ -31,13 +32,25 @@ def plot_run(run: Path, images: Sequence[Callable[[], Image.Image]] | None = Non
     """
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     summary = json.loads((run / "summary.json").read_text("utf-8"))
-    curves = read_curves(run)
     plots = run / "plots"
     plots.mkdir(exist_ok=True)
     if history:
         with mpl.rc_context(LOOK):
             save(_curves(history, summary), plots / "curves.png")
+    if "rmse" in summary["test"]:
+        labels, values = read_numbers(run)
+        plot_number_split(plots, summary["classes"][0], labels, values, summary["test"], "test")
+        return
+    curves = read_curves(run)
     plot_split(plots, summary, curves, read_predictions(run) if images is not None else None, images or ())
+
+
+def plot_number_split(
+    plots: Path, name: str, labels: Array, values: Array, metrics: dict[str, Any], split: str
+) -> None:
+    """Draw predicted over true numbers; see :func:`toolkit.reporting.number_plot.plot_numbers`."""
+    with mpl.rc_context(LOOK):
+        save(plot_numbers(name, labels, values, metrics, split), plots / "numbers.png")
 
 
 def plot_split(
@@ -79,7 +92,11 @@ def _curves(history: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     panels = figure.subplots(1, 2)
     epochs = [entry for entry in history if "epoch_seconds" in entry]
-    for axes, name, unit in zip(panels, ("loss", "accuracy"), ("cross-entropy (nats)", "share of images"), strict=True):
+    number = "rmse" in summary["test"]
+    names, units = ("loss", "accuracy"), ("cross-entropy (nats)", "share of images")
+    if number:
+        names, units = ("loss", "mae"), ("of the epoch", f"mean absolute error of {summary['classes'][0]}")
+    for axes, name, unit in zip(panels, names, units, strict=True):
         for split, color in (("train", ORANGE), ("validation", BLUE)):
             mine = [(entry["epoch"], entry[name]) for entry in epochs if entry["split"] == split]
             axes.plot(*zip(*mine, strict=True), marker="o", markersize=3, color=color, label=split)
@@ -89,6 +106,10 @@ def _curves(history: list[dict[str, Any]], summary: dict[str, Any]) -> Figure:
         axes.set_ylabel(unit)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     test = summary["test"]
+    if number:
+        panels[1].set_title(f"mean absolute error: {test['mae']:.4g} on {test['images']} test images")
+        panels[0].legend()
+        return figure
     panels[1].set_title(f"accuracy: {test['accuracy']:.1%} on {test['images']} test images")
     panels[0].legend()
     return figure

@@ -53,6 +53,22 @@ def read_predictions(run: Path) -> Predictions:
     return Predictions(list(paths), list(labels), list(predicted), probability, label_probability)
 
 
+def read_numbers(run: Path) -> tuple[Array, Array]:
+    """True and predicted numbers [images] in ``test_predictions.csv`` of a run that predicts one.
+
+    Raises:
+        ToolkitError: it is missing or damaged.
+    """
+    path = run / FILE
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [(float(row["label"]), float(row["predicted"])) for row in csv.DictReader(file)]
+        labels, values = np.array(rows, np.float64).T
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ToolkitError(f"can't read the predictions: {error}", where=path, fix="train again") from error
+    return labels, values
+
+
 def worst(predictions: Predictions, split: str = "test") -> tuple[list[int], str]:
     """Places of up to 24 errors, the highest loss first, and what they are in words.
 

@@ -25,6 +25,7 @@ from toolkit.reporting.html import (
 from toolkit.reporting.label_thresholds import HEADINGS as LABEL_HEADINGS
 from toolkit.reporting.label_thresholds import label_cells, threshold_sentences
 from toolkit.reporting.model_card import metrics_named, tried_cells, tried_columns
+from toolkit.reporting.number_pages import number_plots, number_table
 from toolkit.reporting.operating_point import HEADINGS, point_cells, point_sentences
 from toolkit.reporting.parity_verdict import parity_verdict
 from toolkit.reporting.wording import images_of
@@ -49,6 +50,9 @@ def quality_section(origin: dict[str, Any], folder: Path) -> Markup:
     images = images_of("test", test["images"])
     columns = {"split": lambda split: split, "images": lambda split: f"{metrics[split]['images']:,}"}
     columns |= {name: _metric(metrics, key) for key, name in metrics_named(test).items()}
+    if "rmse" in test:
+        every = table("Metrics of each split", columns, ("test", "validation", "train"))
+        return joined([paragraph(used_once), every, number_table(test, images), number_plots(images, folder)])
     return joined(
         [
             paragraph(used_once),

@@ -9,9 +9,10 @@ from toolkit.reporting.html import facts, headline, number, page
 from toolkit.reporting.latency_section import latency_section, machine_section
 from toolkit.reporting.limits_section import limits_section
 from toolkit.reporting.model_card import data_source, named
+from toolkit.reporting.number_pages import number_headline
 from toolkit.reporting.quality_section import parity_section, quality_section
 from toolkit.reporting.serving_section import serving_section
-from toolkit.reporting.wording import temperature_in_words
+from toolkit.reporting.wording import ABOUT_TASK, images_of, temperature_in_words
 from toolkit.runtime.bundle import Manifest
 
 CONTENTS = {
@@ -56,9 +57,12 @@ def report_html(
     }
     encoder = origin["recipe"]["model"]["encoder"]
     sentences = [
-        f"Classifies an image as one of {len(labels):,} classes: {named(labels)}."
+        f"Says a number of an image: {labels[0]}."
+        if "rmse" in origin["figures"].get("test", {})
+        else f"Classifies an image as one of {len(labels):,} classes: {named(labels)}."
         if manifest.thresholds is None
         else f"Says which of {len(labels):,} labels an image shows, any number of them or none: {named(labels)}.",
+        *([ABOUT_TASK[manifest.task]] if manifest.task in ABOUT_TASK else []),
         f"{_made_by(origin)} {encoder} encoder and its head in one ONNX graph, made {manifest.created[:10]}.",
     ]
     large = headline(_headline(origin["figures"].get("test"), parity, latency, serving))
@@ -71,11 +75,16 @@ def _headline(
     """The metrics that a reader asks for first."""
     entries = [entry for by_provider in parity["results"].values() for entry in by_provider.values()]
     worst = max((entry["max_abs_logit"] for entry in entries), default=None)
-    metrics = []
-    if test is not None:
+    metrics: list[tuple[str, str]] = []
+    if test is not None and "rmse" in test:
+        metrics += number_headline(test, images_of("test", test["images"]))
+    elif test is not None:
         bounds = test.get("intervals", {}).get("accuracy")
         interval = f" (95 % interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})" if bounds else ""
         metrics.append((f"{test['accuracy']:.1%}", f"accuracy on {test['images']:,} test images{interval}"))
+        if "mae" in test:
+            low, high = test["intervals"]["mae"]
+            metrics.append((f"{test['mae']:.2f}", f"classes off on average (95 % interval {low:.2f} to {high:.2f})"))
         if "micro_f1" in test:
             metrics[-1] = (
                 f"{test['accuracy']:.1%}",

@@ -29,14 +29,27 @@ class SplitMetrics(BaseModel):
     majority_class_accuracy: float | None
 
 
+class NumberMetrics(BaseModel):
+    """Metrics of a split whose images have a number each."""
+
+    model_config = ConfigDict(extra="allow")
+
+    images: int
+    loss: float
+    mae: float
+    rmse: float
+    r2: float | None
+    spearman: float | None
+
+
 class Summary(BaseModel):
     """Content of ``summary.json``."""
 
     model_config = ConfigDict(extra="allow")
 
-    train: SplitMetrics | None = None
-    validation: SplitMetrics | None = None
-    test: SplitMetrics | None = None
+    train: SplitMetrics | NumberMetrics | None = None
+    validation: SplitMetrics | NumberMetrics | None = None
+    test: SplitMetrics | NumberMetrics | None = None
     """With ``intervals`` and ``per_class``; like the others, there where the run has labelled images."""
     temperature: float | list[float]
     """Of the probabilities, fitted on validation; a list of one for each class where an image has several labels."""

@@ -207,6 +207,9 @@ class Bundle(BundleFiles):
             gives = "an unknown number of" if session.classes is None else session.classes
             what = f"the graph gives {gives} logits, but labels.json names {len(self.labels)} classes"
             raise ToolkitError(what, where=self.path / name, fix=fix)
+        if session.main_outputs != self.decision.outputs:
+            what = f"the graph gives {' and '.join(session.main_outputs)}, which the task {self.manifest.task} does not"
+            raise ToolkitError(what, where=self.path / name, fix=fix)
         with self.parsing(name):
             if read_json(metadata["labels"]) != self.labels:
                 raise ToolkitError("labels.json differs from the graph's labels", where=self.path, fix=fix)

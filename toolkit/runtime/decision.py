@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.errors import ToolkitError
+from toolkit.ordered import log_odds_beyond, median_of
 from toolkit.runtime.label_thresholds import LabelThresholds
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.preprocess import Float32
 
 Integers = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+VALUE = "value"
+"""Output of a graph that predicts a number: the number itself [batch, 1]."""
 
 
 class Decision(ABC):
@@ -25,6 +28,8 @@ class Decision(ABC):
     """Of the task; a bundle's manifest holds it."""
     several_labels = False
     """Whether an image may have several, or none."""
+    outputs: tuple[str, ...] = ("logits", "probabilities")
+    """What its graph gives, each [batch, classes]."""
     cuts: Float32 | None = None
     """Logits from which on each class is said [classes]; None where one class is said of an image."""
 
@@ -98,6 +103,51 @@ class LargestScore(LargestLogit):
         """Of the sigmoid: the scaled logit itself."""
         odds: Float64 = np.asarray(logits, np.float64)[:, place] / temperature
         return odds
+
+
+class MedianClass(Decision):
+    """One of ordered classes: the median, which has the smallest expected distance to the true one.
+
+    It is the first class that is more likely than not to be passed by none. The likeliest class would be right more
+    often, and further off where it is wrong.
+    """
+
+    name = "ordinal"
+
+    def decide(self, logits: Float32) -> Integers:
+        """The median class."""
+        return median_of(logits)
+
+    def margins(self, logits: Float32) -> Float32:
+        """The log-odds of lying beyond a class that are nearest to zero; as leads do, they change by two logits."""
+        margins: Float32 = np.abs(log_odds_beyond(logits)).min(-1).astype(np.float32)
+        return margins
+
+
+class TheNumber(Decision):
+    """A number, which ``logits`` [images, 1] are: there is nothing to decide, and no image gets another label."""
+
+    name = "regression"
+    outputs = ("logits", VALUE)
+
+    def decide(self, logits: Float32) -> Integers:
+        """The one there is, throughout."""
+        return np.zeros(len(logits), np.int64)
+
+    def right(self, logits: Float32, labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Nothing is.
+
+        Raises:
+            ToolkitError: always: a budget of accuracy can't be kept without one.
+        """
+        what = "a number is off by more or less, never right or wrong, so no budget of accuracy can be kept"
+        raise ToolkitError(
+            what, where="model.task regression", fix="name the precision: --precision fp32, fp16 or int8"
+        )
+
+    def margins(self, logits: Float32) -> Float32:
+        """None is needed."""
+        return np.zeros(len(logits), np.float32)
 
 
 class AtThreshold(Decision):
@@ -174,7 +224,9 @@ class EachLabel(Decision):
         return np.zeros((), np.float32) if self.cuts is None else self.cuts
 
 
-DECISIONS: dict[str, Decision] = {each.name: each for each in (LargestLogit(), LargestScore(), EachLabel())}
+DECISIONS: dict[str, Decision] = {
+    each.name: each for each in (LargestLogit(), LargestScore(), EachLabel(), MedianClass(), TheNumber())
+}
 
 
 def decision_of(task: str) -> Decision:

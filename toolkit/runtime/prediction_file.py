@@ -41,7 +41,13 @@ def check_prediction_file(path: Path) -> None:
 
 @contextmanager
 def prediction_file(
-    path: Path, labels: Sequence[str], top_k: int | None, *, several: bool = False, texts: bool = False
+    path: Path,
+    labels: Sequence[str],
+    top_k: int | None,
+    *,
+    several: bool = False,
+    number: bool = False,
+    texts: bool = False,
 ) -> Iterator[Write]:
     """A function that adds an entry (:func:`toolkit.serving.predictor.entry_of`) to the file.
 
@@ -49,14 +55,15 @@ def prediction_file(
     A table (CSV, Parquet) has the columns ``path``, ``label``, ``probability`` and ``error``, and then
     ``probability of LABEL`` for every class, or with ``top_k`` ``label_2``, ``probability_2`` to ``label_K``,
     ``probability_K``. Where an image may have several labels, ``labels`` stands behind ``label``: a list in Parquet, a
-    JSON list in CSV, as a manifest may have it. A path that is no UTF-8 stands there as its ``file:`` URI
-    (:func:`toolkit.text.path_text`).
+    JSON list in CSV, as a manifest may have it. Of a number the columns are ``path``, ``value`` and ``error``. A path
+    that is no UTF-8 stands there as its ``file:`` URI (:func:`toolkit.text.path_text`).
 
     Args:
         path: a file that :func:`check_prediction_file` let pass; one that is there is replaced.
         labels: the bundle's classes.
         top_k: classes that the entries have the probabilities of; all if None.
         several: whether an image may have several labels.
+        number: whether a number is said.
         texts: whether a column ``text`` stands behind ``path``.
 
     Raises:
@@ -68,7 +75,7 @@ def prediction_file(
         os.close(handle)
         unfinished = Path(name)
         try:
-            with WRITERS[path.suffix.lower()](unfinished, _Table(labels, few, several, texts)) as write:
+            with WRITERS[path.suffix.lower()](unfinished, _Table(labels, few, several, number, texts)) as write:
                 yield write
             unfinished.chmod(0o644)
             unfinished.replace(path)
@@ -106,12 +113,17 @@ class _Table:
     labels: Sequence[str]
     top_k: int | None
     several: bool
+    number: bool
     texts: bool
 
     def names(self) -> list[str]:
+        if self.number:
+            return ["path", *(["text"] if self.texts else []), "value", "error"]
         return columns(self.labels, self.top_k, several=self.several, texts=self.texts)
 
     def row(self, entry: dict[str, Any]) -> list[Any]:
+        if self.number:
+            return [entry.get(name) for name in self.names()]
         return row(entry, self.labels, self.top_k, several=self.several, texts=self.texts)
 
 

@@ -27,6 +27,8 @@ from toolkit.runtime.tensorrt import EngineBuild, engine_options, has_profile
 
 OUTPUTS = ("logits", "probabilities")
 """What every graph gives, each float32 [batch, classes]."""
+OF_NUMBER = ("logits", "value")
+"""But one that predicts a number: twice that, float32 [batch, 1]."""
 IMAGE_INPUTS = ("image", "pixel_values")
 """The ways in which a graph takes an image: as decoded, or preprocessed."""
 TEXT_INPUTS = ("input_ids", "attention_mask")
@@ -180,15 +182,21 @@ class Session:
 
     @cached_property
     def outputs(self) -> list[str]:
-        """Names of what the graph gives, the first two those of :data:`OUTPUTS`."""
+        """Names of what the graph gives, the first two :attr:`main_outputs`."""
         given = [value.name for value in self._session.get_outputs()]
-        return [*OUTPUTS, *(name for name in given if name not in OUTPUTS)]
+        return [*self.main_outputs, *(name for name in given if name not in self.main_outputs)]
+
+    @cached_property
+    def main_outputs(self) -> tuple[str, ...]:
+        """:data:`OUTPUTS`, or of a graph that predicts a number :data:`OF_NUMBER`."""
+        given = {value.name for value in self._session.get_outputs()}
+        return OF_NUMBER if OUTPUTS[1] not in given and set(OF_NUMBER) <= given else OUTPUTS
 
     @cached_property
     def classes(self) -> int | None:
         """Logits of an image, as the graph states them; None where it doesn't, or has other outputs or types."""
         shapes = {value.name: value.shape for value in self._session.get_outputs() if value.type == "tensor(float)"}
-        stated = [shapes.get(name, ()) for name in OUTPUTS]
+        stated = [shapes.get(name, ()) for name in self.main_outputs]
         widths = {shape[1] for shape in stated} if all(len(shape) == 2 for shape in stated) else set()
         width = next(iter(widths)) if len(widths) == 1 else None
         return width if isinstance(width, int) else None
@@ -212,7 +220,7 @@ class Session:
         self._check(feed)
         outputs = dict(zip(self.outputs, self.compute(self.outputs, feed), strict=True))
         shape = (examples_in(feed), self.classes)
-        if self.classes is not None and any(np.shape(outputs[name]) != shape for name in OUTPUTS):
+        if self.classes is not None and any(np.shape(outputs[name]) != shape for name in self.main_outputs):
             shapes = list(np.shape(outputs["logits"]))
             what = f"the graph gave logits of shape {shapes}, not the {list(shape)} that it states"
             raise ToolkitError(what, where=self.where, fix="give a graph that toolkit export wrote")

@@ -83,6 +83,8 @@ class Metrics:
 
     def decision(self, model: str, decided: Decided) -> None:
         """An image was decided."""
+        if decided.value is not None:
+            return
         self._decisions(model, decided.label).inc()
         self._confidence(model).observe(decided.probability)
 

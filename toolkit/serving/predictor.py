@@ -12,6 +12,7 @@ from typing import Any
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decision import VALUE
 from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.examples import Source
 from toolkit.runtime.inputs import Inputs, places_by_shapes, stacked, windows
@@ -37,6 +38,9 @@ class Decided:
     """All labels that are said, in the bundle's order, maybe none; None of a bundle that says one of an image.
 
     ``label`` is the most probable one then, whether it is said or not."""
+    value: float | None = field(default=None, kw_only=True)
+    """The number, in the unit of the data; None of a bundle that says classes. ``label`` is empty beside it, and there
+    is no probability: ``probability`` is NaN and ``probabilities`` hold nothing."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,20 @@ def prediction_of(bundle: Bundle, outputs: Mapping[str, Float32]) -> Predicted:
     decided = decided_of(bundle, outputs)
     if isinstance(decided, ToolkitError):
         return decided
-    named = dict(zip(bundle.labels, outputs["probabilities"].tolist(), strict=True))
     logits, embedding = outputs["logits"], outputs.get("embedding")
+    if decided.value is not None:
+        return Prediction("", math.nan, {}, logits, embedding, value=decided.value)
+    named = dict(zip(bundle.labels, outputs["probabilities"].tolist(), strict=True))
     return Prediction(decided.label, decided.probability, named, logits, embedding, labels=decided.labels)
 
 
 def decided_of(bundle: Bundle, outputs: Mapping[str, Float32]) -> Decided | ToolkitError:
     """The labels of one image alone, or what is wrong with its probabilities; see :func:`prediction_of`."""
+    if VALUE in outputs and "probabilities" not in outputs:
+        value = float(outputs[VALUE][0])
+        if not math.isfinite(value):
+            return ToolkitError("the graph gives no number (NaN) for it", where=bundle.path, fix="verify the bundle")
+        return Decided("", math.nan, value=value)
     row = outputs["probabilities"]
     if not math.isfinite(row.sum()):  # of numbers from 0 to 1, as long as all are numbers
         return ToolkitError(NOT_A_NUMBER, where=bundle.path, fix="verify the bundle")
@@ -139,7 +150,8 @@ def entry_of(
 ) -> dict[str, Any]:
     """A prediction as an object of JSON: ``path``, ``label`` and ``probabilities``, or ``path`` and ``error``.
 
-    Where an image may have several labels, ``labels`` are those that are said, and ``label`` is the most probable one.
+    A number is a ``value`` in the place of both. Where an image may have several labels, ``labels`` are those that are
+    said, and ``label`` is the most probable one.
 
     Args:
         path: of the image; None where it is missing.
@@ -154,6 +166,8 @@ def entry_of(
     if isinstance(predicted, ToolkitError):
         reason = predicted.reason if isinstance(predicted, UnreadableImageError) else predicted.what
         return about | {"error": reason}
+    if predicted.value is not None:
+        return about | {"value": predicted.value}
     several = {} if predicted.labels is None else {"labels": predicted.labels}
     return about | {"label": predicted.label} | several | {"probabilities": likeliest(predicted, top_k)}
 

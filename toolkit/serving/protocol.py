@@ -237,7 +237,7 @@ def answer(
     tensors = []
     for output in wanted:
         if output.name == LABEL:
-            tensors.append(Tensor(LABEL, "BYTES", (len(rows),), [each.label.encode() for each in decided]))
+            tensors.append(Tensor(LABEL, "BYTES", (len(rows),), [_said(each).encode() for each in decided]))
             continue
         values = np.stack([row[output.name] for row in rows])
         if output.classes:
@@ -251,6 +251,10 @@ def answer(
 
 def _datatype(output: str) -> str:
     return "BOOL" if output == DECISIONS else "FP32"
+
+
+def _said(decided: Decided) -> str:
+    return decided.label if decided.value is None else f"{decided.value:.9g}"
 
 
 def _ranked(row: Array, classes: int, labels: Sequence[str]) -> list[bytes]:

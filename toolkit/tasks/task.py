@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from toolkit.errors import ToolkitError
 from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.split import SplitScores
 from toolkit.recipe.data import TargetKind
@@ -20,7 +21,13 @@ from toolkit.runtime.decision import Decision, LargestLogit
 from toolkit.tasks.loss import Loss, class_weights
 from toolkit.tasks.temperature import fit_temperature, temperature_interval, temperature_note
 
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "cumulative", "none"]
+"""``cumulative``: the temperature divides the log-odds of lying beyond each class (:mod:`toolkit.ordered`); ``none``: a
+number has no probabilities."""
+Head = Literal["scores", "conditional", "number"]
+"""What the head's last layer gives: a logit a class; or, of ordered classes, the log-odds of passing each but the last
+where it is reached, from which :class:`toolkit.models.head.OrdinalHead` makes a logit a class; or a number in standard
+deviations, which :class:`toolkit.models.head.NumberHead` scales."""
 Temperature = float | list[float]
 """What logits are divided by for probabilities: of all classes, or one for each."""
 
@@ -32,6 +39,9 @@ class Task(ABC):
     """What production decides; its name is the task's."""
     activation: Activation
     """Of the logits over the temperature, in PyTorch and in the graph."""
+    head: Head = "scores"
+    headline = "accuracy"
+    """Metric of each epoch beside the loss: the mean of what :meth:`right` gives."""
     target: TargetKind = "class"
     """What it takes to be known of an image."""
 
@@ -52,6 +62,10 @@ class Task(ABC):
             labels: of the training images.
             device: where its own tensors go.
         """
+
+    def prepare(self, head: nn.Module, classes: Sequence[str], labels: Tensor) -> None:
+        """Give the head what it must know of the training labels [N]; of classes there is nothing."""
+        return
 
     def example_labels(self, images: int, classes: int, device: torch.device) -> Tensor:
         """Labels of images that there are not, to measure a step with."""
@@ -78,6 +92,29 @@ class Task(ABC):
     @abstractmethod
     def temperature_interval(self, logits: Tensor, labels: Tensor) -> tuple[float, float]:
         """The 95 % interval of it."""
+
+    def order_of(self, classes: Sequence[str], *, given: bool) -> str:
+        """What a line says of the order of the classes; nothing where it means nothing.
+
+        Args:
+            classes: in the order of the logits.
+            given: whether the recipe wrote them down in this order.
+
+        Raises:
+            ToolkitError: it means something, and nobody said what it is.
+        """
+        return ""
+
+    def check_metric(self, name: str) -> None:
+        """Refuse a metric to select an epoch by that the task has not.
+
+        Raises:
+            ToolkitError: it has others.
+        """
+        known = cast(type[SplitScores], SCORES[self.name]).names
+        if name not in known:
+            what = f"model.task {self.name} has no metric {name!r}"
+            raise ToolkitError(what, where="training.select_by", fix=f"choose from {', '.join(known)}")
 
     def calibration(self, temperature: Temperature, logits: Tensor, labels: Tensor) -> dict[str, Any]:
         """What a summary says of a temperature: itself, its interval, and a sentence where validation says little.

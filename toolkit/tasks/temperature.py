@@ -9,6 +9,7 @@ say otherwise outweigh them. ``benchmarks/uncertainty.py`` measures what that do
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -26,25 +27,37 @@ CELLS = 20_000_000
 """Images times classes that a fit reads at most; evenly spread images of a larger split."""
 FEW_ERRORS = 5
 """With fewer errors than this a split says little about confidence."""
+LogProbabilities = Callable[[Tensor, float], Tensor]
+"""Logits [images, classes] and one over a temperature to the classes' log-probabilities."""
 
 
-def fit_temperature(logits: Tensor, labels: Tensor, prior: float = 1.0) -> float:
+def log_softmax_of(logits: Tensor, factor: float) -> Tensor:
+    """Log-probabilities [images, classes]: the softmax's of the logits times the factor."""
+    return torch.log_softmax(logits * factor, -1)
+
+
+def fit_temperature(
+    logits: Tensor, labels: Tensor, prior: float = 1.0, log_p: LogProbabilities = log_softmax_of
+) -> float:
     """The temperature that makes a split's labels likeliest, given what was believed before.
 
     Args:
         logits: [images, classes].
         labels: [images].
         prior: the temperature that is kept where the split tells nothing.
+        log_p: what a temperature makes of logits; with another one than the softmax's ``prior`` is 1.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017), section 4.2; the maximum of a posterior in
     place of the likelihood's.
     """
-    return prior * math.exp(_fit(*_scaled(logits, labels, prior))[0])
+    return prior * math.exp(_fit(*_scaled(logits, labels, prior), log_p)[0])
 
 
-def temperature_interval(logits: Tensor, labels: Tensor, prior: float = 1.0) -> tuple[float, float]:
+def temperature_interval(
+    logits: Tensor, labels: Tensor, prior: float = 1.0, log_p: LogProbabilities = log_softmax_of
+) -> tuple[float, float]:
     """The 95 % interval of the temperature, by the curvature of the posterior at its maximum."""
-    log_temperature, error = _fit(*_scaled(logits, labels, prior))
+    log_temperature, error = _fit(*_scaled(logits, labels, prior), log_p)
     reach = float(ndtri(0.975)) * error
     return prior * math.exp(log_temperature - reach), prior * math.exp(log_temperature + reach)
 
@@ -70,14 +83,14 @@ def _scaled(logits: Tensor, labels: Tensor, prior: float) -> tuple[Tensor, Tenso
     return logits.double() / prior, labels
 
 
-def _fit(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+def _fit(logits: Tensor, labels: Tensor, log_p_of: LogProbabilities) -> tuple[float, float]:
     """Logarithm of the likeliest temperature, and its standard error."""
     own = torch.softmax(logits, -1)
     pseudo = PSEUDO_IMAGES / len(labels)
 
     def cost(log_temperature: float) -> float:
         """Negative logarithm of the posterior."""
-        log_p = torch.log_softmax(logits * math.exp(-log_temperature), -1)
+        log_p = log_p_of(logits, math.exp(-log_temperature))
         seen = torch.nn.functional.nll_loss(log_p, labels, reduction="sum")
         believed = -torch.where(own > 0, own * log_p, 0.0).sum()
         return float(seen + pseudo * believed) + (log_temperature / SPREAD) ** 2 / 2

@@ -24,6 +24,7 @@ from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.boundary import Boundary
 from toolkit.training.final_evaluation import FinalEvaluation, calibrate, predict_splits, write_outcome
 from toolkit.training.label_thresholds import choose_thresholds, thresholds_in_summary
+from toolkit.training.number_evaluation import NumberEvaluation
 from toolkit.training.operating_point import operating_point
 from toolkit.training.processes import on_main_process
 from toolkit.training.progress import console
@@ -69,8 +70,8 @@ class BestClassifier:
             save_classifier(path, classifier, self.recipe.model.head, self.processor, weights)
 
     def validation_metrics(self, logits: Tensor) -> dict[str, float]:
-        """What an epoch says of validation: loss, accuracy, and what selects the epoch."""
-        names = dict.fromkeys(("loss", "accuracy", self.recipe.training.select_by))
+        """What an epoch says of validation: loss, the task's headline, and what selects the epoch."""
+        names = dict.fromkeys(("loss", self.trained.task.headline, self.recipe.training.select_by))
         return self.trained.task.scores(logits, self.data.labels("validation")).metrics(names)
 
     def schedule(self, split: str) -> BatchSchedule:
@@ -101,7 +102,12 @@ class BestClassifier:
         self.save(best)
         aim = self.recipe.training.thresholds
         thresholds = choose_thresholds(aim, self.data, logits)
-        outcome = FinalEvaluation(self.trained.task, self.data, logits, temperature, thresholds)
+        task = self.trained.task
+        outcome: FinalEvaluation | NumberEvaluation
+        if task.target == "number":
+            outcome = NumberEvaluation(self.data, logits)
+        else:
+            outcome = FinalEvaluation(task, self.data, logits, temperature, thresholds)
         write_outcome(self.run.path, outcome)
         decision, asked = self.trained.task.decision, self.recipe.training.operating_point
         summary = outcome.summary()

@@ -82,6 +82,9 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
     listing, problem = _listing(recipe.data)
     classifier, processor = build_classifier(recipe.model, listing.classes if listing else PLACEHOLDERS, config.seed)
     check_trunk_precision(config.trunk_precision, classifier)
+    classifier.task.check_metric(config.select_by)
+    if listing:
+        classifier.task.order_of(listing.classes, given=recipe.data.classes is not None)
     rates = {group["name"]: group["lr"] for group in build_optimizer(classifier.groups, config).param_groups}
     images = _images(listing, recipe.data) if listing else None
     plan = BatchSchedule(images["train"] if images else 1, config.batch_size, config.gradient_accumulation * processes)

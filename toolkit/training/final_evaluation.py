@@ -26,6 +26,7 @@ from toolkit.training.activation_source import ActivationSource, PixelSource
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.boundary import Boundary
 from toolkit.training.evaluation import predict_split
+from toolkit.training.number_evaluation import NumberEvaluation
 from toolkit.training.progress import console, counting
 from toolkit.training.stopwatch import Stopwatch
 
@@ -156,10 +157,11 @@ class FinalEvaluation:
         return text.getvalue().encode()
 
 
-def write_outcome(run: Path, outcome: FinalEvaluation) -> None:
+def write_outcome(run: Path, outcome: FinalEvaluation | NumberEvaluation) -> None:
     """Write what a classifier says of the test images into a run folder."""
     write_bytes(run / "test_predictions.csv", outcome.predictions_csv())
-    write_json(run / "test_curves.json", outcome.curves())
+    if isinstance(outcome, FinalEvaluation):
+        write_json(run / "test_curves.json", outcome.curves())
 
 
 def _likeliest_columns(count: int) -> list[str]:

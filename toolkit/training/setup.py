@@ -31,6 +31,19 @@ from toolkit.training.progress import console
 from toolkit.training.restarts import meet_again, restarts_would_fail
 from toolkit.training.trackers import check_trackers
 
+SHOWN = {
+    **{"loss": "loss", "accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"},
+    "auroc": "AUROC",
+}
+SHOWN_OF_SETS = {
+    **{"loss": "loss", "accuracy": "all right", "micro_f1": "micro F1", "macro_f1": "macro F1"},
+    "average_precision": "mAP",
+}
+SHOWN_OF_NUMBERS = {"loss": "loss", "mae": "MAE", "rmse": "RMSE", "r2": "R²", "spearman": "Spearman"}
+SHOWN_INSTEAD = {"micro_f1": SHOWN_OF_SETS, "rmse": SHOWN_OF_NUMBERS}
+"""By a metric that says what was predicted."""
+SHOWN_IF_ORDERED = {"mae": "MAE", "quadratic_kappa": "kappa", "spearman": "Spearman"}
+
 
 def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     """The accelerator of a recipe: precision, accumulation, trackers, threads and seeds.
@@ -125,7 +138,11 @@ def announce(
         f"{processes} process{plural} on {accelerator.device.type}{threads}, precision {_precision(recipe)}{trunk}"
     )
     counts = ", ".join(f"{len(examples):,} {split}" for split, examples in data.splits.items())
-    console.print(f"{len(data.classes)} classes; images: {counts}")
+    what = f"number {data.classes[0]}" if data.target.kind == "number" else f"{len(data.classes)} classes"
+    console.print(f"{what}; images: {counts}", markup=False)
+    order = task_named(recipe.model.task, "model.task").order_of(data.classes, given=recipe.data.classes is not None)
+    if order:
+        console.print(order, markup=False)
     for description, images in data.value_ranges.items():
         console.print(f"values: {escape(description)} ({images:,} images)")
     arithmetic = f"{config.batch_size} a process x {processes} x {config.gradient_accumulation} accumulated"
@@ -185,16 +202,13 @@ def _announce_oddities(data: DataSource, recipe: Recipe) -> None:
 def print_summary(summary: dict[str, Any], out: Path) -> None:
     """A table of the splits' metrics, and the next command."""
     table = Table(title=f"best epoch {summary['best_epoch']} of {summary['epochs']}", title_justify="left")
-    columns = {"loss": "loss", "accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"}
-    columns |= {"auroc": "AUROC"}
-    if "micro_f1" in summary["test"]:
-        columns = {"loss": "loss", "accuracy": "all right", "micro_f1": "micro F1", "macro_f1": "macro F1"}
-        columns |= {"average_precision": "mAP"}
-    for heading in ("split", "images", *columns.values()):
+    own = next((each for metric, each in SHOWN_INSTEAD.items() if metric in summary["test"]), SHOWN)
+    shown = own | {name: heading for name, heading in SHOWN_IF_ORDERED.items() if name in summary["test"]}
+    for heading in ("split", "images", *shown.values()):
         table.add_column(heading, justify="left" if heading == "split" else "right")
     for split in ("train", "validation", "test"):
         metrics = summary[split]
-        cells = [f"{metrics[name]:.4f}" for name in columns]
+        cells = [f"{metrics[name]:.4f}" for name in shown]
         table.add_row(split, f"{metrics['images']:,}", *cells)
     console.print(table)
     if summary["temperature_note"]:

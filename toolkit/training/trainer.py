@@ -86,7 +86,11 @@ class Trainer:
             self.loaders["train"] = Loader(augmented, config.loader_workers, device)
         self.labels = tuple(data.labels("train").tolist())
         self.task = classifier.task
-        self.loss = self.task.loss(config, data.classes, torch.from_numpy(data.labels("train")), device)
+        self.task.check_metric(config.select_by)
+        self.task.order_of(data.classes, given=recipe.data.classes is not None)
+        labels = torch.from_numpy(data.labels("train"))
+        self.loss = self.task.loss(config, data.classes, labels, device)
+        self.task.prepare(classifier.head, data.classes, labels)
         check_operating_point(config.operating_point, self.task, data.classes)
         self.mixing = Mixing(config, size)
         from_text = recipe.model.head.init == "text"
@@ -257,7 +261,7 @@ class Trainer:
         next(activations, None)  # lets the loader's workers end their round
         self._settle()
         all_losses, all_hits = self.record.gathered(self.accelerator)
-        metrics = {"loss": float(all_losses.double().mean()), "accuracy": float(all_hits.double().mean())}
+        metrics = {"loss": float(all_losses.double().mean()), self.task.headline: float(all_hits.double().mean())}
         times = watch.metrics()
         self.state.time_shares = times["time_shares"]
         self._log({"epoch": epoch, "split": "train", "step": self.state.step} | metrics | times)
@@ -377,7 +381,8 @@ class Trainer:
             raise unstable(f"the validation loss is {metrics['loss']} after epoch {epoch}", self.run)
         self._log({"epoch": epoch, "split": "validation"} | metrics | watch.metrics())
         if self.is_main and not console.is_terminal:
-            console.print(f"epoch {epoch}: validation loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}")
+            headline = self.task.headline
+            console.print(f"epoch {epoch}: validation loss {metrics['loss']:.4f}, {headline} {metrics[headline]:.4f}")
         if self.state.end_epoch(epoch, score_by(self.recipe.training.select_by, metrics)):
             weights = {}
             for name, tensor in self.classifier.state_dict().items():
@@ -392,7 +397,7 @@ class Trainer:
         """Write an entry to ``metrics.jsonl`` and to the trackers."""
         if self.is_main:
             self.run.log(entry)
-        names = {"loss", "accuracy", "learning_rate", "images_per_second", "data_wait_share"}
+        names = {"loss", self.task.headline, "learning_rate", "images_per_second", "data_wait_share"}
         values = {f"{entry['split']}/{name}": entry[name] for name in sorted(names & set(entry))}
         values |= {f"learning_rate/{name}": rate for name, rate in entry.get("learning_rates", {}).items()}
         self.accelerator.log(values, step=self.state.step)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from export.latency.roofline.work import Work
 
 NETWORK = "network"
+GIVEN = ("logits", "probabilities", "value")
 LEAST = MinSamples(20, 1.0)
 DISTINCT_BATCHES = 8
 WHAT = (
@@ -140,10 +141,11 @@ def network_run(model: onnx.ModelProto, *, threads: int) -> tuple[str, Callable[
     """
     from export.graph.subgraph import network_part, open_model
 
-    part = network_part(model, ["logits", "probabilities"])
+    names = [each.name for each in model.graph.output if each.name in GIVEN]
+    part = network_part(model, names)
     (entry,) = part.graph.input
     session = open_model(part, provider="cpu", threads=threads)
-    return entry.name, lambda feed: session.compute(["logits", "probabilities"], feed)
+    return entry.name, lambda feed: session.compute(names, feed)
 
 
 def batches_of(preprocess: Preprocess, batch_size: int, entry: str) -> list[Feed]:

@@ -32,7 +32,7 @@ PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i
 """Of a matmul, by the element type of what it multiplies."""
 SMALL = 64
 """Elements of a constant whose values may decide a shape; larger ones are known by their shapes alone."""
-OUTPUTS = ("logits", "probabilities")
+OUTPUTS = ("logits", "probabilities", "value")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ def count_work(model: onnx.ModelProto, input_shape: Sequence[int]) -> Work:
         ToolkitError: an operator that multiplies matrices and that is not known here, or a shape that depends
             on more than the input's.
     """
-    part = network_part(model, OUTPUTS)
+    outputs = [each.name for each in model.graph.output if each.name in OUTPUTS]
+    part = network_part(model, outputs)
     own = {node.name for node in model.graph.node}
     nodes = [node for node in part.graph.node if node.name in own]
     (entry,) = part.graph.input
@@ -154,7 +155,7 @@ def count_work(model: onnx.ModelProto, input_shape: Sequence[int]) -> Work:
         tuple(matmuls),
         weight_bytes=sum(values[name].nbytes for name in constants),
         input_bytes=values[entry.name].nbytes,
-        output_bytes=sum(values[name].nbytes for name in OUTPUTS),
+        output_bytes=sum(values[name].nbytes for name in outputs),
         activation_bytes=sum(activations),
     )
 

@@ -63,6 +63,8 @@ async def _predict(request: Request, exchange: Exchange, limits: Limits, name: s
 def _predicted(found: Prediction | Refused, few: int | None) -> PredictedImage:
     if isinstance(found, Refused):
         return PredictedImage(error=found.what)
+    if found.value is not None:
+        return PredictedImage(value=found.value)
     probabilities = likeliest(found, few)
     return PredictedImage(
         label=found.label, labels=found.labels, probability=found.probability, probabilities=probabilities

@@ -22,6 +22,7 @@ class PredictedImage(BaseModel):
     )
     probability: float | None = Field(None, description="Of the label, calibrated.")
     probabilities: dict[str, float] | None = None
+    value: float | None = Field(None, description="The number, of a model that predicts one, in place of the others.")
     error: str | None = None
 
 
