@@ -59,13 +59,10 @@ class Recipe(Section):
         labels are, and which the thresholds change afterwards.
         """
         try:
-            several = content["model"]["task"] == "multi-label" and "select_by" not in content["training"]
-            return (
-                {**content, "training": {**content["training"], "select_by": "average_precision"}}
-                if several
-                else content
-            )
-        except (TypeError, KeyError):
+            chosen = content["model"]["task"] != "multi-label" or "select_by" in content["training"]
+            training = content["training"] if chosen else {**content["training"], "select_by": "average_precision"}
+            return {**content, "training": training}
+        except (TypeError, KeyError):  # which the schema says
             return content
 
     def as_yaml(self) -> str:
