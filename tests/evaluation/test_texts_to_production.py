@@ -7,10 +7,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 import toolkit
 from toolkit.cli.main import main
@@ -52,18 +54,23 @@ def manifest(color_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
+def recipe_of(manifest: Path, encoder: Path, fusion: dict[str, Any], **data: Any) -> Recipe:
+    model = {"encoder": str(encoder), "inputs": ["image", "text"], "unfreeze_last": 0, "fusion": fusion}
+    recipe = {
+        "data": {"path": manifest, "columns": COLUMNS} | data,
+        "model": model,
+        "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3},
+        "tracking": {"trackers": [], "plots": False},
+    }
+    return Recipe.model_validate(recipe)
+
+
 @pytest.fixture(scope="module")
 def run(manifest: Path, text_encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     from recipes.finetune import finetune
 
-    recipe = {
-        "data": {"path": manifest, "columns": COLUMNS},
-        "model": {"encoder": str(text_encoders["clip"]), "inputs": ["image", "text"], "unfreeze_last": 0},
-        "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3},
-        "tracking": {"trackers": [], "plots": False},
-    }
     out = tmp_path_factory.mktemp("runs") / "run"
-    finetune(Recipe.model_validate(recipe), out)
+    finetune(recipe_of(manifest, text_encoders["clip"], {"type": "concat"}), out)
     return out
 
 
@@ -198,6 +205,46 @@ def image_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from tiny_bundle import write_tiny_bundle
 
     return write_tiny_bundle(tmp_path / "tiny")
+
+
+def test_what_may_be_missing_may_be_missing_in_a_manifest_and_on_the_command_line(
+    manifest: Path,
+    rows: list[dict[str, str]],
+    text_encoders: dict[str, Path],
+    cli: Cli,
+    tmp_path: Path,
+) -> None:
+    from export.bundle import export_bundle
+    from recipes.finetune import finetune
+    from toolkit.runs.finished_run import Run
+
+    some = tmp_path / "some.csv"
+    with some.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | ({"words": ""} if place % 5 == 0 else {}) for place, row in enumerate(rows))
+    fusion = {"type": "gated", "modality_dropout": 0.3}
+    finetune(recipe_of(some, text_encoders["clip"], fusion, missing_text="allow"), tmp_path / "run")
+    export_bundle(Run(tmp_path / "run"), tmp_path / "bundle")
+    (tmp_path / "m.csv").write_text(f"file,words\n{rows[0]['file']},red\n{rows[0]['file']},\n,red\n")
+    code, out, _ = cli("predict", tmp_path / "bundle", "--manifest", tmp_path / "m.csv", "--json")
+    assert code == 0
+    both, image, text = json.loads(out)["predictions"]
+    assert (set(both) - set(image), image["path"], text["path"]) == ({"text"}, rows[0]["file"], None)
+    assert len({tuple(each["probabilities"].values()) for each in (both, image, text)}) == 3
+    code, out, _ = cli("predict", tmp_path / "bundle", "--text", "red", "--json")
+    assert json.loads(out)["predictions"][0]["label"] == text["label"]
+    code, out, _ = cli("predict", tmp_path / "bundle", rows[0]["file"], "--json")
+    assert json.loads(out)["predictions"][0]["label"] == image["label"]
+    assert cli("predict", tmp_path / "bundle", "--text", "red")[0] == 0  # as a table
+    settings = [f"columns.{role}={name}" for role, name in COLUMNS.items() if role != "text"]
+    found = toolkit.evaluate(tmp_path / "bundle", data=some, settings=settings, split="test")
+    assert found.accuracy == json.loads((tmp_path / "run" / "summary.json").read_text())["test"]["accuracy"]
+
+
+def test_a_recipe_that_takes_images_needs_some(manifest: Path, text_encoders: dict[str, Path]) -> None:
+    with pytest.raises(ValidationError, match=r"data\.columns\.path is null, so the data has no images"):
+        recipe_of(manifest, text_encoders["clip"], {}, columns=COLUMNS | {"path": None})
 
 
 def test_rows_may_lack_image_or_text_only_where_that_is_allowed(tmp_path: Path) -> None:

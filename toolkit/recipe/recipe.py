@@ -69,6 +69,14 @@ class Recipe(Section):
         except (TypeError, KeyError):
             return content
 
+    @model_validator(mode="after")
+    def _images_are_there(self) -> Recipe:
+        columns = self.data.columns
+        missing = [role for role in ("path", "image") if getattr(columns, role) is None]
+        if missing and "image" in self.model.inputs:
+            raise ValueError(f"data.columns.{missing[0]} is null, so the data has no images, which model.inputs takes")
+        return self
+
     def as_yaml(self) -> str:
         """The resolved recipe, every key written out but those of other tasks (``exclude_if``)."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -147,7 +147,7 @@ def _images(listing: Listing, config: DataConfig) -> dict[str, int]:
     found: dict[str, list[Entry]] = {split: [] for split in listing.splits}
     for index, (item, sha256) in enumerate(zip(listing.items, hashes, strict=True)):
         if sha256:
-            found[item.split].append(Entry(index, label_of(item.label), sha256, item.group))
+            found[item.split].append(Entry(index, label_of(item.label), sha256, item.group, item.text))
     return {split: len(entries) for split, entries in divide(found, config, listing.classes).splits.items()}
 
 
