@@ -38,6 +38,7 @@ from toolkit.runtime.verify import verify
 from toolkit.tasks.label_set_loss import LabelSetLoss, positive_weights
 from toolkit.tasks.registry import TASKS
 from toolkit.tasks.temperature import fit_temperature
+from toolkit.training.explain import explain
 from toolkit.training.label_thresholds import choose_thresholds
 from toolkit.training.mixing import Mix
 
@@ -306,6 +307,24 @@ def test_the_pages_say_what_is_decided_and_why(bundle: Path) -> None:
         assert "7 labels an image shows" in page
         assert "the best F1" in page
     assert "decisions: bool" in (bundle / "bom.json").read_text()
+
+
+def test_a_recipe_is_explained_and_its_data_checked(shapes: Path) -> None:
+    found = explain(recipe_of(shapes))
+    assert found["data"]["classes"] == len(SHAPES)
+    assert found["seconds"]["training"] > 0
+    done = command("data", "check", shapes, "columns.labels=labels")
+    assert done.exit_code == 0, done.output
+    assert "images have none" in done.output
+    assert "seen together: circle and ring" in done.output
+
+
+def test_triton_is_told_that_decisions_are_yes_or_no(bundle: Path, tmp_path: Path) -> None:
+    toolkit.export_triton(bundle, out=tmp_path / "models", threads=1)
+    config = (tmp_path / "models" / "shapes" / "config.pbtxt").read_text()
+    output = config[config.index('name: "decisions"') :]
+    assert output.split("\n")[1].strip() == "data_type: TYPE_BOOL"
+    assert config.count("label_filename") == 2
 
 
 def sealed(bundle: Path, out: Path, **changes: Any) -> Path:
