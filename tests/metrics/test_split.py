@@ -170,7 +170,7 @@ def test_logits_of_many_images_are_taken_in_parts(monkeypatch: pytest.MonkeyPatc
         assert mine.tolist() == other.tolist()
 
 
-@pytest.mark.parametrize("task", SCORES)
+@pytest.mark.parametrize("task", [name for name in SCORES if TASKS[name].target != "number"])
 def test_logits_of_any_size_have_finite_losses(task: str) -> None:
     logits = np.array([[1e4, -1e4, 0], [-3e3, -1e4, 2e4]], np.float32)
     labels = np.array([[1, 0, 0], [0, 1, 0]]) if TASKS[task].target == "labels" else np.array([0, 1])

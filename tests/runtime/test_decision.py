@@ -10,7 +10,8 @@ from toolkit.runtime.decision import DECISIONS, AtThreshold, Decision, at_point
 from toolkit.runtime.operating_point import OperatingPoint
 
 LABELS = ["a", "b", "c"]
-ONE_CLASS = [name for name, each in DECISIONS.items() if not each.several_labels]
+WITH_ODDS = [name for name, each in DECISIONS.items() if type(each).log_odds is not Decision.log_odds]
+"""Tasks with a probability that a threshold can be set on."""
 
 
 def probabilities(task: str, logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -24,7 +25,7 @@ def drawn(classes: int) -> np.ndarray:
     return np.random.default_rng(classes).normal(0, 3, (2000, classes)).astype(np.float32)
 
 
-@pytest.mark.parametrize("task", ONE_CLASS)
+@pytest.mark.parametrize("task", WITH_ODDS)
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("threshold", [0.02, 0.5, 0.97])
 @pytest.mark.parametrize("place", [0, 1])
@@ -41,7 +42,7 @@ def test_the_class_is_said_from_its_threshold_on_and_the_likeliest_other_below(
     assert np.array_equal(decided[decided != place], others.argmax(-1)[decided != place])
 
 
-@pytest.mark.parametrize("task", ONE_CLASS)
+@pytest.mark.parametrize("task", WITH_ODDS)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logits_that_move_by_less_than_half_a_margin_never_change_the_decision(task: str, classes: int) -> None:
     """Half, since the class and the others may move apart."""

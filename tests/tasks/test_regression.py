@@ -174,6 +174,11 @@ def test_the_server_says_it(run: Run, bundle: Path, tmp_path: Path) -> None:
         server.until_ready()
         (found,) = server.ask("POST", "/predict", content, {"content-type": "image/png"}).json()["predictions"]
     assert found == {"value": pytest.approx(expected, rel=1e-6)}
+    with serving(tmp_path / "app-log", bundle, verb="app") as server:
+        server.until_ready()
+        shown = server.ask("POST", "/app/predict", content, {"content-type": "image/png"}).json()
+    assert (shown["value"], shown["classes"]) == (pytest.approx(expected, rel=1e-6), [])
+    assert "probability" not in shown
 
 
 def test_errors_count_in_standard_deviations_and_linearly_beyond_delta() -> None:

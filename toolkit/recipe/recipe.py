@@ -66,7 +66,7 @@ class Recipe(Section):
             if own is None or "select_by" in content["training"]:
                 return content
             return {**content, "training": {**content["training"], "select_by": own}}
-        except (TypeError, KeyError):
+        except (TypeError, KeyError):  # which the schema says
             return content
 
     @model_validator(mode="after")

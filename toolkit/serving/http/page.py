@@ -104,7 +104,8 @@ def add_page(app: FastAPI, exchange: Exchange, limits: Limits) -> None:
         return PredictedForPage(
             label=found.prediction.label,
             labels=found.prediction.labels,
-            probability=found.prediction.probability,
+            value=found.prediction.value,
+            probability=found.prediction.probability if found.prediction.value is None else None,
             classes=_ranked(found.prediction),
             milliseconds={stage: 1000 * seconds for stage, seconds in found.seconds.items()},
             image=pictures[0],

@@ -85,7 +85,8 @@ class PredictedForPage(BaseModel):
 
     label: str
     labels: list[str] | None = Field(None, description="All that are said, of a model that may say several.")
-    probability: float
+    value: float | None = Field(None, description="The number, of a model that predicts one; label is empty then.")
+    probability: float | None = Field(description="Of the label; null of a number.")
     classes: list[RankedClass] = Field(description="The label, then the likeliest of the others.")
     milliseconds: dict[str, float] = Field(description="By stage: decode, preprocess, network.")
     image: Picture = Field(description="As decoded, upright.")

@@ -104,7 +104,9 @@ function show(card, answer, whole) {
     image.nextElementSibling.textContent = `${caption}, ${picture.width}×${picture.height}`;
   }
   const label = card.querySelector(".label");
-  if (answer.labels) {
+  if (typeof answer.value === "number") {
+    add(label, "b", Number(answer.value.toPrecision(6)).toString());
+  } else if (answer.labels) {
     add(label, "b", answer.labels.join(", ") || "no label");
   } else {
     add(label, "b", answer.label);
