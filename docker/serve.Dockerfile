@@ -9,7 +9,7 @@ ARG DEVICE=cpu
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 COPY docker/requirements.py docker/
-RUN python docker/requirements.py serve --device "$DEVICE" > requirements.txt \
+RUN python docker/requirements.py serve text --device "$DEVICE" > requirements.txt \
  && python -m venv --without-pip /opt/toolkit \
  && pip --python /opt/toolkit install --no-cache-dir --requirement requirements.txt --constraint constraints.txt
 COPY . .

@@ -16,7 +16,7 @@ from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
 from export.graph.subgraph import read_by
 from export.graph.tensor_names import EMBEDDING, LOGITS
-from export.graph.text import text_inputs
+from export.graph.text_inputs import text_inputs
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.models.multimodal import MultimodalEncoder

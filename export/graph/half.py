@@ -22,7 +22,7 @@ from export.graph.network import add_classifier
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
 from export.graph.subgraph import gives_floats, preprocessing_part
 from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, PROBABILITIES, VALUE
-from export.graph.text import INPUT_IDS, text_inputs
+from export.graph.text_inputs import INPUT_IDS, text_inputs
 from toolkit.models.classifier import Classifier
 from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.runtime.precision import SPECS

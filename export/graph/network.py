@@ -19,7 +19,8 @@ from export.graph.matmul import integer_matmul, quantized_matrix
 from export.graph.ordered import add_ordered_logits, add_ordered_probabilities
 from export.graph.preprocessing import RESIZED
 from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, POOLED, PROBABILITIES, VALUE, names_of
-from export.graph.text import ATTENTION_MASK, IMAGE_MASK, INPUT_IDS, TextBuilder
+from export.graph.text import TextBuilder
+from export.graph.text_inputs import ATTENTION_MASK, IMAGE_MASK, INPUT_IDS
 from export.graph.traced import add_traced
 from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import AttentionPooling, Tower

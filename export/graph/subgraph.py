@@ -14,7 +14,7 @@ from export.graph.builder import model_of
 from export.graph.external_data import MAX_PROTOBUF_BYTES, save_graph
 from export.graph.grey_levels import levels_of
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
-from export.graph.text import text_inputs
+from export.graph.text_inputs import text_inputs
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session

@@ -11,7 +11,7 @@ from export.graph.config import GraphConfig
 from export.graph.half import HALF_MAX, in_head, network_graph
 from export.graph.preprocessing import PIXEL_VALUES
 from export.graph.subgraph import gives_floats, network_part, open_model, producers, read_by
-from export.graph.text import INPUT_IDS
+from export.graph.text_inputs import INPUT_IDS
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.inputs import Feed

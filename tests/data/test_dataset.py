@@ -43,7 +43,7 @@ def test_without_augmentation_a_batch_is_the_decoded_and_preprocessed_files(exam
     assert len(dataset) == len(examples)
     batch = dataset.__getitems__(keys_of(dataset))
     expected = np.stack([PREPROCESS(decode(example.path)) for example in examples])
-    assert np.array_equal(batch["pixel_values"].numpy(), expected)
+    assert np.array_equal(batch["inputs"]["pixel_values"].numpy(), expected)
     assert batch["labels"].tolist() == [example.label for example in examples]
     assert batch["seconds"] > 0
 
@@ -76,7 +76,9 @@ def test_a_loader_gives_what_was_asked_in_that_order_each_time(examples: list[La
         batches = list(loader.read(asked))
         assert len(batches) == len(asked)
         for batch, keys in zip(batches, asked, strict=True):
-            assert torch.equal(batch["pixel_values"], torch.stack([dataset.pixel_values(key) for key in keys]))
+            assert torch.equal(
+                batch["inputs"]["pixel_values"], torch.stack([dataset.pixel_values(key) for key in keys])
+            )
             assert batch["labels"].tolist() == [examples[index].label for _, index in keys]
 
 

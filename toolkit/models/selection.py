@@ -32,7 +32,7 @@ def select_groups(names: Sequence[str], *, last: int | None = None, named: Seque
                 )
         return [name for name in names if name in always or any(fnmatchcase(name, pattern) for pattern in wanted)]
     count, chosen = last or 0, set[str]()
-    for tower in dict.fromkeys(map(tower_of, filter(is_layer, names))):
+    for tower in dict.fromkeys(map(tower_of, filter(is_layer, names))) or [""]:
         layers = [name for name in names if is_layer(name) and tower_of(name) == tower]
         if count > len(layers):
             of = f"{tower} tower" if tower else "encoder"

@@ -14,7 +14,8 @@ from transformers import CLIPTextConfig, SiglipTextConfig
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
 from export.graph.config import GraphConfig
 from export.graph.tensor_names import TensorNames
-from export.graph.text import INPUT_IDS, TextBuilder
+from export.graph.text import TextBuilder
+from export.graph.text_inputs import INPUT_IDS
 from toolkit.models.families.clip import Clip
 from toolkit.models.families.family import Family
 from toolkit.models.families.siglip import Siglip
