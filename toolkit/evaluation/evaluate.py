@@ -14,6 +14,7 @@ from toolkit.data.evaluation_data import EvaluationData
 from toolkit.data.source import LabelledImage, groups_of, labels_of
 from toolkit.errors import ToolkitError
 from toolkit.evaluation.numbers import number_evaluation
+from toolkit.evaluation.origin import origin_of
 from toolkit.evaluation.record import RECORDS, Evaluation, NumberEvaluation
 from toolkit.metrics.by_task import SCORES
 from toolkit.metrics.curves import curves_of
@@ -30,7 +31,6 @@ from toolkit.serving.classifier import Classifier
 from toolkit.strict_json import as_utf8
 from toolkit.text import path_text
 
-LISTED_SKIPPED = 100
 SAME = 1e-3
 """By so much the graph's probability of a label, in fp32, may differ from that of its logits and temperature."""
 
@@ -105,15 +105,7 @@ def evaluate_bundle(
         "uncalibrated": summary["uncalibrated"][data.split],
         "operating_point": _at_operating_point(bundle, logits, labels, groups),
         "absent_classes": data.absent_classes,
-        "split": data.split,
-        "data": path_text(data.config.path),
-        "data_fingerprint": data.fingerprint,
-        "skipped": len(data.skipped),
-        "skipped_images": data.skipped[:LISTED_SKIPPED],
-        "bundle": path_text(bundle.path),
-        "graph_sha256": bundle.manifest.files[bundle.graph_name(precision)].sha256,
-        "precision": precision,
-        "provider": provider,
+        **origin_of(bundle, data, precision, provider),
     }
     kept = {key: summary[key] for key in ("temperature", "classes", "confusion_matrix", "confusions")}
     schema = RECORDS.get(bundle.manifest.task, Evaluation)

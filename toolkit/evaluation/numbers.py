@@ -10,6 +10,7 @@ import numpy as np
 
 from toolkit.data.evaluation_data import EvaluationData
 from toolkit.data.source import groups_of, labels_of
+from toolkit.evaluation.origin import origin_of
 from toolkit.evaluation.record import NumberEvaluation
 from toolkit.metrics.intervals import Array
 from toolkit.metrics.number_split import NumberScores
@@ -20,7 +21,6 @@ from toolkit.text import path_text
 
 WORST = 24
 """Errors that are listed."""
-LISTED_SKIPPED = 100
 
 
 def number_evaluation(
@@ -43,15 +43,7 @@ def number_evaluation(
         "worst": _worst(
             [path_text(image.path) for image in data.images], labels_of(data.images).astype(np.float64), scores.values
         ),
-        "split": data.split,
-        "data": path_text(data.config.path),
-        "data_fingerprint": data.fingerprint,
-        "skipped": len(data.skipped),
-        "skipped_images": data.skipped[:LISTED_SKIPPED],
-        "bundle": path_text(bundle.path),
-        "graph_sha256": bundle.manifest.files[bundle.graph_name(precision)].sha256,
-        "precision": precision,
-        "provider": provider,
+        **origin_of(bundle, data, precision, provider),
     }
     return NumberEvaluation.model_validate(as_utf8(content, finite=True))
 
