@@ -44,6 +44,8 @@ def texts_of(classifier: Classifier, data: DataSource, recipe: Recipe) -> Texts 
     encoder = classifier.encoder
     if not isinstance(encoder, MultimodalEncoder):
         return None
+    if not data.has_texts:
+        raise ToolkitError("the data has no texts", where=data.root, fix=NO_TEXT)
     training = recipe.training
     for key, asked in (("mixup", training.mixup), ("cutmix", training.cutmix)):
         if asked:
