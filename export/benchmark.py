@@ -45,6 +45,7 @@ MEASURED = {
     "pixel_values": "the network alone: pixel_values in host memory to probabilities in host memory",
     "image": "preprocessing and network: decoded images in host memory to probabilities in host memory; "
     "torch's includes the image processor",
+    "input_ids": "the network alone: tokens in host memory to probabilities in host memory",
 }
 SCENARIOS = ("offline", "server", "multi-stream", "concurrency")
 TARGET = 2.0

@@ -28,7 +28,7 @@ from toolkit.data.source import LabelledImage
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.encoder_origin import encoder_origin
 from toolkit.models.families.traced import refuse_traced
-from toolkit.models.multimodal import MultimodalEncoder
+from toolkit.models.modalities import text_tower_of
 from toolkit.models.processing import preprocess_from
 from toolkit.models.text_inputs import context_of
 from toolkit.models.text_tokenizer import runtime_tokenizer
@@ -208,14 +208,14 @@ def tokenizer_of(run: Run) -> Tokenizer | None:
     Raises:
         ToolkitError: it gives other ids than the tokenizer of training.
     """
-    encoder = run.classifier.encoder
-    if not isinstance(encoder, MultimodalEncoder):
+    text = text_tower_of(run.classifier.encoder)
+    if text is None:
         return None
     recipe = run.recipe
     return runtime_tokenizer(
-        encoder.text.tokenizer,
-        context_length=context_of(encoder.text),
-        pads_texts=encoder.family.pads_texts,
+        text.tokenizer,
+        context_length=context_of(text),
+        pads_texts=text.family.pads_texts,
         long_texts=recipe.model.long_texts if isinstance(recipe, Recipe) else "truncate",
         where=str(run.path / "best"),
     )

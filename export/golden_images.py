@@ -1,4 +1,4 @@
-"""The images that a bundle proves itself with in production, and what was computed from them."""
+"""The images or texts that a bundle proves itself with in production, and what was computed from them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from export.parity.reference import Reference
 from toolkit.data.source import LabelledImage
 from toolkit.runtime.bundle import Golden
 from toolkit.runtime.decode import suffix_of
+from toolkit.runtime.golden import GOLDEN_TEXT
 from toolkit.runtime.preprocess import Float32
 from toolkit.sampling import evenly_spaced
 
@@ -18,7 +19,7 @@ GOLDEN_IMAGES = 8
 def write_golden(
     stage: Path, reference: Reference, examples: Sequence[LabelledImage], logits: dict[str, Float32]
 ) -> None:
-    """A few of parity's images as files, with what the reference and each shipped graph made of them.
+    """A few of parity's images as files, or of its texts, with what the reference and each shipped graph made of them.
 
     Args:
         stage: the bundle to be.
@@ -32,8 +33,12 @@ def write_golden(
     (stage / "golden").mkdir()
     names = []
     for number, example in enumerate(chosen):
-        content = example.read()
-        names.append(f"{number:03d}{suffix_of(content)}")
+        if reference.takes_images:
+            content = example.read()
+            names.append(f"{number:03d}{suffix_of(content)}")
+        else:
+            content = (example.text or "").encode()
+            names.append(f"{number:03d}{GOLDEN_TEXT}")
         (stage / "golden" / names[-1]).write_bytes(content)
     outputs = {precision: values[places] for precision, values in logits.items()}
     texts = None if reference.texts is None else [example.text or "" for example in chosen]

@@ -119,6 +119,7 @@ def bisect_bundle(
 def samples_to_prove(run: Run, count: int | None, folder: Path | None) -> tuple[list[LabelledImage], str]:
     """Held-out images, or those of a folder, and where they come from in words."""
     if folder is not None:
+        run.require_no_texts(folder)
         samples = [
             LabelledImage(path, UNLABELLED, WholeFile(str(path)), value_range=run.value_range)
             for path in expand([folder])

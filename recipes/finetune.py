@@ -88,7 +88,7 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         if recipe.tracking.plots and accelerator.is_main_process:
             from toolkit.reporting.plots import plot_run
 
-            plot_run(folder.path, [example.decode for example in data.splits["test"]])
+            plot_run(folder.path, [example.picture for example in data.splits["test"]])
     accelerator.end_training()
     return summary
 

@@ -572,6 +572,7 @@ def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str]
     shares = [f"{key}={trained_on[key]}" for key in SPLIT_SETTINGS if key in trained_on]
     columns = trained_on.get("columns") or {}
     own = [key for key in ("labels", "separator", "number") if key in columns]
+    own += [] if bundle.takes_images else [key for key in ("path", "image") if key in columns and columns[key] is None]
     labelled = [f"columns.{key}={json.dumps(columns[key])}" for key in own]
     config = load_data_config(Path(data), [*shares, *labelled, *_texts_as_trained(bundle, trained_on), *settings])
     if config.columns.text is not None and bundle.tokenizer is None:
@@ -579,7 +580,7 @@ def _evaluation_config(bundle: Bundle, data: Path | str, settings: Sequence[str]
         raise ToolkitError("the bundle takes images alone, and no text", where="data.columns.text", fix=fix)
     if config.columns.text is None and bundle.tokenizer is not None and not bundle.takes_missing:
         fix = "name the column that holds them: columns.text=NAME"
-        raise ToolkitError("the bundle takes a text beside each image", where="data.columns.text", fix=fix)
+        raise ToolkitError("the bundle takes texts, and none are named", where="data.columns.text", fix=fix)
     for key in ("classes", "value_range"):
         if getattr(config, key) is not None:
             raise ToolkitError(f"the bundle itself says {key}", where=f"data.{key}", fix="leave it out")

@@ -19,7 +19,7 @@ from export.graph.tensor_names import EMBEDDING, LOGITS
 from export.graph.text_inputs import text_inputs
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
-from toolkit.models.multimodal import MultimodalEncoder
+from toolkit.models.modalities import image_tower_of
 from toolkit.runtime.label_thresholds import DECISIONS, LabelThresholds
 from toolkit.runtime.label_thresholds import METADATA as THRESHOLDS
 from toolkit.runtime.operating_point import METADATA as OPERATING_POINT
@@ -62,7 +62,7 @@ def build_graph(
         preprocess: what stands between an image and ``pixel_values``.
         provenance: kept in ``metadata_props``, like labels and preprocessing, so that the file alone can be served.
         graph_input: ``image``, uint8 [batch, height, width, 3] of any size, or ``pixel_values``,
-            float32 [batch, 3, height, width].
+            float32 [batch, 3, height, width]; a classifier of texts alone has neither.
         config: in which operators, and which matmuls in integers.
         embedding: whether the graph also gives the embedding.
         operating_point: kept in ``metadata_props`` too, for whoever serves the file alone.
@@ -79,11 +79,15 @@ def build_graph(
     """
     assert preprocess.output_size is not None  # checked when it was built
     builder = GraphBuilder()
-    if graph_input == "image":
-        entry = helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["batch", "height", "width", 3])
+    entries: list[onnx.ValueInfoProto] = []
+    if image_tower_of(classifier.encoder) is None:
+        pixel_values = ""
+    elif graph_input == "image":
+        entries = [helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["batch", "height", "width", 3])]
         pixel_values = add_preprocessing(builder, preprocess)
     else:
-        entry = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, *preprocess.output_size])
+        shape: list[str | int] = ["batch", 3, *preprocess.output_size]
+        entries = [helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, shape)]
         pixel_values = PIXEL_VALUES
     add_classifier(builder, classifier, pixel_values, config, preprocess, with_embedding=embedding)
     widths = dict.fromkeys(classifier.task.decision.outputs, len(classifier.labels))
@@ -93,9 +97,7 @@ def build_graph(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name, width in widths.items()
     ]
     nodes, constants = needed(builder, widths)
-    entries, encoder = [entry], classifier.encoder
-    if isinstance(encoder, MultimodalEncoder):
-        entries += text_inputs(image_mask=encoder.fusion.missing_image is not None)
+    entries += text_inputs(classifier.encoder)
     graph = helper.make_graph(nodes, "classifier", entries, outputs)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     model = model_of(graph, constants, opset_imports=opsets, ir_version=IR_VERSION, producer_name="clip-toolkit")

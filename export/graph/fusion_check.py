@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from export.graph.config import GraphConfig
 from toolkit.errors import CheckFailed
 from toolkit.models.classifier import Classifier
+from toolkit.models.modalities import image_tower_of
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.providers import PROVIDERS
 from toolkit.runtime.session import ExecutedNode
@@ -46,7 +47,8 @@ def check_nodes(
     Raises:
         CheckFailed: a fusion is missing, or a heavy node ran elsewhere; with the names of the nodes.
     """
-    tower, towers = classifier.encoder.tower, classifier.encoder.towers
+    image, towers = image_tower_of(classifier.encoder), classifier.encoder.towers
+    tower = image and image.tower
     blocks = [block for each in towers for block in each.blocks]
     layers, gelus = len(blocks), sum(block.mlp.gate is None for block in blocks)
     counts = fused_counts(nodes)

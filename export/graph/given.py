@@ -8,13 +8,13 @@ import torch
 
 from export.graph.preprocessing import PIXEL_VALUES
 from toolkit.models.classifier import Classifier
-from toolkit.models.multimodal import MultimodalEncoder
+from toolkit.models.modalities import text_tower_of
 from toolkit.runtime.inputs import Feed
 
 
 def given(classifier: Classifier, feed: Feed, dtype: torch.dtype = torch.float32) -> Any:
-    """``pixel_values`` in a precision; of a classifier of several inputs a dictionary of all."""
-    pixel_values = torch.from_numpy(feed[PIXEL_VALUES]).to(dtype)
-    if not isinstance(classifier.encoder, MultimodalEncoder):
-        return pixel_values
-    return {name: torch.from_numpy(values) for name, values in feed.items()} | {PIXEL_VALUES: pixel_values}
+    """``pixel_values`` in a precision; of a classifier that takes texts a dictionary of all inputs."""
+    tensors = {
+        name: torch.from_numpy(values).to(dtype if name == PIXEL_VALUES else None) for name, values in feed.items()
+    }
+    return tensors[PIXEL_VALUES] if text_tower_of(classifier.encoder) is None else tensors

@@ -24,7 +24,7 @@ from export.graph.subgraph import gives_floats, preprocessing_part
 from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, PROBABILITIES, VALUE
 from export.graph.text_inputs import INPUT_IDS, text_inputs
 from toolkit.models.classifier import Classifier
-from toolkit.models.multimodal import MultimodalEncoder
+from toolkit.models.modalities import image_tower_of
 from toolkit.runtime.precision import SPECS
 
 HalfPrecision = Literal["fp16", "bf16"]
@@ -150,9 +150,9 @@ def network_graph(
     """
     builder = GraphBuilder()
     add_classifier(builder, classifier, PIXEL_VALUES, config, size=size)
-    entries = [helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])]
-    if isinstance(classifier.encoder, MultimodalEncoder):
-        entries += text_inputs(image_mask=classifier.encoder.fusion.missing_image is not None)
+    pixel_values = helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    entries = [pixel_values] if image_tower_of(classifier.encoder) else []
+    entries += text_inputs(classifier.encoder)
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in classifier.task.decision.outputs
     ]

@@ -23,9 +23,11 @@ from export.graph.text import TextBuilder
 from export.graph.text_inputs import ATTENTION_MASK, IMAGE_MASK, INPUT_IDS
 from export.graph.traced import add_traced
 from toolkit.models.classifier import Classifier
+from toolkit.models.encoder import Encoder
 from toolkit.models.families.tower import AttentionPooling, Tower
 from toolkit.models.fusion import CrossAttention, Fusion
 from toolkit.models.head import CosineHead, NumberHead, OrdinalHead, TipAdapterHead
+from toolkit.models.modalities import image_tower_of, text_tower_of
 from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.runtime.preprocess import Preprocess
 
@@ -34,7 +36,7 @@ SHORTEST = 1e-12
 
 
 class NetworkBuilder(LayerBuilder):
-    """Turns the parts of an image classifier into nodes."""
+    """Turns the parts of a classifier into nodes."""
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class NetworkBuilder(LayerBuilder):
     ) -> None:
         super().__init__(builder, names_of(classifier), config)
         self.classifier, self.preprocess = classifier, preprocess
-        self.alone = not isinstance(classifier.encoder, MultimodalEncoder)
+        self.alone = isinstance(classifier.encoder, Encoder)
         """Whether the image's embedding is what the head takes."""
         self.size = preprocess.output_size if preprocess and size is None else size
 
@@ -270,7 +272,7 @@ def add_classifier(
     Args:
         builder: of the graph.
         classifier: in eval mode, float32, on the CPU.
-        pixel_values: the tensor that the encoder takes.
+        pixel_values: the tensor that the image tower takes, where there is one.
         config: in which operators, and which matmuls in integers.
         preprocess: what gave ``pixel_values``; a patch embedding in integers needs it.
         size: height and width of ``pixel_values``, where that is not said by ``preprocess``.
@@ -278,15 +280,18 @@ def add_classifier(
     """
     network = NetworkBuilder(builder, classifier, config, preprocess, size)
     encoder = classifier.encoder
-    image = encoder.image if isinstance(encoder, MultimodalEncoder) else encoder
-    if image.tower is not None:
+    image, text = image_tower_of(encoder), text_tower_of(encoder)
+    of_image = of_text = ""
+    if image is not None and image.tower is None:
+        of_image = add_traced(builder, image, pixel_values, network.size or (1, 1))
+    elif image is not None and image.tower is not None:
         tokens = isinstance(encoder, MultimodalEncoder) and encoder.fusion.takes_tokens
-        embedding = network.tower(image.tower, pixel_values, all_tokens=tokens)
-    else:
-        embedding = add_traced(builder, image, pixel_values, network.size or (1, 1))
+        of_image = network.tower(image.tower, pixel_values, all_tokens=tokens)
+    if text is not None:
+        of_text = TextBuilder(builder, network.names, config).tower(text.tower, INPUT_IDS)
+    embedding = of_image or of_text
     if isinstance(encoder, MultimodalEncoder):
-        text = TextBuilder(builder, network.names, config).tower(encoder.text.tower, INPUT_IDS)
-        embedding = network.fused(embedding, text, encoder.fusion)
+        embedding = network.fused(of_image, of_text, encoder.fusion)
     logits = network.head(embedding)
     if classifier.task.activation == "none":
         builder.node("Identity", [logits], name=VALUE)

@@ -14,7 +14,7 @@ from export.graph.builder import model_of
 from export.graph.external_data import MAX_PROTOBUF_BYTES, save_graph
 from export.graph.grey_levels import levels_of
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
-from export.graph.text_inputs import text_inputs
+from export.graph.text_inputs import all_text_inputs
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
@@ -103,7 +103,7 @@ def network_part(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelPr
     entries = [
         helper.make_tensor_value_info(PIXEL_VALUES, TensorProto.FLOAT, ["batch", 3, "height", "width"]),
         helper.make_tensor_value_info(RESIZED, TensorProto.FLOAT, ["batch", "height", "width", 3]),
-        *text_inputs(),
+        *all_text_inputs(),
     ]
     return subgraph(model, entries, outputs)
 

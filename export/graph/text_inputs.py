@@ -1,4 +1,4 @@
-"""What a graph takes beside its image: tokens of a text, and which images are there."""
+"""What a graph takes beside its image, or without one: tokens of a text, and which images are there."""
 
 # B batch, T tokens
 
@@ -7,14 +7,25 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
+from toolkit.models.modalities import AnyEncoder, text_tower_of
+from toolkit.models.multimodal import MultimodalEncoder
+
 INPUT_IDS, ATTENTION_MASK, IMAGE_MASK = "input_ids", "attention_mask", "image_mask"
 """Beside an image: int64 [B, T] the first two; [B] the last, 0 where an image is missing."""
 
 
-def text_inputs(*, image_mask: bool = True) -> list[onnx.ValueInfoProto]:
-    """What a graph takes for texts, and maybe for images that are missing."""
+def all_text_inputs() -> list[onnx.ValueInfoProto]:
+    """What graphs take for texts, and for images that may be missing."""
     texts = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
         for name in (INPUT_IDS, ATTENTION_MASK)
     ]
-    return [*texts, helper.make_tensor_value_info(IMAGE_MASK, TensorProto.INT64, ["batch"])] if image_mask else texts
+    return [*texts, helper.make_tensor_value_info(IMAGE_MASK, TensorProto.INT64, ["batch"])]
+
+
+def text_inputs(encoder: AnyEncoder) -> list[onnx.ValueInfoProto]:
+    """Those of :func:`all_text_inputs` that an encoder's graph takes."""
+    if text_tower_of(encoder) is None:
+        return []
+    marked = isinstance(encoder, MultimodalEncoder) and encoder.fusion.missing_image is not None
+    return all_text_inputs() if marked else all_text_inputs()[:2]

@@ -15,6 +15,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import read_encoded
 from toolkit.runtime.examples import graph_input
+from toolkit.runtime.golden import GOLDEN_TEXT
 from toolkit.runtime.image_files import expand
 from toolkit.runtime.inputs import (
     Array,
@@ -43,7 +44,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Pool:
-    """Encoded images, and the same as a graph takes them."""
+    """Encoded images, or texts in UTF-8 where a graph takes them alone, and the same as it takes them."""
 
     contents: list[bytes]
     groups: list[Feed]
@@ -91,7 +92,7 @@ def pool_of(bundle: Bundle, kind: str, contents: Sequence[bytes], source: str) -
     inputs: dict[int, Inputs] = {}
     held, reader, texts = 0, bundle.reader(kind), bundle.golden().texts
     for place, content in enumerate(contents):
-        inputs[place] = reader(content, texts[place % len(texts)] if texts else None)
+        inputs[place] = reader.of_content(content, texts[place % len(texts)] if texts else None)
         held += bytes_of(inputs[place])
         if held > MOST_BYTES:  # photographs of 12 MP: fewer of them, rather than all of the memory
             break
@@ -117,12 +118,24 @@ def same_shape(kind: str, preprocess: Preprocess, contents: Iterable[bytes], mos
 
 def find_pool(bundle: Bundle, kind: str, run: Run | None, images: Path | None) -> Pool:
     """The pool of a graph that takes ``kind``: of a folder, else held out by the run, else the golden images."""
+    if not bundle.reader(kind).takes_image:
+        return pool_of(bundle, kind, *_texts(bundle, run, images))
     if images is not None:
         return pool_of(bundle, kind, *folder_contents(images, bundle.preprocess))
     if run is None:
         return pool_of(bundle, kind, *golden_contents(bundle))
     held_out = _within_memory(example.read() for example in run.held_out(POOL))
     return pool_of(bundle, kind, *enlarged(held_out, run.images_from, bundle.preprocess))
+
+
+def _texts(bundle: Bundle, run: Run | None, images: Path | None) -> tuple[list[bytes], str]:
+    """Held-out texts in UTF-8, or the golden ones, and where they come from; for a graph of texts alone."""
+    if images is not None:
+        fix = "leave it out; held-out texts are taken with --run, the golden ones without"
+        raise ToolkitError("the bundle takes texts alone, and no image", where="--images", fix=fix)
+    if run is None:
+        return golden_contents(bundle)
+    return [(example.text or "").encode() for example in run.held_out(POOL)], run.images_from
 
 
 def folder_contents(folder: Path, preprocess: Preprocess) -> tuple[list[bytes], str]:
@@ -144,7 +157,7 @@ def _within_memory(contents: Iterable[bytes]) -> list[bytes]:
 
 
 def golden_contents(bundle: Bundle) -> tuple[list[bytes], str]:
-    """The golden images, enlarged to a pool.
+    """The golden images, enlarged to a pool; of a bundle of texts alone the golden texts in UTF-8, as they are.
 
     Raises:
         ToolkitError: the bundle holds none.
@@ -153,6 +166,8 @@ def golden_contents(bundle: Bundle) -> tuple[list[bytes], str]:
     if not names:
         raise ToolkitError("the bundle holds no golden images", where=bundle.path, fix="export it again")
     originals = [bundle.read(f"golden/{name}") for name in names]
+    if names[0].endswith(GOLDEN_TEXT):
+        return originals, f"{len(originals)} golden texts of the bundle"
     return enlarged(originals, f"{len(originals)} golden images of the bundle", bundle.preprocess)
 
 

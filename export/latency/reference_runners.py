@@ -20,7 +20,7 @@ from export.graph.traced import quiet_exporter
 from export.latency.runner import BOUND, Runner
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
-from toolkit.models.multimodal import MultimodalEncoder
+from toolkit.models.modalities import text_tower_of
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.providers import PROVIDER_OPTIONS, PROVIDERS
@@ -51,8 +51,8 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
     if name == "torch-fp16" and device == "cpu":
         raise ToolkitError("torch computes fp16 slowly on CPUs", where="--compare", fix="compare with torch-bf16")
     torch.set_num_threads(beside.threads)
-    if name in ("hf-pipeline", "onnxruntime-plain") and isinstance(run.classifier.encoder, MultimodalEncoder):
-        what = f"{name} takes images alone, and the run images with texts"
+    if name in ("hf-pipeline", "onnxruntime-plain") and text_tower_of(run.classifier.encoder) is not None:
+        what = f"{name} takes images alone, and the run takes texts"
         raise ToolkitError(what, where="--compare", fix="compare with torch-eager or torch-compile")
     if name == "hf-pipeline":
         return _pipeline(run, beside, device)
@@ -67,7 +67,7 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
 
     @torch.inference_mode()
     def compute(feed: Feed) -> Any:
-        inputs = send_to_device(given(model, {**feed, "pixel_values": _pixel_values(run, feed)}), device)
+        inputs = send_to_device(given(model, _with_pixel_values(run, feed)), device)
         with events or contextlib.nullcontext(), torch.autocast(device, reduced, enabled=reduced is not None):
             logits = forward(inputs)
         return model.probabilities(logits.float()).cpu().numpy()  # the copy to the host waits for the device
@@ -98,6 +98,11 @@ class _Events:
         """Seconds of the last run."""
         self._ends[1].synchronize()
         return float(self._ends[0].elapsed_time(self._ends[1])) / 1000
+
+
+def _with_pixel_values(run: Run, feed: Feed) -> Feed:
+    """A feed as the classifier in PyTorch takes it: with ``pixel_values`` in place of images, where there are any."""
+    return feed if "input_ids" in feed and "image" not in feed else {**feed, "pixel_values": _pixel_values(run, feed)}
 
 
 def _pixel_values(run: Run, feed: Feed) -> Any:

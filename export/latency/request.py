@@ -25,7 +25,7 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
     Args:
         bundle: whose labels and preprocessing are used.
         session: its graph.
-        contents: encoded images.
+        contents: encoded images, or texts in UTF-8 where the graph takes them alone.
         least: how many requests, for how long.
 
     Returns:
@@ -48,10 +48,15 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
         def mark() -> None:
             marks.append(time.perf_counter())
 
-        image = bundle.preprocess.decoded(content, grey=not inside)
-        mark()
-        example = {session.input: np.asarray(image) if inside else bundle.preprocess(image)}
-        batch = stacked([reader.beside(example, next(texts))])
+        if reader.takes_image:
+            image = bundle.preprocess.decoded(content, grey=not inside)
+            mark()
+            example = {session.input: np.asarray(image) if inside else bundle.preprocess(image)}
+            batch = stacked([reader.beside(example, next(texts))])
+        else:
+            text = content.decode()
+            mark()
+            batch = stacked([reader(None, text)])
         mark()
         if on_cpu:
             outputs = session.run(batch)

@@ -133,6 +133,8 @@ def _preprocessing(
     samples: Sequence[LabelledImage],
 ) -> Iterator[Finding]:
     """Stage by stage, an image after the other; nothing may differ at all."""
+    if not reference.takes_images:
+        return
     trained, processor = preprocess_from(reference.processor), type(reference.processor).__name__
     tensors = {RESIZED: "center_crop" if trained.crop else "resize", RESCALED: "rescale", PIXEL_VALUES: "normalize"}
     by_tensor = producers(model)

@@ -43,7 +43,7 @@ def error_by_stage(
         expected: the reference's logits of these samples.
 
     Returns:
-        ``decode``: largest difference in grey levels between production's pixels and training's;
+        Of images ``decode``: largest difference in grey levels between production's pixels and training's, and
         ``preprocess``: largest difference of ``pixel_values``; ``network``: largest difference of
         logits; ``embedding_cosine``: the smallest; ``images``; of a graph that gives embeddings also
         ``max_abs_embedding``, their largest difference at length one.
@@ -51,15 +51,10 @@ def error_by_stage(
     places = evenly_spaced(len(kept), STAGE_IMAGES)
     chosen = [kept[place] for place in places]
     wanted = stacked(values for _, values in chosen)
-    takes_images = session.input == IMAGE
-    produce = _by_the_graph(session, model, preprocess) if takes_images else preprocess
-    decoding, made = 0.0, list[Float32]()
-    for sample, _ in chosen:  # one by one: they may be large
-        image = preprocess.decoded(sample.read(), grey=not takes_images)
-        pixels = np.asarray(image.convert("RGB"))
-        decoding = max(decoding, float(np.abs(np.asarray(sample.decode(), np.int16) - pixels).max()))
-        made.append(produce(image))
-    produced = np.stack(made)
+    of_images = {}
+    if reference.takes_images:
+        samples = [sample for sample, _ in chosen]
+        of_images = _before_network(session, model, preprocess, samples, wanted[PIXEL_VALUES])
     classifier = reference.classifier
     names = [tensor_after(classifier, classifier.encoder.groups[-1]), LOGITS]
     names += [EMBEDDING] if EMBEDDING in session.outputs else []
@@ -68,12 +63,34 @@ def error_by_stage(
     )
     theirs = reference.embeddings(wanted)
     given = {"max_abs_embedding": largest_difference(unit[0], _at_length_one(theirs))} if unit else {}
-    return given | {
+    return {
+        **given,
         "images": len(chosen),
-        "decode": {"max_grey_levels": decoding},
-        "preprocess": {"max_pixel_value": largest_difference(produced, wanted[PIXEL_VALUES])},
+        **of_images,
         "network": {"max_abs_logit": largest_difference(logits, expected[places])},
         "embedding_cosine": float(np.nan_to_num(_cosines(embedding, theirs)).min()),
+    }
+
+
+def _before_network(
+    session: Session,
+    model: onnx.ModelProto,
+    preprocess: Preprocess,
+    samples: Sequence[LabelledImage],
+    pixel_values: Float32,
+) -> dict[str, Any]:
+    """Decoding and preprocessing of images beside training's, whose ``pixel_values`` [images, 3, height, width]."""
+    takes_images = session.input == IMAGE
+    produce = _by_the_graph(session, model, preprocess) if takes_images else preprocess
+    decoding, made = 0.0, list[Float32]()
+    for sample in samples:  # one by one: they may be large
+        image = preprocess.decoded(sample.read(), grey=not takes_images)
+        pixels = np.asarray(image.convert("RGB"))
+        decoding = max(decoding, float(np.abs(np.asarray(sample.decode(), np.int16) - pixels).max()))
+        made.append(produce(image))
+    return {
+        "decode": {"max_grey_levels": decoding},
+        "preprocess": {"max_pixel_value": largest_difference(np.stack(made), pixel_values)},
     }
 
 

@@ -56,8 +56,8 @@ class Proof:
         Raises:
             CheckFailed: the graph does not run fused, or elsewhere than asked.
         """
-        text = samples[0].text if session.takes_text else None
-        first = ExampleReader(session.input, preprocess, tokenizer, session.takes_missing)(samples[0].read(), text)
+        reader = ExampleReader(session.input, preprocess, tokenizer, session.takes_missing)
+        first = reader(samples[0].taken_by(reader))
         nodes = session.executed_nodes(stacked([first]))
         fused = check_nodes(nodes, reference.classifier, session.provider, config_of(model))
         return cls(session, model, preprocess, reference, samples, fused, len(nodes), tokenizer)

@@ -51,15 +51,21 @@ class Reference:
         self._known: dict[bytes, Float32] = {}
 
     def inputs(self, samples: Iterable[LabelledImage]) -> Feed:
-        """What training's own processor and tokenizer make of samples, one by one: ``pixel_values``, and of texts
-        ``input_ids`` and ``attention_mask``.
+        """What training's own processor and tokenizer make of samples, one by one: ``pixel_values`` of images, and of
+        texts ``input_ids`` and ``attention_mask``.
         """
         made, texts = list[Float32](), list[str | None]()
         for sample in samples:
-            made.append(self.processor(images=[sample.decode()], return_tensors="np")["pixel_values"])
+            if self.takes_images:
+                made.append(self.processor(images=[sample.decode()], return_tensors="np")["pixel_values"])
             texts.append(sample.text)
-        feed: dict[str, Any] = {PIXEL_VALUES: np.concatenate(made)}
+        feed: dict[str, Any] = {PIXEL_VALUES: np.concatenate(made)} if made else {}
         return feed if self.texts is None else feed | {name: rows.numpy() for name, rows in self.texts(texts).items()}
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether images are among what the classifier takes."""
+        return self.texts is None or not self.texts.alone
 
     def logits(self, feed: Feed, batch_size: int = BATCH_SIZE) -> Float32:
         """Logits [images, classes] in fp32."""

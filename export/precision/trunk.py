@@ -216,10 +216,11 @@ def calibration_examples(data: DataSource, count: int | None = None) -> list[Lab
 def network_batches(
     preprocess: Preprocess, examples: Sequence[LabelledImage], texts: TextInputs | None = None
 ) -> Iterator[Feed]:
-    """What a network takes: ``pixel_values`` [batch, 3, height, width] of images, and maybe their texts' tokens."""
+    """What a network takes: ``pixel_values`` [batch, 3, height, width] of images, tokens of texts, or both."""
     for first in range(0, len(examples), BATCH_SIZE):
         part = examples[first : first + BATCH_SIZE]
-        feed = {PIXEL_VALUES: np.stack([preprocess(example.decode()) for example in part])}
+        images = texts is None or not texts.alone
+        feed = {PIXEL_VALUES: np.stack([preprocess(example.decode()) for example in part])} if images else {}
         tokens = {} if texts is None else texts([example.text for example in part])
         yield {**feed, **{name: rows.numpy() for name, rows in tokens.items()}}
 

@@ -92,7 +92,10 @@ def _latencies(candidates: PrecisionSearch, configs: list[GraphConfig], graph_in
 
 def _pool(candidates: PrecisionSearch, graph_input: GraphInput) -> Feed:
     """Inputs of one shape."""
-    examples, texts = candidates.measured.examples, candidates.measured.reference.texts
+    examples, reference = candidates.measured.examples, candidates.measured.reference
+    texts = reference.texts
+    if not reference.takes_images:
+        return {name: values[:POOL] for name, values in candidates.measured.inputs.items()}
     contents = (example.read() for example in examples)
     feed = same_shape(graph_input, candidates.measured.preprocess, contents, POOL)
     if texts is None:

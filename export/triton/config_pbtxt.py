@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from export.triton.protobuf_text import Message, Symbol, mapped
 from export.triton.settings import TritonSettings
 from toolkit.errors import ToolkitError
+from toolkit.runtime.inputs import IMAGE_MASK
 from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.onnx_file import input_shapes, output_shapes
 from toolkit.runtime.providers import PROVIDER_OPTIONS
-from toolkit.runtime.session import IMAGE_INPUTS, OF_NUMBER, OUTPUTS
+from toolkit.runtime.session import OF_NUMBER, OUTPUTS, TEXT_INPUTS
 from toolkit.runtime.tensorrt import profile_options, require_standard_operators
 
 LABELS = "labels.txt"
-DATA_TYPES = {"image": "UINT8", "pixel_values": "FP32"}
+DATA_TYPES = {"image": "UINT8", "pixel_values": "FP32"} | dict.fromkeys((*TEXT_INPUTS, IMAGE_MASK), "INT64")
+Shapes = Mapping[str, tuple[int, ...]]
 CUDNN_SEARCH = {"EXHAUSTIVE": "0", "HEURISTIC": "1", "DEFAULT": "2"}
 """The backend's numbers. A ``cudnn_conv_algo_search`` of the accelerator is overwritten by this parameter's default."""
 
@@ -25,10 +27,8 @@ CUDNN_SEARCH = {"EXHAUSTIVE": "0", "HEURISTIC": "1", "DEFAULT": "2"}
 class ServedGraph:
     """A graph's names and shapes, without the batch."""
 
-    input: str
-    """``image`` or ``pixel_values``."""
-    shape: tuple[int, ...]
-    """Of the input; -1 for a side of any length."""
+    inputs: Mapping[str, tuple[int, ...]]
+    """Shape by name; -1 for a side of any length."""
     outputs: Mapping[str, int]
     """Width by name."""
 
@@ -42,30 +42,27 @@ def served_graph(graph: bytes, where: object) -> ServedGraph:
     """
     inputs, outputs = input_shapes(graph), output_shapes(graph)
     if (
-        len(inputs) != 1
-        or next(iter(inputs)) not in IMAGE_INPUTS
+        not inputs
+        or not set(inputs) <= set(DATA_TYPES)
         or not (set(OUTPUTS) <= set(outputs) or set(OF_NUMBER) <= set(outputs))
     ):
         what = f"the graph takes {', '.join(inputs)} and gives {', '.join(outputs)}"
         raise ToolkitError(what, where=where, fix="give a graph that toolkit export wrote")
-    ((name, sides),) = inputs.items()
     widths = {each: shape[1] for each, shape in outputs.items() if len(shape) == 2}
     if set(widths) != set(outputs) or None in widths.values():
         raise ToolkitError("the graph's outputs have no fixed width", where=where, fix="export the bundle again")
-    shape = tuple(-1 if side is None else side for side in sides[1:])
-    return ServedGraph(name, shape, {each: width for each, width in widths.items() if width is not None})
+    shapes = {name: tuple(-1 if side is None else side for side in sides[1:]) for name, sides in inputs.items()}
+    return ServedGraph(shapes, {each: width for each, width in widths.items() if width is not None})
 
 
-def require_compilable(graph_input: str) -> None:
+def require_compilable(graph_inputs: Collection[str]) -> None:
     """Raise :class:`ToolkitError` where TensorRT is to run a graph that takes decoded images."""
-    if graph_input == "image":
+    if "image" in graph_inputs:
         what = "TensorRT has no float64, in which a graph that takes image computes the weights of its resize"
         raise ToolkitError(what, where="--provider tensorrt", fix="export with --input pixel_values")
 
 
-def config_of(
-    name: str, served: ServedGraph, graph: bytes, settings: TritonSettings, warm_up: tuple[int, int]
-) -> Message:
+def config_of(name: str, served: ServedGraph, graph: bytes, settings: TritonSettings, warm_up: Shapes) -> Message:
     """A model's configuration.
 
     Args:
@@ -73,7 +70,7 @@ def config_of(
         served: the graph's names and shapes.
         graph: its content.
         settings: how it runs.
-        warm_up: [height, width] of the images that warm up a graph which takes any.
+        warm_up: shapes of one example, by input, that warms up a graph which takes any.
 
     Raises:
         ToolkitError: TensorRT can't run the graph.
@@ -83,11 +80,7 @@ def config_of(
         "backend": "onnxruntime",
         "default_model_filename": "model.onnx",
         "max_batch_size": settings.max_batch_size,
-        "input": {
-            "name": served.input,
-            "data_type": Symbol(f"TYPE_{DATA_TYPES[served.input]}"),
-            "dims": served.shape,
-        },
+        "input": [_input(each, shape) for each, shape in served.inputs.items()],
         "output": [_output(each, width) for each, width in served.outputs.items()],
         "instance_group": {
             "count": settings.instances,
@@ -104,9 +97,13 @@ def config_of(
         config["optimization"] = {
             "execution_accelerators": {"gpu_execution_accelerator": _gpu(graph, served, settings)}
         }
-    shape = served.shape if served.input == "pixel_values" else (*warm_up, 3)
-    config["model_warmup"] = [_warm_up(served.input, shape, size) for size in settings.batch_sizes]
+    config["model_warmup"] = [_warm_up(served, warm_up, size) for size in settings.batch_sizes]
     return config
+
+
+def _input(name: str, shape: tuple[int, ...]) -> Message:
+    told: dict[str, Any] = {"name": name, "data_type": Symbol(f"TYPE_{DATA_TYPES[name]}"), "dims": shape or (1,)}
+    return told if shape else told | {"reshape": {}}  # Triton has no input of a number an example: a list of one
 
 
 def _output(name: str, width: int) -> Message:
@@ -134,17 +131,16 @@ def _gpu(graph: bytes, served: ServedGraph, settings: TritonSettings) -> list[Me
     cuda = {"name": "cuda", "parameters": mapped(PROVIDER_OPTIONS["cuda"])}
     if settings.provider != "tensorrt":
         return [cuda]
-    require_compilable(served.input)
+    require_compilable(served.inputs)
     require_standard_operators(graph)
     options = profile_options(graph, settings.max_batch_size)
     options |= {key: value for key, value in settings.provider_options.items() if key.startswith("trt_")}
     return [{"name": "tensorrt", "parameters": mapped(options)}, cuda]
 
 
-def _warm_up(name: str, shape: tuple[int, ...], batch_size: int) -> Message:
+def _warm_up(served: ServedGraph, shapes: Shapes, batch_size: int) -> Message:
     given = {
-        "data_type": Symbol(f"TYPE_{DATA_TYPES[name]}"),
-        "dims": shape,
-        "zero_data": True,
+        name: {"data_type": Symbol(f"TYPE_{DATA_TYPES[name]}"), "dims": shapes[name] or (1,), "zero_data": True}
+        for name in served.inputs
     }
-    return {"name": f"batch of {batch_size}", "batch_size": batch_size, "inputs": mapped({name: given})}
+    return {"name": f"batch of {batch_size}", "batch_size": batch_size, "inputs": mapped(given)}

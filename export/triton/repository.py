@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.triton.config_pbtxt import LABELS, config_of, require_compilable, served_graph
+from export.triton.config_pbtxt import LABELS, ServedGraph, config_of, require_compilable, served_graph
 from export.triton.inference_service import (
     TOOLKIT_SERVICE,
     TRITON_SERVICE,
@@ -25,9 +25,8 @@ from toolkit import __version__
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import refuse_existing, staged_folder
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.examples import graph_input
 from toolkit.runtime.inputs import stacked
-from toolkit.runtime.session import Session
+from toolkit.runtime.session import TEXT_INPUTS, Session
 from toolkit.runtime.tensorrt import EngineBuild
 
 WHAT = "Triton repository"
@@ -90,7 +89,7 @@ def check_repository(
     if precision is not None:
         require_runs(precision, provider)
     if provider == "tensorrt" and graph_kind is not None:
-        require_compilable(graph_kind)
+        require_compilable([graph_kind])
 
 
 def model_name(bundle: Path) -> str:
@@ -123,9 +122,6 @@ def write_repository(
         CheckFailed: a graph whose file version was lowered gives other bits.
         ToolkitError: a wrong name, folder, provider, precision or graph; see :func:`check_repository`.
     """
-    if bundle.tokenizer is not None:
-        what = "a graph that takes tokens of texts, which Triton's ONNX Runtime backend can't make"
-        raise ToolkitError(what, where=bundle.path, fix="serve it with toolkit serve")
     settings = settings_of(bundle, provider, precision, threads)
     check_repository(bundle.path, out, provider=settings.provider, force=force)
     file = bundle.graph_name(settings.precision)
@@ -138,9 +134,7 @@ def write_repository(
         _require_same_bits(bundle, settings, graph, written, data)
     if GRAPH in data:
         raise ToolkitError(f"its external data is called {GRAPH}", where=where, fix="export the bundle again")
-    size = bundle.preprocess.output_size
-    assert size is not None  # checked when it was read
-    config = config_of(model, served, written, settings, size)
+    config = config_of(model, served, written, settings, _shapes_of_an_example(bundle, served))
     labels = _label_lines(bundle)
     facts = ServiceFacts(model, settings, len(written) + sum(map(len, data.values())))
     with staged_folder(out, what=WHAT, marker=TRITON_SERVICE, replace=force, durable=True) as stage:
@@ -156,6 +150,15 @@ def write_repository(
         (stage / TRITON_SERVICE).write_text(triton_service(facts, release), encoding="utf-8")
         (stage / TOOLKIT_SERVICE).write_text(toolkit_service(facts), encoding="utf-8")
     return TritonRepository(out, model, settings, release, written != graph)
+
+
+def _shapes_of_an_example(bundle: Bundle, served: ServedGraph) -> dict[str, tuple[int, ...]]:
+    """Shape of each input: an image at the network's size, a text as long as the context."""
+    size = bundle.preprocess.output_size
+    assert size is not None  # checked when it was read
+    text = (bundle.tokenizer.settings.context_length,) if bundle.tokenizer else ()
+    known = {"image": (*size, 3)} | dict.fromkeys(TEXT_INPUTS, text)
+    return {name: known.get(name, shape) for name, shape in served.inputs.items()}
 
 
 def _label_lines(bundle: Bundle) -> bytes:
@@ -187,8 +190,10 @@ def _require_same_bits(
         )
         for each in (graph, written)
     )
-    for name in bundle.golden().names:
-        feed = stacked([graph_input(first.input, bundle.preprocess, bundle.read(f"golden/{name}"))])
+    golden, reader = bundle.golden(), bundle.reader(first.input)
+    texts: Sequence[str | None] = golden.texts or [None] * len(golden.names)
+    for name, text in zip(golden.names, texts, strict=True):
+        feed = stacked([reader.of_content(bundle.read(f"golden/{name}"), text)])
         outputs, again = first.run(feed), second.run(feed)
         if any(not np.array_equal(outputs[key], again[key]) for key in outputs):
             raise CheckFailed(f"the graph gives other bits for {name} with the older file version")

@@ -119,6 +119,8 @@ def _remarks(found: Evaluation, *, chosen: bool) -> list[str]:
     if found.skipped:
         first = found.skipped_images[0]
         remarks.append(f"left out: {found.skipped:,} unreadable images, such as {first['path']}: {first['reason']}")
+    if found.truncated_texts:
+        remarks.append(f"texts that lost their end: {found.truncated_texts:,} of {found.images:,}")
     return remarks
 
 

@@ -34,9 +34,12 @@ def predict(
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH...", help="Image files, or folders of images.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="Text beside each image, for a bundle that takes texts.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Text beside each image, or alone, for a bundle that takes texts.")
+    ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet table of images, and of texts where the bundle takes them.")
+        Path | None,
+        typer.Option(help="CSV or Parquet table of images, of texts, or of both, as the bundle takes them."),
     ] = None,
     path_column: Annotated[
         str | None, typer.Option(help="The images' column of the manifest.", show_default="as trained, or path")
@@ -78,7 +81,7 @@ def predict(
     if out is not None:
         check_prediction_file(out)
     if not paths and text is None and manifest is None:
-        fix = "give image files, folders of images, or --manifest FILE; see toolkit predict --help"
+        fix = "give image files, folders of images, --text or --manifest FILE; see toolkit predict --help"
         raise ToolkitError("nothing is there to predict", where="PATH...", fix=fix)
     opened = Bundle(bundle)
     if manifest is None:
@@ -126,6 +129,9 @@ def _given(bundle: Bundle, paths: list[Path], text: str | None, columns: dict[st
     from toolkit.data.pairs import Pair
     from toolkit.runtime.image_files import find_images, in_words
 
+    if paths and not bundle.takes_images:
+        fix = "give --text, or --manifest with a column of texts"
+        raise ToolkitError("the bundle takes texts alone, and no image", where=str(paths[0]), fix=fix)
     for option, column in columns.items():
         if column is not None:
             raise ToolkitError("there is no manifest", where=option, fix="give --manifest, or leave it out")
@@ -161,11 +167,13 @@ def _listed(
     if text_column is not None and bundle.tokenizer is None:
         fix = "leave it out, or use a bundle of model.inputs: [image, text]"
         raise ToolkitError("the bundle takes images alone, and no text", where="--text-column", fix=fix)
+    if path_column is not None and not bundle.takes_images:
+        raise ToolkitError("the bundle takes texts alone, and no image", where="--path-column", fix="leave it out")
     trained: dict[str, Any] = (bundle.manifest.provenance.get("recipe") or {}).get("data") or {}
     columns = trained.get("columns") or {}
     return read_pairs(
         manifest,
-        path_column=path_column or columns.get("path") or "path",
+        path_column=path_column or columns.get("path") or "path" if bundle.takes_images else None,
         text_column=None if bundle.tokenizer is None else text_column or columns.get("text") or "text",
         allow_missing=bundle.takes_missing,
     )

@@ -31,8 +31,8 @@ Key = tuple[int, int]
 class Batch(TypedDict):
     """Images as the encoder takes them, and texts where it takes some.
 
-    ``inputs``, of them ``pixel_values`` [batch, 3, height, width]; ``labels`` [batch]; and the seconds that decoding,
-    preprocessing and tokenizing took.
+    ``inputs``, of them ``pixel_values`` [batch, 3, height, width] unless it takes texts alone; ``labels`` [batch]; and
+    the seconds that decoding, preprocessing and tokenizing took.
     """
 
     inputs: dict[str, Tensor]
@@ -42,6 +42,10 @@ class Batch(TypedDict):
 
 class TextReader(Protocol):
     """Makes tensors of texts, the batch first; :class:`toolkit.models.text_inputs.TextInputs` does."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether no images are read beside the texts."""
 
     def __call__(self, texts: Sequence[str | None]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` of texts, of which some may be missing."""
@@ -95,16 +99,17 @@ class ImageDataset(Dataset["Batch | ToolkitError"]):
 
     def _batch(self, keys: Sequence[Key], threads: int) -> Batch:
         started = time.perf_counter()
-        if threads > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                images = list(pool.map(self.pixel_values, keys))
-        else:
-            images = [self.pixel_values(key) for key in keys]
-        inputs = {"pixel_values": torch.stack(images)}
+        inputs = {} if self.texts is not None and self.texts.alone else {"pixel_values": self._images(keys, threads)}
         if self.texts is not None:
             inputs |= self.texts([self.examples[index].text for _, index in keys])
         labels = torch.tensor([self.examples[index].label for _, index in keys])
         return {"inputs": inputs, "labels": labels, "seconds": time.perf_counter() - started}
+
+    def _images(self, keys: Sequence[Key], threads: int) -> Tensor:
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                return torch.stack(list(pool.map(self.pixel_values, keys)))
+        return torch.stack([self.pixel_values(key) for key in keys])
 
 
 class Loader:

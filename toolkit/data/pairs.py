@@ -22,32 +22,38 @@ class Pair:
     """None where there is no text, or none is asked for."""
 
 
-def read_pairs(manifest: Path, *, path_column: str, text_column: str | None, allow_missing: bool = False) -> list[Pair]:
+def read_pairs(
+    manifest: Path, *, path_column: str | None, text_column: str | None, allow_missing: bool = False
+) -> list[Pair]:
     """Every row of a CSV or Parquet manifest; relative paths start at the manifest's own folder.
 
     Args:
         manifest: the table's file.
-        path_column: of the images.
+        path_column: of the images; None for texts alone.
         text_column: of the texts; None for images alone.
         allow_missing: whether a row may lack its image or its text, but not both.
 
     Raises:
         ToolkitError: unreadable, a column that is missing, or rows that lack what they need.
     """
-    wanted = [path_column] if text_column is None else [path_column, text_column]
-    table = read_table(manifest, set(wanted))
-    for name, option in zip(wanted, ("--path-column", "--text-column"), strict=False):
+    options = {"--path-column": path_column, "--text-column": text_column}
+    wanted = {option: name for option, name in options.items() if name is not None}
+    table = read_table(manifest, set(wanted.values()))
+    for option, name in wanted.items():
         if name not in table:
             what = f"column {name!r} is missing; there are: {', '.join(table) or 'none'}"
             raise ToolkitError(what, where=manifest, fix=f"add it, or name the column that holds it: {option} NAME")
-    cells = [cell_text(value.strip() if isinstance(value, str) else value) for value in table[path_column]]
-    if not cells:
-        raise ToolkitError("the manifest has no rows", where=manifest, fix="add a row an image")
-    rows, texts = range(1, len(cells) + 1), list[str | None]([None] * len(cells))
+    count = len(next(iter(table.values())))
+    if not count:
+        raise ToolkitError("the manifest has no rows", where=manifest, fix="add a row an image or text")
+    cells = [""] * count
+    if path_column is not None:
+        cells = [cell_text(value.strip() if isinstance(value, str) else value) for value in table[path_column]]
+    rows, texts = range(1, count + 1), list[str | None]([None] * count)
     if text_column is not None:
         missing: MissingText = "allow" if allow_missing else "error"
         texts = texts_of(table[text_column], rows, missing=missing, kind="row", where=manifest)
-    for row, cell, text in zip(rows, cells, texts, strict=True):
+    for row, cell, text in zip(rows, cells, texts, strict=True) if path_column is not None else ():
         if not cell and (text is None or not allow_missing):
             lacks = "no path" if text is not None or text_column is None else "neither path nor text"
             raise ToolkitError(f"{lacks} in row {row}", where=manifest, fix="fill it in or remove the row")

@@ -19,11 +19,13 @@ from toolkit.data.listing import Content, ListedImage, Listing, NoImage, check_l
 from toolkit.data.splits import canonical, divide
 from toolkit.data.survey import Survey
 from toolkit.data.target import ONE_CLASS, Label, Target
+from toolkit.data.text_picture import text_picture
 from toolkit.data.texts import sample_hash
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe.data import DataConfig
 from toolkit.runtime.decode import UnreadableImageError, decode
+from toolkit.runtime.examples import ExampleReader, ImageText
 from toolkit.runtime.value_range import Range
 from toolkit.text import path_text
 
@@ -69,9 +71,21 @@ class LabelledImage:
         except OSError as error:
             raise UnreadableImageError(error.strerror or str(error), where=self.path) from error
 
+    def taken_by(self, reader: ExampleReader) -> ImageText:
+        """What a graph takes of it: the encoded image, the text, or both.
+
+        Raises:
+            UnreadableImageError: the image can't be read any more.
+        """
+        return ImageText(self.read() if reader.takes_image else None, self.text if reader.takes_text else None)
+
     def decode(self, *, grey: bool = False) -> Image.Image:
         """The image's upright pixels; see :func:`toolkit.runtime.decode.decode`."""
         return decode(self.read(), where=self.path, grey=grey, value_range=self.value_range)
+
+    def picture(self) -> Image.Image:
+        """What a person is shown of it: its pixels, or of a text without an image the text."""
+        return self.decode() if self.has_image else text_picture(self.text or "")
 
 
 def labels_of(images: Sequence[LabelledImage]) -> npt.NDArray[Any]:

@@ -25,7 +25,6 @@ from toolkit.progress import SILENT, Progress
 from toolkit.reporting.predictions import Predictions, worst
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decision import Decision
-from toolkit.runtime.examples import ImageText
 from toolkit.runtime.preprocess import Float32
 from toolkit.serving.classifier import Classifier
 from toolkit.strict_json import as_utf8
@@ -122,8 +121,7 @@ def _predict(
     logits, stated = (np.empty((len(images), len(bundle.labels)), np.float32) for _ in range(2))
     progress.stage("evaluating")
     with Classifier.open(bundle, precision=precision, provider=provider) as classifier:
-        takes_text = bundle.tokenizer is not None
-        sources = (ImageText(image.read(), image.text if takes_text else None) for image in images)
+        sources = (image.taken_by(classifier.reader) for image in images)
         for place, predicted in enumerate(classifier.stream(sources)):
             if isinstance(predicted, ToolkitError):
                 raise ToolkitError(predicted.what, where=images[place].path, fix=predicted.fix) from predicted

@@ -53,7 +53,7 @@ def write_evaluation(out: Path, evaluated: Evaluated, *, force: bool = False) ->
             from toolkit.reporting.plots import plot_split
 
             plots.mkdir()
-            images = [image.decode for image in evaluated.images]
+            images = [image.picture for image in evaluated.images]
             split = evaluated.record.split
             plot_split(plots, evaluated.summary, evaluated.curves, evaluated.predictions, images, split=split)
         write_bytes(stage / "evaluation.html", evaluation_html(content, plots).encode())

@@ -121,6 +121,8 @@ class Evaluation(Record):
     """Unreadable images that were left out."""
     skipped_images: list[dict[str, str]]
     """The first of them: path and reason."""
+    truncated_texts: int | None = None
+    """Texts that lost their end, being longer than the network takes; None of images alone."""
     bundle: str
     graph_sha256: str
     precision: str
@@ -180,6 +182,7 @@ class NumberEvaluation(Record):
     data_fingerprint: str
     skipped: int
     skipped_images: list[dict[str, str]]
+    truncated_texts: int | None = None
     bundle: str
     graph_sha256: str
     precision: str

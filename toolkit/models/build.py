@@ -23,6 +23,7 @@ from toolkit.models.fusion import Fusion
 from toolkit.models.head import CosineHead, build_head
 from toolkit.models.image_processor import check_output_size, open_processor
 from toolkit.models.load import load_encoder, load_processor, quiet_transformers
+from toolkit.models.modalities import AnyEncoder, image_tower_of, text_tower_of
 from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.models.selection import freeze_all_but, select_groups
 from toolkit.models.tensor_files import difference, listed, load_tensors, save_tensors
@@ -61,27 +62,36 @@ def build_classifier(
     Raises:
         ToolkitError: an encoder or a processor that can't be used as its files are, or groups that don't exist.
     """
-    encoder, processor = open_encoder(config)
+    encoder, processor = _opened(config)
     processor.value_range = value_range
-    text = open_text_network(config) if "text" in config.inputs else None
     if config.head.type == "tip-adapter":
         fix = "use type: cosine with init: text, or make one by toolkit few-shot --methods tip-adapter-f"
         raise ToolkitError("a tip-adapter head caches images", where="model.head.type", fix=fix)
     task = task_named(config.task, "model.task")
     torch.manual_seed(seed)
-    whole = encoder if text is None else beside(encoder, text, config.fusion)
-    head = build_head(config.head, whole.embedding_size, len(labels), task.head)
+    head = build_head(config.head, encoder.embedding_size, len(labels), task.head)
     if config.head.init == "text":
         head = _text_head(config, labels)
-    classifier = Classifier(whole, head, labels, task)
+    classifier = Classifier(encoder, head, labels, task)
     groups = classifier.groups
     names = [group.name for group in groups]
     freeze_all_but(groups, classifier, select_groups(names, last=config.unfreeze_last, named=config.unfreeze))
     return classifier, processor
 
 
+def _opened(config: ModelConfig) -> tuple[AnyEncoder, Any]:
+    """What takes the recipe's inputs, and the family's image processor, which texts alone leave unused."""
+    if "image" not in config.inputs:
+        text = open_text_network(config)
+        return text, load_processor(config.encoder, text.family, revision=config.revision)
+    encoder, processor = open_encoder(config)
+    if "text" not in config.inputs:
+        return encoder, processor
+    return beside(encoder, open_text_network(config), config.fusion), processor
+
+
 def open_encoder(config: ModelConfig) -> tuple[Encoder, Any]:
-    """The encoder, and its family's image processor.
+    """The image tower, and its family's image processor.
 
     Raises:
         ToolkitError: an encoder or a processor that can't be used as its files are.
@@ -168,10 +178,14 @@ def save_classifier(
         "head": head.model_dump(mode="json"),
         "trainable_groups": trainable_groups(classifier),
     }
+    text = text_tower_of(encoder)
+    if text is not None:
+        config["text"] = text.model.config.to_dict()
+        text.tokenizer.save_pretrained(folder)
+    if image_tower_of(encoder) is None:
+        config["encoder"] = None
     if isinstance(encoder, MultimodalEncoder):
-        config["text"] = encoder.text.model.config.to_dict()
         config["fusion"] = encoder.fusion.config.model_dump(mode="json")
-        encoder.text.tokenizer.save_pretrained(folder)
     write_json(folder / CONFIG, config)
     write_json(folder / LABELS, classifier.labels)
     processor.save_pretrained(folder)
@@ -192,20 +206,17 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
     family, embedding = _described(config, folder)
     task = task_named(config.get("task", SINGLE_LABEL.name), f"{folder / CONFIG}: task")
     try:
-        config_class = CONFIG_MAPPING[config["encoder"]["model_type"]]
-        vision_config = family.vision_config(config_class.from_dict(config["encoder"]), embedding)
         with quiet_transformers(), no_init_weights():  # all of them are loaded below
-            model_class = family.model_class(vision_config, embedding)
-            encoder = Encoder(family, model_class(vision_config, **family.model_arguments))
             processor = open_processor(place, family)
-            text = _text_network(config, family, place) if "text" in config else None
-        whole = encoder if text is None else beside(encoder, text, FusionConfig(**config["fusion"]))
-        head = build_head(HeadConfig(**config["head"]), whole.embedding_size, len(labels), task.head)
-        classifier = Classifier(whole, head, labels, task)
+            encoder = _empty_encoder(config, family, embedding, place)
+        head = build_head(HeadConfig(**config["head"]), encoder.embedding_size, len(labels), task.head)
+        classifier = Classifier(encoder, head, labels, task)
         weights = load_tensors(folder / WEIGHTS)
     except MALFORMED as error:
         raise _damaged(" ".join(str(error).split()), folder) from error
-    check_output_size(processor, encoder, place)
+    image = image_tower_of(encoder)
+    if image is not None:
+        check_output_size(processor, image, place)
     _check_classes(weights, classifier, folder)
     wrong = difference(weights, classifier.state_dict())
     if wrong:
@@ -214,6 +225,20 @@ def load_classifier(folder: Path) -> tuple[Classifier, Any]:
         raise _damaged(f"{WEIGHTS}: the temperature is not above zero", folder)
     classifier.load_state_dict(weights)
     return classifier.eval(), processor
+
+
+def _empty_encoder(config: dict[str, Any], family: Family, embedding: Embedding, place: Source) -> AnyEncoder:
+    """The encoder that a configuration describes, without weights."""
+    text = _text_network(config, family, place) if "text" in config else None
+    if config["encoder"] is None:
+        if text is None:
+            raise ValueError("it describes neither an image tower nor a text tower")
+        return text
+    config_class = CONFIG_MAPPING[config["encoder"]["model_type"]]
+    vision_config = family.vision_config(config_class.from_dict(config["encoder"]), embedding)
+    model_class = family.model_class(vision_config, embedding)
+    image = Encoder(family, model_class(vision_config, **family.model_arguments))
+    return image if text is None else beside(image, text, FusionConfig(**config["fusion"]))
 
 
 def _text_network(config: dict[str, Any], family: Family, place: Source) -> TextNetwork:

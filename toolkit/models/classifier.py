@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolkit.models.encoder import Encoder, Group, is_layer
-from toolkit.models.multimodal import MultimodalEncoder
+from toolkit.models.encoder import Group, is_layer
+from toolkit.models.modalities import AnyEncoder
 from toolkit.tasks.task import SINGLE_LABEL, Task
 
 
@@ -19,9 +19,7 @@ class Classifier(nn.Module):
     temperature: Tensor
     """Of the probabilities [], or one for each class [classes], as the task has it."""
 
-    def __init__(
-        self, encoder: Encoder | MultimodalEncoder, head: nn.Module, labels: list[str], task: Task = SINGLE_LABEL
-    ) -> None:
+    def __init__(self, encoder: AnyEncoder, head: nn.Module, labels: list[str], task: Task = SINGLE_LABEL) -> None:
         super().__init__()
         self.encoder, self.head, self.labels, self.task = encoder, head, labels, task
         self.register_buffer("temperature", task.initial_temperature(len(labels)))

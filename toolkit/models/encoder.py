@@ -12,7 +12,7 @@ encoder's family gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -158,6 +158,22 @@ def first_token_layer(tower: Tower, layer: nn.Module, tokens_BTD: Tensor) -> Ten
     return hidden + (changed if block.mlp_scale is None else changed * block.mlp_scale)
 
 
+def run_groups(groups: Sequence[Group], state: Any, *, recompute_layers: bool) -> Any:
+    """Run groups one after the other.
+
+    Args:
+        groups: in the order of computation.
+        state: what the first takes.
+        recompute_layers: keep of layers the inputs alone, and compute the rest again in the backward pass.
+    """
+    for group in groups:
+        if recompute_layers and torch.is_grad_enabled() and is_layer(group.name):
+            state = checkpoint(group.run, state, use_reentrant=False)
+        else:
+            state = group.run(state)
+    return state
+
+
 class Encoder(nn.Module):
     """A vision model of some family, run group by group."""
 
@@ -212,10 +228,5 @@ class Encoder(nn.Module):
 
     def forward(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run the groups ``start`` to ``stop``; all of them turn ``pixel_values`` into the embedding [B, P]."""
-        hidden = inputs
-        for group in self.groups[start:stop]:
-            if self.recompute_layers and torch.is_grad_enabled() and is_layer(group.name):
-                hidden = checkpoint(group.run, hidden, use_reentrant=False)
-            else:
-                hidden = group.run(hidden)
+        hidden: Tensor = run_groups(self.groups[start:stop], inputs, recompute_layers=self.recompute_layers)
         return hidden

@@ -1,4 +1,4 @@
-"""Several towers as one encoder: an image and a text, or a text alone, group by group to one vector."""
+"""Two towers as one encoder: an image and a text, group by group to one vector."""
 
 # B batch, T tokens
 
@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from toolkit.models.encoder import Encoder, Group, groups_of, is_layer
+from toolkit.models.encoder import Encoder, Group, groups_of, run_groups
 from toolkit.models.families.family import Family
 from toolkit.models.families.tower import Tower, Transformer
 from toolkit.models.fusion import Fusion
@@ -97,13 +96,8 @@ class MultimodalEncoder(nn.Module):
 
     def forward(self, inputs: State, start: int = 0, stop: int | None = None) -> Any:
         """Run the groups ``start`` to ``stop``; all of them turn the inputs into a vector [B, size]."""
-        state: Any = begun(inputs) if start == 0 else inputs
-        for group in self.groups[start:stop]:
-            if self.recompute_layers and torch.is_grad_enabled() and is_layer(group.name):
-                state = checkpoint(group.run, state, use_reentrant=False)
-            else:
-                state = group.run(state)
-        return state
+        state = begun(inputs) if start == 0 else inputs
+        return run_groups(self.groups[start:stop], state, recompute_layers=self.recompute_layers)
 
     def reference(self, inputs: State) -> Tensor:
         """The vector [B, size] by transformers' own forward passes of both towers."""

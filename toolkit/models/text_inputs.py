@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.models.encoder import Encoder
 from toolkit.models.load import quiet_transformers
+from toolkit.models.modalities import AnyEncoder, text_tower_of
 from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.models.text_network import TextNetwork
 
@@ -32,6 +32,8 @@ class TextInputs:
     """Tokens that every text is padded or cut to."""
     marks_images: bool = False
     """Whether the classifier is told which images are there."""
+    alone: bool = False
+    """Whether the classifier takes no images."""
 
     def __call__(self, texts: Sequence[str | None]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, int64 [N, length]; the mask of a missing text is 0 throughout.
@@ -68,9 +70,12 @@ def made_up_inputs(
         texts: make what it takes of texts, if it takes any.
         generator: of the noise.
     """
+    tokens = {} if texts is None else texts(["a text"] * images)
+    if texts is not None and texts.alone:
+        return tokens
     shape = (images, 3, *size)
     pixel_values = torch.zeros(shape) if generator is None else torch.randn(shape, generator=generator)
-    return pixel_values if texts is None else {"pixel_values": pixel_values} | texts(["a text"] * images)
+    return pixel_values if texts is None else {"pixel_values": pixel_values} | tokens
 
 
 def context_of(network: TextNetwork) -> int:
@@ -78,18 +83,21 @@ def context_of(network: TextNetwork) -> int:
     return network.tower.context_length
 
 
-def text_inputs(encoder: Encoder | MultimodalEncoder, longest: int | None = None) -> TextInputs | None:
+def text_inputs(encoder: AnyEncoder, longest: int | None = None) -> TextInputs | None:
     """What makes inputs of an encoder's texts; None for one of images alone.
 
     Args:
         encoder: of a classifier.
         longest: tokens of the longest text; the context if left out. A family that reads its padding gets that, too.
     """
-    if not isinstance(encoder, MultimodalEncoder):
+    tower = text_tower_of(encoder)
+    if tower is None:
         return None
-    context = context_of(encoder.text)
+    context = context_of(tower)
     length = context if encoder.family.pads_texts or longest is None else min(context, longest)
-    return TextInputs(encoder.text.tokenizer, length, marks_images=encoder.fusion.missing_image is not None)
+    if not isinstance(encoder, MultimodalEncoder):
+        return TextInputs(tower.tokenizer, length, alone=True)
+    return TextInputs(tower.tokenizer, length, marks_images=encoder.fusion.missing_image is not None)
 
 
 def tokens_of(network: TextNetwork, texts: Iterable[str]) -> Iterator[int]:

@@ -1,19 +1,21 @@
-"""A text tower as an ordered list of named groups, like an image encoder's."""
+"""A text tower as an ordered list of named groups, like an image encoder's: beside an image tower, or alone."""
 
 # B batch, T tokens, D width, P width of the embedding
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.models.encoder import Group
+from toolkit.models.encoder import Group, run_groups
 from toolkit.models.families.family import Family
-from toolkit.models.families.tower import TextPooling, TextTower
+from toolkit.models.families.tower import TextPooling, TextTower, Transformer
+from toolkit.recipe.model import Embedding
 
 
 class TextState(TypedDict):
@@ -37,6 +39,10 @@ class TextNetwork(nn.Module):
     def __init__(self, family: Family, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.family, self.model, self.tokenizer = family, model, tokenizer
+        self.notes: tuple[str, ...] = ()
+        """What a user should know of how it was loaded."""
+        self.recompute_layers = False
+        """Gradient checkpointing; see :class:`toolkit.models.encoder.Encoder`."""
 
     @property
     def tower(self) -> TextTower:
@@ -59,11 +65,35 @@ class TextNetwork(nn.Module):
         return groups
 
     @property
+    def group_names(self) -> list[str]:
+        """Names in the order of computation."""
+        return [group.name for group in self.groups]
+
+    @property
+    def towers(self) -> list[Transformer]:
+        """Every tower that is described: the one."""
+        return [self.tower]
+
+    @property
+    def embedding(self) -> Embedding:
+        """What the last group gives: what texts share with images."""
+        return "projected"
+
+    @property
     def embedding_size(self) -> int:
         """Width P of the embedding."""
         tower = self.tower
         assert tower.post_norm is not None
         return tower.projection.out_features if tower.projection is not None else int(tower.post_norm.weight.shape[0])
+
+    def forward(self, inputs: Any, start: int = 0, stop: int | None = None) -> Any:
+        """Run the groups ``start`` to ``stop``; all of them turn a dictionary with ``input_ids`` [B, T] into [B, P]."""
+        hidden = inputs["input_ids"] if start == 0 else inputs
+        return run_groups(self.groups[start:stop], hidden, recompute_layers=self.recompute_layers)
+
+    def reference(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The embedding [B, P] by transformers' own forward pass."""
+        return self.family.embed_text(self.model, inputs["input_ids"])
 
 
 def pooled_place(pooling: TextPooling, input_ids: Tensor) -> Tensor:

@@ -96,8 +96,8 @@ class ModelConfig(Section):
     )
     inputs: list[Modality] = Field(
         ["image"],
-        description="What is classified: [image], or [image, text], a text beside each image in data.columns.text, by "
-        "the text tower beside the encoder.",
+        description="What is classified: [image]; or [image, text], a text beside each image in data.columns.text, by "
+        "the text tower beside the encoder; or [text], a text alone.",
     )
     fusion: FusionConfig = FusionConfig()
     long_texts: Literal["truncate", "refuse"] = Field(
@@ -125,16 +125,20 @@ class ModelConfig(Section):
     @field_validator("inputs")
     @classmethod
     def _known_inputs(cls, value: list[Modality]) -> list[Modality]:
-        if sorted(value) not in (["image"], ["image", "text"]):
-            raise ValueError("inputs are [image] or [image, text]")
+        if sorted(value) not in (["image"], ["image", "text"], ["text"]):
+            raise ValueError("inputs are [image], [image, text] or [text]")
         return sorted(value)
 
     @model_validator(mode="after")
     def _texts_are_taken(self) -> ModelConfig:
-        if "text" not in self.inputs and (self.fusion != FusionConfig() or self.long_texts != "truncate"):
-            raise ValueError("fusion and long_texts are for inputs: [image, text]")
+        if len(self.inputs) == 1 and self.fusion != FusionConfig():
+            raise ValueError("fusion is for inputs: [image, text]")
+        if "text" not in self.inputs and self.long_texts != "truncate":
+            raise ValueError("long_texts is for inputs: [image, text] or [text]")
         if "text" in self.inputs and self.head.init == "text":
-            raise ValueError("head.init: text starts from the classes' names, which inputs: [image, text] don't leave")
+            raise ValueError("head.init: text starts from the classes' names and is for inputs: [image]")
+        if self.inputs == ["text"] and (self.image_size is not None or self.embedding != "projected"):
+            raise ValueError("image_size and embedding are of the image tower, which inputs: [text] leaves out")
         return self
 
     @model_validator(mode="after")

@@ -75,6 +75,8 @@ class Recipe(Section):
         missing = [role for role in ("path", "image") if getattr(columns, role) is None]
         if missing and "image" in self.model.inputs:
             raise ValueError(f"data.columns.{missing[0]} is null, so the data has no images, which model.inputs takes")
+        if self.data.augment and "image" not in self.model.inputs:
+            raise ValueError("data.augment changes images, which model.inputs: [text] leaves out")
         return self
 
     def as_yaml(self) -> str:

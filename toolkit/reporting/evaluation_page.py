@@ -89,4 +89,5 @@ def _provenance(evaluation: dict[str, Any]) -> dict[str, str]:
         "data fingerprint": evaluation["data_fingerprint"],
         "temperature": temperature_in_words(evaluation["temperature"], number),
         "unreadable images left out": f"{evaluation['skipped']:,}" if evaluation["skipped"] else "",
+        "texts that lost their end": f"{evaluation['truncated_texts']:,}" if evaluation["truncated_texts"] else "",
     }

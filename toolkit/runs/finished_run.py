@@ -13,6 +13,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.models.build import WEIGHTS, load_classifier
 from toolkit.models.classifier import Classifier
+from toolkit.models.text_inputs import text_inputs
 from toolkit.recipe.reading import load_resolved
 from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.untrained import UntrainedRecipe
@@ -121,6 +122,7 @@ class Run:
         """
         config = self.recipe.data
         if self.data_path is not None and (config is None or is_plain_folder(self.data_path)):
+            self.require_no_texts(self.data_path)
             return unlabelled_images(self.data_path.absolute(), self.value_range)
         if config is None:
             return generated_images()
@@ -148,6 +150,17 @@ class Run:
         if self.labelled:
             return HELD_OUT
         return GENERATED_FROM if self.data_path is None else f"{self.data_path}, without labels"
+
+    def require_no_texts(self, folder: Path) -> None:
+        """Refuse a folder of images for a classifier that takes a text with each.
+
+        Raises:
+            ToolkitError: it does.
+        """
+        texts = text_inputs(self.classifier.encoder)
+        if texts is not None and not texts.marks_images:
+            fix = "give a manifest with images and texts by --data PATH"
+            raise ToolkitError("a folder of images has no texts, which the run takes", where=folder, fix=fix)
 
     def require_real_images(self, what: str) -> None:
         """Refuse generated images for what depends on the images.

@@ -241,15 +241,24 @@ class Bundle(BundleFiles):
         """What makes inputs of images, and of texts where the bundle takes some.
 
         Args:
-            kind: how the graph takes its image; see :attr:`toolkit.runtime.session.Session.input`.
+            kind: how the graph takes its image, if at all; see :attr:`toolkit.runtime.session.Session.input`.
         """
         return ExampleReader(kind, self.preprocess, self.tokenizer, self.takes_missing)
 
     @property
+    def takes_images(self) -> bool:
+        """Whether the graph takes images; a bundle of texts alone does not."""
+        return "image" in self._model.get("inputs", ["image"])
+
+    @property
     def takes_missing(self) -> bool:
         """Whether image or text may be missing, as the run was trained."""
-        model = self.manifest.provenance.get("recipe", {}).get("model") or {}
-        return bool(model.get("fusion", {}).get("modality_dropout"))
+        return bool(self._model.get("fusion", {}).get("modality_dropout"))
+
+    @property
+    def _model(self) -> Mapping[str, Any]:
+        """The section ``model`` of the recipe, as the manifest has it."""
+        return self.manifest.provenance.get("recipe", {}).get("model") or {}
 
     def golden(self) -> Golden:
         """The golden images' reference, after checking its hash."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import IN_MEMORY, MAX_PIXELS, ORIENTATION_TAG, UPRIGHT, decoding, to_rgb
-from toolkit.runtime.inputs import IMAGE_MASK, Inputs
+from toolkit.runtime.inputs import IMAGE_MASK, INPUT_IDS, Inputs
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.tokenizer import Tokenizer
 
@@ -41,12 +41,31 @@ class ExampleReader:
     """Makes what one graph takes of images, and of texts where it takes some."""
 
     kind: str
-    """How it takes its image: ``image`` or ``pixel_values``."""
+    """How it takes its image: ``image`` or ``pixel_values``; ``input_ids`` where it takes texts alone."""
     preprocess: Preprocess
     tokenizer: Tokenizer | None = None
     """Of a graph that takes texts."""
     takes_missing: bool = False
     """Whether image or text may be missing."""
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether the graph takes images."""
+        return self.kind != INPUT_IDS
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the graph takes texts."""
+        return self.tokenizer is not None
+
+    def of_content(self, content: bytes, text: str | None = None) -> Inputs:
+        """One example of a file's content: an encoded image, or where the graph takes texts alone a text in UTF-8.
+
+        Args:
+            content: of the file.
+            text: beside the image, if any.
+        """
+        return self(content, text) if self.takes_image else self(None, content.decode())
 
     def __call__(self, source: Source | None, text: str | None = None) -> Inputs:
         """One example.
@@ -75,7 +94,7 @@ class ExampleReader:
         Raises:
             ToolkitError: what :meth:`toolkit.runtime.tokenizer.Tokenizer.encode` raises.
         """
-        inputs = self._no_image() if image is None else image
+        inputs = image if image is not None else self._no_image() if self.takes_image else {}
         if self.tokenizer is None:
             return inputs
         tokens = {name: rows[0] for name, rows in self.tokenizer([text]).inputs.items()}
@@ -84,14 +103,17 @@ class ExampleReader:
 
     def check(self, *, image: bool, text: bool) -> None:
         """Raise :class:`ToolkitError` unless the graph takes what is given: image, text or both."""
-        takes_text = self.tokenizer is not None
-        if text and not takes_text:
+        if text and not self.takes_text:
             fix = "leave the text out, or use a bundle of model.inputs: [image, text]"
             raise ToolkitError("the bundle takes images alone, and no text", where="text", fix=fix)
-        missing = [name for name, given in (("image", image), ("text", text or not takes_text)) if not given]
+        if image and not self.takes_image:
+            fix = "leave the image out, or use a bundle of model.inputs: [image, text]"
+            raise ToolkitError("the bundle takes texts alone, and no image", where="image", fix=fix)
+        given = {"image": image or not self.takes_image, "text": text or not self.takes_text}
+        missing = [name for name, there in given.items() if not there]
         if missing and not (self.takes_missing and len(missing) == 1):
             fix = f"give {' and '.join(missing)}"
-            if takes_text and len(missing) == 1:
+            if self.takes_text and self.takes_image and len(missing) == 1:
                 fix += ", or train with model.fusion.modality_dropout"
             raise ToolkitError(f"no {' and no '.join(missing)}", where="predict", fix=fix)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.runtime.inputs import IMAGE_MASK, RAGGED, Feed
+from toolkit.runtime.inputs import IMAGE_MASK, INPUT_IDS, RAGGED, Feed
 from toolkit.runtime.preprocess import Float32
 from toolkit.strict_json import read_json
 
@@ -20,13 +20,18 @@ UNREADABLE = (ValueError, TypeError, KeyError, EOFError, RecursionError, MemoryE
 """What numpy raises on damaged arrays, beside what it is told by zipfile and, of a header, by Python's tokenizer."""
 
 
+GOLDEN_TEXT = ".txt"
+"""Suffix of a golden example that is a text, in UTF-8."""
+
+
 class Golden:
     """A few held-out images with what the reference model made of them.
 
-    ``names`` [n] are image files in ``golden/``, ``texts`` [n] what stands beside them, if anything; ``inputs``
-    {name: [n, ...]} (``pixel_values`` [n, 3, height, width], and of texts ``input_ids`` and ``attention_mask`` int64
-    [n, context]) and ``logits`` [n, classes] come from the training-time processor, tokenizer and PyTorch, ``outputs``
-    {precision: logits [n, classes]} from the shipped graphs on the machine that exported them.
+    ``names`` [n] are image files in ``golden/``, of a bundle of texts alone text files in UTF-8; ``texts`` [n] what
+    stands beside them, if anything, or what they hold; ``inputs`` {name: [n, ...]} (``pixel_values`` [n, 3, height,
+    width] of images; ``input_ids`` and ``attention_mask`` int64 [n, context] of texts) and ``logits`` [n, classes]
+    come from the training-time processor, tokenizer and PyTorch, ``outputs`` {precision: logits [n, classes]} from the
+    shipped graphs on the machine that exported them.
     """
 
     FILE = "golden/reference.npz"
@@ -65,7 +70,7 @@ class Golden:
         if "pixel_values" in arrays:  # bundles of format 1
             inputs["pixel_values"] = arrays["pixel_values"]
         missing = [name for name in ("names", "logits") if name not in arrays]
-        missing += [] if "pixel_values" in inputs else ["pixel_values"]
+        missing += [] if {"pixel_values", INPUT_IDS} & set(inputs) else ["pixel_values"]
         if missing:
             raise ValueError(f"no array {', '.join(sorted(missing))}")
         names = arrays["names"]
@@ -87,10 +92,10 @@ class Golden:
 
         Args:
             classes: its number of classes.
-            size: [height, width] of its ``pixel_values``.
+            size: [height, width] of its ``pixel_values``, where it takes images.
         """
-        shape = self.inputs["pixel_values"].shape
-        if shape[1:] != (3, *size):
+        shape = self.inputs["pixel_values"].shape if "pixel_values" in self.inputs else None
+        if shape and shape[1:] != (3, *size):
             raise ValueError(f"pixel_values is {list(shape)}, and the preprocessing gives {size}")
         for logits in (self.logits, *self.outputs.values()):
             if logits.shape[1] != classes:

@@ -21,7 +21,11 @@ Feed = Mapping[str, Array]
 """The same with the batch in front."""
 IMAGE_MASK = "image_mask"
 """Whether an image is there, of a graph that allows it to be missing: 0 or 1 an example."""
-RAGGED = frozenset({"input_ids", "attention_mask"})
+INPUT_IDS = "input_ids"
+"""Tokens of a text."""
+TEXT = "text"
+"""What a server that tokenizes calls a text: an input of the protocol, or the field of a form."""
+RAGGED = frozenset({INPUT_IDS, "attention_mask"})
 """Inputs of which examples of different lengths may share a batch: shorter ones get zeros behind them, which nothing
 reads."""
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]

@@ -158,21 +158,23 @@ class Session:
 
     @cached_property
     def input(self) -> str:
-        """How the graph takes its image: ``image`` or ``pixel_values``.
+        """How the graph takes its image: ``image`` or ``pixel_values``; ``input_ids`` where it takes texts alone.
 
         Raises:
-            ToolkitError: neither, or something else than a text beside it.
+            ToolkitError: none of these, or something else than a text beside an image.
         """
         images = [name for name in self.inputs if name in IMAGE_INPUTS]
         others = set(self.inputs) - set(images)
+        if others == set(TEXT_INPUTS) and not images:
+            return TEXT_INPUTS[0]
         if len(images) != 1 or not others <= {*TEXT_INPUTS, IMAGE_MASK} or (others and not others >= set(TEXT_INPUTS)):
-            what = f"the graph takes {', '.join(self.inputs)}, neither image nor pixel_values, nor a text beside it"
+            what = f"the graph takes {', '.join(self.inputs)}, neither an image, nor a text, nor both"
             raise ToolkitError(what, where=self.where, fix="give a graph that toolkit export wrote")
         return images[0]
 
     @property
     def takes_text(self) -> bool:
-        """Whether the graph takes a text beside the image."""
+        """Whether the graph takes a text."""
         return set(TEXT_INPUTS) <= set(self.inputs)
 
     @property

@@ -1,4 +1,4 @@
-"""One image to its prediction stage by stage: what each took, and what the network was shown."""
+"""One example to its prediction stage by stage: what each took, and what the network was shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import UnreadableImageError
+from toolkit.runtime.examples import ImageText
 from toolkit.runtime.inputs import Inputs
 from toolkit.serving.predictor import Prediction
 from toolkit.serving.refusal import Refused, bad_request
@@ -23,31 +25,33 @@ class PredictedByStage:
 
     prediction: Prediction
     seconds: Mapping[str, float]
-    """By stage: ``decode``; ``preprocess``, up to the size that the network takes; ``network``, from its place in the
-    queue to its outputs."""
-    image: Image.Image
-    """As decoded: upright, mode RGB or L."""
-    seen: Image.Image
+    """By stage: ``decode``, of an image; ``preprocess``, up to the size that the network takes, and of a text to its
+    tokens; ``network``, from its place in the queue to its outputs."""
+    image: Image.Image | None
+    """As decoded: upright, mode RGB or L; None without one."""
+    seen: Image.Image | None
     """What is left of it after resize and crop."""
 
 
-async def predict_by_stage(model: ServedModel, image: bytes, deadline: float) -> PredictedByStage:
-    """Predict an encoded image by the same functions and the same queue as every other request.
+async def predict_by_stage(model: ServedModel, example: ImageText, deadline: float) -> PredictedByStage:
+    """Predict an encoded image, a text, or both by the same functions and the same queue as every other request.
 
     Args:
         model: what predicts.
-        image: encoded.
+        example: the image encoded.
         deadline: of :func:`time.monotonic`.
 
     Raises:
-        Refused: no image, or no place for it in time.
+        Refused: no image or text where the model takes it, or no place for it in time.
     """
+    image = example.image
+    assert image is None or isinstance(image, bytes)
 
-    def prepare() -> tuple[Image.Image, Inputs, float, float]:
+    def prepare() -> tuple[Image.Image | None, Inputs, float, float]:
         started = time.perf_counter()
-        decoded = model.decoded(image)
+        decoded = None if image is None else model.decoded(image)
         done = time.perf_counter()
-        inputs = model.prepared(decoded)
+        inputs = model.prepared(decoded, example.text)
         return decoded, inputs, done - started, time.perf_counter() - done
 
     try:
@@ -57,10 +61,12 @@ async def predict_by_stage(model: ServedModel, image: bytes, deadline: float) ->
         network = time.perf_counter() - started
         if isinstance(outputs, Refused):
             raise outputs
-        seen = await asyncio.to_thread(_seen, model, decoded)
+        seen = None if decoded is None else await asyncio.to_thread(_seen, model, decoded)
     except UnreadableImageError as error:
         raise bad_request(f"unreadable image: {error.reason}") from error
-    seconds = {"decode": decode, "preprocess": preprocess, "network": network}
+    except ToolkitError as error:  # of the text
+        raise bad_request(f"{error.what}; {error.fix}") from error
+    seconds = ({} if image is None else {"decode": decode}) | {"preprocess": preprocess, "network": network}
     return PredictedByStage(model.prediction(outputs), seconds, decoded, seen)
 
 

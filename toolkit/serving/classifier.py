@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.examples import ImageText, Source
+from toolkit.runtime.examples import ExampleReader, ImageText, Source
 from toolkit.serving.pool import BundlePool, open_pool
 from toolkit.serving.predictor import Predicted, Prediction, Predictor, entry_of
 
@@ -36,6 +36,11 @@ class Classifier:
         """Load a bundle; see :func:`toolkit.serving.pool.open_pool` for the settings and errors."""
         opened = bundle if isinstance(bundle, Bundle) else Bundle(Path(bundle))
         return cls(opened, open_pool(opened, **settings))
+
+    @property
+    def reader(self) -> ExampleReader:
+        """What makes inputs of what is predicted."""
+        return self._predictor.reader
 
     @property
     def labels(self) -> list[str]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from toolkit.runtime.examples import ImageText
 from toolkit.serving.by_stage import PredictedByStage, predict_by_stage
 from toolkit.serving.metrics import Metrics
 from toolkit.serving.predictor import Decided, Prediction
@@ -73,14 +74,16 @@ class Exchange:
         self._count(model, [each for each in found if isinstance(each, Prediction)])
         return model, found
 
-    async def predict_by_stage(self, name: str, image: bytes, arrived: float) -> tuple[ServedModel, PredictedByStage]:
-        """Predict one image, and say what each stage took.
+    async def predict_by_stage(
+        self, name: str, example: ImageText, arrived: float
+    ) -> tuple[ServedModel, PredictedByStage]:
+        """Predict one image, text, or both, and say what each stage took.
 
         Raises:
-            Refused: no such model, no image, or no place for the request.
+            Refused: no such model, not what it takes, or no place for the request.
         """
         model = self.repository.get(name)
-        found = await predict_by_stage(model, image, _deadline(model, arrived))
+        found = await predict_by_stage(model, example, _deadline(model, arrived))
         self.metrics.decision(model.name, found.prediction)
         return model, found
 

@@ -68,7 +68,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, pool: BundlePool) -> None:
         self.bundle, self.pool = bundle, pool
-        self._reader = bundle.reader(pool.input)
+        self.reader = bundle.reader(pool.input)
 
     def __call__(self, sources: Iterable[Source], batch_size: int | None = None) -> Iterator[Predicted]:
         """Yield a prediction an image, in order.
@@ -93,7 +93,7 @@ class Predictor:
 
     def _read(self, source: Source) -> Inputs | ToolkitError:
         try:
-            return self._reader(source)
+            return self.reader(source)
         except (UnreadableImageError, UnusableTextError) as error:
             return error
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.runtime.examples import ImageText
-from toolkit.runtime.inputs import Array
+from toolkit.runtime.inputs import TEXT, Array
 from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.session import Outputs
 from toolkit.serving.predictor import Decided
@@ -32,8 +32,6 @@ DATATYPES: dict[str, np.dtype[Any]] = {
 """Of the protocol's types those that a graph takes, beside BYTES."""
 GIVEN = DATATYPES | {"BOOL": np.dtype(np.bool_)}
 """And those that it gives."""
-TEXT = "text"
-"""An input beside the image, of a model that takes texts."""
 LABEL = "label"
 """An output beside the graph's: the label that is decided for each image."""
 OF_CLASSES = ("logits", "probabilities", DECISIONS)
@@ -138,11 +136,15 @@ def examples_of(model: ServedModel, request: InferRequest) -> list[Example]:
 
     ``image`` holds encoded images (BYTES [B] or [B, 1]) or RGB pixels (UINT8 [B, height, width, 3]), whichever input
     the graph has; ``pixel_values`` (FP32 [B, 3, height, width]) is for a graph of images alone that takes it. ``text``
-    (BYTES [B] of UTF-8) goes beside ``image`` where the graph takes texts.
+    (BYTES [B] of UTF-8) goes beside ``image`` where the graph takes texts, or stands alone where it takes nothing else.
 
     Raises:
         Refused: another input, type or shape.
     """
+    if not model.takes_image:
+        if len(request.inputs) != 1 or request.inputs[0].name != TEXT:
+            raise bad_request(f"the model takes texts alone: give one input, {TEXT}")
+        return [ImageText(None, text) for text in _texts_of(request.inputs[0])]
     texts = [tensor for tensor in request.inputs if tensor.name == TEXT] if model.takes_text else []
     others = [tensor for tensor in request.inputs if tensor not in texts]
     if len(texts) > 1 or len(others) != 1:
@@ -165,6 +167,8 @@ def _texts_of(tensor: Tensor) -> list[str]:
     """The texts of a request."""
     if not isinstance(tensor.values, list) or tensor.shape[1:] not in ((), (1,)):
         raise bad_request(f"input {TEXT}: texts are BYTES [batch] of UTF-8, not {tensor.datatype} {list(tensor.shape)}")
+    if not tensor.values:
+        raise bad_request(f"input {TEXT}: a batch of no text")
     try:
         return [value.decode() for value in tensor.values]
     except UnicodeDecodeError as error:
@@ -273,16 +277,16 @@ def model_metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any
     """A model's inputs and outputs; -1 stands for any length."""
     classes = len(model.bundle.labels)
     session = model.batcher.pool.sessions[0]
-    inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    inputs: list[dict[str, Any]] = []
     if model.inputs == "image":
         inputs = [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
-    else:
+    elif model.takes_image:
+        inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    if model.takes_text:
+        inputs.append({"name": TEXT, "datatype": "BYTES", "shape": [-1]})
+    elif model.inputs != "image":
         shape = [side if isinstance(side, int) else -1 for side in session.inputs[model.inputs].shape]
         inputs.append({"name": model.inputs, "datatype": "FP32", "shape": shape})
-    if model.takes_text:
-        inputs = [each for each in inputs if each["name"] == "image"] + [
-            {"name": TEXT, "datatype": "BYTES", "shape": [-1]}
-        ]
     outputs: list[dict[str, Any]] = [
         {"name": name, "datatype": _datatype(name), "shape": [-1, classes if name in OF_CLASSES else -1]}
         for name in model.outputs
@@ -294,5 +298,7 @@ def model_metadata(model: ServedModel, versions: Sequence[str]) -> dict[str, Any
         "platform": "onnxruntime_onnx",
         "inputs": inputs,
         "outputs": outputs,
-        "properties": {"image": "BYTES [-1] holds encoded images, UINT8 [-1, height, width, 3] RGB pixels"},
+        "properties": {"image": "BYTES [-1] holds encoded images, UINT8 [-1, height, width, 3] RGB pixels"}
+        if model.takes_image
+        else {},
     }

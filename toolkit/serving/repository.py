@@ -117,6 +117,11 @@ class Repository:
         """Whether every version answers."""
         return bool(self._places) and set(self._places) <= set(self._served)
 
+    @property
+    def answering(self) -> list[ServedModel]:
+        """Every version that answers."""
+        return list(self._served.values())
+
     def versions(self, name: str) -> list[str]:
         """The versions of a model that answer."""
         return [version for known, version in self._served if known == name]

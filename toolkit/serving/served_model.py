@@ -40,7 +40,7 @@ SMALL_BYTES, SMALL_PIXELS = 4096, 64 * 64
 """An image of no more is decoded in the event loop: that takes 0.05 ms, a quarter of what a turn in a thread costs."""
 SMALL_FORMATS = (b"\x89PNG\r\n", b"\xff\xd8\xff")
 """First bytes of PNG and JPEG, whose pixels cost no more to decode than their number says."""
-MARGIN = 1.25
+MARGIN = 1.4
 """By which a request's expected time is enlarged, so that what is accepted is answered in time."""
 
 
@@ -129,9 +129,10 @@ class ServedModel:
                 raise CheckFailed(f"{path}: the bundle changed while it was verified")
             golden, reader = bundle.golden(), bundle.reader(pool.input)
             texts: Sequence[str | None] = golden.texts or [None] * len(golden.names)
+            images = [bundle.read(f"golden/{name}") if reader.takes_image else None for name in golden.names]
             examples = [
-                _prepared(reader, ImageText(bundle.read(f"golden/{image}"), text), limits.pixels)
-                for image, text in zip(golden.names, texts, strict=True)
+                _prepared(reader, ImageText(image, text), limits.pixels)
+                for image, text in zip(images, texts, strict=True)
             ]
             _ = bundle.labels, bundle.decision  # read while the files are those that were proven
         sizes = sorted({1 << power for power in range(pool.batch_size.bit_length())} | {pool.batch_size})
@@ -143,13 +144,18 @@ class ServedModel:
 
     @property
     def inputs(self) -> str:
-        """How the graph takes its image: ``image`` or ``pixel_values``."""
+        """How the graph takes its image: ``image`` or ``pixel_values``; ``input_ids`` where it takes texts alone."""
         return self._batcher.pool.input
 
     @property
     def takes_text(self) -> bool:
-        """Whether the graph takes a text beside the image."""
-        return self._reader.tokenizer is not None
+        """Whether the graph takes texts."""
+        return self._reader.takes_text
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether the graph takes images."""
+        return self._reader.takes_image
 
     @property
     def batcher(self) -> Batcher[Waiting]:
@@ -192,14 +198,20 @@ class ServedModel:
         grey = self.inputs != "image"
         return decoded_source(self.bundle.preprocess, image, grey=grey, most_pixels=self.limits.pixels)
 
-    def prepared(self, image: PillowImage.Image, text: str | None = None) -> Inputs:
-        """A decoded image as the graph takes it, at the network's size, with its text.
+    def prepared(self, image: PillowImage.Image | None, text: str | None = None) -> Inputs:
+        """A decoded image as the graph takes it, at the network's size, with its text; or either alone.
 
         Raises:
-            ToolkitError: a text that the graph doesn't take, or lacks.
+            ToolkitError: an image or a text that the graph doesn't take, or lacks.
         """
-        self._reader.check(image=True, text=text is not None)
-        return self._reader.beside(network_sized(self.inputs, self.bundle.preprocess, image), text)
+        self._reader.check(image=image is not None, text=text is not None)
+        sized = None if image is None else network_sized(self.inputs, self.bundle.preprocess, image)
+        return self._reader.beside(sized, text)
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether image or text may be missing."""
+        return self._reader.takes_missing
 
     async def outputs_of(self, examples: Sequence[Example], deadline: float) -> list[Outputs | Refused]:
         """What the graph gives for each of a request's images, or why it gives nothing.

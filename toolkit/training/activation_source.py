@@ -64,7 +64,7 @@ class PixelSource:
                 watch.add("preprocessing", batch["seconds"])
                 watch.add("data_wait", waited - batch["seconds"])
             inputs = {name: values.to(self.device, non_blocking=True) for name, values in batch["inputs"].items()}
-            hidden: Any = inputs["pixel_values"] if len(inputs) == 1 else inputs
+            hidden: Any = inputs["pixel_values"] if set(inputs) == {"pixel_values"} else inputs
             labels = batch["labels"].to(self.device, non_blocking=True)
             micro_batch = read.popleft()
             mix = self.mixing(micro_batch) if self.mixing else None

@@ -24,7 +24,7 @@ from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
-from toolkit.models.multimodal import MultimodalEncoder
+from toolkit.models.modalities import text_tower_of
 from toolkit.models.text_inputs import TextInputs, made_up_inputs
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
@@ -202,9 +202,9 @@ def trunk_contents(classifier: Classifier) -> dict[str, Any]:
     """What the trunk's activations depend on: its weights, its configuration and where it ends."""
     digest = hashlib.sha256()
     groups, encoder = classifier.groups, classifier.encoder
-    config = encoder.model.config.to_dict()
-    if isinstance(encoder, MultimodalEncoder):
-        config |= {"text": encoder.text.model.config.to_dict()}
+    config, text = encoder.model.config.to_dict(), text_tower_of(encoder)
+    if text is not None:
+        config |= {"text": text.model.config.to_dict()}
     for group in groups[: classifier.boundary]:
         for module in group.modules:
             for name, tensor in module.state_dict().items():

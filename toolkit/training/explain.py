@@ -20,14 +20,14 @@ from torch import Tensor
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, default_workers
 from toolkit.data.formats import list_data
-from toolkit.data.listing import SPLITS, ListedImage, Listing, check_listing
+from toolkit.data.listing import SPLITS, ListedImage, Listing, NoImage, check_listing
 from toolkit.data.source import LabelledImage
 from toolkit.data.splits import Entry, divide
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
-from toolkit.models.text_inputs import made_up_inputs, text_inputs
+from toolkit.models.text_inputs import TextInputs, made_up_inputs, text_inputs
 from toolkit.recipe.data import DataConfig
 from toolkit.recipe.recipe import Recipe
 from toolkit.runtime.machine import usable_cores
@@ -140,23 +140,25 @@ def _images(listing: Listing, config: DataConfig) -> dict[str, int]:
     """
     label_of = listing.target.reader(listing.classes)
     if set(SPLITS) <= set(listing.splits) or any(item.group for item in listing.items):
-        hashes = [str(index) for index in range(len(listing.items))]
+        hashes: list[str | None] = [str(index) for index in range(len(listing.items))]
     else:
         with ThreadPoolExecutor(usable_cores()) as pool:
             hashes = list(pool.map(_content_hash, listing.items))
     found: dict[str, list[Entry]] = {split: [] for split in listing.splits}
     for index, (item, sha256) in enumerate(zip(listing.items, hashes, strict=True)):
-        if sha256:
+        if sha256 is not None:
             found[item.split].append(Entry(index, label_of(item.label), sha256, item.group, item.text))
     return {split: len(entries) for split, entries in divide(found, config, listing.classes).splits.items()}
 
 
-def _content_hash(item: ListedImage) -> str:
-    """SHA-256 of an image's file; empty where it can't be read."""
+def _content_hash(item: ListedImage) -> str | None:
+    """SHA-256 of an image's file, empty for a text without one; None where it can't be read."""
+    if isinstance(item.content, NoImage):
+        return ""
     try:
         return item.sha256 or hashlib.sha256(item.content.read()).hexdigest()
     except OSError:
-        return ""
+        return None
 
 
 def _device() -> torch.device:
@@ -200,17 +202,20 @@ def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: List
         optimizer.zero_grad()
 
     hidden = trunk()
-    reading = _reading(recipe, preprocess, size, listing) if listing else None
+    reading = _reading(recipe, preprocess, size, listing, texts) if listing else None
     times = {work.__name__: _median(work, device) for work in (trunk, forward, learning)}
     return Costs(reading, times["trunk"] if start else 0.0, times["learning"], times["forward"], kept.bytes)
 
 
-def _reading(recipe: Recipe, preprocess: Any, size: tuple[int, int], listing: Listing) -> float | None:
+def _reading(
+    recipe: Recipe, preprocess: Any, size: tuple[int, int], listing: Listing, texts: TextInputs | None
+) -> float | None:
     """Seconds to read a batch from spread-out images; None if one of them can't be read."""
     step = max(1, len(listing.items) // recipe.training.batch_size)
     items = list(islice(listing.items, 0, None, step))[: recipe.training.batch_size]
-    examples = [LabelledImage(item.path, 0, item.content, value_range=recipe.data.value_range) for item in items]
-    dataset = ImageDataset(examples, preprocess, Augment(recipe.data, size))
+    known = recipe.data.value_range
+    examples = [LabelledImage(item.path, 0, item.content, value_range=known, text=item.text) for item in items]
+    dataset = ImageDataset(examples, preprocess, Augment(recipe.data, size), texts=texts)
     keys = [(1, index) for index in range(len(examples))]
     try:
         seconds = _median(lambda: dataset.__getitems__(keys), torch.device("cpu"))

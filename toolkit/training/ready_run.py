@@ -80,7 +80,7 @@ def write_ready_run(
         summary |= {"method": recipe.method, "settings": recipe.settings, "parameters": parameters}
         write_summary(stage, summary)
         if data is not None and plot is not None:
-            plot(stage, [example.decode for example in data.splits["test"]])
+            plot(stage, [example.picture for example in data.splits["test"]])
     return summary
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
-from toolkit.models.multimodal import MultimodalEncoder
+from toolkit.models.modalities import image_tower_of, text_tower_of
 from toolkit.models.text_inputs import TextInputs, context_of, text_inputs, tokens_of
 from toolkit.recipe.recipe import Recipe
 
@@ -41,8 +41,8 @@ def texts_of(classifier: Classifier, data: DataSource, recipe: Recipe) -> Texts 
     Raises:
         ToolkitError: samples without a text that the recipe makes no place for, or texts that it refuses to cut.
     """
-    encoder = classifier.encoder
-    if not isinstance(encoder, MultimodalEncoder):
+    tower = text_tower_of(classifier.encoder)
+    if tower is None:
         return None
     if not data.has_texts:
         raise ToolkitError("the data has no texts", where=data.root, fix=NO_TEXT)
@@ -53,8 +53,8 @@ def texts_of(classifier: Classifier, data: DataSource, recipe: Recipe) -> Texts 
             raise ToolkitError("texts can't be mixed as images are", where=f"training.{key}", fix=fix)
     if training.trunk_precision != "fp32":
         fix = "set it to fp32, or use model.inputs: [image]"
-        raise ToolkitError("two towers have no trunk in a graph of its own", where="training.trunk_precision", fix=fix)
-    context, longest = context_of(encoder.text), 1
+        raise ToolkitError("a text tower has no trunk in a graph of its own", where="training.trunk_precision", fix=fix)
+    context, longest = context_of(tower), 1
     truncated, missing = dict[str, int](), dict[str, int]()
     for split, examples in data.splits.items():
         without = [example for example in examples if example.text is None]
@@ -62,9 +62,11 @@ def texts_of(classifier: Classifier, data: DataSource, recipe: Recipe) -> Texts 
             raise ToolkitError("the data has no texts", where=data.root, fix=NO_TEXT)
         if without and not recipe.model.fusion.modality_dropout:
             what = f"{len(without):,} samples of the split {split} have no text"
-            fix = "give each a text, or train for missing ones with model.fusion.modality_dropout"
+            fix = "give each a text"
+            if image_tower_of(classifier.encoder) is not None:
+                fix += ", or train for missing ones with model.fusion.modality_dropout"
             raise ToolkitError(what, where=without[0].path, fix=fix)
-        lengths = list(tokens_of(encoder.text, (example.text or "" for example in examples)))
+        lengths = list(tokens_of(tower, (example.text or "" for example in examples)))
         too_long = [place for place, length in enumerate(lengths) if length > context]
         if too_long and recipe.model.long_texts == "refuse":
             what = f"a text of {lengths[too_long[0]]} tokens, where the text tower takes {context}"
@@ -72,6 +74,6 @@ def texts_of(classifier: Classifier, data: DataSource, recipe: Recipe) -> Texts 
             raise ToolkitError(what, where=examples[too_long[0]].path, fix=fix)
         truncated[split], missing[split] = len(too_long), len(without)
         longest = max([longest, *lengths])
-    inputs = text_inputs(encoder, longest)
+    inputs = text_inputs(classifier.encoder, longest)
     assert inputs is not None  # it takes texts
     return Texts(inputs, truncated, missing)

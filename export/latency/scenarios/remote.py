@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,14 +26,16 @@ from export.latency.scenarios.server import DRAIN, LEAD, LEAST, figures_of, note
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.examples import graph_input
-from toolkit.runtime.inputs import Array
+from toolkit.runtime.inputs import INPUT_IDS, TEXT, stacked
+from toolkit.runtime.session import IMAGE_INPUTS
 
 OK, REFUSED = 200, (429, 503)
 ALONE = 20
 """Requests, one after the other, that tell what one takes alone."""
 SPIN = 0.0005
 """Seconds before an arrival for which the client looks at the clock rather than sleep: timers are that coarse."""
+WANTED = ("probabilities", "value")
+"""The output that a request asks for: the first that there is."""
 HEADER_LENGTH = "Inference-Header-Content-Length"
 T = TypeVar("T")
 
@@ -188,11 +191,12 @@ def remote_server(
     headers: dict[str, str] | None = None,
     progress: Progress = SILENT,
 ) -> RemoteServer:
-    """Requests for a bundle that a server has: encoded images where it takes them, else tensors as the graph has them.
+    """Requests for a bundle that a server has: files and texts where it takes them, else tensors as the graph has them.
 
     Args:
-        bundle: the same bundle, which says how images become tensors.
-        contents: encoded images.
+        bundle: the same bundle, which says how images and texts become tensors.
+        contents: encoded images, or texts in UTF-8 where the bundle takes them alone; beside images the golden texts
+            stand in turns.
         url: of the server.
         model: its name there.
         headers: of every request, such as a key.
@@ -216,26 +220,38 @@ def remote_server(
         raise ToolkitError(f"no model {model} there: {said}", where=url, fix="start toolkit serve with this bundle")
     metadata = json.loads(answer.body)
     inputs = {tensor["name"]: tensor["datatype"] for tensor in metadata["inputs"]}
-    encoded = "BYTES" in metadata.get("properties", {}).get("image", "")
-    kind = "image" if "image" in inputs else "pixel_values"
+    encoded = TEXT in inputs or "BYTES" in metadata.get("properties", {}).get("image", "")
+    kind = next((name for name in inputs if name in IMAGE_INPUTS), INPUT_IDS)
+    reader, texts = bundle.reader(kind), cycle(bundle.golden().texts or [None])
+    outputs = [each["name"] for each in metadata["outputs"]]
+    wanted = next(name for name in WANTED if name in outputs)
     path = f"/v2/models/{model}/infer"
     requests = []
-    for content in contents:
+    for content, text in zip(contents, texts, strict=False):
         if encoded:
-            tail = len(content).to_bytes(4, "little") + content
-            head = _head("image", "BYTES", [1], len(tail))
+            sent = {TEXT: content} if not reader.takes_image else {"image": content}
+            if reader.takes_image and text is not None:
+                sent[TEXT] = text.encode()
+            tensors = [(name, "BYTES", [1], len(each).to_bytes(4, "little") + each) for name, each in sent.items()]
         else:
-            values: Array = next(iter(graph_input(kind, bundle.preprocess, content).values()))[None]
-            tail = np.ascontiguousarray(values).tobytes()
-            head = _head(kind, inputs[kind], list(values.shape), len(tail))
+            feed = stacked([reader.of_content(content, text)])
+            tensors = [
+                (name, inputs[name], list(each.shape), np.ascontiguousarray(each).tobytes())
+                for name, each in feed.items()
+            ]
+        head = _head([(name, datatype, shape, len(tail)) for name, datatype, shape, tail in tensors], wanted)
         own = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
-        requests.append(target.request("POST", path, head + tail, given | own))
+        body = b"".join([head, *(tail for *_, tail in tensors)])
+        requests.append(target.request("POST", path, body, given | own))
     return RemoteServer(url, model, requests, str(metadata.get("platform")), given, progress)
 
 
-def _head(name: str, datatype: str, shape: list[int], size: int) -> bytes:
-    given = {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
-    return json.dumps({"inputs": [given], "outputs": [{"name": "probabilities"}]}).encode()
+def _head(tensors: Sequence[tuple[str, str, list[int], int]], output: str) -> bytes:
+    inputs = [
+        {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+        for name, datatype, shape, size in tensors
+    ]
+    return json.dumps({"inputs": inputs, "outputs": [{"name": output}]}).encode()
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:

@@ -75,8 +75,7 @@ def _logits(bundle: Bundle, precision: str, provider: str, examples: Sequence[La
     session = bundle.session(provider=provider, precision=precision, batch_size=BATCH_SIZE)
     logits, first = np.zeros((len(examples), len(bundle.labels)), np.float32), 0
     reader = bundle.reader(session.input)
-    takes_text = reader.tokenizer is not None
-    inputs = (reader(example.read(), example.text if takes_text else None) for example in examples)
+    inputs = (reader(example.taken_by(reader)) for example in examples)
     for window in windows(inputs, CHUNK):
         for places in places_by_shapes(dict(enumerate(window))):
             outputs = session.run_batches(stacked(window[place] for place in places), BATCH_SIZE)

@@ -258,7 +258,7 @@ class TextTower(Transformer):
         return self.positions.num_embeddings
 
 
-def fold_layer_scales(tower: Tower | None) -> None:
+def fold_layer_scales(tower: Transformer | None) -> None:
     """Move layer scales into the projections before them, in place; the graph computes it so.
 
     Args:

@@ -24,10 +24,13 @@ from toolkit.serving.http.schemas import (
     ModelMetadata,
     ModelReady,
     ServerMetadata,
+    infer_body,
+    predict_body,
 )
 from toolkit.serving.limits import Limits
 from toolkit.serving.protocol import model_metadata, server_metadata
 from toolkit.serving.refusal import Reason, Refused, bad_request
+from toolkit.serving.repository import Repository
 from toolkit.serving.request_log import RequestLog
 
 PROMETHEUS = "text/plain; version=1.0.0; charset=utf-8"
@@ -56,7 +59,7 @@ def build_app(exchange: Exchange, settings: AppSettings, log: RequestLog) -> ASG
     _add_health(app, exchange, home="/app/" if settings.page else "/docs")
     _add_models(app, exchange)
     routes = infer_routes(app, exchange, settings.limits) + predict_routes(app, exchange, settings.limits)
-    _name_models(app, exchange.repository.names)
+    _describe_models(app, exchange.repository)
     if settings.control:
         _add_control(app, exchange)
     if settings.page:
@@ -64,14 +67,20 @@ def build_app(exchange: Exchange, settings: AppSettings, log: RequestLog) -> ASG
     return Around(Direct(app, routes), exchange, settings.api_key, log)
 
 
-def _name_models(app: FastAPI, names: list[str]) -> None:
-    """Have the description say which models there are."""
+def _describe_models(app: FastAPI, repository: Repository) -> None:
+    """Have the description say which models there are, and what they take."""
     describe = app.openapi
 
     def described() -> dict[str, Any]:
-        description = describe()
-        for operations in description["paths"].values():
+        description, names, models = describe(), repository.names, repository.answering
+        texts = any(model.takes_text for model in models)
+        of_predict = predict_body(texts=texts, images=all(model.takes_image for model in models))
+        for path, operations in description["paths"].items():
             for operation in operations.values():
+                if path.startswith("/predict"):
+                    operation["requestBody"] = of_predict
+                elif path.endswith("/infer"):
+                    operation["requestBody"] = infer_body(texts=texts)
                 for parameter in operation.get("parameters", []):
                     if parameter["name"] == "model":
                         parameter["schema"]["enum"] = names

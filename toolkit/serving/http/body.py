@@ -9,11 +9,10 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from toolkit.runtime.inputs import TEXT
 from toolkit.serving.limits import MIB, Limits
 from toolkit.serving.refusal import Reason, Refused, bad_request
 
-TEXT = "text"
-"""The field of a form that holds a text."""
 TIMEOUT = "x-request-timeout"
 """Seconds that a client waits at most."""
 

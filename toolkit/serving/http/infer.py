@@ -12,7 +12,7 @@ from toolkit.serving.exchange import Exchange, seconds_since
 from toolkit.serving.http.body import read_body, timeout_in
 from toolkit.serving.http.direct import described
 from toolkit.serving.http.refusals import described_refusals
-from toolkit.serving.http.schemas import INFER_BODY, InferenceAnswer
+from toolkit.serving.http.schemas import InferenceAnswer, infer_body
 from toolkit.serving.http.tensors import HEADER_LENGTH, answer_body, parse_request
 from toolkit.serving.limits import Limits
 
@@ -23,7 +23,7 @@ def infer_routes(app: FastAPI, exchange: Exchange, limits: Limits) -> list[Route
         "response_model": InferenceAnswer,
         "response_model_exclude_none": True,
         "responses": described_refusals(400, 404, 408, 413, 415, 429, 503, 504),
-        "openapi_extra": INFER_BODY,
+        "openapi_extra": {"requestBody": infer_body()},
         "tags": ["protocol"],
     }
 

@@ -17,13 +17,15 @@ from fastapi.responses import RedirectResponse
 from PIL import Image
 
 from toolkit.errors import ToolkitError
+from toolkit.runtime.examples import ImageText
+from toolkit.runtime.inputs import TEXT
 from toolkit.runtime.precision import SPECS
 from toolkit.serving.exchange import Exchange
-from toolkit.serving.http.body import read_body
+from toolkit.serving.http.body import form_in, read_body
 from toolkit.serving.http.schemas import Error, PageModel, Picture, PredictedForPage, ProvenBundle, RankedClass
 from toolkit.serving.limits import Limits
 from toolkit.serving.predictor import Prediction
-from toolkit.serving.refusal import Reason, Refused
+from toolkit.serving.refusal import Reason, Refused, bad_request
 from toolkit.serving.served_model import ServedModel
 
 FILES = Path(__file__).parent / "page_files"
@@ -44,10 +46,22 @@ SMALL = 160
 """Of a golden image in the row of examples."""
 FEW = 5
 """Classes that get a bar."""
-IMAGE_BODY: dict[str, Any] = {
+FORM = "multipart/form-data"
+FILE: dict[str, Any] = {"type": "string", "format": "binary"}
+BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {
+            "application/octet-stream": {"schema": FILE},
+            FORM: {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": FILE, TEXT: {"type": "string"}},
+                    "anyOf": [{"required": ["file"]}, {"required": [TEXT]}],
+                    "additionalProperties": False,
+                }
+            },
+        },
     }
 }
 
@@ -74,7 +88,7 @@ def add_page(app: FastAPI, exchange: Exchange, limits: Limits) -> None:
 
     @app.get("/app/golden/{place}", response_class=Response, responses=refusals, tags=["page"])
     async def golden(place: int) -> Response:
-        """A golden image, its file as it is."""
+        """A golden image, or the text of a bundle of texts alone, its file as it is."""
         content = _golden(exchange.repository.get(name), place)
         return Response(content, headers=HEADERS, media_type="application/octet-stream")
 
@@ -91,15 +105,18 @@ def add_page(app: FastAPI, exchange: Exchange, limits: Limits) -> None:
         response_model=PredictedForPage,
         response_model_exclude_none=True,
         responses=refusals,
-        openapi_extra=IMAGE_BODY,
+        openapi_extra=BODY,
         tags=["page"],
     )
     async def predict(request: Request) -> PredictedForPage:
-        """Predict the image that is the body; with the time of each stage and the image as the network sees it."""
+        """Predict the image that is the body, or image and text of a form.
+
+        Beside the prediction stand the time of each stage and the image as the network sees it.
+        """
         request.state.model = name
-        content = await read_body(request, limits)
+        example = await _example_in(request, limits)
         async with alone:  # the stages of one image are not those of two
-            served, found = await exchange.predict_by_stage(name, content, request.state.arrived)
+            served, found = await exchange.predict_by_stage(name, example, request.state.arrived)
         pictures = await asyncio.to_thread(lambda: (_picture(found.image, LARGEST), _picture(found.seen)))
         return PredictedForPage(
             label=found.prediction.label,
@@ -122,12 +139,23 @@ def _add_file(app: FastAPI, url: str, path: Path) -> None:
         return Response(content, headers=HEADERS, media_type=media)
 
 
+async def _example_in(request: Request, limits: Limits) -> ImageText:
+    """The image that is the body, or the one image and the one text of a form, of which one may be missing."""
+    body = await read_body(request, limits)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+        return ImageText(body, None)
+    images, texts = await form_in(body, request.headers, limits)
+    if len(images) > 1 or len(texts) > 1 or not images + texts:
+        raise bad_request(f"{len(images)} files and {len(texts)} texts; give one file, one text, or one of each")
+    return ImageText(next(iter(images), None), next(iter(texts), None))
+
+
 def _described(model: ServedModel) -> PageModel:
     bundle, session = model.bundle, model.batcher.pool.sessions[0]
     precision = _precision(model)
     with _reading(model):
         results, temperature = bundle.parity_results.get(precision, {}), bundle.temperature(precision)
-        golden = len(bundle.golden().names)
+        golden = bundle.golden()
     proven_on = session.provider if session.provider in results else next(iter(results), None)
     height, width = bundle.preprocess.output_size or (0, 0)
     return PageModel(
@@ -139,10 +167,14 @@ def _described(model: ServedModel) -> PageModel:
         threads=session.threads,
         sessions=len(model.batcher.pool.sessions),
         takes=model.inputs,
+        takes_text=model.takes_text,
+        takes_image=model.takes_image,
+        takes_missing=model.takes_missing,
         height=height,
         width=width,
         temperature=float(np.median(temperature)),
-        golden=golden,
+        golden=len(golden.names),
+        golden_texts=golden.texts,
         parity=None if proven_on is None else ProvenBundle(provider=proven_on, **_entry(results[proven_on])),
     )
 
@@ -195,5 +227,7 @@ def _png(image: Image.Image, longest: int | None = None) -> bytes:
     return content.getvalue()
 
 
-def _picture(image: Image.Image, longest: int | None = None) -> Picture:
+def _picture(image: Image.Image | None, longest: int | None = None) -> Picture | None:
+    if image is None:
+        return None
     return Picture(width=image.width, height=image.height, png=base64.b64encode(_png(image, longest)).decode("ascii"))

@@ -12,7 +12,7 @@ from toolkit.serving.exchange import Exchange
 from toolkit.serving.http.body import form_in, read_body, timeout_in
 from toolkit.serving.http.direct import described
 from toolkit.serving.http.refusals import described_refusals
-from toolkit.serving.http.schemas import IMAGES_BODY, PredictedImage, Predictions
+from toolkit.serving.http.schemas import PredictedImage, Predictions, predict_body
 from toolkit.serving.http.tensors import from_base64, parse_json
 from toolkit.serving.limits import Limits
 from toolkit.serving.predictor import Prediction, default_top_k, likeliest
@@ -25,12 +25,15 @@ def predict_routes(app: FastAPI, exchange: Exchange, limits: Limits) -> list[Rou
         "response_model": Predictions,
         "response_model_exclude_none": True,
         "responses": described_refusals(400, 404, 408, 413, 415, 429, 503, 504),
-        "openapi_extra": IMAGES_BODY,
+        "openapi_extra": {"requestBody": predict_body()},
         "tags": ["predict"],
     }
 
     async def predict(request: Request) -> Response:
-        """Labels and calibrated probabilities of images: files of a form, base64 in JSON, or one image as the body."""
+        """Labels and calibrated probabilities of images: files of a form, base64 in JSON, or one image as the body.
+
+        Texts go beside them, or alone, where the model takes texts: fields of the form named text, or texts in JSON.
+        """
         names = exchange.repository.names
         if len(names) > 1:
             raise bad_request(f"several models are here; POST to /predict/NAME: {', '.join(names)}")
@@ -72,7 +75,7 @@ def _predicted(found: Prediction | Refused, few: int | None) -> PredictedImage:
 
 
 async def examples_in(request: Request, limits: Limits) -> list[bytes] | list[ImageText]:
-    """The encoded images of a request to ``/predict``, and their texts if there are any.
+    """The encoded images of a request to ``/predict``, their texts if there are any, or texts alone.
 
     Raises:
         Refused: none, a body of another kind, or another number of texts than of images.
@@ -84,7 +87,7 @@ async def examples_in(request: Request, limits: Limits) -> list[bytes] | list[Im
         images, texts = await form_in(body, request.headers, limits)
     elif kind == "application/json":
         content = parse_json(body)
-        given, texts = content.get("images"), content.get("texts", [])
+        given, texts = content.get("images", []), content.get("texts", [])
         if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
             raise bad_request('images must be a list of base64 strings: {"images": ["..."]}')
         if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
@@ -95,8 +98,10 @@ async def examples_in(request: Request, limits: Limits) -> list[bytes] | list[Im
     else:
         what = f"the content type {kind!r} is none of multipart/form-data, application/json, image/*"
         raise Refused(Reason.UNSUPPORTED, what)
-    if not images:
-        raise bad_request("no image; send files as curl -F file=@photo.jpg does")
-    if texts and len(texts) != len(images):
+    if not images and not texts:
+        raise bad_request("no image and no text; send files as curl -F file=@photo.jpg does")
+    if images and texts and len(texts) != len(images):
         raise bad_request(f"{len(texts)} texts beside {len(images)} images")
+    if not images:
+        return [ImageText(None, text) for text in texts]
     return [ImageText(image, text) for image, text in zip(images, texts, strict=True)] if texts else images

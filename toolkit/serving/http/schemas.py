@@ -55,13 +55,17 @@ class PageModel(BaseModel):
     provider: str
     threads: int
     sessions: int
-    takes: str = Field(description="The graph's input: image or pixel_values.")
+    takes: str = Field(description="The graph's first input: image, pixel_values, or input_ids of texts alone.")
+    takes_text: bool = Field(description="Whether it takes texts.")
+    takes_image: bool = Field(description="Whether it takes images.")
+    takes_missing: bool = Field(description="Whether image or text may be missing.")
     height: int = Field(description="Of the image as the network sees it, in pixels.")
     width: int
     temperature: float = Field(
         description="That logits are divided by for calibrated probabilities; of one for each label, their median."
     )
-    golden: int = Field(description="Golden images.")
+    golden: int = Field(description="Golden examples.")
+    golden_texts: list[str] | None = Field(None, description="Their texts, of a model that takes some.")
     parity: ProvenBundle | None = None
 
 
@@ -88,9 +92,9 @@ class PredictedForPage(BaseModel):
     value: float | None = Field(None, description="The number, of a model that predicts one; label is empty then.")
     probability: float | None = Field(description="Of the label; null of a number.")
     classes: list[RankedClass] = Field(description="The label, then the likeliest of the others.")
-    milliseconds: dict[str, float] = Field(description="By stage: decode, preprocess, network.")
-    image: Picture = Field(description="As decoded, upright.")
-    seen: Picture = Field(description="After resize and crop.")
+    milliseconds: dict[str, float] = Field(description="By stage: decode (of an image), preprocess, network.")
+    image: Picture | None = Field(None, description="As decoded, upright; null without an image.")
+    seen: Picture | None = Field(None, description="After resize and crop.")
     precision: str
 
 
@@ -155,39 +159,40 @@ class InferenceAnswer(BaseModel):
 
 
 IMAGE_FILE = {"type": "string", "format": "binary"}
-IMAGES_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "additionalProperties": False,
-                    "properties": {"file": {"type": "array", "minItems": 1, "items": IMAGE_FILE}},
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["images"],
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "format": "byte", "description": "A file in base64."},
-                        }
-                    },
-                }
-            },
-            "image/png": {"schema": IMAGE_FILE},
-            "image/jpeg": {"schema": IMAGE_FILE},
-        },
-    }
-}
-"""The body of ``/predict``."""
-INFER_BODY: dict[str, Any] = {
-    "requestBody": {
+
+
+def predict_body(*, texts: bool = False, images: bool = True) -> dict[str, Any]:
+    """The ``requestBody`` of ``/predict``.
+
+    Args:
+        texts: whether some model takes texts.
+        images: whether every model takes images.
+    """
+    files = {"type": "array", "minItems": 1, "items": IMAGE_FILE}
+    encoded = {"type": "string", "format": "byte", "description": "A file in base64."}
+    said = {"type": "string", "description": "A text beside each image, or alone, for a model that takes texts."}
+    several = {"type": "array", "minItems": 1, "items": said}
+    form = _fields("file", files, "text" if texts else None, several, images=images)
+    content = _fields(
+        "images", {"type": "array", "minItems": 1, "items": encoded}, "texts" if texts else None, several, images=images
+    )
+    kinds = {"multipart/form-data": form | {"additionalProperties": False}, "application/json": content}
+    kinds |= {"image/png": IMAGE_FILE, "image/jpeg": IMAGE_FILE} if images else {}
+    return {"required": True, "content": {kind: {"schema": schema} for kind, schema in kinds.items()}}
+
+
+def _fields(image: str, of_image: Any, text: str | None, of_text: Any, *, images: bool) -> dict[str, Any]:
+    """An object of images, of texts, or of both."""
+    properties = {image: of_image} | ({text: of_text} if text else {})
+    needed: dict[str, Any] = {"required": [image]}
+    if not images:
+        needed = {"anyOf": [{"required": [name]} for name in properties]}
+    return {"type": "object", "properties": properties} | needed
+
+
+def infer_body(*, texts: bool = False) -> dict[str, Any]:
+    """The ``requestBody`` of an inference request; ``texts`` says whether some model takes texts."""
+    return {
         "required": True,
         "content": {
             "application/json": {
@@ -200,7 +205,7 @@ INFER_BODY: dict[str, Any] = {
                         "inputs": {
                             "type": "array",
                             "minItems": 1,
-                            "maxItems": 1,
+                            "maxItems": 1 + texts,
                             "items": {
                                 "type": "object",
                                 "required": ["name", "datatype", "shape"],
@@ -227,5 +232,3 @@ INFER_BODY: dict[str, Any] = {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     }
-}
-"""The body of an inference request."""

@@ -1,4 +1,4 @@
-// The page of `toolkit app`: images go to ./predict one after the other, answers become cards, the newest first.
+// The page of `toolkit app`: images and texts go to ./predict one after the other, answers become cards, the newest first.
 
 const STAGES = ["decode", "preprocess", "network"];
 const POLL_MS = 500;
@@ -8,6 +8,7 @@ const ms = (value) => `${value < 10 ? value.toFixed(2) : value.toFixed(1)} ms`;
 const small = (value) => value.toExponential(1);
 
 let queue = Promise.resolve();
+let takesText = false;
 
 function add(parent, tag, text = "", className = "") {
   const element = document.createElement(tag);
@@ -37,13 +38,24 @@ async function model() {
   }
 }
 
+function reads(told) {
+  const pixels = `sees ${told.width}×${told.height} pixels`;
+  if (!told.takes_image) return "reads a text";
+  return told.takes_text ? `${pixels} and reads a text${told.takes_missing ? ", and either may be missing" : ""}` : pixels;
+}
+
 function describe(told) {
+  takesText = told.takes_text;
+  byId("say").hidden = !told.takes_text;
+  byId("send").hidden = told.takes_image && !told.takes_missing;
+  byId("drop").hidden = !told.takes_image;
+  if (!told.takes_image) byId("text-label").textContent = "Text";
   document.title = `${told.name} – clip-toolkit`;
   byId("name").textContent = told.name;
   const threads = `${told.threads} thread${told.threads === 1 ? "" : "s"}`;
   byId("what").textContent =
     `${told.classes} classes, ${told.precision} on ${told.provider}, ${threads}; ` +
-    `the network sees ${told.width}×${told.height} pixels. Probabilities are calibrated (temperature ${told.temperature.toFixed(2)}).`;
+    `the network ${reads(told)}. Probabilities are calibrated (temperature ${told.temperature.toFixed(2)}).`;
   const badge = byId("parity");
   badge.hidden = false;
   const proof = told.parity;
@@ -53,39 +65,60 @@ function describe(told) {
     return;
   }
   const found = proof.max_abs_logit === null ? "" : `, largest logit difference ${small(proof.max_abs_logit)}`;
-  const images = proof.images === null ? "" : ` on ${proof.images} images`;
+  const images = proof.images === null ? "" : ` on ${proof.images} ${told.takes_image ? "images" : "texts"}`;
   const agree = proof.top1_agreement === null ? "" : `, the same label on ${percent(proof.top1_agreement)}`;
   badge.textContent =
     `Parity with PyTorch ${proof.passed ? "passed" : "FAILED"} on ${proof.provider}${found}${images} ` +
     `(tolerated ${small(proof.tolerance)})${agree}.`;
 }
 
-function showExamples(count) {
+function showExamples({ golden, golden_texts: texts, takes_image: takesImage }) {
   const row = byId("examples");
-  for (let place = 0; place < count; place += 1) {
+  for (let place = 0; place < golden; place += 1) {
+    const text = texts?.[place];
     const button = add(row, "button");
     button.type = "button";
-    button.title = `Predict golden image ${place}`;
+    button.title = `Predict golden ${takesImage ? "image" : "text"} ${place}`;
+    if (!takesImage) {
+      button.textContent = text;
+      button.addEventListener("click", () => predict(`golden text ${place}`, null, text));
+      continue;
+    }
     const image = add(button, "img");
     image.src = `golden/${place}/small`;
     image.alt = `Golden image ${place}`;
     image.loading = "lazy";
-    button.addEventListener("click", () => predict(`golden image ${place}`, async () => (await fetch(`golden/${place}`)).blob()));
+    const read = async () => (await fetch(`golden/${place}`)).blob();
+    button.addEventListener("click", () => predict(`golden image ${place}`, read, text));
   }
-  byId("examples-section").hidden = count === 0;
+  byId("examples-section").hidden = golden === 0;
 }
 
-/** Put an image into the queue, with a card that waits for its answer. */
-function predict(name, read) {
+/** Image and text as a form, or an image alone as it is. */
+function request(content, text) {
+  if (!takesText) return { method: "POST", headers: { "content-type": "application/octet-stream" }, body: content };
+  const body = new FormData();
+  if (content) body.append("file", content, "image");
+  if (text) body.append("text", text);
+  return { method: "POST", body };
+}
+
+/** Put an image, a text, or both into the queue, with a card that waits for its answer. */
+function predict(name, read, text = "") {
   const card = byId("card").content.firstElementChild.cloneNode(true);
   card.querySelector(".file").textContent = name;
+  if (text) {
+    const said = card.querySelector(".said");
+    said.textContent = text;
+    said.hidden = false;
+  }
   card.setAttribute("aria-busy", "true");
   byId("results").prepend(card);
   queue = queue.then(async () => {
     try {
-      const body = await read();
+      const content = read && (await read());
       const begun = performance.now();
-      const answer = await ask("predict", { method: "POST", headers: { "content-type": "application/octet-stream" }, body });
+      const answer = await ask("predict", request(content, text));
       show(card, answer, performance.now() - begun);
     } catch (error) {
       const fault = card.querySelector(".fault");
@@ -100,6 +133,10 @@ function show(card, answer, whole) {
   for (const [kind, caption] of [["image", "as decoded"], ["seen", "as the network sees it"]]) {
     const image = card.querySelector(kind === "image" ? ".decoded" : ".seen");
     const picture = answer[kind];
+    if (!picture) {
+      image.parentElement.parentElement.hidden = true;
+      continue;
+    }
     image.src = `data:image/png;base64,${picture.png}`;
     image.nextElementSibling.textContent = `${caption}, ${picture.width}×${picture.height}`;
   }
@@ -123,12 +160,13 @@ function show(card, answer, whole) {
     add(bar, "i").style.width = `${100 * probability}%`;
     add(row, "span", percent(probability), "share");
   }
-  const spent = STAGES.map((stage) => answer.milliseconds[stage]);
+  const there = STAGES.filter((stage) => stage in answer.milliseconds);
+  const spent = there.map((stage) => answer.milliseconds[stage]);
   const sum = spent.reduce((one, other) => one + other, 0);
-  const stages = STAGES.map((stage, place) => `${stage} ${ms(spent[place])}`).join(" · ");
+  const stages = there.map((stage, place) => `${stage} ${ms(spent[place])}`).join(" · ");
   card.querySelector(".stages").textContent = `${stages} · together ${ms(sum)}; until this page had it ${ms(whole)}`;
   const timeline = card.querySelector(".timeline");
-  STAGES.forEach((stage, place) => {
+  there.forEach((stage, place) => {
     const part = add(timeline, "i", "", stage);
     part.style.flexGrow = String(spent[place] / sum);
   });
@@ -136,8 +174,15 @@ function show(card, answer, whole) {
 }
 
 function take(files) {
-  for (const file of files) predict(file.name, async () => file);
+  const text = takesText ? byId("text").value.trim() : "";
+  for (const file of files) predict(file.name, async () => file, text);
 }
+
+byId("say").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = byId("text").value.trim();
+  if (text) predict("text", null, text);
+});
 
 const drop = byId("drop");
 byId("files").addEventListener("change", (event) => {
@@ -156,7 +201,7 @@ document.addEventListener("paste", (event) => take([...event.clipboardData.files
 try {
   const told = await model();
   describe(told);
-  showExamples(told.golden);
+  showExamples(told);
 } catch (error) {
   byId("name").textContent = "The bundle does not answer";
   const what = byId("what");
