@@ -51,7 +51,7 @@ def make_run(work: Path) -> Path:
     """A run with both towers of ViT-B/32, whose head learned for an epoch."""
     torch.manual_seed(0)
     source = Path(__file__).parents[1] / "toolkit" / "assets" / "tiny-clip"
-    tokenizer = CLIPTokenizer.from_pretrained(source)
+    tokenizer = CLIPTokenizer.from_pretrained(source, trust_remote_code=False)
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     CLIPModel(CLIPConfig(text_config=special)).save_pretrained(work / "encoder")  # the defaults are ViT-B/32's
     CLIPImageProcessorPil().save_pretrained(work / "encoder")
@@ -75,7 +75,7 @@ def make_run(work: Path) -> Path:
 
 def few(manifest: Path, to: Path) -> None:
     """The first rows of each split."""
-    with manifest.open(newline="") as file:
+    with manifest.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     counts, kept = Counter[str](), []
     for row in rows:
@@ -83,7 +83,7 @@ def few(manifest: Path, to: Path) -> None:
         if counts[split] < SAMPLES[split]:
             counts[split] += 1
             kept.append(row)
-    with to.open("w", newline="") as file:
+    with to.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *kept])
 
 

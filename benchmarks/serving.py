@@ -274,7 +274,7 @@ def measured(name: str, minutes: float, rounds: int) -> dict[str, Any]:
             found["among_broken"] = among_broken(remote, server, SHARE * capacity)
             hurried = remote_server(bundle, contents, url, path.name, {"x-request-timeout": str(DEADLINE)})
             found["at_twice"] = overload(hurried, server, OVERLOAD * capacity)
-        found["local_at_80_percent"] = local(bundle, contents, SHARE * capacity)
+        found["local_at_80_percent"] = local(bundle, contents, SHARE * capacity, minutes)
         found["tuned"] = json.loads((path / "serving.json").read_bytes())
     ratio = found["at_80_percent"]["p99_ms"] / found["local_at_80_percent"]["p99_ms"]
     return found | {"p99_to_local": ratio}
@@ -313,14 +313,14 @@ def overload(remote: RemoteServer, server: Running, rate: float) -> dict[str, An
     return point | {"deadline_ms": 1000 * DEADLINE, "resident_mib": resident}
 
 
-def local(bundle: Bundle, contents: Sequence[bytes], rate: float) -> dict[str, Any]:
-    """The server scenario in this process at the same rate, with the sessions that the server has."""
+def local(bundle: Bundle, contents: Sequence[bytes], rate: float, minutes: float) -> dict[str, Any]:
+    """The server scenario in this process at the same rate for as long, with the sessions that the server has."""
     with Classifier.open(bundle) as classifier:
         pool = classifier.pool
         batch_size, sessions, threads = pool.batch_size, len(pool.sessions), pool.sessions[0].threads
     engines = [onnxruntime_engine(bundle, provider="cpu", threads=threads, precision=None) for _ in range(sessions)]
     images = pool_of(bundle, engines[0].input, contents, "golden images")
-    point = serve(Server(engines, images, batch_size), rate, MinSamples(500, 60.0))
+    point = serve(Server(engines, images, batch_size), rate, MinSamples(1, 60 * minutes))
     print(json.dumps({key: point.get(key) for key in SHOWN}), file=sys.stderr, flush=True)
     return point
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from export.benchmark import TARGET
 from export.latency.measure import MinSamples
-from export.latency.pool import folder_contents, golden_contents
+from export.latency.pool import contents_of
 from export.latency.scenarios.remote import remote_server
 from export.latency.scenarios.server import LEAST, find_rate
 from toolkit.progress import SILENT, Progress
@@ -52,7 +52,7 @@ def benchmark_url(
     Raises:
         ToolkitError: nothing answers there, or it has no such model.
     """
-    contents, source = folder_contents(images, bundle.preprocess) if images is not None else golden_contents(bundle)
+    contents, source = contents_of(bundle, None, images)
     server = remote_server(bundle, contents, url, bundle.path.absolute().name, headers, progress)
     alone = server.alone_seconds()
     if rate is not None:

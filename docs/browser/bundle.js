@@ -43,6 +43,7 @@ export async function openBundle(folder, wanted) {
   const labels = await json("labels.json");
   const graph = new Uint8Array(await (await file(GRAPHS[precision])).arrayBuffer());
   const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
+  if (session.inputNames.includes("input_ids")) throw new Error("the bundle takes texts, which this page can't tokenize");
   if (session.inputNames[0] !== "image") throw new Error("the graph takes pixel_values: export with --input image");
   const decide = (logits) => labels[logits.indexOf(Math.max(...logits))];
 

@@ -117,25 +117,29 @@ def same_shape(kind: str, preprocess: Preprocess, contents: Iterable[bytes], mos
 
 
 def find_pool(bundle: Bundle, kind: str, run: Run | None, images: Path | None) -> Pool:
-    """The pool of a graph that takes ``kind``: of a folder, else held out by the run, else the golden images."""
-    if not bundle.reader(kind).takes_image:
-        return pool_of(bundle, kind, *_texts(bundle, run, images))
-    if images is not None:
-        return pool_of(bundle, kind, *folder_contents(images, bundle.preprocess))
-    if run is None:
-        return pool_of(bundle, kind, *golden_contents(bundle))
-    held_out = _within_memory(example.read() for example in run.held_out(POOL))
-    return pool_of(bundle, kind, *enlarged(held_out, run.images_from, bundle.preprocess))
+    """The pool of a graph that takes ``kind``; see :func:`contents_of`."""
+    return pool_of(bundle, kind, *contents_of(bundle, run, images))
 
 
-def _texts(bundle: Bundle, run: Run | None, images: Path | None) -> tuple[list[bytes], str]:
-    """Held-out texts in UTF-8, or the golden ones, and where they come from; for a graph of texts alone."""
-    if images is not None:
+def contents_of(bundle: Bundle, run: Run | None, images: Path | None) -> tuple[list[bytes], str]:
+    """Encoded images of a folder, else held out by the run, else the golden ones, and where they come from in words.
+
+    Of a bundle that takes texts alone they are texts in UTF-8.
+
+    Raises:
+        ToolkitError: a folder of images for a bundle of texts; no images.
+    """
+    if images is not None and not bundle.takes_images:
         fix = "leave it out; held-out texts are taken with --run, the golden ones without"
         raise ToolkitError("the bundle takes texts alone, and no image", where="--images", fix=fix)
+    if images is not None:
+        return folder_contents(images, bundle.preprocess)
     if run is None:
         return golden_contents(bundle)
-    return [(example.text or "").encode() for example in run.held_out(POOL)], run.images_from
+    held_out = run.held_out(POOL)
+    if not bundle.takes_images:
+        return [(example.text or "").encode() for example in held_out], run.images_from
+    return enlarged(_within_memory(example.read() for example in held_out), run.images_from, bundle.preprocess)
 
 
 def folder_contents(folder: Path, preprocess: Preprocess) -> tuple[list[bytes], str]:

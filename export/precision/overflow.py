@@ -31,7 +31,7 @@ def overflowing(classifier: Classifier, batches: Iterable[Feed], limit: float = 
 
     Args:
         classifier: in eval mode, float32.
-        batches: calibration images, as ``pixel_values`` [B, 3, height, width].
+        batches: calibration images, as ``pixel_values`` [B, 3, height, width], and texts as ``input_ids`` [B, T].
         limit: what is too near; half of fp16's largest number leaves room for images in production
             that differ.
 
@@ -45,7 +45,7 @@ def overflowing(classifier: Classifier, batches: Iterable[Feed], limit: float = 
     largest: dict[str, float] = {}
     for feed in batches:
         if not largest:
-            height, width = feed[PIXEL_VALUES].shape[2:]
+            height, width = feed[PIXEL_VALUES].shape[2:] if PIXEL_VALUES in feed else (1, 1)
             size = (height, width)
             unfused = network_graph(classifier, UNFUSED, size)
             described = classifier.encoder.tower is not None
