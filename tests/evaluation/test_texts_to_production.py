@@ -181,7 +181,7 @@ def test_data_without_texts_is_refused_by_name(bundle: Path, color_data: Path, m
     code, _, said = cli("evaluate", bundle, "--data", color_data)
     assert (code, "folders of images hold no texts" in said) == (2, True)
     code, _, said = cli("evaluate", bundle, "--data", manifest, "columns.text=null", "columns.path=file")
-    assert (code, "the bundle takes a text beside each image" in said) == (2, True)
+    assert (code, "the bundle takes texts, and none are named" in said) == (2, True)
 
 
 def test_a_bundle_of_images_alone_takes_no_text(
