@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         import_classifier,
         load,
         parity,
+        score,
         zero_shot,
     )
     from toolkit.errors import CheckFailed, ToolkitError
