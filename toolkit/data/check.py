@@ -59,7 +59,7 @@ def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any
     unreadable, entries, looks = [], list[Entry](), list[int]()
     inspections = inspect_items(listing.items, progress, look, Remembered(listing.root))
     for index, (item, inspected) in enumerate(zip(listing.items, inspections, strict=True)):
-        survey.add(item.path, inspected)
+        survey.add(item.name, inspected)
         if inspected.error:
             unreadable.append({"path": path_text(item.path), "reason": inspected.error})
             continue

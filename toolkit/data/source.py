@@ -228,7 +228,7 @@ def read_listing(
     survey, memory = Survey(value_range), Remembered(listing.root)
     inspections = inspect_items(listing.items, progress, memory=memory)
     for item, inspected in zip(listing.items, inspections, strict=True):
-        survey.add(item.path, inspected)
+        survey.add(item.name, inspected)
         if inspected.error:
             bad.append({"path": path_text(item.path), "reason": inspected.error})
         else:
