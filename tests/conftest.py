@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ def pytest_configure() -> None:
 
     Processes that a test starts stay on them too.
     """
+    if "CLIP_TOOLKIT_CACHE" not in os.environ:  # nothing of a test stays on the machine, and nothing helps one
+        os.environ["CLIP_TOOLKIT_CACHE"] = tempfile.mkdtemp(prefix="clip-toolkit-cache-")
     worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
     if worker and hasattr(os, "sched_setaffinity"):
         cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

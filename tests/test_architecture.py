@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "toolkit.runtime": GROUND,
     "toolkit.serving": GROUND | {"toolkit.runtime"},
     "toolkit.recipe": GROUND,
+    "toolkit.scoring": GROUND | {"toolkit.runtime", "toolkit.data", "toolkit.recipe", "toolkit.serving"},
     "toolkit.data": GROUND | {"toolkit.runtime", "toolkit.recipe"},
     "toolkit.tasks": GROUND | {"toolkit.runtime", "toolkit.recipe", "toolkit.metrics"},
     "toolkit.models": GROUND | {"toolkit.runtime", "toolkit.recipe", "toolkit.tasks"},

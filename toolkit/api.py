@@ -552,6 +552,53 @@ def evaluate(
     return cast("Evaluation", evaluated.record)
 
 
+def score(
+    bundle: Bundle | Path | str,
+    images: Path | str,
+    out: Path | str,
+    *,
+    precision: str | None = None,
+    provider: str | None = None,
+    threads: int | None = None,
+    batch_size: int | None = None,
+    top_k: int | None = None,
+    embedding: bool = False,
+    shard_rows: int = 5_000,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Predict an archive into Parquet shards, each image exactly once; the same call goes on after an interruption.
+
+    Args:
+        bundle: a bundle, or its folder.
+        images: a folder, a glob, a manifest or shards; a path or a URL.
+        out: folder of the shards; a path or a URL.
+        precision: as tuned, or the bundle's default, unless given.
+        provider: as tuned, or the CPU, unless given.
+        threads: of a session.
+        batch_size: images a run, at most.
+        top_k: classes whose probabilities a row has; all, of more than 100 classes 10, unless given.
+        embedding: whether there is a column of embeddings.
+        shard_rows: rows of a shard.
+        progress: told how many images are done.
+
+    Returns:
+        The content of ``summary.json``; see :func:`toolkit.scoring.score.score`.
+
+    Raises:
+        ToolkitError: nothing to score, a folder that another job began, or an output that can't be written.
+
+    Example:
+        >>> found = toolkit.score(bundle, images, out)
+        >>> sum(found["classes"].values()) == found["predicted"] == found["images"]
+        True
+    """
+    from toolkit.scoring.score import ScoringOptions
+    from toolkit.scoring.score import score as score_all
+
+    options = ScoringOptions(provider, precision, threads, batch_size, top_k, embedding, shard_rows)
+    return score_all(opened_bundle(bundle), str(images), str(out), options, progress)
+
+
 def _texts_as_trained(bundle: Bundle, trained_on: Mapping[str, Any]) -> list[str]:
     """Settings by which a bundle's texts are read, unless others are given."""
     column = (trained_on.get("columns") or {}).get("text")

@@ -59,12 +59,23 @@ def predict(
             show_default="all, of more than 100 classes 10",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
+    place: Annotated[
+        str | None,
         typer.Option(
-            help="File for the predictions in place of the table: .csv, .jsonl or .parquet; replaced if it is there."
+            "--input",
+            help="Score an archive: a folder, a glob, a manifest or shards, as a path or a URL (s3://, gs://, hf://). "
+            "--out is a folder of Parquet shards then; a call that was interrupted goes on where it was.",
         ),
     ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="File for the predictions in place of the table: .csv, .jsonl or .parquet; replaced if it is there. "
+            "With --input the folder or URL of the shards."
+        ),
+    ] = None,
+    embedding: Annotated[bool, typer.Option(help="With --input: a column with embeddings.")] = False,
+    shard_rows: Annotated[int, typer.Option(min=1, help="With --input: rows of a shard.")] = 5_000,
     json: JsonFlag = False,
 ) -> None:
     """Print label and probabilities of images; exit 2 if one can't be read, after the others.
@@ -74,12 +85,34 @@ def predict(
     Example: toolkit predict bundles/digits photo.png
     """
     from toolkit.runtime.bundle import Bundle
-    from toolkit.runtime.prediction_file import check_prediction_file, prediction_file
-    from toolkit.serving.classifier import Classifier
-    from toolkit.serving.predictor import default_top_k
+    from toolkit.runtime.prediction_file import check_prediction_file
 
-    if out is not None:
-        check_prediction_file(out)
+    if place is not None:
+        from toolkit.cli.score import score_archive
+        from toolkit.scoring.inputs import Columns
+        from toolkit.scoring.score import ScoringOptions
+
+        if paths or text is not None or manifest is not None:
+            fix = "leave them out, or leave --input out"
+            raise ToolkitError("--input stands for all images and texts", where="--input", fix=fix)
+        options = ScoringOptions(
+            provider=provider,
+            precision=precision,
+            threads=threads,
+            batch_size=batch_size,
+            top_k=top_k,
+            embedding=embedding,
+            shard_rows=shard_rows,
+            columns=Columns(path_column, text_column),
+        )
+        score_archive(bundle, place, out, options, json=json)
+        return
+    if embedding:
+        fix = "give --input, or use toolkit embed"
+        raise ToolkitError("embeddings stand in shards alone", where="--embedding", fix=fix)
+    file = None if out is None else Path(out)
+    if file is not None:
+        check_prediction_file(file)
     if not paths and text is None and manifest is None:
         fix = "give image files, folders of images, --text or --manifest FILE; see toolkit predict --help"
         raise ToolkitError("nothing is there to predict", where="PATH...", fix=fix)
@@ -88,16 +121,26 @@ def predict(
         pairs = _given(opened, paths or [], text, {"--path-column": path_column, "--text-column": text_column})
     else:
         pairs = _listed(opened, manifest, paths or [], text, path_column, text_column)
-    few = top_k or default_top_k(len(opened.labels))
-    several, number = opened.decision.several_labels, "value" in opened.decision.outputs
+    settings = {"provider": provider, "precision": precision, "threads": threads, "batch_size": batch_size}
+    _predict(opened, pairs, settings, top_k, file, json=json)
+
+
+def _predict(
+    bundle: Bundle, pairs: list[Pair], settings: dict[str, Any], top_k: int | None, file: Path | None, *, json: bool
+) -> None:
+    """Predict images and texts into a table, a file or JSON; exit 2 if one can't be read."""
+    from toolkit.runtime.prediction_file import prediction_file
+    from toolkit.serving.classifier import Classifier
+    from toolkit.serving.predictor import default_top_k
+
+    few = top_k or default_top_k(len(bundle.labels))
+    several, number = bundle.decision.several_labels, "value" in bundle.decision.outputs
     predictions, failed = [], []
     with ExitStack() as entered:
-        classifier = entered.enter_context(
-            Classifier.open(opened, provider=provider, precision=precision, threads=threads, batch_size=batch_size)
-        )
+        classifier = entered.enter_context(Classifier.open(bundle, **settings))
         progress = entered.enter_context(counting("predicting", len(pairs)))
-        extra = {"several": several, "number": number, "texts": opened.tokenizer is not None}
-        write = entered.enter_context(prediction_file(out, opened.labels, few, **extra)) if out else None
+        extra = {"several": several, "number": number, "texts": bundle.tokenizer is not None}
+        write = entered.enter_context(prediction_file(file, bundle.labels, few, **extra)) if file else None
         files, texts = [pair.path for pair in pairs], [pair.text for pair in pairs]
         for entry in classifier.entries(files, few, texts=texts):
             if "error" in entry:
@@ -107,13 +150,13 @@ def predict(
             if json or not write:
                 predictions.append(entry)
             progress.step()
-    _say_truncated(opened, texts)
+    _say_truncated(bundle, texts)
     if json:
-        print_json({"predictions": predictions} | ({"out": str(out)} if out else {}))
-    elif out:
-        console().print(f"written: {out}, {len(pairs):,} images", soft_wrap=True)
+        print_json({"predictions": predictions} | ({"out": str(file)} if file else {}))
+    elif file:
+        console().print(f"written: {file}, {len(pairs):,} images", soft_wrap=True)
     else:
-        _print_predictions(bundle, predictions, several=several, number=opened.labels[0] if number else None)
+        _print_predictions(bundle.path, predictions, several=several, number=bundle.labels[0] if number else None)
     if failed:
         what = f"error: {len(failed)} of {len(pairs)} images can't be read, such as {failed[0]}"
         messages().print(what, soft_wrap=True, markup=False)

@@ -13,6 +13,7 @@ from toolkit.data.formats import list_data
 from toolkit.data.inspection import inspect_items
 from toolkit.data.listing import UNSPLIT, ListedImage, Listing, leaking_groups
 from toolkit.data.near_duplicates import near_duplicates, perceptual_hasher
+from toolkit.data.remembered import Remembered
 from toolkit.data.splits import Division, Entry, divide
 from toolkit.data.survey import Survey
 from toolkit.data.target import Label
@@ -56,10 +57,9 @@ def check_data(config: DataConfig, progress: Progress = SILENT) -> dict[str, Any
     modes: Counter[str] = Counter()
     survey = Survey(config.value_range)
     unreadable, entries, looks = [], list[Entry](), list[int]()
-    for index, (item, inspected) in enumerate(
-        zip(listing.items, inspect_items(listing.items, progress, look), strict=True)
-    ):
-        survey.add(item.path, inspected)
+    inspections = inspect_items(listing.items, progress, look, Remembered(listing.root))
+    for index, (item, inspected) in enumerate(zip(listing.items, inspections, strict=True)):
+        survey.add(item.name, inspected)
         if inspected.error:
             unreadable.append({"path": path_text(item.path), "reason": inspected.error})
             continue

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 from PIL import Image
 
@@ -21,6 +22,8 @@ from toolkit.runtime.machine import usable_cores
 
 CHUNK = 16
 """Images that a thread takes at once."""
+REMEMBERED = 2_000
+"""Images that a memory is asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,24 @@ def inspect_content(content: Content, look: Hasher | None = None) -> Inspected:
     return Inspected(digest, loaded.size, loaded.mode, None, found, spread, perceptual)
 
 
+class Memory(Protocol):
+    """Knows what earlier inspections showed; :class:`toolkit.data.remembered.Remembered` does."""
+
+    def stamps_of(self, contents: Sequence[Content]) -> list[str | None]:
+        """What each image's file is known again by; None of one that can't be."""
+
+    def known(self, names: Sequence[str], stamps: Sequence[str | None]) -> list[Inspected | None]:
+        """What is remembered of images whose stamps are as they were."""
+
+    def learn(self, rows: Sequence[tuple[str, str, Inspected]]) -> None:
+        """Remember inspections by name and stamp."""
+
+
 def inspect_items(
-    items: Sequence[ListedImage], progress: Progress = SILENT, look: Hasher | None = None
+    items: Sequence[ListedImage],
+    progress: Progress = SILENT,
+    look: Hasher | None = None,
+    memory: Memory | None = None,
 ) -> Iterator[Inspected]:
     """Inspect images on all usable cores, in order, a few ahead of what is asked for.
 
@@ -79,11 +98,13 @@ def inspect_items(
         items: the images.
         progress: told how many are done.
         look: makes the perceptual hash.
+        memory: of earlier inspections, which are not made again.
 
     Raises:
         ToolkitError: content that is not what its index promises.
     """
-    for done, (item, inspected) in enumerate(zip(items, _ahead(items, look), strict=True), 1):
+    inspections = _ahead(items, look) if memory is None else _with_memory(items, look, memory)
+    for done, (item, inspected) in enumerate(zip(items, inspections, strict=True), 1):
         if item.sha256 and inspected.sha256 != item.sha256:
             what = "the shard's index promises other content (SHA-256) than lies there"
             shard = getattr(item.content, "path", item.path.parent)
@@ -91,6 +112,25 @@ def inspect_items(
             raise ToolkitError(what, where=item.path, fix=fix)
         progress.done(done, len(items))
         yield inspected
+
+
+def _with_memory(items: Iterable[ListedImage], look: Hasher | None, memory: Memory) -> Iterator[Inspected]:
+    """Inspect what is not remembered, and remember it; some thousand images at a time."""
+    remaining = iter(items)
+    while chunk := list(islice(remaining, REMEMBERED)):
+        names, stamps = [item.name for item in chunk], memory.stamps_of([item.content for item in chunk])
+        known = memory.known(names, stamps)
+        if look is not None:  # what was inspected without a look is looked at now
+            known = [each if each and (each.perceptual is not None or each.error) else None for each in known]
+        new = _ahead([item for item, seen in zip(chunk, known, strict=True) if seen is None], look)
+        learned: list[tuple[str, str, Inspected]] = []
+        for name, stamp, seen in zip(names, stamps, known, strict=True):
+            inspected = next(new) if seen is None else seen
+            if seen is None and stamp is not None:
+                learned.append((name, stamp, inspected))
+            yield inspected
+        if learned:
+            memory.learn(learned)
 
 
 def _ahead(items: Iterable[ListedImage], look: Hasher | None) -> Iterator[Inspected]:

@@ -188,9 +188,9 @@ def check_groups(listing: Listing) -> None:
     Raises:
         ToolkitError: images without a group among others, or a group on both sides of a split.
     """
-    alone = [item.path for item in listing.items if not item.group]
+    alone = [item for item in listing.items if not item.group]
     if 0 < len(alone) < len(listing.items):
-        what = f"{len(alone)} of {len(listing.items)} images have no group, such as {alone[0]}"
+        what = f"{len(alone)} of {len(listing.items)} images have no group, such as {alone[0].path}"
         raise ToolkitError(what, where=listing.root, fix="give every image a group, or none")
     leaks = leaking_groups(listing.items)
     if leaks and not listing.groups_from_names:  # those are a warning: names may mean other patients in each split

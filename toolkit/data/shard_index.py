@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,10 @@ def check_label(sample: IndexEntry, shard: Path, kind: TargetKind) -> None:
             raise ToolkitError(f"{sample.name} has no finite number: {sample.label}", where=shard, fix=fix) from error
 
 
+_text_of = lru_cache(100_000)(label_text)
+"""Labels, splits and groups come again and again."""
+
+
 def _is_list(label: str) -> bool:
     """Whether a label is several ones, as :func:`toolkit.data.target.labels_text` writes them."""
     if not label.startswith("["):
@@ -188,5 +193,7 @@ def _sample_in(line: dict[str, Any]) -> IndexEntry:
         raise TypeError(f"no label, split, group or hash: {str(others)[:200]}")
     if sample.text is not None and not isinstance(sample.text, str):
         raise TypeError(f"no text: {str(sample.text)[:200]}")
+    if all(type(each) is str for each in others) and others == [_text_of(each) for each in others[:3]] + others[3:]:
+        return sample  # as this toolkit writes it
     label, split, group, sha256 = (label_text(line.get(key)) for key in ("label", "split", "group", "sha256"))
     return replace(sample, label=label, split=split, group=group, sha256=sha256)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from toolkit.data.listing import ABOUT, UNSPLIT, ListedImage, split_in_name, split_named
 from toolkit.data.shard_index import INDEX, FilePart, IndexEntry, check_label, index_of, read_index
@@ -63,7 +63,8 @@ def list_shards(
         if text is not None:
             texts, names = [sample.text for sample in content.samples], [sample.name for sample in content.samples]
             texts = texts_of(texts, names, missing=missing_text, kind="sample", where=shard)
-        items += [_item(path, shard, *each) for each in zip(content.samples, texts, strict=True)]
+        place = _Place(path, shard)
+        items += [place.item(*each) for each in zip(content.samples, texts, strict=True)]
         left_out.update(content.left_out)
     if not items:
         fix = "put an image and its label under one key, such as 0001.jpg and 0001.cls"
@@ -100,16 +101,28 @@ def _refuse_lonely_indexes(path: Path) -> None:
             raise ToolkitError(f"the index's shard {shard.name} is missing", where=index, fix=fix)
 
 
-def _item(root: Path, shard: Path, sample: IndexEntry, text: str | None) -> ListedImage:
-    """A sample as an item; its split stands in the index, else in the key's folders, the shard's name or its folder."""
-    folder = "" if root in {shard.parent, shard} else shard.parent.name
-    names = [*map(split_in_name, PurePosixPath(sample.name).parts[:-1]), _split_of_shard(shard), split_in_name(folder)]
-    split = split_named(sample.split) if sample.split else next(filter(None, names), UNSPLIT)
-    if split is None:
-        fix = "use train, validation or test"
-        raise ToolkitError(f"{sample.name} is of the split {sample.split!r}", where=shard, fix=fix)
-    content = FilePart(shard, sample.offset, sample.length)
-    return ListedImage(split, sample.label, str(shard / sample.name), content, sample.group, sample.sha256, text)
+class _Place:
+    """A shard of a data set, which makes items of its samples."""
+
+    def __init__(self, root: Path, shard: Path) -> None:
+        folder = "" if root in {shard.parent, shard} else shard.parent.name
+        self._shard, self._name = shard, str(shard)
+        self._split = _split_of_shard(shard) or split_in_name(folder) or UNSPLIT
+
+    def item(self, sample: IndexEntry, text: str | None) -> ListedImage:
+        """A sample; its split stands in the index, else in the key's folders, the shard's name or its folder."""
+        split: str | None = self._split
+        if sample.split:
+            split = split_named(sample.split)
+        elif "/" in sample.name:
+            split = next(filter(None, map(split_in_name, PurePosixPath(sample.name).parts[:-1])), split)
+        if split is None:
+            fix = "use train, validation or test"
+            raise ToolkitError(f"{sample.name} is of the split {sample.split!r}", where=self._shard, fix=fix)
+        content = FilePart(self._shard, sample.offset, sample.length)
+        plain = not (sample.name.startswith("/") or "//" in sample.name or "./" in sample.name or "\\" in sample.name)
+        name = f"{self._name}{os.sep}{sample.name}" if plain else str(PurePath(self._name, sample.name))
+        return ListedImage(split, sample.label, name, content, sample.group, sample.sha256, text)
 
 
 def _split_of_shard(shard: Path) -> str | None:

@@ -16,6 +16,7 @@ from PIL import Image
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import inspect_items
 from toolkit.data.listing import Content, ListedImage, Listing, NoImage, check_listing, leaking_groups, named
+from toolkit.data.remembered import Remembered
 from toolkit.data.splits import canonical, divide
 from toolkit.data.survey import Survey
 from toolkit.data.target import ONE_CLASS, Label, Target
@@ -224,9 +225,10 @@ def read_listing(
     label_of = listing.target.reader(listing.classes)
     found: dict[str, list[LabelledImage]] = {split: [] for split in listing.splits}
     bad = []
-    survey = Survey(value_range)
-    for item, inspected in zip(listing.items, inspect_items(listing.items, progress), strict=True):
-        survey.add(item.path, inspected)
+    survey, memory = Survey(value_range), Remembered(listing.root)
+    inspections = inspect_items(listing.items, progress, memory=memory)
+    for item, inspected in zip(listing.items, inspections, strict=True):
+        survey.add(item.name, inspected)
         if inspected.error:
             bad.append({"path": path_text(item.path), "reason": inspected.error})
         else:

@@ -19,16 +19,16 @@ class Survey:
     """
 
     def __init__(self, given: Range | None) -> None:
-        self._ranges, self._brightness, self._paths = ValueRanges(given), Brightness(), list[Path]()
+        self._ranges, self._brightness, self._names = ValueRanges(given), Brightness(), list[str]()
 
-    def add(self, path: Path, inspected: Inspected) -> None:
+    def add(self, name: str, inspected: Inspected) -> None:
         """Note one image; an unreadable one has no pixels."""
         if inspected.spread is None:
             return
         if inspected.found:
-            self._ranges.add(path, inspected.found)
+            self._ranges.add(Path(name), inspected.found)
         self._brightness.add(inspected.spread, inspected.found, self._ranges.given)
-        self._paths.append(path)
+        self._names.append(name)
 
     def value_range(self, where: Path) -> Range | None:
         """What black and white are; None if no image has more than 8 bits, or each says it by its format.
@@ -59,4 +59,4 @@ class Survey:
         except ToolkitError:  # value_range says so; the others can be compared all the same
             chosen = None
         darker, flatter = self._brightness.unlike_the_rest(chosen)
-        return [self._paths[place] for place in darker], [self._paths[place] for place in flatter]
+        return [Path(self._names[place]) for place in darker], [Path(self._names[place]) for place in flatter]

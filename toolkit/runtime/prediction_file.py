@@ -75,7 +75,7 @@ def prediction_file(
         os.close(handle)
         unfinished = Path(name)
         try:
-            with WRITERS[path.suffix.lower()](unfinished, _Table(labels, few, several, number, texts)) as write:
+            with WRITERS[path.suffix.lower()](unfinished, Table(labels, few, several, number, texts)) as write:
                 yield write
             unfinished.chmod(0o644)
             unfinished.replace(path)
@@ -107,7 +107,7 @@ def row(
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """The columns of a file, and what an entry has in them."""
 
     labels: Sequence[str]
@@ -117,14 +117,29 @@ class _Table:
     texts: bool
 
     def names(self) -> list[str]:
+        """Of the columns, in order."""
         if self.number:
             return ["path", *(["text"] if self.texts else []), "value", "error"]
         return columns(self.labels, self.top_k, several=self.several, texts=self.texts)
 
     def row(self, entry: dict[str, Any]) -> list[Any]:
+        """An entry's values in that order."""
         if self.number:
             return [entry.get(name) for name in self.names()]
         return row(entry, self.labels, self.top_k, several=self.several, texts=self.texts)
+
+    def schema(self) -> Any:
+        """The columns' types in Parquet.
+
+        Raises:
+            ToolkitError: pyarrow is not installed.
+        """
+        arrow, _ = _parquet()
+        names, text = self.names(), {"path", "text", "label", "error"}
+        kinds = [arrow.string() if name in text or name.startswith("label_") else arrow.float64() for name in names]
+        if self.several:
+            kinds[names.index("labels")] = arrow.list_(arrow.string())
+        return arrow.schema(list(zip(names, kinds, strict=True)))
 
 
 @contextmanager
@@ -134,7 +149,7 @@ def _text_file(path: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _csv(path: Path, table: _Table) -> Iterator[Write]:
+def _csv(path: Path, table: Table) -> Iterator[Write]:
     with _text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table.names())
@@ -148,25 +163,20 @@ def _cell(value: Any) -> Any:
 
 
 @contextmanager
-def _jsonl(path: Path, table: _Table) -> Iterator[Write]:
+def _jsonl(path: Path, table: Table) -> Iterator[Write]:
     with _text_file(path) as file:
         yield lambda entry: print(json.dumps(entry, ensure_ascii=False), file=file)
 
 
 @contextmanager
-def _parquet_file(path: Path, table: _Table) -> Iterator[Write]:
+def _parquet_file(path: Path, table: Table) -> Iterator[Write]:
     arrow, parquet = _parquet()
-    names, waiting = table.names(), list[list[Any]]()
-    text = {"path", "text", "label", "error"}
-    kinds = [arrow.string() if name in text or name.startswith("label_") else arrow.float64() for name in names]
-    if table.several:
-        kinds[names.index("labels")] = arrow.list_(arrow.string())
-    schema = arrow.schema(list(zip(names, kinds, strict=True)))
+    schema, waiting = table.schema(), list[list[Any]]()
     with parquet.ParquetWriter(path, schema) as writer:
 
         def flush() -> None:
-            values = zip(*waiting, strict=True) if waiting else [()] * len(names)
-            arrays = [arrow.array(list(column), kind) for column, kind in zip(values, kinds, strict=True)]
+            values = zip(*waiting, strict=True) if waiting else [()] * len(schema)
+            arrays = [arrow.array(list(column), kind) for column, kind in zip(values, schema.types, strict=True)]
             writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
             waiting.clear()
 
@@ -189,7 +199,7 @@ def _parquet() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-WRITERS: dict[str, Callable[[Path, _Table], AbstractContextManager[Write]]] = {
+WRITERS: dict[str, Callable[[Path, Table], AbstractContextManager[Write]]] = {
     ".csv": _csv,
     ".jsonl": _jsonl,
     ".parquet": _parquet_file,

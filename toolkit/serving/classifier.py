@@ -11,7 +11,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import ExampleReader, ImageText, Source
 from toolkit.serving.pool import BundlePool, open_pool
-from toolkit.serving.predictor import Predicted, Prediction, Predictor, entry_of
+from toolkit.serving.predictor import Deferred, Predicted, Prediction, Predictor, entry_of
 
 Several = list[Source] | tuple[Source, ...]
 
@@ -76,9 +76,17 @@ class Classifier:
             found.append(predicted)
         return found if several is images else found[0]
 
-    def stream(self, images: Iterable[Source], *, batch_size: int | None = None) -> Iterator[Predicted]:
-        """Yield predictions of any number of images as they are ready, with an error in the place of a bad one."""
-        return self._predictor(images, batch_size)
+    def stream(
+        self, images: Iterable[Source | Deferred], *, batch_size: int | None = None, readers: int = 1
+    ) -> Iterator[Predicted]:
+        """Yield predictions of any number of images as they are ready, with an error in the place of a bad one.
+
+        Args:
+            images: or functions that read one.
+            batch_size: images a run, at most.
+            readers: threads that read, decode and preprocess beside the sessions.
+        """
+        return self._predictor(images, batch_size, readers)
 
     def entries(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Outputs
 from toolkit.runtime.tokenizer import UnusableTextError
+from toolkit.serving.ahead import mapped_ahead
 from toolkit.serving.pool import AHEAD, BundlePool
 from toolkit.text import path_text
 
@@ -55,6 +56,8 @@ class Prediction(Decided):
     """The image's embedding [P] at length one; None where the bundle was exported without."""
 
 
+Deferred = Callable[[], Source]
+"""Reads an image when its turn comes; may raise :class:`UnreadableImageError`."""
 Predicted = Prediction | ToolkitError
 """A prediction, or why there is none: an image that can't be read, or probabilities that are no numbers."""
 
@@ -70,16 +73,23 @@ class Predictor:
         self.bundle, self.pool = bundle, pool
         self.reader = bundle.reader(pool.input)
 
-    def __call__(self, sources: Iterable[Source], batch_size: int | None = None) -> Iterator[Predicted]:
+    def __call__(
+        self, sources: Iterable[Source | Deferred], batch_size: int | None = None, readers: int = 1
+    ) -> Iterator[Predicted]:
         """Yield a prediction an image, in order.
 
         Args:
-            sources: images; a few batches of them are held at once.
+            sources: images, or what reads them; a few batches of them are held at once.
             batch_size: images a run, at most: the pool's unless given; fewer where they are large.
+            readers: threads that read, decode and preprocess beside the sessions; one stands for this thread.
         """
         most = batch_size or self.pool.batch_size
         pending: deque[tuple[list[Inputs | ToolkitError], list[tuple[list[int], Future[Outputs]]]]] = deque()
-        for window in windows(map(self._read, sources), most):
+        read: Iterable[Inputs | ToolkitError] = map(self._read, sources)
+        if readers > 1:
+            ahead = most * len(self.pool.sessions) + 2 * readers
+            read = mapped_ahead(self._read, sources, threads=readers, ahead=ahead)
+        for window in windows(read, most):
             examples = {place: read for place, read in enumerate(window) if not isinstance(read, ToolkitError)}
             runs = [
                 (places, self.pool.submit(stacked(examples[place] for place in places)))
@@ -91,9 +101,9 @@ class Predictor:
         while pending:
             yield from self._gathered(*pending.popleft())
 
-    def _read(self, source: Source) -> Inputs | ToolkitError:
+    def _read(self, source: Source | Deferred) -> Inputs | ToolkitError:
         try:
-            return self.reader(source)
+            return self.reader(source() if callable(source) else source)
         except (UnreadableImageError, UnusableTextError) as error:
             return error
 
