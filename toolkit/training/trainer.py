@@ -38,6 +38,7 @@ from toolkit.training.interruption import Interruption
 from toolkit.training.mixing import Mixing
 from toolkit.training.operating_point import check_operating_point
 from toolkit.training.optimizer import build_optimizer, learning_rate_factor, set_schedule
+from toolkit.training.ordered_sum import sum_in_order
 from toolkit.training.processes import AllRanks
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
 from toolkit.training.stability import MAX_SKIPPED, NonFiniteGuard, unstable
@@ -121,6 +122,7 @@ class Trainer:
         if config.compile:
             classifier.compile()  # in place, so that no name gets a prefix
         self.model, self.optimizer = accelerator.prepare(classifier, optimizer)
+        sum_in_order(self.model)
         self.average = RunningAverage(classifier, config.ema_decay) if config.ema_decay else None
         self.checkpoint_manager = CheckpointManager(
             run, recipe, data, self.model, self.optimizer, accelerator, self.average, trunk
@@ -355,8 +357,8 @@ class Trainer:
     ) -> None:
         step = self.state.step
         if step % self.recipe.tracking.log_every == 0 or step == 1:
-            mine = torch.stack([loss.sum() * batch.weight for batch, loss in zip(batches, losses, strict=True)]).sum()
-            loss = float(self.accelerator.reduce(mine, "sum"))
+            mine = torch.stack([loss.sum() * batch.weight for batch, loss in zip(batches, losses, strict=True)])
+            loss = float(self.accelerator.gather(mine).sum())
             self._settle()
             entry = {"epoch": epoch, "split": "train", "step": step, "loss": loss}
             self._log(entry | {"learning_rate": rates["head"], "learning_rates": rates})

@@ -1,0 +1,93 @@
+"""Decisions of every shipped form beside PyTorch in fp32, on more than 2,000 real images.
+
+    python -m benchmarks.agreement [--encoders tiny-clip,ViT-B/32]
+
+All 2,624 photographs of solar cells (elpv), of which the classifier learned some: whether two engines decide alike does
+not depend on that. tiny-clip learned its last layer, ViT-B/32 (of random weights) its head alone. Of each precision on
+each runtime that is installed: the share of equal decisions with its interval, and the margins of those that differ.
+Writes benchmarks/results/agreement.json; about 5 minutes for tiny-clip and 30 for ViT-B/32 on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cpu_engines import ENCODERS, THREADS, make_run
+from export.bundle import ExportOptions, export_bundle
+from export.prove_bundle import prove_again
+from recipes.finetune import finetune
+from toolkit.data.elpv import write_elpv
+from toolkit.files import write_json
+from toolkit.recipe.recipe import Recipe
+from toolkit.runs.finished_run import Run
+from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.machine import describe_machine
+
+RESULTS = Path(__file__).parent / "results" / "agreement.json"
+FORMS = {"cpu": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8")}
+KEPT = (
+    "images",
+    "top1_agreement",
+    "top1_agreement_at_least",
+    "flips",
+    "largest_flip_margin",
+    "max_abs_logit",
+    "passed",
+)
+
+
+def tiny_run(work: Path) -> Run:
+    """The embedded encoder, its last layer and head trained on the cells."""
+    write_elpv(work / "elpv")
+    recipe = {
+        "data": {"path": work / "elpv"},
+        "model": {"encoder": "tiny-clip", "unfreeze_last": 1},
+        "training": {"epochs": 3, "learning_rate": 1e-3, "boundary_cache": {"enabled": True}},
+        "tracking": {"trackers": [], "plots": False},
+    }
+    finetune(Recipe.model_validate(recipe), work / "run")
+    return Run(work / "run")
+
+
+def agreement(name: str) -> dict[str, Any]:
+    """Every form of one encoder."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        run = tiny_run(work) if name == "tiny-clip" else make_run(work, ENCODERS[name])
+        write_elpv(work / "all")
+        for provider, precisions in FORMS.items():
+            if provider == "openvino" and not find_spec("openvino"):
+                continue
+            path = work / f"bundle-{provider}"
+            wanted = ExportOptions(precisions=precisions, images=32)
+            export_bundle(run, path, wanted, provider=provider, threads=THREADS)
+            parity = prove_again(Bundle(path), run, provider=provider, threads=THREADS, folder=work / "all")
+            for precision in precisions:
+                entry = parity["results"][precision][provider]
+                found[f"{precision} on {provider}"] = {key: entry.get(key) for key in KEPT}
+                print(
+                    json.dumps({f"{name}, {precision} on {provider}": found[f"{precision} on {provider}"]}), flush=True
+                )
+    return found
+
+
+def main() -> None:
+    """Compare, print and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoders", default="tiny-clip,ViT-B/32", help="comma-separated")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    for name in given.encoders.split(","):
+        known = json.loads(given.out.read_bytes()) if given.out.is_file() else {"encoders": {}}
+        entry = agreement(name) | {"machine": describe_machine()}
+        write_json(given.out, {"encoders": known["encoders"] | {name: entry}})
+
+
+if __name__ == "__main__":
+    main()
