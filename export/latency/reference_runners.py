@@ -23,7 +23,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.modalities import text_tower_of
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import Feed
-from toolkit.runtime.providers import PROVIDER_OPTIONS, PROVIDERS
+from toolkit.runtime.providers import ON_CPU, PROVIDER_OPTIONS, PROVIDERS
 
 REDUCED = {"torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
 RIVALS = ("torch-eager", "torch-compile", *REDUCED, "onnxruntime-plain", "hf-pipeline")
@@ -45,7 +45,7 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
     if name not in RIVALS:
         fix = f"choose from {', '.join((*RIVALS, *BOUND))}"
         raise ToolkitError(f"no engine {name!r} to compare with", where="--compare", fix=fix)
-    device = "cpu" if beside.provider == "cpu" else "cuda"
+    device = "cpu" if beside.provider in ON_CPU else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         raise ToolkitError("torch has no CUDA device", where="--compare", fix="drop --compare, or pass --provider cpu")
     if name == "torch-fp16" and device == "cpu":
@@ -142,7 +142,8 @@ def _plain(run: Run, beside: Runner) -> Runner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = beside.threads
         options.log_severity_level = 4
-        providers = [(PROVIDERS[beside.provider], PROVIDER_OPTIONS.get(beside.provider, {}))]
+        provider = "cpu" if beside.provider in ON_CPU else beside.provider
+        providers = [(PROVIDERS[provider], PROVIDER_OPTIONS.get(provider, {}))]
         session = ort.InferenceSession(str(path), options, providers=providers)
 
     def compute(feed: Feed) -> Any:

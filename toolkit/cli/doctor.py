@@ -27,7 +27,10 @@ def doctor(json: JsonFlag = False) -> None:
     print_table(
         "packages", ["package", "version"], [[n, v or "not installed"] for n, v in report["packages"].items()], 2
     )
-    rows = [[n, "loads" if p["loads"] else "no", p["reason"] or ""] for n, p in report["providers"].items()]
-    print_table("execution providers of ONNX Runtime", ["provider", "", "why not"], rows, 3)
+    rows = [
+        [n, "loads" if p["loads"] else "no", p["reason"] or ", ".join(p.get("precisions", []))]
+        for n, p in report["providers"].items()
+    ]
+    print_table("providers", ["provider", "", "why not, or what it runs here"], rows, 3)
     for line in report["advice"] or ["nothing is missing"]:
         out.print(f"advice: {line}" if report["advice"] else line, soft_wrap=True)

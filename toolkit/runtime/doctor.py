@@ -10,20 +10,27 @@ from importlib.util import find_spec
 from typing import Any
 
 from toolkit.runtime.machine import describe_machine
-from toolkit.runtime.session import loadable_providers
+from toolkit.runtime.open_session import loadable_providers
+from toolkit.runtime.openvino_library import OPENVINO
+from toolkit.runtime.precision import SPECS
+from toolkit.runtime.providers import runs_here
 
-EXTRAS = {"train": "fine-tuning and export", "data": "toolkit data elpv and textile"}
+EXTRAS = {"train": "fine-tuning and export", "data": "toolkit data elpv and textile", "openvino": "--provider openvino"}
 
 
 def diagnose() -> dict[str, Any]:
     """Collect versions, devices, providers and threads.
 
     Returns:
-        ``machine``, ``packages`` {name: version or None}, ``providers`` {name: {loads, reason}},
-        ``torch_devices``, ``advice`` (sentences).
+        ``machine``, ``packages`` {name: version or None}, ``providers`` {name: {loads, reason}}, of OpenVINO also the
+        ``precisions`` that this processor runs, ``torch_devices``, ``advice`` (sentences).
     """
     packages = _packages()
-    providers = {name: {"loads": reason is None, "reason": reason} for name, reason in loadable_providers().items()}
+    providers: dict[str, dict[str, Any]] = {
+        name: {"loads": reason is None, "reason": reason} for name, reason in loadable_providers().items()
+    }
+    if providers[OPENVINO]["loads"]:
+        providers[OPENVINO]["precisions"] = [precision for precision in SPECS if runs_here(precision, OPENVINO)]
     machine = describe_machine() | {"gpus": _gpus()}
     report: dict[str, Any] = {
         "machine": machine,

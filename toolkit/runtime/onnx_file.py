@@ -91,6 +91,16 @@ def _shapes(graph: bytes, field: int) -> dict[str, list[int | None]]:
     return shapes
 
 
+def metadata(graph: bytes) -> dict[str, str]:
+    """The graph's own key-value pairs (``metadata_props``).
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    pairs = [dict(_fields(entry)) for entry in _inside(memoryview(graph), (14,))]
+    return {bytes(pair.get(KEY, b"")).decode(): bytes(pair.get(VALUE, b"")).decode() for pair in pairs}
+
+
 def operators(graph: bytes) -> set[tuple[str, str]]:
     """Domain and type of every node, those of subgraphs and functions too; the domain of standard ones is empty.
 

@@ -192,7 +192,7 @@ class Search:
                         provider=self.provider,
                         threads=configuration.layout.threads,
                         precision=configuration.precision,
-                        session_options=session_options(configuration.layout),
+                        session_options=session_options(configuration.layout, self.provider),
                         provider_options=configuration.layout.provider_options,
                         batch_size=configuration.batch_size,
                     )
@@ -390,7 +390,7 @@ def _serving(search: Search, best: Measured, budget: Budget) -> Serving:
         threads=chosen.layout.threads,
         sessions=chosen.layout.sessions,
         batch_size=chosen.batch_size,
-        session_options=session_options(chosen.layout),
+        session_options=session_options(chosen.layout, search.provider),
         provider_options=dict(chosen.layout.provider_options),  # type: ignore[arg-type]
         expected=Expected(
             p50_ms=(best.served or best.metrics)["p50_ms"],
