@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,6 +47,7 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
         fix = f"choose from {', '.join((*RIVALS, *BOUND))}"
         raise ToolkitError(f"no engine {name!r} to compare with", where="--compare", fix=fix)
     device = "cpu" if beside.provider in ON_CPU else "cuda"
+    beside = replace(beside, provider="cpu") if device == "cpu" else beside
     if device == "cuda" and not torch.cuda.is_available():
         raise ToolkitError("torch has no CUDA device", where="--compare", fix="drop --compare, or pass --provider cpu")
     if name == "torch-fp16" and device == "cpu":
@@ -142,8 +144,7 @@ def _plain(run: Run, beside: Runner) -> Runner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = beside.threads
         options.log_severity_level = 4
-        provider = "cpu" if beside.provider in ON_CPU else beside.provider
-        providers = [(PROVIDERS[provider], PROVIDER_OPTIONS.get(provider, {}))]
+        providers = [(PROVIDERS[beside.provider], PROVIDER_OPTIONS.get(beside.provider, {}))]
         session = ort.InferenceSession(str(path), options, providers=providers)
 
     def compute(feed: Feed) -> Any:
