@@ -6,12 +6,12 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from toolkit.errors import ToolkitError
+from toolkit.runtime import onnx_file
 from toolkit.runtime.inputs import Feed, TensorSpec
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import return_freed
@@ -24,14 +24,8 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 GRAPH = "graph.onnx"
-AXES = {
-    "image": ("batch", "height", "width"),
-    "input_ids": ("batch", "sequence"),
-    "attention_mask": ("batch", "sequence"),
-}
-"""Names of the axes of any length, by input."""
-DTYPES = {"u8": "uint8", "f32": "float32", "i64": "int64", "boolean": "bool"}
-"""numpy's names of OpenVINO's types."""
+DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
+"""numpy's names of ONNX's element types."""
 FIX = "export again with --provider openvino"
 
 
@@ -74,6 +68,8 @@ class OpenVinoSession(Session):
             graph, data = _contents(model, external_data)
             _require_runnable(graph, self.where)
             self._metadata = metadata(graph)
+            self.inputs = _specs(onnx_file.inputs(graph))
+            self.given = _specs(onnx_file.outputs(graph))
             read = _read(graph, data)
             constants = (op for op in read.get_ops() if op.get_type_name() == "Constant")
             half = any(op.get_element_type() == library.Type.bf16 for op in constants)
@@ -82,6 +78,10 @@ class OpenVinoSession(Session):
             chosen = production_properties(self.threads) | dict(properties or {})
             self._compiled = core().compile_model(read, "CPU", chosen)
             self._request = self._compiled.create_infer_request()
+            self._read = {name for port in self._compiled.inputs for name in port.get_names()}
+            """Names of the inputs that something reads; OpenVINO leaves out the others."""
+            ports = enumerate(self._compiled.outputs)
+            self._places = {name: place for place, port in ports for name in port.get_names()}
         except ToolkitError:
             raise
         except (RuntimeError, ValueError, OSError, TypeError) as error:
@@ -96,33 +96,17 @@ class OpenVinoSession(Session):
         """The graph's own key-value pairs (``metadata_props``)."""
         return dict(self._metadata)
 
-    @cached_property
-    def inputs(self) -> dict[str, TensorSpec]:
-        """What the graph takes, by name."""
-        return {spec.name: spec for spec in map(_spec, self._compiled.inputs)}
-
-    @cached_property
-    def given(self) -> dict[str, TensorSpec]:
-        """What the graph gives, by name."""
-        return {spec.name: spec for spec in map(_spec, self._compiled.outputs)}
-
     def close(self) -> None:
         """Free the graph; what it takes and where it ran stay known, and it computes nothing any more."""
-        _ = self.inputs, self.given
         del self._request, self._compiled
         return_freed()
 
     def compute(self, names: Sequence[str], feed: Feed) -> list[Float32]:
         """Compute outputs by name of inputs by name, unchecked; what the graph doesn't take is left out."""
-        taken = {name: values for name, values in feed.items() if name in self.inputs}
+        taken = {name: values for name, values in feed.items() if name in self._read}
         with self._running(), self._alone:
             results = self._request.infer(taken, share_inputs=True)
             return [results[self._places[name]] for name in names]
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        """Place of each output, under all of its names."""
-        return {name: place for place, output in enumerate(self._compiled.outputs) for name in output.get_names()}
 
     def bind(self, feed: Mapping[str, ort.OrtValue]) -> NoReturn:
         """Refused: on a CPU an array is read where it lies."""
@@ -170,15 +154,9 @@ def production_properties(threads: int) -> dict[str, Any]:
     }
 
 
-def _spec(port: Any) -> TensorSpec:
-    """An input or output."""
-    name, dtype = port.get_any_name(), port.get_element_type().get_type_name()
-    known = AXES.get(name, ("batch",))
-    shape: list[int | str | None] = []
-    for place, side in enumerate(port.get_partial_shape()):
-        free = known[place] if place < len(known) else None
-        shape.append(free if side.is_dynamic else side.get_length())
-    return TensorSpec(name, DTYPES.get(dtype, dtype), tuple(shape))
+def _specs(values: Mapping[str, tuple[int, tuple[int | str | None, ...]]]) -> dict[str, TensorSpec]:
+    """Inputs or outputs as the graph states them."""
+    return {name: TensorSpec(name, DTYPES.get(kind, f"type {kind}"), shape) for name, (kind, shape) in values.items()}
 
 
 def _require_runnable(graph: bytes, where: Path) -> None:
