@@ -94,15 +94,13 @@ class ConfigMaker:
         if trunk is not None:
             return self._forms_behind_trunk(trunk)
         matmuls = quantisable(self.run.classifier, self.preprocess, self._float_graph)
-        if self._standard:  # such compilers take convolutions and integers around zero
+        if self._standard:  # such compilers take the patches' convolution
             layers = tuple(name for name in matmuls if name in matmul_inputs(self._float_graph))
-            ranges = self._ranges(layers, symmetric=True)
+            symmetric = self.provider == "tensorrt"  # which takes integers around zero alone, and no CPU adds them
+            ranges = self._ranges(layers, symmetric=symmetric)
+            rounding = {"pairs_fit": not symmetric, "symmetric": symmetric}
             return [
-                self.rounded(
-                    Quantization(
-                        matmuls=layers, ranges=ranges, pairs_fit=False, symmetric=True, per_channel=per_channel
-                    )
-                )
+                self.rounded(Quantization(matmuls=layers, ranges=ranges, per_channel=per_channel, **rounding))
                 for per_channel in (True, False)
             ]
         whole, layers = tuple(matmuls), tuple(name for name in matmuls if name in matmul_inputs(self._float_graph))

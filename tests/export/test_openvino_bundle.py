@@ -74,12 +74,14 @@ def test_parity_is_proven_from_the_file_on(precision: str, compiled: Path) -> No
 def test_each_precision_computes_in_its_own_type(compiled: Path) -> None:
     results = Bundle(compiled).parity_results
     rounded = results["int8"]["openvino"]
-    assert rounded["fused"]["FullyConnected i8"] >= len(rounded["form"]["quantization"]["products"]) > 0
+    integers = rounded["fused"].get("FullyConnected u8", 0) + rounded["fused"].get("FullyConnected i8", 0)
+    assert integers >= len(rounded["form"]["quantization"]["products"]) > 0
     assert rounded["same_rounding"]["passed"]
     assert not [kind for kind in results["fp32"]["openvino"]["fused"] if not kind.endswith("f32")]
     if "bf16" in results:
         counts = results["bf16"]["openvino"]["fused"]
         assert counts["FullyConnected bf16"] > counts["FullyConnected f32"]  # the head stays
+        assert counts["MVN bf16"] > counts.get("Convert bf16", 0)  # no casts around norms
 
 
 def test_float32_gives_what_onnxruntime_gives(compiled: Path) -> None:
