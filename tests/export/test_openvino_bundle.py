@@ -197,3 +197,22 @@ def test_what_is_tuned_is_what_predict_and_serve_open(bundle: Path) -> None:
     assert verify(bundle)["provider"] == "openvino"
     with pytest.raises(ToolkitError, match="no provider 'openvino'"):
         settings_of(opened, None, None, None)
+
+
+def test_tune_chooses_the_better_of_two_runtimes(bundle: Path) -> None:
+    budget = Budget(p99_ms=5000, max_accuracy_drop=50)
+    outcome = tune_bundle(Bundle(bundle), budget, provider="cpu,openvino", effort=LITTLE)
+    assert {row["provider"] for row in outcome["tried"]} == {"cpu", "openvino"}
+    assert {"fp32", "int8", "fp32 on openvino", "int8 on openvino"} <= set(outcome["accuracy"])
+    (best,) = [row for row in outcome["tried"] if row["chosen"]]
+    chosen = outcome["chosen"]
+    keys = ("provider", "precision", "threads", "sessions", "batch_size")
+    assert [chosen[key] for key in keys] == [best[key] for key in keys]
+    assert bool(chosen["session_options"]) == (chosen["provider"] == "cpu")
+    with open_pool(Bundle(bundle)) as pool:
+        assert pool.sessions[0].provider == chosen["provider"]
+
+
+def test_runtimes_that_share_no_cores_are_tuned_apart(compiled: Path) -> None:
+    with pytest.raises(ToolkitError, match="cuda is tuned alone"):
+        tune_bundle(Bundle(compiled), Budget(p99_ms=5000, max_accuracy_drop=50), provider="openvino,cuda")

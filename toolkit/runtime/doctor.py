@@ -11,9 +11,8 @@ from typing import Any
 
 from toolkit.runtime.machine import describe_machine
 from toolkit.runtime.open_session import loadable_providers
-from toolkit.runtime.openvino_library import OPENVINO
+from toolkit.runtime.openvino_library import OPENVINO, why_not
 from toolkit.runtime.precision import SPECS
-from toolkit.runtime.providers import runs_here
 
 EXTRAS = {"train": "fine-tuning and export", "data": "toolkit data elpv and textile", "openvino": "--provider openvino"}
 
@@ -22,15 +21,16 @@ def diagnose() -> dict[str, Any]:
     """Collect versions, devices, providers and threads.
 
     Returns:
-        ``machine``, ``packages`` {name: version or None}, ``providers`` {name: {loads, reason}}, of OpenVINO also the
-        ``precisions`` that this processor runs, ``torch_devices``, ``advice`` (sentences).
+        ``machine``, ``packages`` {name: version or None}, ``providers`` {name: {loads, reason}}, of OpenVINO also
+        ``precisions`` {name: None, or why this processor does not run it}, ``torch_devices``, ``advice`` (sentences).
     """
     packages = _packages()
     providers: dict[str, dict[str, Any]] = {
         name: {"loads": reason is None, "reason": reason} for name, reason in loadable_providers().items()
     }
     if providers[OPENVINO]["loads"]:
-        providers[OPENVINO]["precisions"] = [precision for precision in SPECS if runs_here(precision, OPENVINO)]
+        run = [spec.name for spec in SPECS.values() if OPENVINO in spec.providers]
+        providers[OPENVINO]["precisions"] = {precision: why_not(precision) for precision in run}
     machine = describe_machine() | {"gpus": _gpus()}
     report: dict[str, Any] = {
         "machine": machine,
