@@ -113,9 +113,10 @@ class OpenVinoSession(Session):
         what = "memory is bound by ONNX Runtime alone"
         raise ToolkitError(what, where="--provider openvino", fix="run the feed itself")
 
-    def executed_nodes(self, feed: Feed) -> list[ExecutedNode]:
-        """Run once and tell which nodes the compiled graph has, with the type that each computes in."""
-        self.run(feed)
+    def executed_nodes(self, feed: Feed, runs: int = 1) -> list[ExecutedNode]:
+        """Run and tell which nodes the compiled graph has, with the type that each computes in."""
+        for _ in range(runs):
+            self.run(feed)
         executed = []
         for node in self._compiled.get_runtime_model().get_ordered_ops():
             facts = {key: value.astype(str) for key, value in node.get_rt_info().items()}
