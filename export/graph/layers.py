@@ -132,6 +132,9 @@ class LayerBuilder:
         name, kind = self.names.of(module), type(module).__name__
         if kind == "QuickGELUActivation" and self.config.standard_ops_only:
             add = self.scope(module)
+            if self._compiled_in_bf16:  # the form that OpenVINO 2026.4 joins with the matmul in bf16 too
+                power = add("Exp", add("Neg", add("Mul", x, add.single(QUICK_GELU_ALPHA))))
+                return str(add("Div", x, add("Add", power, add.single(1.0)), name=name))
             gate = add("Sigmoid", add("Mul", x, add.single(QUICK_GELU_ALPHA)))
             return str(add("Mul", x, gate, name=name))
         if kind == "QuickGELUActivation":
