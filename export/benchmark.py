@@ -6,6 +6,7 @@ import datetime
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,8 @@ from toolkit.runtime.bundle import MANIFEST, Bundle
 from toolkit.runtime.inputs import Feed, examples_in, part_of
 from toolkit.runtime.latency_file import LATENCY, write_latency
 from toolkit.runtime.machine import describe_machine, usable_cores
-from toolkit.runtime.providers import require_precision, runnable
+from toolkit.runtime.openvino_library import OPENVINO
+from toolkit.runtime.providers import ON_CPU, require_precision, runnable
 from toolkit.runtime.verify import require_sound
 
 if TYPE_CHECKING:
@@ -139,6 +141,8 @@ def benchmark(
         of = _run(bundle, compare) if rivals or compare.data else None
         pool = find_pool(bundle, engines[0].input, of, measured.images)
         versions = {"onnxruntime": ort.__version__}
+        if provider == OPENVINO:
+            versions[OPENVINO] = version(OPENVINO)
         if of is not None and rivals:
             import torch
 
@@ -279,7 +283,7 @@ def _scenarios(
             provider=engine.provider,
             threads=layout.threads if layout else engine.threads,
             precision=engine.precision,
-            session_options=session_options(layout) if layout else None,
+            session_options=session_options(layout, engine.provider) if layout else None,
             provider_options=layout.provider_options if layout else None,
             batch_size=batch_size,
         )
@@ -319,7 +323,7 @@ def _serving(bundle: Bundle, provider: str, pool: Pool, least: MinSamples, progr
     With a rate in its budget, the latencies are those of requests that arrive at that rate.
     """
     tuned = bundle.tuned_for(provider)
-    if tuned is None or (provider == "cpu" and tuned.sessions * tuned.threads > usable_cores()):
+    if tuned is None or (provider in ON_CPU and tuned.sessions * tuned.threads > usable_cores()):
         return None
     progress.stage("the tuned configuration")
 

@@ -38,11 +38,11 @@ from toolkit.reporting.model_card import card_metadata
 from toolkit.reporting.pages import write_pages
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import MANIFEST, Manifest, write_manifest
+from toolkit.runtime.open_session import open_session
 from toolkit.runtime.parity_file import write_parity
 from toolkit.runtime.precision import SPECS, Precision
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.providers import require_precision
-from toolkit.runtime.session import Session
 from toolkit.runtime.signature import sign as sign_bundle
 from toolkit.runtime.staging import changing
 from toolkit.runtime.tensorrt import EngineBuild
@@ -175,7 +175,7 @@ class _Export:
         config, temperature = self.search.measured.calibrated(config)
         file = self.stage / SPECS[config.precision].file
         save_graph(self._graph(config, wanted), file)
-        session = Session(
+        session = open_session(
             file,
             provider=self.search.provider,
             threads=threads,

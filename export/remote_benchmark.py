@@ -14,7 +14,7 @@ from export.latency.scenarios.remote import remote_server
 from export.latency.scenarios.server import LEAST, find_rate
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.latency_file import LATENCY
+from toolkit.runtime.latency_file import LATENCY, SHIPPED
 from toolkit.runtime.machine import describe_machine
 
 SPREAD = 3
@@ -82,6 +82,6 @@ def _graph_p50(bundle: Bundle) -> float | None:
     ours = [
         row
         for row in rows
-        if (row["engine"], row["batch_size"], row["precision"]) == ("onnxruntime", 1, bundle.precisions[0])
+        if row["engine"] in SHIPPED and (row["batch_size"], row["precision"]) == (1, bundle.precisions[0])
     ]
     return float(ours[0]["p50_ms"]) if ours else None

@@ -77,6 +77,7 @@ OPTIONAL_LIBRARIES = {
     "toolkit.runtime.embedding_file": {"pyarrow", "safetensors"},
     "toolkit.runtime.prediction_file": {"pyarrow"},
     "toolkit.runtime.tokenizer": {"tokenizers"},
+    "toolkit.runtime.openvino_library": {"openvino"},
 }
 """What a module of the runtime may import inside a function, of an extra that a production host need not have."""
 MODULES = {

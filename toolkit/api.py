@@ -257,7 +257,7 @@ def export(
     out: Path | str,
     precision: str | Sequence[str] | None = None,
     max_accuracy_drop: float | None = None,
-    input: Literal["image", "pixel_values"] = "image",
+    input: Literal["image", "pixel_values"] | None = None,
     provider: str = "cpu",
     threads: int | None = None,
     images: int | None = None,
@@ -277,7 +277,8 @@ def export(
         precision: of the graphs, the default first: a list, ``"fp32,int8"``, or ``"auto"`` for the fastest within
             ``max_accuracy_drop``; that of the run's trunk, or fp32, unless given.
         max_accuracy_drop: percentage points that ``auto`` may lose; 0.2 unless given.
-        input: what the graph takes: decoded images of any size, or what the image processor gives.
+        input: what the graph takes: decoded images of any size, or what the image processor gives; ``image`` unless
+            given, but ``pixel_values`` for ``openvino``.
         provider: that the graphs are made for and that parity runs on.
         threads: of a session; the usable cores unless given.
         images: held-out images that parity uses; fewer are an error.
@@ -302,16 +303,19 @@ def export(
         True
     """
     from export.bundle import ExportOptions, export_bundle
-    from export.graph.classifier_graph import check_input
+    from export.graph.classifier_graph import input_on
     from toolkit.runtime.bundle import Bundle
 
     precisions, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
-    wanted = ExportOptions(check_input(input), precisions, budget, images, calibration_images, embedding)
+    graph_input = input_on(provider, input)
+    wanted = ExportOptions(graph_input, precisions, budget, images, calibration_images, embedding)
     if triton is not None:
         from export.triton.repository import check_repository
 
         default = precisions[0] if precisions else None
-        check_repository(Path(out), Path(triton), provider=provider, precision=default, graph_kind=input, force=force)
+        check_repository(
+            Path(out), Path(triton), provider=provider, precision=default, graph_kind=graph_input, force=force
+        )
     export_bundle(
         opened_run(run, data),
         Path(out),

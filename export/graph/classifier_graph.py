@@ -22,6 +22,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.modalities import image_tower_of
 from toolkit.runtime.label_thresholds import DECISIONS, LabelThresholds
 from toolkit.runtime.label_thresholds import METADATA as THRESHOLDS
+from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.runtime.operating_point import METADATA as OPERATING_POINT
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.precision import SPECS
@@ -41,6 +42,18 @@ def check_input(name: str) -> GraphInput:
         fix = f"use {' or '.join(get_args(GraphInput))}"
         raise ToolkitError(f"a graph can't take {name!r}", where="--input", fix=fix)
     return name  # type: ignore[return-value]
+
+
+def input_on(provider: str, name: str | None) -> GraphInput:
+    """What a graph for a provider takes: what is asked for, else ``image`` where the provider can resize to the bit.
+
+    Raises:
+        ToolkitError: there is no such input, or not on this provider.
+    """
+    if provider == OPENVINO and name == IMAGE:
+        what = "OpenVINO has no float64, in which a graph that takes image computes the weights of its resize"
+        raise ToolkitError(what, where="--input image", fix="use --input pixel_values, its default")
+    return check_input(name or (PIXEL_VALUES if provider == OPENVINO else IMAGE))
 
 
 def build_graph(

@@ -30,7 +30,7 @@ class GraphConfig(BaseModel):
     """Residual sum, bias of the matmul before it, and norm by one operator; integer matmuls add their bias
     themselves, and then a sum and a norm apart are faster on CPUs."""
     standard_ops_only: bool = Field(False, alias="standard")
-    """Standard operators alone, for compilers that know no others, such as TensorRT."""
+    """Standard operators alone, for compilers that know no others: TensorRT's and OpenVINO's."""
 
 
 FUSED = GraphConfig()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from export.graph.config import GraphConfig
+from export.graph.openvino_check import check_compiled
 from toolkit.errors import CheckFailed
 from toolkit.models.classifier import Classifier
 from toolkit.models.modalities import image_tower_of
+from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.providers import PROVIDERS
 from toolkit.runtime.session import ExecutedNode
@@ -42,11 +44,14 @@ def check_nodes(
         config: that the graph was written in.
 
     Returns:
-        The counts of :func:`fused_counts`, and of rotary positions where there are any.
+        The counts of :func:`fused_counts`, and of rotary positions where there are any; of OpenVINO those of
+        :func:`export.graph.openvino_check.check_compiled`.
 
     Raises:
         CheckFailed: a fusion is missing, or a heavy node ran elsewhere; with the names of the nodes.
     """
+    if provider == OPENVINO:
+        return check_compiled(nodes, classifier, config)
     image, towers = image_tower_of(classifier.encoder), classifier.encoder.towers
     tower = image and image.tower
     blocks = [block for each in towers for block in each.blocks]

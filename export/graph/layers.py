@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from export.graph.builder import MICROSOFT, GraphBuilder, Scope
@@ -93,7 +94,8 @@ class LayerBuilder:
         if isinstance(x, Residual) and not self.config.fuse_skip_layernorm:
             x = str(self.builder.node("Add", [x.stream, x.matmul], name=x.name))
         if isinstance(x, str):
-            node = self.builder.node("LayerNormalization", [x, *affine], name=name, axis=-1, epsilon=epsilon)
+            options: dict[str, Any] = {"stash_type": TensorProto.BFLOAT16} if self._compiled_in_bf16 else {}
+            node = self.builder.node("LayerNormalization", [x, *affine], name=name, axis=-1, epsilon=epsilon, **options)
             return node, x
         self.builder.node(
             "SkipLayerNormalization",
@@ -104,6 +106,15 @@ class LayerBuilder:
             epsilon=epsilon,
         )
         return name, x.name
+
+    @property
+    def _compiled_in_bf16(self) -> bool:
+        """Whether OpenVINO runs the graph in bf16.
+
+        Its kernel of the norm computes in float32 whatever it takes; the casts around it that ONNX asks for by default
+        would be passes over memory of their own.
+        """
+        return self.config.standard_ops_only and self.config.precision == "bf16"
 
     def total(self, x: str | Residual) -> str:
         """A residual sum that no norm follows."""
@@ -121,6 +132,9 @@ class LayerBuilder:
         name, kind = self.names.of(module), type(module).__name__
         if kind == "QuickGELUActivation" and self.config.standard_ops_only:
             add = self.scope(module)
+            if self._compiled_in_bf16:  # the form that OpenVINO 2026.4 joins with the matmul in bf16 too
+                power = add("Exp", add("Neg", add("Mul", x, add.single(QUICK_GELU_ALPHA))))
+                return str(add("Div", x, add("Add", power, add.single(1.0)), name=name))
             gate = add("Sigmoid", add("Mul", x, add.single(QUICK_GELU_ALPHA)))
             return str(add("Mul", x, gate, name=name))
         if kind == "QuickGELUActivation":

@@ -16,6 +16,7 @@ from export.graph.grey_levels import levels_of
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.graph.text_inputs import all_text_inputs
 from toolkit.runtime.inputs import Feed
+from toolkit.runtime.open_session import open_session
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.session import Session
 
@@ -127,18 +128,18 @@ def open_part(part: onnx.ModelProto, session: Session) -> Session:
     """Open a part of a graph as a session opens the whole; weights that stayed on disk are mapped from there."""
     if any(map(uses_external_data, part.graph.initializer)):
         folder, content = session.where.parent, part.SerializeToString()
-        return Session(content, provider=session.provider, threads=session.threads, external_data=folder)
+        return open_session(content, provider=session.provider, threads=session.threads, external_data=folder)
     return open_model(part, provider=session.provider, threads=session.threads)
 
 
 def open_model(model: onnx.ModelProto, *, provider: str, threads: int | None) -> Session:
     """Open a graph that lies on no disk."""
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGEST_IN_MEMORY:
-        return Session(model.SerializeToString(), provider=provider, threads=threads)
+        return open_session(model.SerializeToString(), provider=provider, threads=threads)
     with TemporaryDirectory(prefix="clip-toolkit-") as folder:
         path = Path(folder) / "part.onnx"
         save_graph(model, path)
-        return Session(path, provider=provider, threads=threads)
+        return open_session(path, provider=provider, threads=threads)
 
 
 def gives_floats(node: onnx.NodeProto) -> bool:

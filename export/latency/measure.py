@@ -23,6 +23,7 @@ from toolkit.runtime.memory import (
     reset_peak,
     resident_mib,
 )
+from toolkit.runtime.providers import ON_CPU
 
 BLOCKS = 10
 """Turns of each engine; its runs of one turn follow each other, so that its weights stay in the caches."""
@@ -89,7 +90,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     growth = {}
     if skipped is not None and max(batch_sizes) > PROBED:  # before a large batch: what it takes stays taken
-        growth = {id(engine): _growth_mib(engine, pool) for engine in engines if engine.provider == "cpu"}
+        growth = {id(engine): _growth_mib(engine, pool) for engine in engines if engine.provider in ON_CPU}
     for batch_size in batch_sizes:
         fitting = list(engines) if skipped is None else _fitting(engines, pool, batch_size, growth, skipped)
         if fitting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +24,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.modalities import text_tower_of
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import Feed
-from toolkit.runtime.providers import PROVIDER_OPTIONS, PROVIDERS
+from toolkit.runtime.providers import ON_CPU, PROVIDER_OPTIONS, PROVIDERS
 
 REDUCED = {"torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
 RIVALS = ("torch-eager", "torch-compile", *REDUCED, "onnxruntime-plain", "hf-pipeline")
@@ -45,7 +46,8 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
     if name not in RIVALS:
         fix = f"choose from {', '.join((*RIVALS, *BOUND))}"
         raise ToolkitError(f"no engine {name!r} to compare with", where="--compare", fix=fix)
-    device = "cpu" if beside.provider == "cpu" else "cuda"
+    device = "cpu" if beside.provider in ON_CPU else "cuda"
+    beside = replace(beside, provider="cpu") if device == "cpu" else beside
     if device == "cuda" and not torch.cuda.is_available():
         raise ToolkitError("torch has no CUDA device", where="--compare", fix="drop --compare, or pass --provider cpu")
     if name == "torch-fp16" and device == "cpu":

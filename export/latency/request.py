@@ -14,6 +14,7 @@ from export.latency.statistics import percentiles
 from toolkit.runtime.binding import Binding
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Shapes, shapes_of, stacked
+from toolkit.runtime.providers import ON_CPU
 from toolkit.runtime.session import Session
 
 STEPS = ("decode_ms", "preprocess_ms", "host_to_device_ms", "network_ms", "device_to_host_ms", "file_to_label_ms")
@@ -35,7 +36,7 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
         ``p99`` and ``intervals`` of the whole; ``requests``.
     """
     inside = session.input == "image"
-    on_cpu = session.provider == "cpu"
+    on_cpu = session.provider in ON_CPU
     names = [name for name in STEPS if not (on_cpu and name in ("host_to_device_ms", "device_to_host_ms"))]
     bindings: dict[Shapes, Binding] = {}
     reader = bundle.reader(session.input)

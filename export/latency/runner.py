@@ -12,6 +12,7 @@ from toolkit.runtime.binding import Binding
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Feed, Shapes, examples_in, shapes_of
 from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.runtime.session import Session
 
 SPINNING: Final = "session.intra_op.allow_spinning"
@@ -73,7 +74,7 @@ def onnxruntime_engine(
     provider_options: Mapping[str, str] | None = None,
     batch_size: int | None = None,
 ) -> Runner:
-    """The bundle's graph with production's session options, on the provider asked for or not at all.
+    """The bundle's graph as production opens it, on the provider asked for or not at all.
 
     Threads and spinning are never those of ``serving.json``: bundles and precisions that are set side by side get
     the same ones. TensorRT's engine is built for ``batch_size``; without it each batch size that comes has a session.
@@ -84,7 +85,7 @@ def onnxruntime_engine(
             provider=provider,
             threads=threads or usable_cores(),
             precision=precision,
-            session_options={SPINNING: "1"} | dict(session_options or {}),
+            session_options={} if provider == OPENVINO else {SPINNING: "1"} | dict(session_options or {}),
             provider_options=provider_options or {},
             batch_size=most,
         )
@@ -99,7 +100,8 @@ def onnxruntime_engine(
         return sessions[size].run(batch)
 
     by_size = provider == "tensorrt" and batch_size is None
-    return Runner("onnxruntime", precision, provider, session.threads, run if by_size else session.run, session.input)
+    engine = OPENVINO if provider == OPENVINO else "onnxruntime"
+    return Runner(engine, precision, provider, session.threads, run if by_size else session.run, session.input)
 
 
 BOUND = {"onnxruntime-bound": {}, "onnxruntime-cuda-graph": {"enable_cuda_graph": "1"}}
@@ -115,6 +117,10 @@ def bound_engine(name: str, bundle: Bundle, beside: Runner) -> Runner:
     if name == "onnxruntime-cuda-graph" and beside.provider != "cuda":
         what = f"a CUDA graph needs --provider cuda, not {beside.provider}"
         raise ToolkitError(what, where="--compare", fix="compare with onnxruntime-bound")
+
+    if beside.provider == OPENVINO:
+        what = "OpenVINO reads arrays where they lie, and binds no memory"
+        raise ToolkitError(what, where="--compare", fix=f"drop {name}, or pass --provider cpu")
 
     def open_session(batch_size: int) -> Session:
         return bundle.session(

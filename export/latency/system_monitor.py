@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from toolkit.runtime.cgroup import SYSTEM, held_back_microseconds
+from toolkit.runtime.providers import ON_CPU
 
 STEAL = 0.02
 """Share of the cores' time, taken by the host of a virtual machine, from which on a metric is in doubt."""
@@ -154,7 +155,7 @@ class _GpuWatch:
         self._states: list[dict[str, Any]] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        if provider != "cpu":
+        if provider not in ON_CPU:
             self._thread.start()
 
     def _watch(self) -> None:

@@ -26,6 +26,7 @@ from toolkit.models.text_inputs import text_inputs
 from toolkit.progress import Progress
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.precision import SPECS, Precision
+from toolkit.runtime.providers import STANDARD, runs_here
 
 
 class ConfigMaker:
@@ -49,7 +50,7 @@ class ConfigMaker:
         self.preprocess = preprocess_from(run.processor)
         self.calibration = calibration_examples(run.data, calibration_images)
         self.texts = text_inputs(run.classifier.encoder)
-        self._standard = provider == "tensorrt"
+        self._standard = provider in STANDARD
 
     def base(self) -> list[GraphConfig]:
         """Those that don't leave layers float."""
@@ -57,7 +58,9 @@ class ConfigMaker:
         known = [
             spec
             for spec in SPECS.values()
-            if self.provider in spec.searched_on and (described or not spec.needs_description)
+            if self.provider in spec.searched_on
+            and runs_here(spec.name, self.provider)
+            and (described or not spec.needs_description)
         ]
         rounded = self.int8() if SPECS["int8"] in known else []
         if self.run.trunk is not None:
@@ -91,15 +94,13 @@ class ConfigMaker:
         if trunk is not None:
             return self._forms_behind_trunk(trunk)
         matmuls = quantisable(self.run.classifier, self.preprocess, self._float_graph)
-        if self._standard:  # TensorRT takes convolutions and integers around zero
+        if self._standard:  # such compilers take the patches' convolution
             layers = tuple(name for name in matmuls if name in matmul_inputs(self._float_graph))
-            ranges = self._ranges(layers, symmetric=True)
+            symmetric = self.provider == "tensorrt"  # which takes integers around zero alone, and no CPU adds them
+            ranges = self._ranges(layers, symmetric=symmetric)
+            rounding = {"pairs_fit": not symmetric, "symmetric": symmetric}
             return [
-                self.rounded(
-                    Quantization(
-                        matmuls=layers, ranges=ranges, pairs_fit=False, symmetric=True, per_channel=per_channel
-                    )
-                )
+                self.rounded(Quantization(matmuls=layers, ranges=ranges, per_channel=per_channel, **rounding))
                 for per_channel in (True, False)
             ]
         whole, layers = tuple(matmuls), tuple(name for name in matmuls if name in matmul_inputs(self._float_graph))

@@ -17,6 +17,7 @@ from toolkit.progress import SILENT, Progress
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import part_of
 from toolkit.runtime.precision import Precision
+from toolkit.runtime.providers import STANDARD
 from toolkit.sampling import evenly_spaced
 
 VALIDATION_IMAGES = 256
@@ -55,10 +56,10 @@ class PrecisionSearch:
         Raises:
             ToolkitError: there are fewer training images than asked for.
         """
-        if provider == "tensorrt" and run.trunk is not None:
+        if provider in STANDARD and run.trunk is not None:
             what = f"the run's trunk in {run.trunk['precision']} is made of ONNX Runtime's operators"
             raise ToolkitError(
-                what, where="--provider tensorrt", fix="export for cpu or cuda, or train on an fp32 trunk"
+                what, where=f"--provider {provider}", fix="export for cpu or cuda, or train on an fp32 trunk"
             )
         self.run, self.provider, self.progress = run, provider, progress
         self.configs = ConfigMaker(

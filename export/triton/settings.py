@@ -88,7 +88,8 @@ def require_runs(precision: str, provider: str) -> Precision:
     if provider not in spec.providers:
         what = f"Triton's ONNX Runtime backend can't run {precision} on {PROVIDERS[provider]}"
         those = [name for name, other in SPECS.items() if provider in other.providers]
-        fix = f"use --provider {' or '.join(spec.providers)}, or --precision {' or '.join(those)}"
+        possible = [name for name in spec.providers if name in PROVIDERS]
+        fix = f"use --provider {' or '.join(possible)}, or --precision {' or '.join(those)}"
         raise ToolkitError(what, where="--precision", fix=fix)
     return spec.name
 

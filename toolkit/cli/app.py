@@ -43,7 +43,7 @@ def app(
     """
     require_server("toolkit app", "app")
     from toolkit.runtime.bundle import Bundle
-    from toolkit.runtime.session import require_active
+    from toolkit.runtime.open_session import require_active
     from toolkit.serving.served_model import ServingSettings
     from toolkit.serving.server.run import ServerSettings
     from toolkit.serving.server.run import serve as run

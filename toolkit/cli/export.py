@@ -44,12 +44,13 @@ def export(
         typer.Option(min=0, help="With --precision auto: percentage points that may be lost.", show_default="0.2"),
     ] = None,
     input: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What the graph takes: image, uint8 \\[batch, height, width, 3] as decoded, of any size, "
-            "or pixel_values, preprocessed outside."
+            "or pixel_values, preprocessed outside.",
+            show_default="image; for openvino pixel_values",
         ),
-    ] = "image",
+    ] = None,
     provider: ProviderOption = "cpu",
     threads: ThreadsOption = None,
     images: CountOption = None,

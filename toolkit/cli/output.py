@@ -23,10 +23,12 @@ WIDTH = 120
 """Of tables that go to no terminal, in characters, at least."""
 WIDEST = 100_000
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-ProviderOption = Annotated[str, typer.Option(help="Execution provider: cpu, cuda or tensorrt.")]
+ProviderOption = Annotated[str, typer.Option(help="Execution provider: cpu, cuda, tensorrt or openvino.")]
 ServingProviderOption = Annotated[
     str | None,
-    typer.Option("--provider", help="Execution provider: cpu, cuda or tensorrt.", show_default="as tuned, or cpu"),
+    typer.Option(
+        "--provider", help="Execution provider: cpu, cuda, tensorrt or openvino.", show_default="as tuned, or cpu"
+    ),
 ]
 PrecisionOption = Annotated[
     str | None,

@@ -81,7 +81,7 @@ def serve(
     if (tls_cert is None) != (tls_key is None):
         raise ToolkitError("a certificate needs its key", where="--tls-cert, --tls-key", fix="give both or neither")
     from toolkit.runtime.decode import MAX_PIXELS
-    from toolkit.runtime.session import require_active
+    from toolkit.runtime.open_session import require_active
     from toolkit.serving.limits import MIB, Limits
     from toolkit.serving.served_model import ServingSettings
     from toolkit.serving.server.run import ServerSettings, Tls

@@ -11,7 +11,6 @@ from toolkit.cli.output import (
     DataOption,
     JsonFlag,
     OutFileOption,
-    ProviderOption,
     SignOption,
     console,
     counting,
@@ -37,7 +36,12 @@ def tune(
             help="Images a second that arrive at random; p99 then includes their waiting.", show_default="none"
         ),
     ] = None,
-    provider: ProviderOption = "cpu",
+    provider: Annotated[
+        str,
+        typer.Option(
+            help="Execution provider: cpu, cuda, tensorrt or openvino; or cpu,openvino, of which the best is chosen."
+        ),
+    ] = "cpu",
     run: Annotated[Path | None, typer.Option(help="Run folder, if it is no longer where the export found it.")] = None,
     data: DataOption = None,
     images: Annotated[
@@ -85,10 +89,11 @@ def tune(
             progress=progress,
         )
     warn_of_signature(opened)
-    for precision, drop in outcome["accuracy"].items():
+    for name, drop in outcome["accuracy"].items():
+        precision, _, runtime = name.partition(" on ")
         if verdict(precision, drop["points"], drop["at_most"], max_accuracy_drop) == "undecided":
-            what = too_few(drop["images"], max_accuracy_drop, precision)
-            shipped = outcome["chosen"]["precision"] == precision
+            what = too_few(drop["images"], max_accuracy_drop, name)
+            shipped = outcome["chosen"]["precision"] == precision and runtime in ("", outcome["chosen"]["provider"])
             then = "chosen all the same, since no other precision is sure to" if shipped else "so it was left out"
             warn(f"{what}: {then}")
     for sentence in outcome["disturbances"]:
@@ -103,6 +108,7 @@ def tune(
 def print_tuned(outcome: dict[str, Any]) -> None:
     """The Pareto-optimal configurations and the finalists as a table."""
     columns = ["precision", "batch", "threads", "p50 ms", "p99 ms", "up to", "images/s", "points lost", ""]
+    several = len({row["provider"] for row in outcome["tried"]}) > 1
     rows = []
     for row in outcome["tried"]:
         if not (row["pareto"] or row["finalist"]):
@@ -112,7 +118,7 @@ def print_tuned(outcome: dict[str, Any]) -> None:
         )
         rows.append(
             [
-                row["precision"],
+                f"{row['precision']} on {row['provider']}" if several else row["precision"],
                 str(row["batch_size"]),
                 f"{row['sessions']} x {row['threads']}{'' if row['allow_spinning'] else ' asleep'}",
                 *("-" if row[key] is None else f"{row[key]:.2f}" for key in ("p50_ms", "p99_ms", "p99_ms_at_most")),

@@ -9,6 +9,7 @@ from typing import Any
 
 from toolkit.recipe.flat_keys import flat_keys
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.latency_file import SHIPPED
 from toolkit.strict_json import read_json
 
 NO_KEY = re.compile(r"[^\w\-. :/]", re.ASCII)
@@ -65,7 +66,7 @@ def _latency(bundle: Bundle) -> Iterator[tuple[str, float]]:
     if "latency.json" not in bundle.manifest.files:
         return
     for row in read_json(bundle.read("latency.json"))["rows"]:
-        if row["engine"] == "onnxruntime":
+        if row["engine"] in SHIPPED:
             where = f"latency/{row['precision']}/{row['provider']}/batch_{row['batch_size']}"
             yield from ((f"{where}/{name}", row[name]) for name in MEASURED)
 

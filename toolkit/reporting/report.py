@@ -14,6 +14,7 @@ from toolkit.reporting.quality_section import parity_section, quality_section
 from toolkit.reporting.serving_section import serving_section
 from toolkit.reporting.wording import ABOUT_TASK, images_of, temperature_in_words
 from toolkit.runtime.bundle import Manifest
+from toolkit.runtime.latency_file import SHIPPED
 
 CONTENTS = {
     "quality": "Quality",
@@ -95,7 +96,7 @@ def _headline(
         verdict = "parity passed" if all(entry["passed"] for entry in entries) else "parity FAILED"
         metrics.append((f"{worst:.1e}", f"largest |logit difference| to PyTorch: {verdict}"))
     rows = latency["rows"] if latency else []
-    mine = [row for row in rows if row["engine"] == "onnxruntime"]
+    mine = [row for row in rows if row["engine"] in SHIPPED]
     if mine:
         first, fastest = mine[0], max(mine, key=lambda row: row["throughput_ips"])
         metrics.append((number(first["p50_ms"], " ms"), f"p50 of {_what(first)}"))

@@ -23,6 +23,7 @@ from toolkit.runtime.manifest import (
     Manifest,
     write_manifest,
 )
+from toolkit.runtime.open_session import open_session
 from toolkit.runtime.operating_point import METADATA, OperatingPoint
 from toolkit.runtime.parity_file import read_parity
 from toolkit.runtime.precision import SPECS
@@ -186,7 +187,7 @@ class Bundle(BundleFiles):
                 provider_options = tuned.provider_options  # type: ignore[assignment]
         name = self.graph_name(precision)
         graph, data = self.read_graph(name)
-        session = Session(
+        session = open_session(
             graph,
             provider=provider or "cpu",
             threads=threads,

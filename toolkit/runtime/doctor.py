@@ -10,20 +10,27 @@ from importlib.util import find_spec
 from typing import Any
 
 from toolkit.runtime.machine import describe_machine
-from toolkit.runtime.session import loadable_providers
+from toolkit.runtime.open_session import loadable_providers
+from toolkit.runtime.openvino_library import OPENVINO, why_not
+from toolkit.runtime.precision import SPECS
 
-EXTRAS = {"train": "fine-tuning and export", "data": "toolkit data elpv and textile"}
+EXTRAS = {"train": "fine-tuning and export", "data": "toolkit data elpv and textile", "openvino": "--provider openvino"}
 
 
 def diagnose() -> dict[str, Any]:
     """Collect versions, devices, providers and threads.
 
     Returns:
-        ``machine``, ``packages`` {name: version or None}, ``providers`` {name: {loads, reason}},
-        ``torch_devices``, ``advice`` (sentences).
+        ``machine``, ``packages`` {name: version or None}, ``providers`` {name: {loads, reason}}, of OpenVINO also
+        ``precisions`` {name: None, or why this processor does not run it}, ``torch_devices``, ``advice`` (sentences).
     """
     packages = _packages()
-    providers = {name: {"loads": reason is None, "reason": reason} for name, reason in loadable_providers().items()}
+    providers: dict[str, dict[str, Any]] = {
+        name: {"loads": reason is None, "reason": reason} for name, reason in loadable_providers().items()
+    }
+    if providers[OPENVINO]["loads"]:
+        run = [spec.name for spec in SPECS.values() if OPENVINO in spec.providers]
+        providers[OPENVINO]["precisions"] = {precision: why_not(precision) for precision in run}
     machine = describe_machine() | {"gpus": _gpus()}
     report: dict[str, Any] = {
         "machine": machine,

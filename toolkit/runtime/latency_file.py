@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from toolkit.files import write_json
 
 LATENCY = "latency.json"
+SHIPPED = ("onnxruntime", "openvino")
+"""Engines that run the shipped graphs; all others are what these are compared with."""
 
 
 class LatencyRow(BaseModel):

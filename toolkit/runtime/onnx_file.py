@@ -79,6 +79,41 @@ def output_shapes(graph: bytes) -> dict[str, list[int | None]]:
     return _shapes(graph, 12)
 
 
+def inputs(graph: bytes) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:
+    """Element type and shape of each input of the main graph; an axis of any length has its name, if it has one.
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    return _values(graph, 11)
+
+
+def outputs(graph: bytes) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:
+    """The same of each output.
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    return _values(graph, 12)
+
+
+def _values(graph: bytes, field: int) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:
+    """Element type and shape by name of the values that a field of the main graph lists."""
+    values = {}
+    for value in _inside(memoryview(graph), (7, field)):
+        name = next((bytes(content).decode() for content in _inside(value, (1,))), "")
+        kinds = [number for tensor in _inside(value, (2, 1)) for field, number in _numbers(tensor) if field == 1]
+        values[name] = next(iter(kinds), 0), tuple(map(_side, _inside(value, (2, 1, 2, 1))))
+    return values
+
+
+def _side(dimension: memoryview) -> int | str | None:
+    """Length of an axis, or its name."""
+    length = next((length for number, length in _numbers(dimension) if number == 1), None)
+    names = (bytes(content).decode() for number, content in _fields(dimension) if number == 2)
+    return next(names, None) if length is None else length
+
+
 def _shapes(graph: bytes, field: int) -> dict[str, list[int | None]]:
     """Sides by name of the values that a field of the main graph lists."""
     shapes = {}
@@ -89,6 +124,16 @@ def _shapes(graph: bytes, field: int) -> dict[str, list[int | None]]:
             for side in _inside(value, (2, 1, 2, 1))  # type, tensor_type, shape, dim
         ]
     return shapes
+
+
+def metadata(graph: bytes) -> dict[str, str]:
+    """The graph's own key-value pairs (``metadata_props``).
+
+    Raises:
+        ValueError: the bytes are no ONNX file, or a damaged one.
+    """
+    pairs = [dict(_fields(entry)) for entry in _inside(memoryview(graph), (14,))]
+    return {bytes(pair.get(KEY, b"")).decode(): bytes(pair.get(VALUE, b"")).decode() for pair in pairs}
 
 
 def operators(graph: bytes) -> set[tuple[str, str]]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Provider = Literal["cpu", "cuda", "tensorrt"]
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+EVERYWHERE: tuple[Provider, ...] = ("cpu", "cuda", "tensorrt", "openvino")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,25 @@ class PrecisionSpec:
 SPECS: dict[str, PrecisionSpec] = {
     spec.name: spec
     for spec in (
-        PrecisionSpec("fp32", "model.onnx", ("cpu", "cuda", "tensorrt"), ("cpu", "cuda", "tensorrt"), "float32", 0.0),
+        PrecisionSpec("fp32", "model.onnx", EVERYWHERE, EVERYWHERE, "float32", 0.0),
         PrecisionSpec("fp16", "model.fp16.onnx", ("cpu", "cuda", "tensorrt"), ("cuda", "tensorrt"), "float16", 0.995),
-        PrecisionSpec("bf16", "model.bf16.onnx", ("cuda",), ("cuda",), "bfloat16", 0.98, needs_description=True),
         PrecisionSpec(
-            "int8", "model.int8.onnx", ("cpu", "tensorrt"), ("cpu", "tensorrt"), "int8", 0.98, needs_description=True
+            "bf16",
+            "model.bf16.onnx",
+            ("cuda", "openvino"),
+            ("cuda", "openvino"),
+            "bfloat16",
+            0.98,
+            needs_description=True,
+        ),
+        PrecisionSpec(
+            "int8",
+            "model.int8.onnx",
+            ("cpu", "tensorrt", "openvino"),
+            ("cpu", "tensorrt", "openvino"),
+            "int8",
+            0.98,
+            needs_description=True,
         ),
     )
 }

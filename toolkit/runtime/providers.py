@@ -1,4 +1,4 @@
-"""The execution providers that are supported, and which precisions each runs."""
+"""The providers that are supported, and which precisions each runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import onnxruntime as ort
 
 from toolkit.errors import ToolkitError
+from toolkit.runtime.openvino_library import OPENVINO, require_installed, why_not
 from toolkit.runtime.precision import SPECS, Precision
 
 PROVIDERS: dict[str, str] = {
@@ -19,16 +20,26 @@ PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
     # TF32 would round fp32 matmuls to 10 bits of mantissa (onnxruntime#19357)
     "cuda": {"use_tf32": "0"},
 }
+"""Of ONNX Runtime."""
+NAMES = {**PROVIDERS, OPENVINO: "OpenVINO"}
+"""What errors call each provider: those of ONNX Runtime, and OpenVINO, which runs graphs itself."""
+ON_CPU = frozenset({"cpu", OPENVINO})
+"""Those that compute on the processor, in threads."""
+STANDARD = frozenset({"tensorrt", OPENVINO})
+"""Those that know standard operators alone, and compile a graph of them."""
 
 
 def provider_name(provider: str) -> str:
-    """ONNX Runtime's name of a provider.
+    """The full name of a provider.
 
     Raises:
         ToolkitError: there is no such provider, or this build lacks it.
     """
-    if provider not in PROVIDERS:
-        raise ToolkitError(f"no provider {provider!r}", where="--provider", fix=f"choose from {', '.join(PROVIDERS)}")
+    if provider not in NAMES:
+        raise ToolkitError(f"no provider {provider!r}", where="--provider", fix=f"choose from {', '.join(NAMES)}")
+    if provider == OPENVINO:
+        require_installed()
+        return NAMES[OPENVINO]
     requested = PROVIDERS[provider]
     if requested not in ort.get_available_providers():
         raise ToolkitError(
@@ -52,10 +63,12 @@ def require_precision(precision: str, provider: str) -> Precision:
     provider_name(provider)
     spec = SPECS[precision]
     if provider not in spec.providers:
-        what = f"{PROVIDERS[provider]} can't run {precision}"
+        what = f"{NAMES[provider]} can't run {precision}"
         those = [name for name, other in SPECS.items() if provider in other.providers]
         fix = f"use --provider {' or '.join(spec.providers)}, or --precision {' or '.join(those)}"
         raise ToolkitError(what, where="--precision", fix=fix)
+    if provider == OPENVINO and (reason := why_not(precision)):
+        raise ToolkitError(reason, where="--precision", fix="use fp32 or int8")
     return spec.name
 
 
@@ -66,12 +79,19 @@ def runnable(precisions: Sequence[str], provider: str) -> list[str]:
         ToolkitError: it can run none of them, or there is no such provider.
     """
     provider_name(provider)
-    there: list[str] = [each for each in precisions if each in SPECS and provider in SPECS[each].providers]
+    there: list[str] = [each for each in precisions if each in SPECS and runs_here(each, provider)]
     if not there:
         for each in precisions[:1]:
-            what = f"the bundle holds {', '.join(precisions)} alone, which {PROVIDERS[provider]} can't run"
+            what = f"the bundle holds {', '.join(precisions)} alone, which {NAMES[provider]} can't run"
             others = SPECS[each].providers
             fix = f"use --provider {' or '.join(others)}, or export for {provider}"
             raise ToolkitError(what, where="manifest.json", fix=fix)
         raise ToolkitError("the bundle holds no graph", where="manifest.json", fix="export it again")
     return there
+
+
+def runs_here(precision: str, provider: str) -> bool:
+    """Whether a provider that is there has kernels for a precision, on this processor too."""
+    if provider not in SPECS[precision].providers:
+        return False
+    return provider != OPENVINO or why_not(precision) is None

@@ -57,7 +57,9 @@ class ExecutedNode:
     name: str
     operator: str
     provider: str
-    """ONNX Runtime's name of the provider that ran it."""
+    """ONNX Runtime's name of the provider that ran it, or OpenVINO."""
+    element: str = ""
+    """Type that it computes in, where the engine says: f32, bf16, i8 …"""
 
 
 class Session:
@@ -183,21 +185,28 @@ class Session:
         return IMAGE_MASK in self.inputs
 
     @cached_property
+    def given(self) -> dict[str, TensorSpec]:
+        """What the graph gives, by name."""
+        return {
+            value.name: TensorSpec(value.name, DTYPES.get(value.type, value.type), tuple(value.shape))
+            for value in self._session.get_outputs()
+        }
+
+    @cached_property
     def outputs(self) -> list[str]:
         """Names of what the graph gives, the first two :attr:`main_outputs`."""
-        given = [value.name for value in self._session.get_outputs()]
-        return [*self.main_outputs, *(name for name in given if name not in self.main_outputs)]
+        return [*self.main_outputs, *(name for name in self.given if name not in self.main_outputs)]
 
     @cached_property
     def main_outputs(self) -> tuple[str, ...]:
         """:data:`OUTPUTS`, or of a graph that predicts a number :data:`OF_NUMBER`."""
-        given = {value.name for value in self._session.get_outputs()}
+        given = set(self.given)
         return OF_NUMBER if OUTPUTS[1] not in given and set(OF_NUMBER) <= given else OUTPUTS
 
     @cached_property
     def classes(self) -> int | None:
         """Logits of an image, as the graph states them; None where it doesn't, or has other outputs or types."""
-        shapes = {value.name: value.shape for value in self._session.get_outputs() if value.type == "tensor(float)"}
+        shapes = {name: spec.shape for name, spec in self.given.items() if spec.dtype == "float32"}
         stated = [shapes.get(name, ()) for name in self.main_outputs]
         widths = {shape[1] for shape in stated} if all(len(shape) == 2 for shape in stated) else set()
         width = next(iter(widths)) if len(widths) == 1 else None
@@ -205,7 +214,7 @@ class Session:
 
     def close(self) -> None:
         """Free the graph; what it takes and where it ran stay known, and it computes nothing any more."""
-        _ = self.inputs
+        _ = self.inputs, self.given
         del self._session
         return_freed()
 

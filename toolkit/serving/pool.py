@@ -13,6 +13,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.providers import ON_CPU
 from toolkit.runtime.serving import Serving
 from toolkit.runtime.session import Outputs, Session
 
@@ -154,7 +155,7 @@ def open_pool(
     if tuned:
         cores = usable_cores()
         provider, precision, threads = tuned.provider, tuned.precision, threads or min(tuned.threads, cores)
-        beside = cores // threads if tuned.provider == "cpu" else tuned.sessions
+        beside = cores // threads if tuned.provider in ON_CPU else tuned.sessions
         sessions = sessions or max(1, min(tuned.sessions, beside))
         batch_size = batch_size or tuned.batch_size
         options = {"session_options": tuned.session_options, "provider_options": tuned.provider_options}

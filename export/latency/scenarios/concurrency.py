@@ -19,6 +19,7 @@ from toolkit.progress import SILENT, Progress
 from toolkit.runtime.inputs import Feed, examples_in
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import available_mib, is_allocation_failure, resident_mib
+from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.serving.pool import SessionPool
 
 BLOCKS = 4
@@ -108,13 +109,15 @@ def layouts_on(provider: str, cores: int) -> list[SessionLayout]:
     """What may run side by side on a provider, with each choice of its options."""
     if provider == "cpu":
         return layouts(cores)
+    if provider == OPENVINO:  # its threads sleep between operators, and there is nothing to choose
+        return [layout for layout in layouts(cores) if layout.allow_spinning]
     choices = PROVIDER_CHOICES[provider]
     return [SessionLayout(sessions, 1, provider_options=choice) for choice in choices for sessions in STREAMS]
 
 
-def session_options(layout: SessionLayout) -> dict[Any, str]:
-    """Entries of ONNX Runtime's configuration for sessions that stand side by side."""
-    return {SPINNING: "1" if layout.allow_spinning else "0"}
+def session_options(layout: SessionLayout, provider: str = "cpu") -> dict[Any, str]:
+    """Entries of ONNX Runtime's configuration for sessions that stand side by side; OpenVINO has none."""
+    return {} if provider == OPENVINO else {SPINNING: "1" if layout.allow_spinning else "0"}
 
 
 def concurrency(

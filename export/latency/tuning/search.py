@@ -23,6 +23,7 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import describe_machine, usable_cores
+from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.runtime.serving import Budget, Expected, Serving
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -61,6 +62,7 @@ class Configuration:
     batch_size: int
     layout: SessionLayout
     drop: Drop
+    provider: str = "cpu"
 
     def judged(self, budget: Budget) -> Verdict:
         """Whether its precision keeps the accuracy budget."""
@@ -72,7 +74,8 @@ class Configuration:
         spinning = "" if layout.allow_spinning else ", pools that sleep"
         options = "".join(f", {name}={value}" for name, value in layout.provider_options.items())
         sessions = f"{layout.sessions} x {layout.threads} threads"
-        return f"{self.precision}, batch {self.batch_size}, {sessions}{spinning}{options}"
+        runtime = " on OpenVINO" if self.provider == OPENVINO else ""
+        return f"{self.precision}{runtime}, batch {self.batch_size}, {sessions}{spinning}{options}"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class Measured:
         """For the table and the JSON."""
         of = self.configuration
         return {
+            "provider": of.provider,
             "precision": of.precision,
             "batch_size": of.batch_size,
             "sessions": of.layout.sessions,
@@ -157,21 +161,39 @@ class Search:
     effort: Effort = Effort()
     cores: int = field(default_factory=usable_cores)
     progress: Progress = SILENT
+    beside: Mapping[str, dict[str, Drop]] = field(default_factory=dict)
+    """The same of further providers, of which the best is taken."""
+
+    def all_drops(self) -> dict[str, Drop]:
+        """What each precision loses; on a further provider it is called ``int8 on openvino``."""
+        others = {f"{name} on {on}": drop for on, drops in self.beside.items() for name, drop in drops.items()}
+        return self.drops | others
+
+    def eligible(self, budget: Budget) -> list[tuple[str, str, Drop]]:
+        """Providers and precisions that keep the accuracy budget; where images are too few, those that may keep it."""
+        found = [(on, each, drop) for on, drops in self._by_provider.items() for each, drop in drops.items()]
+        most = budget.max_accuracy_drop
+        judged = [verdict(precision, drop.points, drop.at_most, most) for _, precision, drop in found]
+        wanted = "kept" if "kept" in judged else "undecided"
+        return [each for each, verdict_of in zip(found, judged, strict=True) if verdict_of == wanted]
+
+    @property
+    def _by_provider(self) -> dict[str, dict[str, Drop]]:
+        return {self.provider: self.drops, **self.beside}
 
     def expected_seconds(self, budget: Budget) -> float:
         """Seconds that the search and what follows it take at most, about, from the second run of each precision."""
-        eligible = _eligible(self.drops, budget.max_accuracy_drop)
         batches = self.pool.batches(1)
         runs = [
-            onnxruntime_engine(self.bundle, provider=self.provider, threads=self.cores, precision=precision).warm_up(
+            onnxruntime_engine(self.bundle, provider=provider, threads=self.cores, precision=precision).warm_up(
                 batches, 2
             )[1]
-            for precision in eligible
+            for provider, precision, _ in self.eligible(budget)
         ]
         finals = [self.effort.final, *([self.effort.served] if budget.rate is not None else [])]
         return tune_seconds(
             runs,
-            len(layouts_on(self.provider, self.cores)),
+            max(len(layouts_on(provider, self.cores)) for provider in self._by_provider),
             BATCH_SIZES,
             budget.p99_ms / 1000,
             rough=self.effort.rough,
@@ -189,10 +211,10 @@ class Search:
                 kept.append(
                     onnxruntime_engine(
                         self.bundle,
-                        provider=self.provider,
+                        provider=configuration.provider,
                         threads=configuration.layout.threads,
                         precision=configuration.precision,
-                        session_options=session_options(configuration.layout),
+                        session_options=session_options(configuration.layout, configuration.provider),
                         provider_options=configuration.layout.provider_options,
                         batch_size=configuration.batch_size,
                     )
@@ -217,14 +239,14 @@ class Search:
     def candidates(self, budget: Budget) -> list[Measured]:
         """Every precision, sessions and threads, at batch sizes that grow until they are too slow or gain nothing."""
         found = []
-        for precision, drop in _eligible(self.drops, budget.max_accuracy_drop).items():
-            for layout in layouts_on(self.provider, self.cores):
+        for provider, precision, drop in self.eligible(budget):
+            for layout in layouts_on(provider, self.cores):
                 best = 0.0
                 kept: list[Runner] = []
                 for batch_size in BATCH_SIZES:
-                    if self.provider == "tensorrt":
+                    if provider == "tensorrt":
                         kept = []  # its engine is built for the batch
-                    configuration = Configuration(precision, batch_size, layout, drop)
+                    configuration = Configuration(precision, batch_size, layout, drop, provider)
                     found.append(self.measure(configuration, self.effort.rough, kept=kept))
                     slow = not found[-1].metrics["p50_ms"] or found[-1].metrics["p50_ms"] > budget.p99_ms
                     if slow or found[-1].throughput_ips < GROWTH * best:
@@ -321,7 +343,7 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
         "chosen": serving.model_dump(mode="json"),
         "serving": serving,
         "budget": budget.model_dump(mode="json"),
-        "accuracy": {precision: asdict(drop) for precision, drop in search.drops.items()},
+        "accuracy": {name: asdict(drop) for name, drop in search.all_drops().items()},
         "disturbances": disturbances,
     }
 
@@ -348,19 +370,12 @@ def nothing_keeps(budget: Budget, finalists: Sequence[Measured], disturbances: S
 
 def _require_accuracy(search: Search, budget: Budget) -> None:
     """Raise :class:`CheckFailed` if no precision keeps the accuracy budget."""
-    if not _eligible(search.drops, budget.max_accuracy_drop):
-        precision, drop = min(search.drops.items(), key=lambda item: item[1].points)
+    if not search.eligible(budget):
+        precision, drop = min(search.all_drops().items(), key=lambda item: item[1].points)
         raise CheckFailed(
             f"no precision of the bundle loses at most {budget.max_accuracy_drop:g} percentage points; nearest: "
             f"{precision}, which loses {drop.points:.2f} ({drop.source})"
         )
-
-
-def _eligible(drops: Mapping[str, Drop], budget: float) -> dict[str, Drop]:
-    """Precisions that keep the accuracy budget; where images are too few to tell of any, those that may keep it."""
-    judged = {name: verdict(name, drop.points, drop.at_most, budget) for name, drop in drops.items()}
-    wanted = "kept" if "kept" in judged.values() else "undecided"
-    return {name: drops[name] for name, found in judged.items() if found == wanted}
 
 
 def _ranked(found: Sequence[Measured], budget: Budget) -> list[Measured]:
@@ -385,12 +400,12 @@ def _serving(search: Search, best: Measured, budget: Budget) -> Serving:
     """The choice, as production reads it."""
     chosen = best.configuration
     return Serving(
-        provider=search.provider,  # type: ignore[arg-type]
+        provider=chosen.provider,  # type: ignore[arg-type]
         precision=chosen.precision,  # type: ignore[arg-type]
         threads=chosen.layout.threads,
         sessions=chosen.layout.sessions,
         batch_size=chosen.batch_size,
-        session_options=session_options(chosen.layout),
+        session_options=session_options(chosen.layout, chosen.provider),
         provider_options=dict(chosen.layout.provider_options),  # type: ignore[arg-type]
         expected=Expected(
             p50_ms=(best.served or best.metrics)["p50_ms"],

@@ -10,11 +10,11 @@ from export.change import BUNDLE, Target, change
 from export.latency.pool import find_pool
 from export.latency.tuning.accuracy import accuracy_drops
 from export.latency.tuning.search import Effort, Search, tune
-from toolkit.errors import CheckFailed
+from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import write_json
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.providers import runnable
+from toolkit.runtime.providers import ON_CPU, runnable
 from toolkit.runtime.serving import SERVING, Budget, Serving
 from toolkit.runtime.verify import golden_figures, golden_problems, require_sound
 
@@ -54,7 +54,7 @@ def tune_bundle(
     Args:
         bundle: an opened bundle; every file is compared with the manifest first.
         budget: of latency and accuracy.
-        provider: to run on.
+        provider: to run on; or several of ``cpu`` and ``openvino``, comma-separated, of which the best is taken.
         sources: where the run and images are. Without a run, accuracy is what parity.json holds.
         effort: how much to count.
         to: where the choice is written.
@@ -62,13 +62,16 @@ def tune_bundle(
     """
     require_sound(bundle)
     to.check(bundle)
+    provider, *others = _providers(provider)
     precisions = runnable(bundle.precisions, provider)
+    further = {each: runnable(bundle.precisions, each) for each in others}
     of = _run(bundle, sources.run, sources.data)
     progress.stage("measuring accuracy")
     drops = accuracy_drops(bundle, of, precisions, provider)
+    beside = {each: accuracy_drops(bundle, of, names, each) for each, names in further.items()}
     kind = bundle.session(provider=provider, precision=precisions[0]).input
     pool = find_pool(bundle, kind, of, sources.images)
-    outcome = tune(Search(bundle, pool, drops, provider, effort, progress=progress), budget)
+    outcome = tune(Search(bundle, pool, drops, provider, effort, progress=progress, beside=beside), budget)
     serving = outcome.pop("serving")
     _require_golden(bundle, serving)
     content = serving.model_dump(mode="json")
@@ -76,6 +79,20 @@ def tune_bundle(
         with change(bundle, to.key) as (folder, _):
             write_json(folder / SERVING, content)
     return outcome
+
+
+def _providers(asked: str) -> list[str]:
+    """The providers that are asked for.
+
+    Raises:
+        ToolkitError: several that don't all compute on the processor.
+    """
+    names = list(dict.fromkeys(name.strip() for name in asked.split(",")))
+    apart = [name for name in names if name not in ON_CPU]
+    if len(names) > 1 and apart:
+        what = f"{apart[0]} is tuned alone: cpu and openvino share the processor's cores, and can be compared"
+        raise ToolkitError(what, where="--provider", fix="use --provider cpu,openvino, or one provider")
+    return names
 
 
 def _require_golden(bundle: Bundle, chosen: Serving) -> None:

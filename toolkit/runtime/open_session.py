@@ -1,0 +1,73 @@
+"""One way to a session on any provider, and which providers there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from toolkit.errors import ToolkitError
+from toolkit.runtime.openvino_library import OPENVINO
+from toolkit.runtime.openvino_session import OpenVinoSession
+from toolkit.runtime.session import PROBE, UNKNOWN_BATCH, Session
+from toolkit.runtime.session import loadable_providers as loadable_in_onnxruntime
+from toolkit.runtime.session import require_active as require_active_in_onnxruntime
+from toolkit.runtime.tensorrt import EngineBuild
+
+
+def open_session(
+    model: Path | bytes,
+    *,
+    provider: str,
+    threads: int | None = None,
+    where: Path | None = None,
+    external_data: Mapping[str, bytes] | Path | None = None,
+    record_nodes: bool = False,
+    session_options: Mapping[str, str] | None = None,
+    provider_options: Mapping[str, str] | None = None,
+    build: EngineBuild = UNKNOWN_BATCH,
+) -> Session:
+    """Load a graph on a provider, of ONNX Runtime or ``openvino``; see :class:`toolkit.runtime.session.Session`.
+
+    OpenVINO has no session options of ONNX Runtime's, records its nodes always, and builds no engine.
+
+    Raises:
+        ToolkitError: the provider is unknown, not there, or fell back; the graph can't be loaded.
+    """
+    if provider == OPENVINO:
+        return OpenVinoSession(
+            model, threads=threads, where=where, external_data=external_data, properties=provider_options
+        )
+    return Session(
+        model,
+        provider=provider,
+        threads=threads,
+        where=where,
+        external_data=external_data,
+        record_nodes=record_nodes,
+        session_options=session_options,
+        provider_options=provider_options,
+        build=build,
+    )
+
+
+def loadable_providers() -> dict[str, str | None]:
+    """Each provider, with None if it really loads here, else the reason why not."""
+    outcome = loadable_in_onnxruntime()
+    try:
+        OpenVinoSession(PROBE.read_bytes(), threads=1)
+        outcome[OPENVINO] = None
+    except ToolkitError as error:
+        outcome[OPENVINO] = error.what
+    return outcome
+
+
+def require_active(provider: str) -> None:
+    """Raise unless a session really runs on a provider.
+
+    Raises:
+        ToolkitError: it is unknown, not there, or fell back.
+    """
+    if provider == OPENVINO:
+        OpenVinoSession(PROBE.read_bytes(), threads=1, where=PROBE)
+    else:
+        require_active_in_onnxruntime(provider)
