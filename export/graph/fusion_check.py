@@ -8,9 +8,9 @@ from export.graph.config import GraphConfig
 from toolkit.errors import CheckFailed
 from toolkit.models.classifier import Classifier
 from toolkit.models.modalities import image_tower_of
+from toolkit.runtime.node_profile import ExecutedNode
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.providers import PROVIDERS
-from toolkit.runtime.session import ExecutedNode
 
 FUSED = {
     "attention": {"Attention", "MultiHeadAttention", "PackedAttention", "GroupQueryAttention"},
