@@ -154,11 +154,11 @@ def make_run(encoder: str, data: str, work: Path) -> Run:
         "data": data_of(data, work),
         "model": model,
         "training": {
-            "epochs": 4 if wide else 15,
+            "epochs": 4 if wide else 10,
             "batch_size": 32,
             "learning_rate": 1e-4 if wide else 1e-3,
             "head_learning_rate": 1e-3 if wide else 2e-3,
-            "boundary_cache": {"enabled": wide},
+            "boundary_cache": {"enabled": wide or encoder == EMBEDDED},
         },
         "tracking": {"trackers": [], "plots": False},
     }

@@ -20,7 +20,6 @@ from toolkit.runtime.inputs import examples_in, part_of
 from toolkit.sampling import evenly_spaced
 
 LEAST = MinSamples(50, 0.5)
-"""What is counted of each config's latency."""
 PART = 16
 """Images of a batch in PyTorch while matmuls are ranked."""
 
@@ -34,7 +33,9 @@ class Kept:
     """``contract`` of ``parity.json``, as far as it is known."""
 
 
-def fastest_within_contract(search: PrecisionSearch, graph_input: GraphInput, contract: Contract) -> Kept:
+def fastest_within_contract(
+    search: PrecisionSearch, graph_input: GraphInput, contract: Contract, *, least: MinSamples = LEAST
+) -> Kept:
     """The fastest config that keeps a contract on validation images.
 
     Every config is noted among ``search.measured.tried`` as under a budget, with ``flips``, ``flips_at_most``,
@@ -44,6 +45,7 @@ def fastest_within_contract(search: PrecisionSearch, graph_input: GraphInput, co
         search: of a run.
         graph_input: what the graph is to take; latency is measured with it.
         contract: to be kept.
+        least: what is counted of each config's latency.
 
     Raises:
         CheckFailed: nothing keeps it; with what comes nearest.
@@ -54,7 +56,7 @@ def fastest_within_contract(search: PrecisionSearch, graph_input: GraphInput, co
     if not search.run.data.splits["test"]:
         what, fix = "a contract is held to images of the test split, and there is none", "give data with a test split"
         raise ToolkitError(what, where=search.run.data.root, fix=fix)
-    return _ContractSearch(search, graph_input, contract).run()
+    return _ContractSearch(search, graph_input, contract, least).run()
 
 
 @dataclass
@@ -64,6 +66,7 @@ class _ContractSearch:
     search: PrecisionSearch
     graph_input: GraphInput
     contract: Contract
+    least: MinSamples
     ranked: list[Sensitivity] = field(default_factory=list)
     """Matmuls of int8, where they had to be told apart."""
 
@@ -83,22 +86,25 @@ class _ContractSearch:
         if not fast:
             raise CheckFailed(self._refusal(kept))
         best = min(fast, key=lambda config: self._of(config, "p50_ms"))
-        self.search.measured.metrics(best)["chosen"] = True
+        self._metrics(best)["chosen"] = True
         return Kept(best, self._report(best))
 
     def _verdict(self, config: GraphConfig) -> Verdict:
         """Whether a config keeps the losses; noted."""
         loss = self.search.measured.loss(config)
         judged = self.contract.verdict(config.precision, loss)
-        self.search.measured.metrics(config).update(
+        self._metrics(config).update(
             loss.as_json()
             | {"verdict": judged, "within_budget": judged == "kept", "p50_ms": None, "chosen": False}
             | {"speedup": None, "speedup_at_least": None}
         )
         return judged
 
+    def _metrics(self, config: GraphConfig) -> dict[str, Any]:
+        return self.search.measured.metrics(config)
+
     def _of(self, config: GraphConfig, name: str) -> float:
-        return float(self.search.measured.metrics(config)[name])
+        return float(self._metrics(config)[name])
 
     def _agreement(self, config: GraphConfig) -> tuple[float, float]:
         return self._of(config, "top1_agreement"), -self._of(config, "mean_abs_logit")
@@ -142,19 +148,19 @@ class _ContractSearch:
         """Note the latency of configs and how many times as fast as fp32 they are, in one alternating run."""
         fp32 = self.search.configs.plain("fp32")
         runners = [fp32, *(config for config in configs if config != fp32)]
-        rows = latency_rows(self.search, runners, self.graph_input, LEAST)
+        rows = latency_rows(self.search, runners, self.graph_input, self.least)
         for config, row in zip(runners, rows, strict=True):
             if config not in configs:  # behind a trunk in another precision, fp32 is timed alone
                 continue
             blocks, of_fp32 = row["block_p50_ms"], rows[0]["block_p50_ms"]
             speedup, at_least = (1.0, 1.0) if config == fp32 else speedup_of(of_fp32, blocks)
-            self.search.measured.metrics(config).update(
+            self._metrics(config).update(
                 {"p50_ms": row["p50_ms"], "fp32_p50_ms": rows[0]["p50_ms"]}
                 | {"speedup": speedup, "speedup_at_least": at_least}
             )
 
     def _report(self, config: GraphConfig) -> dict[str, Any]:
-        found = self.search.measured.metrics(config)
+        found = self._metrics(config)
         rounded = set(config.quantization.matmuls)
         ranked = [
             {
@@ -194,16 +200,17 @@ class _ContractSearch:
         nearest = []
         if kept:
             fastest = max(kept, key=lambda config: self._of(config, "speedup_at_least"))
-            nearest.append(f"{in_words(fastest)}, which keeps the rest and is {self._speed(fastest)}")
+            nearest.append(f"{in_words(fastest)}, which keeps the rest and is {_speed(self._metrics(fastest))}")
         others = [each for each in self.search.measured.tried if each.get("verdict") in ("undecided", "over")]
-        near = [each for each in others if self.contract.fast_enough(each["speedup_at_least"] or 0.0)]
-        if near := near or (others if not kept else []):
-            first = min(near, key=lambda each: (each["flips_at_most"], each["accuracy_drop_at_most"]))
-            nearest.append(f"{first['form']}, with {loss_in_words(first)}")
+        timed = [each for each in others if each["speedup"] is not None]
+        fast = [each for each in timed if self.contract.fast_enough(each["speedup_at_least"])]
+        if candidates := fast or timed or others:
+            first = min(candidates, key=lambda each: (each["flips_at_most"], each["accuracy_drop_at_most"]))
+            speed = "" if first["speedup"] is None else f", {_speed(first)}"
+            nearest.append(f"{first['form']}, with {loss_in_words(first)}{speed}")
         too_few = self._too_few()
         return said + "; ".join(nearest) + (f". {too_few}" if too_few else "")
 
-    def _speed(self, config: GraphConfig) -> str:
-        return (
-            f"{self._of(config, 'speedup'):.2f}x as fast as fp32 (at least {self._of(config, 'speedup_at_least'):.2f}x)"
-        )
+
+def _speed(found: dict[str, Any]) -> str:
+    return f"{found['speedup']:.2f}x as fast as fp32 (at least {found['speedup_at_least']:.2f}x)"
