@@ -66,8 +66,8 @@ class Contract:
     def check(self) -> None:
         """Raise :class:`ToolkitError` unless it can be kept by something."""
         for name, share, unit in (
-            ("--max-accuracy-drop", self.max_accuracy_drop, "points"),
             ("--max-flips", self.max_flips, "% of images"),
+            ("--max-accuracy-drop", self.max_accuracy_drop, "points"),
         ):
             if share is not None and not 0 <= share <= 100:
                 raise ToolkitError(f"{share:g} {unit} can't be kept", where=name, fix="give 0 to 100")
