@@ -187,6 +187,7 @@ def measure(encoder: str, data: str, contract: Contract, work: Path) -> dict[str
         for each in search.measured.tried
     ]
     images = HeldOut(run, search.measured.reference, preprocess_from(run.processor), tokenizer_of(run))
+    row["most_frequent_decision"] = _most_frequent(run, search.measured.expected)
     row["configs"] = []
     for config, found in zip(search.measured.configs, search.measured.tried, strict=True):
         if found["verdict"] != "kept" or (config.precision == "fp32" and config != chosen):
@@ -209,12 +210,19 @@ def measure(encoder: str, data: str, contract: Contract, work: Path) -> dict[str
     return row
 
 
+def _most_frequent(run: Run, logits: Any) -> float:
+    """Share of validation images that PyTorch decides as most: near 1, agreement says nothing."""
+    counts = np.unique(run.decision.decide(logits), axis=0, return_counts=True)[1]
+    return float(counts.max() / counts.sum())
+
+
 def summary_of(rows: dict[str, Any]) -> dict[str, Any]:
     """How many pairs and configs keep on test images what validation said."""
     configs = [each for row in rows.values() for each in row["configs"]]
     chosen = [each for each in configs if each["chosen"]]
     return {
         "pairs": len(rows),
+        "pairs_decided_in_several_ways": sum(row["most_frequent_decision"] < 0.9 for row in rows.values()),
         "ships": len(chosen),
         "ships_and_kept_on_test": sum(each["kept_on_test"] for each in chosen),
         "refused_by_the_search": sum(row["ships"] is None for row in rows.values()),

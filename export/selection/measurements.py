@@ -54,6 +54,7 @@ class Measurements:
         self.tried: list[dict[str, Any]] = []
         self._known: dict[str, tuple[dict[str, Any], Float32]] = {}
 
+    @property
     def configs(self) -> list[GraphConfig]:
         """Those that were tried, in the order of ``tried``."""
         return [GraphConfig.model_validate_json(each) for each in self._known]
