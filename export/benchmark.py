@@ -17,6 +17,7 @@ from export.change import BUNDLE, Target, change
 from export.duration import benchmark_seconds
 from export.latency.cold_start import cold_start
 from export.latency.measure import MinSamples, check_sizes, measure
+from export.latency.operators import RUNS, by_operator
 from export.latency.pool import Pool, find_pool
 from export.latency.request import split_request
 from export.latency.roofline.limits import add_shares, limits
@@ -212,8 +213,8 @@ def _details(
     least: MinSamples,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Cold start, memory, the split of a request, where nodes ran, and how far from the machine's limits."""
-    found: dict[str, Any] = {"cold_start": [], "memory": [], "request": [], "nodes": {}}
+    """Cold start, memory, the split of a request and its operators, where nodes ran, and the machine's limits."""
+    found: dict[str, Any] = {"cold_start": [], "memory": [], "request": [], "operators": [], "nodes": {}}
     image = next(name for name in bundle.manifest.files if name.startswith("golden/") and not name.endswith(".npz"))
     sizes = measured_sizes(engines, rows)
     for engine in engines:
@@ -231,7 +232,10 @@ def _details(
         found["memory"] += memory
         progress.stage(f"a request in {engine.precision}")
         session = bundle.session(**which, threads=engine.threads, record_nodes=True)
-        found["nodes"][engine.precision] = _nodes(session.executed_nodes(part_of(_usual(pool), slice(1))))
+        executed = session.executed_nodes(part_of(_usual(pool), slice(1)), RUNS)
+        found["nodes"][engine.precision] = _nodes(executed)
+        if engine.provider == "cpu":  # a GPU's nodes are launched, and done later
+            found["operators"].append(which | {"threads": engine.threads, "runs": RUNS} | by_operator(executed))
         session = bundle.session(**which, threads=engine.threads)
         found["request"].append(which | split_request(bundle, session, pool.contents, least))
     progress.stage("the machine's limits")

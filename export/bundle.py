@@ -21,7 +21,10 @@ from export.graph.external_data import read_shell, save_graph
 from export.parity.proof import Proof
 from export.parity.prove import BATCH_SIZES, Proven
 from export.prove_bundle import FEWEST_IMAGES, reference_of
+from export.selection.contract import Contract
+from export.selection.contract_search import Kept, fastest_within_contract
 from export.selection.fastest import fastest_within_budget
+from export.selection.held_out import HeldOut
 from export.selection.search import PrecisionSearch, validation_images_for
 from toolkit import __version__
 from toolkit.data.source import LabelledImage
@@ -67,6 +70,8 @@ class ExportOptions:
     """Training images that the ranges of activations are measured on."""
     embedding: bool = False
     """Whether the graphs also give the embedding, at length one."""
+    contract: Contract | None = None
+    """Ship the fastest config that keeps it, in place of ``precisions`` and ``budget``, or nothing."""
 
 
 DEFAULT = ExportOptions()
@@ -99,7 +104,8 @@ def export_bundle(
         The content of ``parity.json``.
 
     Raises:
-        CheckFailed: a graph is not fused, runs elsewhere than asked, or parity failed; no config keeps the budget.
+        CheckFailed: a graph is not fused, runs elsewhere than asked, or parity failed; no config keeps the budget,
+            or the contract, there or on test images.
         ToolkitError: the run, its data or ``out`` is not usable, or the provider can't run a precision.
     """
     preprocess = preprocess_from(run.processor)
@@ -123,11 +129,13 @@ def export_bundle(
             provider=provider,
             threads=threads,
             calibration_images=wanted.calibration_images,
-            validation_images=validation_images_for(wanted.budget),
+            validation_images=wanted.contract.images if wanted.contract else validation_images_for(wanted.budget),
             progress=progress,
         )
         export = _Export(stage, run, preprocess, provenance, search, examples, progress, tokenizer)
-        configs = _configs(search, wanted, precisions)
+        contract = wanted.contract
+        kept = fastest_within_contract(search, wanted.graph_input, contract) if contract else None
+        configs = [kept.config] if kept else _configs(search, wanted, precisions)
         shipped = {str(each.precision): export.proven(each, wanted, threads) for each in configs}
         parity: dict[str, Any] = {
             "results": {precision: {provider: graph.entry} for precision, graph in shipped.items()},
@@ -135,6 +143,9 @@ def export_bundle(
         }
         if search.measured.tried:
             parity["tried"] = search.measured.tried
+        if kept and contract:
+            held_out = export.held_out(contract, kept, threads)
+            parity["contract"] = kept.report | {"held_out": held_out}
         write_parity(stage, parity)
         logits = {precision: graph.logits for precision, graph in shipped.items()}
         write_golden(stage, search.measured.reference, examples, logits)
@@ -187,6 +198,19 @@ class _Export:
         proven = proof.outcome(self.run.images_from, self.progress)
         proof.require_passed(proven.entry)
         return replace(proven, entry=proven.entry | {"temperature": temperature})
+
+    def held_out(self, contract: Contract, kept: Kept, threads: int | None) -> dict[str, Any]:
+        """What test images say of the graph that was written for a contract.
+
+        Raises:
+            CheckFailed: it loses more there than the contract allows.
+        """
+        file = self.stage / SPECS[kept.config.precision].file
+        build = EngineBuild(max(BATCH_SIZES))
+        reference = self.search.measured.reference
+        images = HeldOut(self.run, reference, self.preprocess, self.tokenizer, self.progress)
+        session = open_session(file, provider=self.search.provider, threads=threads, build=build)
+        return images.hold(contract, kept.config, session, kept.report["validation"])
 
     def _graph(self, config: GraphConfig, wanted: ExportOptions) -> onnx.ModelProto:
         return build_graph(

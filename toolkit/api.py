@@ -16,6 +16,7 @@ from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from export.selection.contract import Contract
     from export.triton.repository import TritonRepository
     from toolkit.evaluation.record import Evaluation
     from toolkit.recipe.data import DataConfig
@@ -257,6 +258,8 @@ def export(
     out: Path | str,
     precision: str | Sequence[str] | None = None,
     max_accuracy_drop: float | None = None,
+    max_flips: float | None = None,
+    min_speedup: float | None = None,
     input: Literal["image", "pixel_values"] | None = None,
     provider: str = "cpu",
     threads: int | None = None,
@@ -276,7 +279,10 @@ def export(
         out: bundle folder to write; it appears only if every graph passed.
         precision: of the graphs, the default first: a list, ``"fp32,int8"``, or ``"auto"`` for the fastest within
             ``max_accuracy_drop``; that of the run's trunk, or fp32, unless given.
-        max_accuracy_drop: percentage points that ``auto`` may lose; 0.2 unless given.
+        max_accuracy_drop: percentage points that ``auto`` may lose; 0.2 unless given, or what ``max_flips`` says.
+        max_flips: percent of images that ``auto`` may let be decided otherwise than PyTorch decides.
+        min_speedup: times as fast as the fp32 graph that ``auto`` has to be. With this or ``max_flips`` a contract is
+            kept, on test images too, or nothing is written.
         input: what the graph takes: decoded images of any size, or what the image processor gives; ``image`` unless
             given, but ``pixel_values`` for ``openvino``.
         provider: that the graphs are made for and that parity runs on.
@@ -294,7 +300,8 @@ def export(
         The bundle; its ``parity`` says what was proven.
 
     Raises:
-        CheckFailed: a graph runs unfused or elsewhere than asked, or parity failed.
+        CheckFailed: a graph runs unfused or elsewhere than asked, or parity failed; nothing keeps the budget or
+            the contract.
         ToolkitError: the run, its data or ``out`` is not usable, or the provider can't run a precision.
 
     Example:
@@ -307,8 +314,9 @@ def export(
     from toolkit.runtime.bundle import Bundle
 
     precisions, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
+    contract = contract_asked_for(precision, max_accuracy_drop, max_flips, min_speedup)
     graph_input = input_on(provider, input)
-    wanted = ExportOptions(graph_input, precisions, budget, images, calibration_images, embedding)
+    wanted = ExportOptions(graph_input, precisions, budget, images, calibration_images, embedding, contract)
     if triton is not None:
         from export.triton.repository import check_repository
 
@@ -662,6 +670,35 @@ def precisions_asked_for(
         fix = "ask for auto alone, or name the precisions"
         raise ToolkitError("auto chooses the precision itself", where="--precision", fix=fix)
     return [], MAX_ACCURACY_DROP if max_accuracy_drop is None else max_accuracy_drop
+
+
+def contract_asked_for(
+    precision: str | Sequence[str] | None,
+    max_accuracy_drop: float | None,
+    max_flips: float | None,
+    min_speedup: float | None,
+) -> Contract | None:
+    """The contract that is asked for; None where the accuracy alone is bounded, or nothing.
+
+    An image that is lost is one that is decided otherwise, so a bound of flips bounds what is lost.
+
+    Raises:
+        ToolkitError: one without ``auto``, or one that nothing can keep.
+    """
+    if max_flips is None and min_speedup is None:
+        return None
+    from export.selection.contract import Contract
+
+    where = "--max-flips" if max_flips is not None else "--min-speedup"
+    named = [name.strip() for name in (precision.split(",") if isinstance(precision, str) else precision or ())]
+    if named != ["auto"]:
+        fix = "add --precision auto, or leave it out"
+        raise ToolkitError("a contract is for --precision auto", where=where, fix=fix)
+    if max_accuracy_drop is None:
+        max_accuracy_drop = MAX_ACCURACY_DROP if max_flips is None else max_flips
+    contract = Contract(max_accuracy_drop, max_flips, min_speedup)
+    contract.check()
+    return contract
 
 
 def opened_run(run: Run | Path | str, data: Path | str | None = None) -> Run:

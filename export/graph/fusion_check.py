@@ -9,10 +9,10 @@ from export.graph.openvino_check import check_compiled
 from toolkit.errors import CheckFailed
 from toolkit.models.classifier import Classifier
 from toolkit.models.modalities import image_tower_of
+from toolkit.runtime.node_profile import ExecutedNode
 from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.providers import PROVIDERS
-from toolkit.runtime.session import ExecutedNode
 
 FUSED = {
     "attention": {"Attention", "MultiHeadAttention", "PackedAttention", "GroupQueryAttention"},

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from export.graph.config import GraphConfig
 from toolkit.errors import CheckFailed
 from toolkit.models.classifier import Classifier
-from toolkit.runtime.session import ExecutedNode
+from toolkit.runtime.node_profile import ExecutedNode
 
 MATMULS = frozenset({"FullyConnected", "MatMul", "Convolution"})
 """OpenVINO's nodes that multiply matrices; attention's two matmuls are inside a subgraph of its own."""

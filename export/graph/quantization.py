@@ -59,6 +59,10 @@ class Quantization(BaseModel):
         """The same with some matmuls left float."""
         return self.model_copy(update={"matmuls": tuple(name for name in self.matmuls if name not in matmuls)})
 
+    def only(self, matmul: str) -> Quantization:
+        """The same with one matmul rounded alone."""
+        return self.model_copy(update={"matmuls": (matmul,)})
+
     def weight(self, matrix: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
         """A matrix [in, out] in integers, and its scales [out], or one scale []."""
         largest, axes = LARGEST_WEIGHT[self.weight_bits], (0, 1) if self.per_channel else None

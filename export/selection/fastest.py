@@ -62,8 +62,9 @@ def fastest_within_budget(candidates: PrecisionSearch, graph_input: GraphInput, 
             f"no config keeps a budget of {budget:g} percentage points on {metrics['images']} validation images; "
             f"nearest: {in_words(nearest)}, which loses {metrics['accuracy_drop']:.2f}"
         )
-    for config, latency in zip(possible, _latencies(candidates, possible, graph_input), strict=True):
-        candidates.measured.metrics(config)["p50_ms"] = latency
+    rows = latency_rows(candidates, possible, graph_input, MinSamples(RUNS, SECONDS))
+    for config, row in zip(possible, rows, strict=True):
+        candidates.measured.metrics(config)["p50_ms"] = float(row["p50_ms"])
 
     def preference(config: GraphConfig) -> tuple[float, float]:
         metrics = candidates.measured.metrics(config)
@@ -75,8 +76,10 @@ def fastest_within_budget(candidates: PrecisionSearch, graph_input: GraphInput, 
     return best
 
 
-def _latencies(candidates: PrecisionSearch, configs: list[GraphConfig], graph_input: GraphInput) -> list[float]:
-    """p50 in milliseconds of each config at batch 1, in alternating blocks."""
+def latency_rows(
+    candidates: PrecisionSearch, configs: list[GraphConfig], graph_input: GraphInput, least: MinSamples
+) -> list[dict[str, Any]]:
+    """A row of ``latency.json`` for each config at batch 1, measured in alternating blocks."""
     engines = []
     for config in configs:
         model = build_graph(candidates.run.classifier, candidates.measured.preprocess, {}, graph_input, config)
@@ -86,8 +89,7 @@ def _latencies(candidates: PrecisionSearch, configs: list[GraphConfig], graph_in
         )
     pool = Pool([], [_pool(candidates, graph_input)], "validation")
     candidates.progress.stage("measuring latency")
-    rows: list[dict[str, Any]] = measure(engines, pool, [1], MinSamples(RUNS, SECONDS))
-    return [float(row["p50_ms"]) for row in rows]
+    return measure(engines, pool, [1], least)
 
 
 def _pool(candidates: PrecisionSearch, graph_input: GraphInput) -> Feed:

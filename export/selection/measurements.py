@@ -16,6 +16,7 @@ from export.parity.reference import Reference, groups_of
 from export.precision.trunk import (
     network_batches,
 )
+from export.selection.contract import Loss, loss_of
 from toolkit.data.source import LabelledImage
 from toolkit.data.target import Label
 from toolkit.metrics.intervals import Drop, paired_drop
@@ -52,6 +53,11 @@ class Measurements:
         self.validation_images = validation_images
         self.tried: list[dict[str, Any]] = []
         self._known: dict[str, tuple[dict[str, Any], Float32]] = {}
+
+    @property
+    def configs(self) -> list[GraphConfig]:
+        """Those that were tried, in the order of ``tried``."""
+        return [GraphConfig.model_validate_json(each) for each in self._known]
 
     def metrics(self, config: GraphConfig) -> dict[str, Any]:
         """What a config gives on the validation images; noted among those that were tried."""
@@ -93,6 +99,12 @@ class Measurements:
             for logits in (self.expected, np.nan_to_num(self._measured(config)[1]))
         )
         return paired_drop(before, after, groups_of(self.examples))
+
+    def loss(self, config: GraphConfig) -> Loss:
+        """What a config loses against PyTorch in fp32, both on the same validation images."""
+        labels = np.array(self.labels) if self.run.labelled else None
+        given = np.nan_to_num(self._measured(config)[1])
+        return loss_of(self.run.decision, self.expected, given, labels, groups_of(self.examples))
 
     @cached_property
     def examples(self) -> list[LabelledImage]:

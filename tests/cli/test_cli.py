@@ -91,8 +91,8 @@ def test_verbs_and_options_are_the_contract() -> None:
         "train": ["--force", "--json", "--out", "--resume", "config", "overrides"],
         "export": [
             "--calibration-images", "--data", "--embedding", "--force", "--images", "--input", "--json",
-            "--max-accuracy-drop", "--onnx", "--out", "--precision", "--provider", "--sign", "--threads",
-            "--triton",
+            "--max-accuracy-drop", "--max-flips", "--min-speedup", "--onnx", "--out", "--precision", "--provider",
+            "--sign", "--threads", "--triton",
         ],
         "zero-shot": [
             "--data", "--encoder", "--force", "--json", "--labels", "--labels-file", "--out", "--revision",
@@ -177,6 +177,14 @@ def test_verbs_and_options_are_the_contract() -> None:
         (["export", "--onnx", "x", "--out", "b", "--precision", "auto,int8"], ["auto", "alone"]),
         (["export", "--onnx", "x", "--out", "b", "--precision", ","], ["no precision", "fp32,int8"]),
         (["export", "--onnx", "x", "--out", "b", "--max-accuracy-drop", "1"], ["budget", "--precision auto"]),
+        (["export", "--onnx", "x", "--out", "b", "--max-flips", "1"], ["contract", "--precision auto"]),
+        (["export", "--onnx", "x", "--out", "b", "--precision", "int8", "--min-speedup", "2"], ["contract", "auto"]),
+        (["export", "--onnx", "x", "--out", "b", "--precision", "auto", "--max-flips", "-1"], ["-1 %", "0 to 100"]),
+        (
+            ["export", "--onnx", "x", "--out", "b", "--precision", "auto", "--max-flips", "nan"],
+            ["nan %", "--max-flips"],
+        ),
+        (["export", "--onnx", "x", "--out", "b", "--precision", "auto", "--min-speedup", "0"], ["0 times", "2.5"]),
         (["verify", "x", "--provider", "gpu"], ["x"]),
         (["zero-shot", "--labels", "a,a", "--out", "r"], ["twice: a", "name each class once"]),
         (["zero-shot", "--labels", "a", "--out", "r"], ["one class alone"]),

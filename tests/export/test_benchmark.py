@@ -68,6 +68,9 @@ def test_latency_json_is_written_into_a_bundle_that_stays_whole(bundle: Path) ->
     assert request["file_to_label_ms"] > request["decode_ms"] > 0
     assert request["preprocess_ms"] is None  # the graph does it
     assert set(latency["nodes"]["fp32"]) == {"CPUExecutionProvider"}
+    (operators,) = latency["operators"]
+    assert operators["ms"] == pytest.approx(sum(operators["parts"].values()))
+    assert {"preprocessing", "norms"} <= set(operators["parts"])
     assert latency["rows"][0]["gflops_per_s"] > 0
     assert (bundle / "plots" / "latency.png").stat().st_size > 1000
     assert "Latency" in (bundle / "MODEL_CARD.md").read_text()

@@ -41,7 +41,27 @@ def export(
     ] = None,
     max_accuracy_drop: Annotated[
         float | None,
-        typer.Option(min=0, help="With --precision auto: percentage points that may be lost.", show_default="0.2"),
+        typer.Option(
+            min=0,
+            help="With --precision auto: percentage points that may be lost.",
+            show_default="0.2, or what --max-flips says",
+        ),
+    ] = None,
+    max_flips: Annotated[
+        float | None,
+        typer.Option(
+            help="With --precision auto: percent of images that may be decided otherwise than PyTorch decides, shown "
+            "on validation images and held to test images; if nothing keeps that, nothing is written.",
+            show_default=False,
+        ),
+    ] = None,
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(
+            help="With --precision auto: times as fast as the fp32 graph at batch 1, such as 2.5; if nothing is, "
+            "nothing is written.",
+            show_default=False,
+        ),
     ] = None,
     input: Annotated[
         str | None,
@@ -78,11 +98,13 @@ def export(
 
     Example: toolkit export --onnx runs/digits --out bundles/digits
     """
+    from toolkit.api import contract_asked_for, precisions_asked_for
     from toolkit.api import export as export_bundle
-    from toolkit.api import precisions_asked_for
+    from toolkit.reporting.contract_lines import contract_lines
 
     require_key(sign)
     _, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
+    contract = contract_asked_for(precision, max_accuracy_drop, max_flips, min_speedup)
     require_run(onnx)
     require_data(data)
     with counting("reading the run") as progress:
@@ -91,6 +113,8 @@ def export(
             out=out,
             precision=precision,
             max_accuracy_drop=max_accuracy_drop,
+            max_flips=max_flips,
+            min_speedup=min_speedup,
             input=input,  # type: ignore[arg-type]
             provider=provider,
             threads=threads,
@@ -105,17 +129,19 @@ def export(
         )
     parity = bundle.parity
     warn_of(parity)
-    if budget is not None:
+    if contract is not None and parity["contract"]["too_few_images"]:
+        warn(parity["contract"]["too_few_images"])
+    elif contract is None and budget is not None:
         _warn_of_too_few(parity["tried"], budget)
     if json:
         print_json({"bundle": str(out), "parity": parity} | ({"triton": str(triton)} if triton else {}))
         return
     if budget is not None:
-        print_tried(parity, budget)
+        print_tried(parity, contract.in_words() if contract else f"budget {budget:g} percentage points")
     print_parity(parity)
-    lines = [f"bundle: {out}", f"next: toolkit bench-latency {out}"]
+    lines = [*contract_lines(parity), f"bundle: {out}", f"next: toolkit bench-latency {out}"]
     if triton:
-        lines[1:1] = [
+        lines[-1:-1] = [
             f"repository: {triton}, not tuned; after toolkit tune: toolkit triton {out} --out {triton} --force"
         ]
     console().print(*lines, sep="\n", soft_wrap=True)
@@ -136,9 +162,9 @@ def _warn_of_too_few(tried: Sequence[dict[str, Any]], budget: float) -> None:
     warn(f"{what}: {then}" + ("" if chosen else f" ({ask})"))
 
 
-def print_tried(parity: dict[str, Any], budget: float) -> None:
+def print_tried(parity: dict[str, Any], asked: str) -> None:
     """What ``--precision auto`` measured, a row a config."""
     from toolkit.reporting.model_card import tried_cells, tried_columns
 
-    title = f"tried on {parity['tried'][0]['images']} validation images; budget {budget:g} percentage points"
+    title = f"tried on {parity['tried'][0]['images']} validation images; {asked}"
     print_table(title, tried_columns(parity), tried_cells(parity))

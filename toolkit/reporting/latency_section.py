@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,11 @@ def latency_section(latency: dict[str, Any] | None, plots: Path) -> Markup:
             paragraph(where + images + what),
             note(warnings(latency)),
             subsection("Batches", _batches(rows), _drawn(rows, plots)),
-            subsection("A request, from file to label", _request(latency.get("request") or [])),
+            subsection(
+                "A request, from file to label",
+                _request(latency.get("request") or []),
+                _operators(latency.get("operators") or []),
+            ),
             subsection("Cold start", _cold_start(latency.get("cold_start") or [])),
             subsection("Memory", _memory(latency.get("memory") or [])),
             *scenario_parts(latency.get("scenarios") or {}, plots),
@@ -158,6 +163,16 @@ def _request(rows: list[dict[str, Any]]) -> Markup:
         "file_to_label_ms": "file to label",
     }
     return table("Medians in ms, one image", GRAPH_NAME | {name: reads(key) for key, name in stages.items()}, rows)
+
+
+def _operators(rows: list[dict[str, Any]]) -> Markup:
+    parts = dict.fromkeys(part for row in rows for part in row["parts"])
+    columns = GRAPH_NAME | {part: partial(_part, part) for part in parts} | {"all nodes": reads("ms")}
+    return table("Inside the graph, ms under the profiler", columns, rows)
+
+
+def _part(part: str, row: dict[str, Any]) -> str:
+    return number(row["parts"].get(part, 0.0))
 
 
 def _cold_start(rows: list[dict[str, Any]]) -> Markup:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from toolkit.reporting.contract_lines import contract_lines
 from toolkit.reporting.label_thresholds import HEADINGS as LABEL_HEADINGS
 from toolkit.reporting.label_thresholds import label_cells, threshold_sentences
 from toolkit.reporting.number_pages import NUMBER_METRICS
@@ -160,21 +161,30 @@ def named(labels: list[str]) -> str:
 
 
 def parity_lines(parity: dict[str, Any]) -> list[str]:
-    """A sentence for each precision and provider."""
+    """A sentence for each precision and provider, and those of a contract."""
     return [
         f"{precision} on {provider}: {parity_verdict(entry)}; max |logit difference| "
         f"{entry['max_abs_logit']:.2e} (tolerance {entry['tolerance']:.0e}, noise floor {entry['noise_floor']:.2e}), "
         f"top-1 agreement {entry['top1_agreement']:.2%}, batch sizes {', '.join(map(str, entry['batch_sizes']))}"
         for precision, by_provider in parity["results"].items()
         for provider, entry in by_provider.items()
-    ]
+    ] + contract_lines(parity)
+
+
+FLIPS = ("flips, %", "at most, %", "x fp32")
+"""Columns of what a contract bounds beside the accuracy."""
+
+
+def _with_flips(parity: dict[str, Any]) -> bool:
+    return any("flips_at_most" in each for each in parity["tried"])
 
 
 def tried_columns(parity: dict[str, Any]) -> list[str]:
     """Headings of :func:`tried_cells`."""
     columns = ["form", "agreement", "accuracy"]
     if any("p50_ms" in each for each in parity["tried"]):
-        columns += ["points lost", "95 % interval", "at most", "p50 ms", "within the budget"]
+        columns += ["points lost", "95 % interval", "at most", *(FLIPS if _with_flips(parity) else ())]
+        columns += ["p50 ms", "within the budget"]
     return columns
 
 
@@ -192,6 +202,10 @@ def tried_cells(parity: dict[str, Any]) -> list[list[str]]:
             at_most = each.get("accuracy_drop_at_most")
             row += [f"{each['accuracy_drop']:+.2f}", f"{low:+.2f} to {high:+.2f}"]
             row += ["" if at_most is None else f"{at_most:.2f}"]
+            if _with_flips(parity):
+                speedup = each.get("speedup")
+                row += [f"{each['flips']:.2f}", f"{each['flips_at_most']:.2f}"]
+                row += ["" if speedup is None else f"{speedup:.2f}"]
             row += ["" if each["p50_ms"] is None else f"{each['p50_ms']:.2f}", verdict]
         rows.append(row)
     return rows

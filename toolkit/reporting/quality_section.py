@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from toolkit.reporting.contract_lines import contract_lines
 from toolkit.reporting.html import (
     NOTHING,
     Columns,
@@ -176,6 +177,7 @@ def parity_section(parity: dict[str, Any]) -> Markup:
                     cells,
                 ),
             ),
+            subsection("Contract", *map(paragraph, contract_lines(parity))),
         ]
     )
 

@@ -68,6 +68,8 @@ class LatencyFile(BaseModel):
     memory: list[dict[str, Any]] = []
     request: list[dict[str, Any]] = []
     """The steps of a request from the encoded file to the label."""
+    operators: list[dict[str, Any]] = []
+    """What the graph of a request spends on each part and operator, on the CPU."""
     nodes: dict[str, Any] = {}
     limits: dict[str, Any] = {}
     """Operations of the graph, and the machine's ceilings."""

@@ -15,10 +15,11 @@ from toolkit.runtime import onnx_file
 from toolkit.runtime.inputs import Feed, TensorSpec
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import return_freed
+from toolkit.runtime.node_profile import ExecutedNode
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors, input_shapes, metadata, operators
 from toolkit.runtime.openvino_library import OPENVINO, core, load_openvino, why_not
 from toolkit.runtime.preprocess import Float32
-from toolkit.runtime.session import ExecutedNode, Session
+from toolkit.runtime.session import Session
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -123,7 +124,7 @@ class OpenVinoSession(Session):
             if facts.get("layerType") not in (None, "Input", "Output", "Const", "Parameter", "Result"):
                 name = node.get_friendly_name()
                 kind, element = facts["layerType"], facts.get("runtimePrecision", "")
-                executed.append(ExecutedNode(name, kind, "OpenVINO", element))
+                executed.append(ExecutedNode(name, kind, "OpenVINO", element=element))
         return executed
 
     @contextmanager

@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.inputs import IMAGE_MASK, Feed, TensorSpec, examples_in, part_of
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import return_freed
+from toolkit.runtime.node_profile import ExecutedNode, nodes_of
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.providers import PROVIDER_OPTIONS, PROVIDERS, provider_name
@@ -48,18 +48,6 @@ PROBE = Path(__file__).parent.parent / "assets" / "identity.onnx"
 """A graph that any provider runs."""
 
 ort.set_default_logger_severity(4)
-
-
-@dataclass(frozen=True)
-class ExecutedNode:
-    """A node that a session ran, after ONNX Runtime's own optimisation."""
-
-    name: str
-    operator: str
-    provider: str
-    """ONNX Runtime's name of the provider that ran it, or OpenVINO."""
-    element: str = ""
-    """Type that it computes in, where the engine says: f32, bf16, i8 …"""
 
 
 class Session:
@@ -278,19 +266,15 @@ class Session:
         parts = [self.run(part_of(feed, slice(start, start + most))) for start in starts]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def executed_nodes(self, feed: Feed) -> list[ExecutedNode]:
-        """Run once and tell which nodes ran where; only once, and only with ``record_nodes``."""
+    def executed_nodes(self, feed: Feed, runs: int = 1) -> list[ExecutedNode]:
+        """Run and tell which nodes ran where, and for how long; only once, and only with ``record_nodes``."""
         if self._profiles is None:
             raise RuntimeError("the session was not opened with record_nodes")
-        self.run(feed)
+        for _ in range(runs):
+            self.run(feed)
         events = json.loads(Path(self._session.end_profiling()).read_bytes())
         self._profiles.cleanup()
-        ending = "_kernel_time"
-        return [
-            ExecutedNode(event["name"].removesuffix(ending), event["args"]["op_name"], event["args"]["provider"])
-            for event in events
-            if event.get("cat") == "Node" and event["name"].endswith(ending)
-        ]
+        return nodes_of(events, runs)
 
     def _check(self, feed: Feed) -> None:
         """Raise unless the tensors are what the graph takes; its own errors name nodes, not mistakes."""

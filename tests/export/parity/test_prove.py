@@ -20,7 +20,8 @@ from toolkit.errors import CheckFailed
 from toolkit.metrics.split import split_metrics
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.session import ExecutedNode, Session
+from toolkit.runtime.node_profile import ExecutedNode
+from toolkit.runtime.session import Session
 from toolkit.tasks.task import SINGLE_LABEL
 
 CPU = "CPUExecutionProvider"

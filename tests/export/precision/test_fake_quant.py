@@ -26,8 +26,9 @@ from export.selection.search import PrecisionSearch
 from toolkit.errors import CheckFailed
 from toolkit.models.processing import preprocess_from
 from toolkit.runs.finished_run import Run
+from toolkit.runtime.node_profile import ExecutedNode
 from toolkit.runtime.precision import SPECS
-from toolkit.runtime.session import ExecutedNode, Session
+from toolkit.runtime.session import Session
 
 
 @pytest.fixture(scope="module")
