@@ -27,7 +27,12 @@ def doctor(json: JsonFlag = False) -> None:
     print_table(
         "packages", ["package", "version"], [[n, v or "not installed"] for n, v in report["packages"].items()], 2
     )
-    rows = [[n, "loads" if p["loads"] else "no", p["reason"] or ""] for n, p in report["providers"].items()]
-    print_table("execution providers of ONNX Runtime", ["provider", "", "why not"], rows, 3)
+    rows = []
+    for name, found in report["providers"].items():
+        precisions = found["precisions"]
+        runs = ", ".join(each for each, reason in precisions.items() if reason is None)
+        reasons = {found["reason"]} if not found["loads"] else {f"{p}: {r}" for p, r in precisions.items() if r}
+        rows.append([name, "loads" if found["loads"] else "no", runs, "; ".join(sorted(filter(None, reasons)))])
+    print_table("execution providers of ONNX Runtime", ["provider", "", "computes in", "why not"], rows, 4)
     for line in report["advice"] or ["nothing is missing"]:
         out.print(f"advice: {line}" if report["advice"] else line, soft_wrap=True)
