@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
+from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
+from toolkit.models.fp32 import compute_fp32_fully, fp32_arithmetic
+from toolkit.recipe.recipe import Recipe
 from toolkit.training.precision import check_precision, precision_handlers
 
 without_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
@@ -26,3 +33,35 @@ def test_a_precision_that_needs_a_gpu_is_refused_and_says_what_is_missing(precis
 def test_a_cpu_trains_in_fp32_and_bf16(precision: str) -> None:
     check_precision(precision)
     assert precision_handlers(precision) == []
+
+
+@pytest.fixture
+def torchs_defaults() -> Iterator[None]:
+    """TF32 as torch has it in a new process."""
+    kept = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32 = kept
+
+
+@pytest.mark.usefixtures("torchs_defaults")
+def test_convolutions_in_fp32_are_not_rounded_to_tf32() -> None:
+    assert fp32_arithmetic(torch.device("cuda")) == {"tf32_matmuls": False, "tf32_convolutions": True}
+    compute_fp32_fully()
+    assert fp32_arithmetic(torch.device("cuda")) == {"tf32_matmuls": False, "tf32_convolutions": False}
+    assert torch.backends.cudnn.conv.fp32_precision != "tf32"
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # which asks torch's old names and its new ones
+        assert not torch.backends.cudnn.allow_tf32
+
+
+def test_the_arithmetic_of_a_cpu_has_no_place_in_a_key() -> None:
+    assert fp32_arithmetic(torch.device("cpu")) == {}
+
+
+@pytest.mark.usefixtures("torchs_defaults")
+def test_a_run_says_how_it_computes_fp32(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    cache = {"enabled": True, "dir": tmp_path / "cache"}
+    finetune(make_recipe(training={"epochs": 1, "boundary_cache": cache}), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["tf32_convolutions"] is False
+    (key,) = (tmp_path / "cache").glob("*/key.json")
+    assert ("tf32_convolutions" in json.loads(key.read_text())) == torch.cuda.is_available()
