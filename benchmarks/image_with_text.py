@@ -75,7 +75,7 @@ def make_run(work: Path) -> Path:
 
 def few(manifest: Path, to: Path) -> None:
     """The first rows of each split."""
-    with manifest.open(newline="") as file:
+    with manifest.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     counts, kept = Counter[str](), []
     for row in rows:
@@ -83,7 +83,7 @@ def few(manifest: Path, to: Path) -> None:
         if counts[split] < SAMPLES[split]:
             counts[split] += 1
             kept.append(row)
-    with to.open("w", newline="") as file:
+    with to.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *kept])
 
 

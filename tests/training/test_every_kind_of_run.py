@@ -11,9 +11,9 @@ import torch
 from colour_words import write_label_sets, write_pairs, write_texts
 from interrupted_runs import EVERY_STEP, cut_back, outcome_of
 from safetensors.torch import load_file
-from tests.training.test_processes import ROOT, launch
 
 from recipes.finetune import finetune
+from tests.training.test_processes import ROOT, launch
 from toolkit.recipe.recipe import Recipe
 
 KINDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {

@@ -1,0 +1,48 @@
+"""The records as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_table(records: Mapping[str, dict[str, Any]], path: Path) -> None:
+    """Write how each stage ended, and the speed of those that have any."""
+    path.write_text("\n".join(lines(records)) + "\n", "utf-8")
+
+
+def lines(records: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """The page's lines in Markdown."""
+    yield "| stage | outcome | seconds |"
+    yield "| --- | --- | --- |"
+    for name, record in records.items():
+        reason = "" if record["ok"] else ": " + str(record["error"]).strip().splitlines()[-1][:160].replace("|", "/")
+        yield f"| {name} | {'ok' if record['ok'] else 'failed'}{reason} | {record['seconds']:.0f} |"
+    speed = records.get("rivals", {}).get("found", {})
+    for encoder, measured in speed.items():
+        yield ""
+        yield f"{encoder}, p50 in ms, host to host (device alone where its events tell)"
+        yield ""
+        yield from _grid(measured["rows"])
+    copies = records.get("placement", {}).get("found", {})
+    if copies:
+        yield ""
+        yield "| graph | copies to the host | to the device |"
+        yield "| --- | --- | --- |"
+        for name, each in copies.items():
+            yield f"| {name} | {each['MemcpyToHost']} | {each['MemcpyFromHost']} |"
+
+
+def _grid(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Engines down, batch sizes across."""
+    sizes = sorted({row["batch_size"] for row in rows})
+    yield "| engine | " + " | ".join(f"batch {size}" for size in sizes) + " |"
+    yield "| --- |" + " --- |" * len(sizes)
+    for engine in dict.fromkeys((row["engine"], row["precision"]) for row in rows):
+        cells = []
+        for size in sizes:
+            row = next((r for r in rows if (r["engine"], r["precision"], r["batch_size"]) == (*engine, size)), None)
+            device = f" ({row['device']['p50_ms']:.2f})" if row and row.get("device") else ""
+            cells.append(f"{row['p50_ms']:.2f}{device}" if row else "")
+        yield f"| {engine[0]} {engine[1]} | " + " | ".join(cells) + " |"
