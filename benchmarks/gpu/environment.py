@@ -17,7 +17,7 @@ from benchmarks.gpu.setting import Setting, StageError
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("train", "gpu")
-DRY_TESTS = "tests/runtime/test_binding.py"
+DRY_TESTS = "tests/training/test_stopwatch.py"
 
 
 def environment(setting: Setting) -> dict[str, Any]:

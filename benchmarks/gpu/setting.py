@@ -23,7 +23,8 @@ ENCODERS = {
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
 """In their place where the stages are rehearsed: as many pixels and patches, so that the graphs are cut alike."""
 CLASSES = ("first", "second", "third")
-IMAGE_SIZE = (480, 640)
+IMAGE_SIZE = (640, 480)
+"""Width and height."""
 
 
 class StageError(Exception):
@@ -76,9 +77,10 @@ class Setting:
 
     @cached_property
     def data(self) -> Path:
-        """JPEGs of three classes that differ in colour, 480x640."""
+        """JPEGs of three classes that differ in colour, 480x640, or a quarter of that."""
         folder, rng = self.work / "data", np.random.default_rng(0)
-        counts = {"train": self.of(16, 256), "validation": self.of(6, 64), "test": self.of(6, 96)}
+        counts = {"train": self.of(8, 256), "validation": self.of(4, 64), "test": self.of(4, 96)}
+        width, height = (side // self.of(4, 1) for side in IMAGE_SIZE)
         if folder.exists():
             return folder
         for split, count in counts.items():
@@ -87,12 +89,12 @@ class Setting:
                 for number in range(count):
                     coarse = rng.integers(0, 128, (12, 16, 3), dtype=np.uint8)
                     coarse[..., place] += 100
-                    image = Image.fromarray(coarse).resize(IMAGE_SIZE[::-1], Image.Resampling.BICUBIC)
+                    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
                     image.save(folder / split / label / f"{number:05d}.jpg", quality=90)
         return folder
 
     def images(self, count: int) -> np.ndarray[Any, Any]:
-        """Images as decoded, uint8 [count, 480, 640, 3]."""
+        """Images as decoded, uint8 [count, height, width, 3]."""
         from toolkit.runtime.decode import decode
 
         files = sorted((self.data / "test").rglob("*.jpg"))
@@ -130,6 +132,6 @@ class Setting:
         wanted = list(precisions or self.precisions)
         folder = self.work / f"bundle-{encoder}-{graph_input}-{'-'.join(wanted)}"
         if not folder.exists():
-            options = ExportOptions(graph_input, wanted, images=self.of(18, 128))  # type: ignore[arg-type]
+            options = ExportOptions(graph_input, wanted, images=self.of(12, 128))  # type: ignore[arg-type]
             export_bundle(self.run(encoder), folder, options, provider=self.provider)
         return Bundle(folder)

@@ -31,8 +31,9 @@ def overflowing(
 ) -> dict[str, float]:
     """Largest absolute values of the encoder's tensors that come near what fp16 can hold.
 
-    Of a residual sum the mean of the squares of a token counts too: before ONNX Runtime's #28682 (2026-05) its CUDA
-    provider formed it in fp16 inside SkipLayerNormalization, whose result then is finite and wrong.
+    Of a residual sum the mean of the squares of a token counts too: before onnxruntime#28682 CUDA's
+    SkipLayerNormalization formed it in fp16, whose result then is finite and wrong. 1.27 has the mend, 1.24, which
+    Triton 26.05 runs graphs with, has not.
 
     The network runs in standard operators. What the fused attention operators keep to themselves
     (queries, keys, values and scores) counts for the tensor that the operator gives. The head is left

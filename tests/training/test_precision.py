@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
 from toolkit.models.fp32 import compute_fp32_fully, fp32_arithmetic
 from toolkit.recipe.recipe import Recipe
-from toolkit.training.precision import check_precision, precision_handlers
+from toolkit.training import setup
+from toolkit.training.precision import check_precision, check_sharded, precision_handlers
 
 without_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
 
@@ -65,3 +67,43 @@ def test_a_run_says_how_it_computes_fp32(make_recipe: Callable[..., Recipe], tmp
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["tf32_convolutions"] is False
     (key,) = (tmp_path / "cache").glob("*/key.json")
     assert ("tf32_convolutions" in json.loads(key.read_text())) == torch.cuda.is_available()
+
+
+def test_fp16_with_weights_in_shards_is_refused() -> None:
+    with pytest.raises(ToolkitError, match="FSDP") as caught:
+        check_sharded("fp16", sharded=True)
+    assert "bf16" in caught.value.fix
+    check_sharded("fp16", sharded=False)
+    check_sharded("bf16", sharded=True)
+
+
+class Overflowing(torch.amp.GradScaler):
+    """A gradient scaler on the CPU, as fp16 has one on a GPU, whose first step overflows."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", init_scale=2.0**10)
+        self.scales: list[float] = []
+
+    def scale(self, outputs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        self.scales.append(self.get_scale())
+        return super().scale(outputs) * (torch.inf if len(self.scales) == 1 else 1)
+
+
+def test_a_step_that_the_gradient_scaler_skips_leaves_the_schedule_alone(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fused optimiser is called all the same, so Accelerate's ``optimizer_step_was_skipped`` doesn't know."""
+    scaler = Overflowing()
+    build = setup.build_accelerator
+
+    def with_scaler(recipe: Recipe, out: Path) -> Accelerator:
+        accelerator = build(recipe, out)
+        accelerator.scaler = scaler
+        return accelerator
+
+    monkeypatch.setattr(setup, "build_accelerator", with_scaler)
+    finetune(make_recipe(training={"epochs": 1, "warmup_share": 0.0}), tmp_path / "run")
+    (newest,) = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1:]
+    state = json.loads((newest / "state.json").read_text())
+    assert state["standing"]["scheduled"] == state["step"] - 1 == len(scaler.scales) - 1
+    assert scaler.get_scale() == scaler.scales[0] / 2
