@@ -88,23 +88,25 @@ def run_stages(wanted: Sequence[str], out: Path, work: Path, *, dry: bool, envir
             reason = followed(worker, left, out, started)
             log.seek(0)
             last = "\n".join(log.read().splitlines()[-30:])
-        if left and not (out / f"{left[0]}.json").exists():
+        if reason is not None:
             failed(left.pop(0), out, f"{reason}\n{last}", time.monotonic() - started)
-        elif left and reason != "ended":
-            left.pop(0)
 
 
-def followed(worker: subprocess.Popen[bytes], left: list[str], out: Path, started: float) -> str:
-    """Take the stages that a worker has done from ``left``; how it ended."""
+def followed(worker: subprocess.Popen[bytes], left: list[str], out: Path, started: float) -> str | None:
+    """Take the stages that a worker has done from ``left``; what ended the first of the others, if anything did."""
+    told = False
     while True:
         ended = worker.poll() is not None
         while left and (out / f"{left[0]}.json").exists():
             record: dict[str, Any] = json.loads((out / f"{left[0]}.json").read_text("utf-8"))
-            print(f"{left.pop(0):12} {'ok' if record['ok'] else 'FAILED'} in {record['seconds']:.0f} s", flush=True)
+            told = not record["ok"]
+            print(f"{left.pop(0):16} {'ok' if record['ok'] else 'FAILED'} in {record['seconds']:.0f} s", flush=True)
             started = time.monotonic()
         if ended or not left:
             worker.wait()
-            return "ended" if worker.returncode == 0 else f"the process ended with {worker.returncode}"
+            return (
+                None if not left or (told and worker.returncode == 1) else f"the process ended with {worker.returncode}"
+            )
         if time.monotonic() - started > SECONDS[left[0]]:
             worker.kill()
             worker.wait()
@@ -114,7 +116,7 @@ def followed(worker: subprocess.Popen[bytes], left: list[str], out: Path, starte
 
 def failed(name: str, out: Path, reason: str, seconds: float) -> None:
     """Write the record of a stage that could not write its own."""
-    print(f"{name:12} FAILED: {reason.splitlines()[0]}", flush=True)
+    print(f"{name:16} FAILED: {reason.splitlines()[0]}", flush=True)
     record = {"stage": name, "ok": False, "seconds": seconds, "error": reason, "found": {}}
     (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
