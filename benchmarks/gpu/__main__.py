@@ -73,15 +73,8 @@ def run_stages(wanted: Sequence[str], out: Path, work: Path, *, dry: bool, envir
     """Run stages in a process that goes on from one to the next, and in a fresh one after each that fails."""
     left = list(wanted)
     while left:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.gpu.worker",
-            *(["--dry"] if dry else []),
-            str(out),
-            str(work),
-            *left,
-        ]
+        options = ["--dry"] if dry else []
+        command = [sys.executable, "-m", "benchmarks.gpu.worker", *options, str(out), str(work), *left]
         started = time.monotonic()
         with (work / "log").open("w+", encoding="utf-8") as log:
             worker = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
