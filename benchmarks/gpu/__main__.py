@@ -6,8 +6,9 @@
 
 Correctness comes first, so that a time that runs out takes speed alone. A stage that fails, hangs or kills its process
 is written down as failed and the next one starts in a fresh process. Where the machine's packages are outside
-pyproject.toml's ranges, that is written down (``set_aside`` of the first stage) and not refused. Exit code 1 if a stage
-failed. Takes about 25 minutes on an H100; writes benchmarks/results/gpu/, summary.json and table.md last.
+pyproject.toml's ranges, that is written down (``set_aside`` of the first stage) and not refused. Where a call may not
+last so long, ``--only`` takes the stages apart, and ``--work DIR`` keeps what they share. Exit code 1 if a stage failed.
+Takes about 25 minutes on an H100; writes benchmarks/results/gpu/, summary.json and table.md last.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="rehearse on the CPU at small size")
     parser.add_argument("--only", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--out", type=Path, help="folder of the JSON; benchmarks/results/gpu, or gpu-dry here")
+    parser.add_argument("--work", type=Path, help="folder that keeps encoders, runs and bundles for the next call")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to put before the machine's packages")
     given = parser.parse_args()
     wanted = given.only.split(",") if given.only else list(STAGES)
@@ -47,12 +49,14 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     for name in wanted:
         (out / f"{name}.json").unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="clip-toolkit-gpu-") as work:
+    with tempfile.TemporaryDirectory(prefix="clip-toolkit-gpu-") as own:
+        work = (given.work or Path(own)).absolute()
+        work.mkdir(parents=True, exist_ok=True)
         paths = [str(ROOT)]
         if given.wheels:
-            paths.insert(0, str(installed(given.wheels, Path(work) / "site")))
+            paths.insert(0, str(installed(given.wheels, work / "site")))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])}
-        run_stages(wanted, out, Path(work), dry=given.dry, environment=environment)
+        run_stages(wanted, out, work, dry=given.dry, environment=environment)
     records = {name: json.loads((out / f"{name}.json").read_text("utf-8")) for name in wanted}
     summary = {name: {key: record[key] for key in ("ok", "seconds", "error")} for name, record in records.items()}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")

@@ -27,7 +27,7 @@ def ceilings(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {"tflops": {}, "gflop": {}}
     bundle = setting.bundle("pixel_values")
     model = onnx.load(bundle.path / bundle.graph_name("fp32"))
-    for batch_size in setting.of((2,), (1, 32)):
+    for batch_size in setting.of((1,), (1, 32)):
         work = count_work(model, [batch_size, 3, 224, 224])
         found["gflop"][batch_size] = work.gflop
         for precision in setting.precisions:

@@ -132,6 +132,6 @@ class Setting:
         wanted = list(precisions or self.precisions)
         folder = self.work / f"bundle-{encoder}-{graph_input}-{'-'.join(wanted)}"
         if not folder.exists():
-            options = ExportOptions(graph_input, wanted, images=self.of(12, 128))  # type: ignore[arg-type]
+            options = ExportOptions(graph_input, wanted, images=self.of(12, 128 if encoder == "vit-b-32" else 32))  # type: ignore[arg-type]
             export_bundle(self.run(encoder), folder, options, provider=self.provider)
         return Bundle(folder)

@@ -25,6 +25,7 @@ def lines(records: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         yield f"{encoder}, p50 in ms, host to host (device alone where its events tell)"
         yield ""
         yield from _grid(measured["rows"])
+    yield from _shares(records)
     copies = records.get("placement", {}).get("found", {})
     if copies:
         yield ""
@@ -32,6 +33,21 @@ def lines(records: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         yield "| --- | --- | --- |"
         for name, each in copies.items():
             yield f"| {name} | {each['MemcpyToHost']} | {each['MemcpyFromHost']} |"
+
+
+def _shares(records: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """B/32's rate over that of its matmuls alone by the better library, where both were measured."""
+    best = {
+        name: max(each.values())
+        for name, each in records.get("ceilings", {}).get("found", {}).get("tflops", {}).items()
+    }
+    rows = records.get("rivals", {}).get("found", {}).get("vit-b-32", {}).get("rows", [])
+    shown = [(row, best[key]) for row in rows if (key := f"{row['precision']}, batch {row['batch_size']}") in best]
+    if shown:
+        yield from ("", "| vit-b-32 | batch | TFLOP/s | of the matmuls alone |", "| --- | --- | --- | --- |")
+    for row, ceiling in shown:
+        share = f"{row['tflops'] / ceiling:.2f}"
+        yield f"| {row['engine']} {row['precision']} | {row['batch_size']} | {row['tflops']:.4g} | {share} |"
 
 
 def _grid(rows: list[dict[str, Any]]) -> Iterator[str]:
