@@ -7,7 +7,7 @@
 Correctness comes first, so that a time that runs out takes speed alone. A stage that fails, hangs or kills its process
 is written down as failed and the next one starts in a fresh process. Where the machine's packages are outside
 pyproject.toml's ranges, that is written down (``set_aside`` of the first stage) and not refused. Where a call may not
-last so long, ``--only`` takes the stages apart, and ``--work DIR`` keeps what they share. Exit code 1 if a stage failed.
+last so long, ``--only`` takes the stages apart, and ``--work DIR`` keeps what they share. Exit code 1 if one failed.
 Takes about 25 minutes on an H100; writes benchmarks/results/gpu/, summary.json and table.md last.
 """
 

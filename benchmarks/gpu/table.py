@@ -37,10 +37,8 @@ def lines(records: Mapping[str, dict[str, Any]]) -> Iterator[str]:
 
 def _shares(records: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     """B/32's rate over that of its matmuls alone by the better library, where both were measured."""
-    best = {
-        name: max(each.values())
-        for name, each in records.get("ceilings", {}).get("found", {}).get("tflops", {}).items()
-    }
+    measured = records.get("ceilings", {}).get("found", {}).get("tflops", {})
+    best = {name: max(by_library.values()) for name, by_library in measured.items()}
     rows = records.get("rivals", {}).get("found", {}).get("vit-b-32", {}).get("rows", [])
     shown = [(row, best[key]) for row in rows if (key := f"{row['precision']}, batch {row['batch_size']}") in best]
     if shown:
