@@ -265,7 +265,7 @@ class Session:
         except RUN_ERRORS as error:
             what = f"the graph can't be computed: {' '.join(str(error).split())}"
             fix = "give smaller batches, or export the bundle again"
-            if self.provider != "cpu" and names_a_library(str(error)):
+            if self.provider in INSTALL and names_a_library(str(error)):
                 fix = f"run toolkit doctor, or {INSTALL[self.provider]}"
             raise ToolkitError(what, where=self.where, fix=fix) from error
 
