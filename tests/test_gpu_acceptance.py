@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu.__main__ import run_stages
-from benchmarks.gpu.environment import set_aside
+from benchmarks.gpu.environment import MARK, set_aside
+from benchmarks.gpu.speed import those_that_run
 from benchmarks.gpu.stages import SECONDS, STAGES
+from export.latency.runner import Runner
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,3 +83,33 @@ def test_a_stage_that_fails_leaves_its_record_and_the_next_ones_run(
 def test_pins_that_the_machine_keeps_are_not_set_aside() -> None:
     """This environment is what CI tests, so the ranges admit it."""
     assert [each for each in set_aside() if each["installed"] is not None] == []
+
+
+def test_a_rival_that_fails_costs_the_others_nothing() -> None:
+    def broken() -> Runner:
+        raise RuntimeError("no C compiler")
+
+    def fails_at_two(batch: int) -> None:
+        if batch == 2:
+            raise RuntimeError("captured once")
+
+    ran: list[int] = []
+    makers = {
+        "broken": broken,
+        "captured": lambda: Runner("captured", "fp32", "cpu", 1, fails_at_two),
+        "good": lambda: Runner("good", "fp32", "cpu", 1, ran.append),
+    }
+    engines, refused = those_that_run(makers, [1, 2])
+    assert [engine.name for engine in engines] == ["good"]
+    assert refused == {"broken": "RuntimeError: no C compiler", "captured": "RuntimeError: captured once"}
+    assert ran == [1, 2]
+
+
+def test_every_test_with_the_mark_is_found() -> None:
+    """pytest is given files by their text, so that those of other extras are not even imported."""
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider"]
+    marked = [file for file in (ROOT / "tests").rglob("test_*.py") if MARK in file.read_text()]
+    done = subprocess.run([*command, *map(str, marked)], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert {"tests/export/test_cuda.py", "tests/export/graph/test_half.py", "tests/runtime/test_tensorrt.py"} <= found
+    assert {"tests/runtime/test_binding.py", "tests/training/test_stopwatch.py"} <= found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,26 +51,44 @@ def rivals(setting: Setting) -> dict[str, Any]:
             for each in setting.precisions
         ]
         bound = ["onnxruntime-bound"] if setting.dry else ["onnxruntime-bound", "onnxruntime-cuda-graph"]
-        engines = [*ours, *(bound_engine(name, bundle, each) for name in bound for each in ours)]
+        makers: dict[str, Callable[[], Any]] = {
+            f"{name} {each.precision}": partial(bound_engine, name, bundle, each) for name in bound for each in ours
+        }
         for name in setting.of(DRY_RIVALS, RIVALS[encoder]):
-            engines.append(reference_runner(name, run, ours[0]))
+            makers[name] = partial(reference_runner, name, run, ours[0])
         pool = pool_of(bundle, "pixel_values", *golden_contents(bundle))
         sizes = setting.of([1], [1, 32])
+        others, refused = those_that_run(makers, [pool.batches(size)[0] for size in sizes])
         least = setting.of(MinSamples(5, 0.05), MinSamples(30, 0.5))
-        rows = measure(engines, pool, sizes, least)
+        rows = measure([*ours, *others], pool, sizes, least)
         model = onnx.load(bundle.path / bundle.graph_name("fp32"), load_external_data=False)
         gflop = {size: count_work(model, [size, 3, 224, 224]).gflop for size in sizes}
         found[encoder] = {
             "rows": [
-                {key: row[key] for key in KEPT if key in row}
-                | {"tflops": gflop[row["batch_size"]] / row["p50_ms"] / 1000}
+                {key: row[key] for key in KEPT if key in row} | {"tflops": gflop[row["batch_size"]] / row["p50_ms"]}
                 for row in rows
-            ]
+            ],
+            "refused": refused,
         }
-        del engines, ours
+        del others, ours, makers
         if not setting.dry:
             torch.cuda.empty_cache()
     return found
+
+
+def those_that_run(makers: Mapping[str, Callable[[], Any]], batches: Sequence[Any]) -> tuple[list[Any], dict[str, str]]:
+    """Engines that take every batch, and why the others don't: one rival that fails must not cost the others' times."""
+    engines, refused = [], {}
+    for name, make in makers.items():
+        try:
+            engine = make()
+            for batch in batches:
+                engine.run(batch)
+        except Exception as error:
+            refused[name] = f"{type(error).__name__}: {error}"[:300]
+        else:
+            engines.append(engine)
+    return engines, refused
 
 
 def binding(setting: Setting) -> dict[str, Any]:
@@ -96,7 +116,7 @@ def binding(setting: Setting) -> dict[str, Any]:
                     "p50_ms": 1000 * float(np.median(times[1:])),
                     "off": off,
                 }
-                if off > 1e-3:
+                if off > (1e-4 if precision == "fp32" else 2e-2):
                     raise StageError(f"{precision}, {name}, batch {size} is off by {off}", found)
     return found
 
@@ -121,7 +141,7 @@ def end_of_memory(setting: Setting) -> dict[str, Any]:
         found["fitted"].append(size)
         size *= 2
     again = session.run({"pixel_values": image})["logits"]
-    if not np.array_equal(again, expected):
+    if not np.abs(again - expected).max() <= 1e-4:
         raise StageError("after memory ended an image has other logits", found)
     if not setting.dry and "ended_at" not in found:
         raise StageError("memory never ended", found)
