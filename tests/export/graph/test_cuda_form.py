@@ -113,14 +113,15 @@ def test_the_patch_embedding_is_half_too(
     """In bf16 as well: what has no kernel there is padding alone, which only moves values."""
     classifier, preprocess = made(encoders[family])
     model = build_graph(classifier, preprocess, {}, graph_input, CUDA)  # type: ignore[arg-type]
-    known = types(to_half(model, precision)) if graph_input == "pixel_values" else {}
+    converted = to_half(model, precision)
+    known = types(converted)
     half = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.BFLOAT16
     patches = [name for name in known if name.endswith(("patch_embedding", "patch_embedding/MatMul"))]
-    assert {known[name] for name in patches} <= {half}
+    assert patches
+    assert {known[name] for name in patches} == {half}
     single = {n for n, kind in known.items() if n.startswith("encoder.") and kind == TensorProto.FLOAT}
     single = {name for name in single if not name.endswith(("/single", "/Pad"))}
     assert {name.rpartition("/")[2] for name in single} <= {"Reshape", "Transpose", "Reshape.2"}
-    converted = to_half(model, precision)
     expected, floor = floor_of(classifier, precision)
     if graph_input == "pixel_values":
         got = logits_of(in_fp32(converted) if precision == "bf16" else converted)
