@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: setup demo test lint format docs clean
+.PHONY: setup demo test lint format docs gpu clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/toolkit recipes reference > docs/recipe-reference.md
 	$(BIN)/python -m pytest --quiet tests/test_family_table.py --write-docs
+
+# the acceptance on a GPU; GPU=--dry rehearses it on a CPU, and PYTHON is used as it is where it has torch
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(GPU)
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

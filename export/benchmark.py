@@ -133,6 +133,7 @@ def benchmark(
     if measured.precision:
         names = [require_precision(measured.precision, provider)]
     with bundle.holding(), monitored(provider) as conditions:
+        progress = conditions.between_blocks(progress)
         engines = [
             onnxruntime_engine(bundle, provider=provider, threads=measured.threads, precision=each) for each in names
         ]

@@ -31,7 +31,7 @@ from toolkit.data.source import LabelledImage
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.encoder_origin import encoder_origin
 from toolkit.models.families.traced import refuse_traced
-from toolkit.models.modalities import text_tower_of
+from toolkit.models.modalities import image_tower_of, text_tower_of
 from toolkit.models.processing import preprocess_from
 from toolkit.models.text_inputs import context_of
 from toolkit.models.text_tokenizer import runtime_tokenizer
@@ -48,7 +48,7 @@ from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.providers import require_precision
 from toolkit.runtime.signature import sign as sign_bundle
 from toolkit.runtime.staging import changing
-from toolkit.runtime.tensorrt import EngineBuild
+from toolkit.runtime.tensorrt import EngineBuild, require_compilable
 from toolkit.runtime.tokenizer import Tokenizer
 
 LIBRARIES = ("torch", "transformers", "onnx", "numpy", "pillow")
@@ -109,6 +109,8 @@ def export_bundle(
         ToolkitError: the run, its data or ``out`` is not usable, or the provider can't run a precision.
     """
     preprocess = preprocess_from(run.processor)
+    if provider == "tensorrt" and image_tower_of(run.classifier.encoder) is not None:
+        require_compilable([wanted.graph_input])
     for each in wanted.precisions:
         run.require_trunk(each)
         refuse_traced(run.classifier.encoder.family, each)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from export.graph.quantization import FLOAT, Quantization
 from toolkit.errors import ToolkitError
@@ -31,6 +33,17 @@ class GraphConfig(BaseModel):
     themselves, and then a sum and a norm apart are faster on CPUs."""
     standard_ops_only: bool = Field(False, alias="standard")
     """Standard operators alone, for compilers that know no others: TensorRT's and OpenVINO's."""
+    patches_as_matmul: bool = False
+    """The patch embedding as a matmul of the patches' pixels, for CUDA: cuDNN plans a convolution anew at each batch
+    size (onnxruntime#23006), and knows none in bf16."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """All fields, but for one that graphs did not have before and that this one has no use for."""
+        content: dict[str, Any] = serialize(self)
+        if not self.patches_as_matmul:
+            content.pop("patches_as_matmul", None)
+        return content
 
 
 FUSED = GraphConfig()

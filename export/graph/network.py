@@ -58,12 +58,23 @@ class NetworkBuilder(LayerBuilder):
         name, add = self.names.of(module), self.scope(module)
         if isinstance(module, nn.Conv2d) and self.config.quantization.rounds(name):
             return self._patches_of_levels(pixel_values, module)
+        if self.config.patches_as_matmul and all(length % side == 0 for length in self._size(tower)):
+            return self._patches_by_matmul(pixel_values, tower)
         inputs = [pixel_values, self.weight(f"{name}.weight", tower.patch_weight)]
         if module.bias is not None:
             inputs.append(self.weight(f"{name}.bias", module.bias))
         planes = self.builder.node("Conv", inputs, name=name, kernel_shape=[side, side], strides=[side, side])
         rows = add("Reshape", planes, add.integers(0, len(tower.patch_weight), -1))
         return str(add("Transpose", rows, perm=[0, 2, 1]))
+
+    def _patches_by_matmul(self, pixel_values: str, tower: Tower) -> str:
+        """The same by moving each patch's pixels into a row, which one matmul takes."""
+        side, (rows, columns), add = tower.patch_side, self._grid(tower), self.scope(tower.patches)
+        cut = add("Reshape", pixel_values, add.integers(0, 3, rows, side, columns, side))
+        cut = add("Transpose", cut, perm=[0, 2, 4, 1, 3, 5])  # [B, rows, columns, 3, side, side]
+        pixels = add("Reshape", cut, add.integers(0, rows * columns, 3 * side * side))
+        name, matrix = self.names.of(tower.patches), tower.patch_weight.flatten(1).T
+        return self.matmul(pixels, name, matrix, tower.patches.bias, to=name)
 
     def _patches_of_levels(self, pixel_values: str, module: nn.Conv2d) -> str:
         """The same from grey levels, whole numbers from 0 to 255, so that nothing but the weights is rounded."""
@@ -129,9 +140,12 @@ class NetworkBuilder(LayerBuilder):
 
     def _grid(self, tower: Tower) -> tuple[int, int]:
         """Rows and columns of patches; any will do where only names are looked up."""
-        side = tower.patch_side
-        height, width = self.size or (side, side)
-        return height // side, width // side
+        height, width = self._size(tower)
+        return height // tower.patch_side, width // tower.patch_side
+
+    def _size(self, tower: Tower) -> tuple[int, int]:
+        """Height and width of the pixels; those of one patch where nobody said."""
+        return self.size or (tower.patch_side, tower.patch_side)
 
     def pooled(self, x: str, tower: Tower) -> str:
         """Last tokens [B, T, D], or [B, 1, D] -> [B, D], or [B, 2 D] of the class token and the patches' mean."""

@@ -8,6 +8,12 @@ and there. Here the weights are computed in float64 too, for whatever size comes
 matmuls: the outputs of an axis are cut into blocks, and a block is a matmul of its window
 with a small matrix. Matmuls are fp32, which holds integers of 24 bits: a weight goes in as two
 parts of 15 and 7 bits, whose sums stay below that for windows of up to 1,023 pixels.
+
+Where a block begins is needed on the host: a slice takes its ends there, on every provider. ONNX Runtime leaves what is
+computed from sizes alone on the host as long as no constant of more than 100 elements meets it, and it forgets that a
+tensor lies there when a branch of an ``If`` takes it. So the plan of an axis adds two short constants where one long
+one would do, and everything whole is computed before the branches; the weights, which only matmuls take, are computed
+on the device.
 """
 
 # B images, H and W input rows and columns, K blocks, N outputs of a block, V pixels of a window
@@ -47,6 +53,8 @@ class Axis:
     """First pixel of each block's window: int64 [K]."""
     window: str
     """Name of the tensor with the window V: int64 [1]."""
+    steps: str
+    """0, 1, … of a window: int64 [V]."""
     weights: str
     """Whole numbers of 22 binary places: float64 [K, N, V]."""
     blocks: int
@@ -74,9 +82,10 @@ def plan_axis(add: Scope, source: Length, target: Length, size: int, resample: s
     blocks = -(-size // outputs)
     one, half = add.double([1.0]), add.double([0.5])
     offset = add("Floor", add("Mul", add("Sub", target.double, add.double([float(size)])), half))
-    wanted = add(
-        "Add", add.double(np.minimum(np.arange(blocks * outputs), size - 1).reshape(blocks, outputs, 1)), offset
-    )
+    block_starts = add("Add", add.double(outputs * np.arange(blocks, dtype=np.float64).reshape(blocks, 1, 1)), offset)
+    wanted = add("Add", add.double(np.arange(outputs, dtype=np.float64).reshape(outputs, 1)), block_starts)  # [K, N, 1]
+    if blocks * outputs > size:
+        wanted = add("Min", wanted, add("Add", offset, add.double([size - 1.0])))
     index = add("Max", add("Min", wanted, add("Sub", target.double, one)), add.double([0.0]))
     inside = add("Equal", wanted, index)
 
@@ -103,7 +112,7 @@ def plan_axis(add: Scope, source: Length, target: Length, size: int, resample: s
     share = add("Mul", add("Div", raw, total), add.double([2.0**WEIGHT_BITS]))
     weights = add("Mul", add("Floor", add("Add", add("Abs", share), half)), add("Sign", share))
     starts = add("Cast", add("Reshape", start, add.integers(blocks)), to=TensorProto.INT64)
-    return Axis(starts, count, weights, blocks, outputs, size)
+    return Axis(starts, count, steps, weights, blocks, outputs, size)
 
 
 def _filter(add: Scope, distance: str, resample: str) -> str:
@@ -135,12 +144,20 @@ def resample(builder: GraphBuilder, image: str, columns: Axis, rows: Axis, verti
         Whole numbers from 0 to 255 in float32 [B, rows.size, columns.size, 3].
     """
     flat = Scope(builder, name)("Reshape", image, builder.constant([0, 0, -1], np.int64))  # [B, H, W*3]
+    windows = _windows(Scope(builder, f"{name}/columns"), columns)
+    places = _places(Scope(builder, f"{name}/rows"), rows)
+
+    def wide(branch: GraphBuilder, pixels: str) -> str:
+        return _columns(Scope(branch, f"{name}/columns"), pixels, columns, windows)
+
+    def high(branch: GraphBuilder, pixels: str) -> str:
+        return _rows(Scope(branch, f"{name}/rows"), pixels, rows, places)
 
     def horizontal_then_vertical(branch: GraphBuilder) -> str:
-        return _rows(Scope(branch, f"{name}/rows"), _columns(Scope(branch, f"{name}/columns"), flat, columns), rows)
+        return high(branch, wide(branch, flat))
 
     def vertical_then_horizontal(branch: GraphBuilder) -> str:
-        return _columns(Scope(branch, f"{name}/columns"), _rows(Scope(branch, f"{name}/rows"), flat, rows), columns)
+        return wide(branch, high(branch, flat))
 
     both = builder.choose(
         vertical_first, vertical_then_horizontal, horizontal_then_vertical, name=f"{name}/vertical_first"
@@ -154,18 +171,40 @@ def resample(builder: GraphBuilder, image: str, columns: Axis, rows: Axis, verti
     )
 
 
-def _columns(add: Scope, pixels: str, axis: Axis) -> str:
-    """Resample [B, H, W*3] along its columns to float32 [B, H, K*N*3]."""
-    blocks, width = axis.blocks, axis.outputs * CHANNELS
+@dataclass(frozen=True)
+class Windows:
+    """The windows of columns in rows of interleaved channels: int64 tensors that lie on the host."""
+
+    starts: list[str]
+    """Of each block [1]."""
+    ends: list[str]
+    shape: str
+    """Of the blocks' windows one below the other: K, all rows, V*3."""
+
+
+def _windows(add: Scope, axis: Axis) -> Windows:
     first = add("Mul", axis.starts, add.integers(CHANNELS))
     count = add("Mul", axis.window, add.integers(CHANNELS))
     end = add("Add", first, count)
-    firsts, ends = [first], [end]
-    if blocks > 1:
-        firsts, ends = (add("Split", each, outputs=blocks, axis=0, num_outputs=blocks) for each in (first, end))
-    windows = [add("Slice", pixels, *bounds, add.integers(2)) for bounds in zip(firsts, ends, strict=True)]
-    stacked = add("Concat", *windows, axis=0)  # [K*B, H, V*3]
-    stacked = add("Reshape", stacked, add("Concat", add.integers(blocks, -1), count, axis=0))  # [K, B*H, V*3]
+    starts, ends = [first], [end]
+    if axis.blocks > 1:
+        starts, ends = (
+            add("Split", each, outputs=axis.blocks, axis=0, num_outputs=axis.blocks) for each in (first, end)
+        )
+    return Windows(starts, ends, add("Concat", add.integers(axis.blocks, -1), count, axis=0))
+
+
+def _places(add: Scope, axis: Axis) -> str:
+    """The pixels of each block's window: int64 [K, V]."""
+    return str(add("Add", add("Reshape", axis.starts, add.integers(axis.blocks, 1)), axis.steps))
+
+
+def _columns(add: Scope, pixels: str, axis: Axis, windows: Windows) -> str:
+    """Resample [B, H, W*3] along its columns to float32 [B, H, K*N*3]."""
+    blocks, width = axis.blocks, axis.outputs * CHANNELS
+    bounds = zip(windows.starts, windows.ends, strict=True)
+    stacked = add("Concat", *(add("Slice", pixels, *each, add.integers(2)) for each in bounds), axis=0)  # [K*B, H, V*3]
+    stacked = add("Reshape", stacked, windows.shape)  # [K, B*H, V*3]
 
     # a pixel's three channels lie side by side: a weight becomes a diagonal of three
     matrix = add("Transpose", axis.weights, perm=[0, 2, 1])  # [K, V, N]
@@ -181,11 +220,9 @@ def _columns(add: Scope, pixels: str, axis: Axis) -> str:
     return str(add("Reshape", values, add.integers(0, 0, blocks * width)))
 
 
-def _rows(add: Scope, pixels: str, axis: Axis) -> str:
+def _rows(add: Scope, pixels: str, axis: Axis, places: str) -> str:
     """Resample [B, H, M] along its rows to float32 [B, K*N, M]."""
-    steps = add("Range", add.integer(0), add("Squeeze", axis.window), add.integer(1))
-    index = add("Add", add("Reshape", axis.starts, add.integers(axis.blocks, 1)), steps)  # [K, V]
-    windows = add("Cast", add("Gather", pixels, index, axis=1), to=TensorProto.FLOAT)  # [B, K, V, M]
+    windows = add("Cast", add("Gather", pixels, places, axis=1), to=TensorProto.FLOAT)  # [B, K, V, M]
     matmuls = add("MatMul", _two_parts(add, axis.weights, axis=1), windows)
     values = _rounded(add, matmuls, axis=2)  # [B, K, N, M]
     width = add("Shape", pixels, start=2, end=3)

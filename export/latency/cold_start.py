@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from export.latency.gpu_monitor import device_used_mib
 from toolkit.errors import ToolkitError
 
 REPEATS = 3
@@ -37,16 +38,10 @@ ran = time.monotonic()
 session.run(image)
 again = time.monotonic()
 from toolkit.runtime.memory import peak_resident_mib, resident_mib
+from export.latency.gpu_monitor import device_used_mib
 def on_device():
-    try:
-        import os, pynvml
-        from export.latency.system_monitor import visible_gpu
-        pynvml.nvmlInit()
-        handle = visible_gpu(pynvml)
-        mine = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if p.pid == os.getpid()]
-        return mine[0] / 2**20 if mine and mine[0] else None
-    except Exception:
-        return None
+    used = None if asked["device_used_mib"] is None else device_used_mib()
+    return None if used is None else used - asked["device_used_mib"]
 memory = []
 for size in asked["batch_sizes"]:
     ones = {name: np.ones((size, *asked["input_shapes"][name]), image[name].dtype) for name in image}
@@ -82,7 +77,8 @@ def cold_start(
     Returns:
         A row with the medians of ``process_ms`` (until Python runs), ``import_ms``, ``session_ms`` (hashing the
         bundle, creating the session), ``first_run_ms``, ``total_ms``, and ``second_run_ms`` for comparison; then
-        rows with ``batch_size``, ``peak_resident_mib`` of the whole process and ``peak_device_mib``, None on a CPU.
+        rows with ``batch_size``, ``peak_resident_mib`` of the whole process and ``peak_device_mib``, None on a CPU:
+        what the device has in use beyond what it had before the process started.
 
     Raises:
         ToolkitError: such a process failed.
@@ -108,6 +104,7 @@ def cold_start(
 
 def _start(asked: dict[str, Any]) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Milliseconds of one process, and its memory."""
+    asked = asked | {"device_used_mib": None if asked["session"]["provider"] == "cpu" else device_used_mib()}
     launched = time.monotonic()  # the same clock in every process of a machine
     child = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(asked)],

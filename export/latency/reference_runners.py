@@ -26,15 +26,25 @@ from toolkit.runs.finished_run import Run
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.providers import ON_CPU, PROVIDER_OPTIONS, PROVIDERS
 
-REDUCED = {"torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
-RIVALS = ("torch-eager", "torch-compile", *REDUCED, "onnxruntime-plain", "hf-pipeline")
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+EAGER, COMPILED = "torch-eager", "torch-compile"
+TORCH = {EAGER: (EAGER, "fp32"), COMPILED: (COMPILED, "fp32")} | {
+    f"{prefix}-{precision}": (engine, precision)
+    for prefix, engine in (("torch", EAGER), (COMPILED, COMPILED))
+    for precision in HALF
+}
+"""By the name of a rival, the engine and the precision that it has in ``latency.json``."""
+RIVALS = (*TORCH, "onnxruntime-plain", "hf-pipeline")
+MOST_SHAPES = 64
+"""Batches of other shapes that a network is compiled for; torch would go on uncompiled after eight, and say nothing."""
 
 
 def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
     """Another engine with the device, the threads and the inputs of the one that it stands beside.
 
     - ``torch-eager``, ``torch-compile``: transformers' forward pass in fp32.
-    - ``torch-bf16``, ``torch-fp16``: the same under autocast.
+    - ``torch-bf16``, ``torch-fp16``, ``torch-compile-bf16``, ``torch-compile-fp16``: the same with all weights and
+      activations in that type, which is faster than autocast.
     - ``onnxruntime-plain``: what ``torch.onnx.export`` gives, in ONNX Runtime's default session.
     - ``hf-pipeline``: transformers' image classification pipeline, from decoded images on.
 
@@ -50,7 +60,7 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
     beside = replace(beside, provider="cpu") if device == "cpu" else beside
     if device == "cuda" and not torch.cuda.is_available():
         raise ToolkitError("torch has no CUDA device", where="--compare", fix="drop --compare, or pass --provider cpu")
-    if name == "torch-fp16" and device == "cpu":
+    if name.endswith("fp16") and device == "cpu":
         raise ToolkitError("torch computes fp16 slowly on CPUs", where="--compare", fix="compare with torch-bf16")
     torch.set_num_threads(beside.threads)
     if name in ("hf-pipeline", "onnxruntime-plain") and text_tower_of(run.classifier.encoder) is not None:
@@ -60,30 +70,43 @@ def reference_runner(name: str, run: Run, beside: Runner) -> Runner:
         return _pipeline(run, beside, device)
     if name == "onnxruntime-plain":
         return _plain(run, beside)
-    model = run.classifier.to(device).eval()
-    reduced = REDUCED.get(name)
+    engine, precision = TORCH[name]
+    dtype = HALF.get(precision)
+    model = run.classifier.to(device).eval() if dtype is None else _in_half(run.classifier, dtype).to(device)
     forward: Callable[[Any], Any] = model.reference_logits
-    if name == "torch-compile":
-        forward = torch.compile(forward)
+    if engine == COMPILED:
+        forward = compiled(forward, device)
     events = _Events() if device == "cuda" else None
 
     @torch.inference_mode()
     def compute(feed: Feed) -> Any:
         inputs = send_to_device(given(model, _with_pixel_values(run, feed)), device)
-        with events or contextlib.nullcontext(), torch.autocast(device, reduced, enabled=reduced is not None):
-            logits = forward(inputs)
+        with events or contextlib.nullcontext():
+            logits = forward(inputs if dtype is None else _as(dtype, inputs))
         return model.probabilities(logits.float()).cpu().numpy()  # the copy to the host waits for the device
 
-    precision = name.removeprefix("torch-") if reduced is not None else "fp32"
-    return Runner(
-        "torch-eager" if reduced is not None else name,
-        precision,
-        beside.provider,
-        beside.threads,
-        compute,
-        beside.input,
-        device_seconds=events.seconds if events else None,
-    )
+    seconds = events.seconds if events else None
+    return Runner(engine, precision, beside.provider, beside.threads, compute, beside.input, device_seconds=seconds)
+
+
+def _in_half(classifier: Classifier, dtype: torch.dtype) -> Classifier:
+    """A copy with weights of another type; its temperature stays as it is, since probabilities do."""
+    copied = copy.deepcopy(classifier).to(dtype).eval()
+    copied.temperature = classifier.temperature.clone()
+    return copied
+
+
+def _as(dtype: torch.dtype, inputs: Any) -> Any:
+    """Floating-point inputs in a type; others as they are."""
+    if isinstance(inputs, dict):
+        return {name: _as(dtype, values) for name, values in inputs.items()}
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
+
+
+def compiled(forward: Callable[[Any], Any], device: str) -> Callable[[Any], Any]:
+    """A forward pass as torch compiles it best: each shape for itself, on a GPU replayed as a CUDA graph."""
+    torch._dynamo.config.recompile_limit = MOST_SHAPES
+    return torch.compile(forward, dynamic=False, mode="reduce-overhead" if device == "cuda" else "default")
 
 
 class _Events:

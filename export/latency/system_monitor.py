@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from export.latency.gpu_monitor import GpuWatch
+from toolkit.progress import Progress
 from toolkit.runtime.cgroup import SYSTEM, held_back_microseconds
 from toolkit.runtime.providers import ON_CPU
 
@@ -21,14 +22,6 @@ OTHERS = 0.1
 """Share of the cores' time, spent by other processes, from which on a metric is in doubt."""
 BUSY, IDLE = ("user", "nice", "system", "irq", "softirq"), ("idle", "iowait", "steal")
 """What a core's time goes into, by psutil's names, of those that a system tells apart; none holds another one."""
-CLOCK_REASONS = {
-    "SwPowerCap": "the power limit",
-    "HwSlowdown": "the hardware",
-    "HwThermalSlowdown": "heat",
-    "SwThermalSlowdown": "heat",
-    "HwPowerBrakeSlowdown": "the power supply",
-}
-"""NVML's reasons for a clock below what was asked for, by the end of their constants' names."""
 
 
 @dataclass
@@ -39,17 +32,38 @@ class Conditions:
     """``clocks_mhz`` [least, most] over cores, ``load_average``, ``stolen_share``, ``other_processes_share``,
     ``quota_throttled_ms``, ``gpu`` where NVML knows one, and ``throttled``: sentences about what slowed the
     machine down, empty on a quiet one."""
+    watch: GpuWatch | None = None
+
+    def between_blocks(self, progress: Progress) -> Progress:
+        """What tells ``progress`` all that it is told, and reads the GPU's state at each step: between two blocks of
+        runs, so that no reading falls into one.
+        """
+        return progress if self.watch is None else _Reading(progress, self.watch)
+
+
+class _Reading(Progress):
+    """Reads the GPU's state whenever a part of a measurement is done."""
+
+    def __init__(self, told: Progress, watch: GpuWatch) -> None:
+        self.stage, self.done, self.expect = told.stage, told.done, told.expect  # type: ignore[method-assign]
+        self._told, self._watch = told, watch
+
+    def step(self) -> None:
+        """One more block is over."""
+        self._watch.read()
+        self._told.step()
 
 
 @contextlib.contextmanager
 def monitored(provider: str, system: Path = SYSTEM) -> Iterator[Conditions]:
     """Watch the machine while it is measured, its control groups under ``system``."""
-    conditions = Conditions()
-    before, watch = _counters(system), _GpuWatch(provider)
+    watch = None if provider in ON_CPU else GpuWatch()
+    conditions = Conditions(watch=watch)
+    before = _counters(system)
     try:
         yield conditions
     finally:
-        gpu = watch.end()
+        gpu = watch.end() if watch else None
     after = _counters(system)
     spent = {name: after[name] - before[name] for name in before if name in after}
     conditions.facts = {"clocks_mhz": _clocks(), "load_average": list(psutil.getloadavg())}
@@ -98,81 +112,3 @@ def _clocks() -> list[float] | None:
         clocks = [core.current for core in psutil.cpu_freq(percpu=True) or []]
         return [min(clocks), max(clocks)] if clocks else None
     return None
-
-
-def gpu_state() -> dict[str, Any] | None:
-    """The first visible GPU by NVML: name, clocks in MHz, power in W, temperature in °C, memory in MiB, reasons that
-    hold its clocks back; None without a GPU, ``{"unknown": reason}`` without NVML's Python package.
-    """
-    try:
-        import pynvml
-    except ModuleNotFoundError:
-        return {"unknown": 'nvidia-ml-py is not installed; pip install "clip-toolkit[gpu]"'}
-    try:
-        pynvml.nvmlInit()
-        handle = visible_gpu(pynvml)
-    except pynvml.NVMLError:
-        return None
-    state: dict[str, Any] = {}
-    for name, read in {
-        "name": lambda: pynvml.nvmlDeviceGetName(handle),
-        "driver": pynvml.nvmlSystemGetDriverVersion,
-        "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-        "power_w": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-        "power_limit_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
-        "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "memory_used_mib": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20,
-        "throttled": lambda: _held_back(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle), pynvml),
-    }.items():
-        with contextlib.suppress(pynvml.NVMLError):  # laptops and shares of a card don't tell everything
-            state[name] = read()
-    return state
-
-
-def visible_gpu(pynvml: Any) -> Any:
-    """NVML's handle of the GPU that CUDA calls 0: NVML itself knows nothing of ``CUDA_VISIBLE_DEVICES``."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if first.isdecimal():
-        return pynvml.nvmlDeviceGetHandleByIndex(int(first))
-    return pynvml.nvmlDeviceGetHandleByUUID(first) if first else pynvml.nvmlDeviceGetHandleByIndex(0)
-
-
-def _held_back(reasons: int, pynvml: Any) -> list[str]:
-    """What holds the clocks back, in words."""
-    found = [
-        words
-        for name, words in CLOCK_REASONS.items()
-        if reasons & getattr(pynvml, f"nvmlClocksThrottleReason{name}", 0)
-    ]
-    return list(dict.fromkeys(found))
-
-
-class _GpuWatch:
-    """Reads the GPU's state while it works, twice a second."""
-
-    def __init__(self, provider: str) -> None:
-        self._states: list[dict[str, Any]] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        if provider not in ON_CPU:
-            self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.5):
-            state = gpu_state()
-            if state is None or "unknown" in state:
-                self._states = [state] if state else []
-                return
-            self._states.append(state)
-
-    def end(self) -> dict[str, Any] | None:
-        """The state when the card drew most power, with the reasons of all readings; None without a GPU."""
-        self._over.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-        if not self._states:
-            return None
-        reasons = dict.fromkeys(reason for state in self._states for reason in state.get("throttled", []))
-        busiest = max(self._states, key=lambda state: float(state.get("power_w", 0)))
-        return busiest | ({"throttled": list(reasons)} if "unknown" not in busiest else {})

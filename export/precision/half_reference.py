@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.graph.config import GraphConfig
 from export.graph.half import TORCH_TYPES, HalfPrecision, in_head, network_graph, plan
 from export.graph.subgraph import producers
 from export.graph.tensor_names import TensorNames, names_of
@@ -16,7 +17,13 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.families.tower import Attention, fold_layer_scales
 
 
-def half_reference(classifier: Classifier, precision: HalfPrecision, keep_fp32: Collection[str] = ()) -> Classifier:
+def half_reference(
+    classifier: Classifier,
+    precision: HalfPrecision,
+    keep_fp32: Collection[str] = (),
+    *,
+    patches_as_matmul: bool = False,
+) -> Classifier:
     """A copy that computes in fp32, with weights and activations of the encoder rounded to half.
 
     What is rounded is what :func:`export.graph.half.to_half` with the same arguments has in half. The sums
@@ -27,6 +34,7 @@ def half_reference(classifier: Classifier, precision: HalfPrecision, keep_fp32: 
         classifier: in eval mode, float32; it stays as it is.
         precision: ``fp16`` or ``bf16``.
         keep_fp32: tensors that stay fp32.
+        patches_as_matmul: of the graph's config.
 
     Returns:
         A classifier for :meth:`~toolkit.models.classifier.Classifier.reference_logits`.
@@ -35,7 +43,7 @@ def half_reference(classifier: Classifier, precision: HalfPrecision, keep_fp32: 
     names, dtype = names_of(result), TORCH_TYPES[precision]
     if result.encoder.tower is None:
         return _with_rounded_leaves(result, dtype)
-    network = network_graph(classifier)
+    network = network_graph(classifier, GraphConfig(patches_as_matmul=patches_as_matmul))
     known, half = set(producers(network)), plan(network, precision, keep_fp32).tensors
     fold_layer_scales(result.encoder.tower)
     attentions = [attention for tower in result.encoder.towers for attention in tower.attentions]

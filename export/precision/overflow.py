@@ -22,8 +22,18 @@ UNFUSED = GraphConfig(fuse_skip_layernorm=False, standard_ops_only=True)
 """Standard operators, between which every value is a tensor."""
 
 
-def overflowing(classifier: Classifier, batches: Iterable[Feed], limit: float = HALF_MAX / 2) -> dict[str, float]:
+def overflowing(
+    classifier: Classifier,
+    batches: Iterable[Feed],
+    limit: float = HALF_MAX / 2,
+    *,
+    patches_as_matmul: bool = False,
+) -> dict[str, float]:
     """Largest absolute values of the encoder's tensors that come near what fp16 can hold.
+
+    Of a residual sum the mean of the squares of a token counts too: before onnxruntime#28682 CUDA's
+    SkipLayerNormalization formed it in fp16, whose result then is finite and wrong. 1.27 has the mend, 1.24, which
+    Triton 26.05 runs graphs with, has not.
 
     The network runs in standard operators. What the fused attention operators keep to themselves
     (queries, keys, values and scores) counts for the tensor that the operator gives. The head is left
@@ -34,6 +44,7 @@ def overflowing(classifier: Classifier, batches: Iterable[Feed], limit: float = 
         batches: calibration images, as ``pixel_values`` [B, 3, height, width], and texts as ``input_ids`` [B, T].
         limit: what is too near; half of fp16's largest number leaves room for images in production
             that differ.
+        patches_as_matmul: of the config of the graph whose tensors these are.
 
     Returns:
         Largest absolute value by the tensor's name in the graph, in the order of computation.
@@ -43,23 +54,29 @@ def overflowing(classifier: Classifier, batches: Iterable[Feed], limit: float = 
     """
     names: list[str] = []
     largest: dict[str, float] = {}
+    squares: dict[str, float] = {}
     for feed in batches:
         if not largest:
             height, width = feed[PIXEL_VALUES].shape[2:] if PIXEL_VALUES in feed else (1, 1)
             size = (height, width)
-            unfused = network_graph(classifier, UNFUSED, size)
+            form = {"patches_as_matmul": patches_as_matmul}
+            unfused = network_graph(classifier, UNFUSED.model_copy(update=form), size)
             described = classifier.encoder.tower is not None
-            fused = producers(network_graph(classifier, size=size) if described else unfused)
+            fused = producers(network_graph(classifier, GraphConfig(**form), size) if described else unfused)
             names = list(fused)
+            squares = {node.output[3]: 0.0 for node in fused.values() if node.op_type == "SkipLayerNormalization"}
             stands_for = _fused_tensors(unfused, fused)
             part = open_model(network_part(unfused, stands_for), provider="cpu", threads=None)
         computed = part.compute(list(stands_for), feed)
         for name, values in zip(stands_for.values(), computed, strict=True):
             largest[name] = float(np.maximum(np.abs(values).max(), largest.get(name, 0.0)))  # max() would lose nan
+            if name in squares:
+                squares[name] = max(squares[name], float(np.square(values, dtype=np.float64).mean(-1).max()))
         _check_finite(largest, names)
     if not largest:
         raise ToolkitError("no calibration images", where="fp16 calibration", fix="give at least one image")
-    return {name: largest[name] for name in names if not in_head(name) and largest.get(name, 0.0) > limit}
+    near = {name for name in names if max(largest.get(name, 0.0), squares.get(name, 0.0)) > limit}
+    return {name: largest[name] for name in names if name in near and not in_head(name)}
 
 
 def _check_finite(largest: dict[str, float], names: Iterable[str]) -> None:

@@ -36,7 +36,10 @@ class PrecisionReference:
         if config.precision == "int8":
             return cls(config, quantized_classifier(classifier, preprocess, config.quantization))
         assert config.precision in ("fp16", "bf16")
-        return cls(config, half_reference(classifier, config.precision, config.keep_fp32))
+        rounded = half_reference(
+            classifier, config.precision, config.keep_fp32, patches_as_matmul=config.patches_as_matmul
+        )
+        return cls(config, rounded)
 
     @property
     def own(self) -> bool:

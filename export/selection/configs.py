@@ -51,6 +51,7 @@ class ConfigMaker:
         self.calibration = calibration_examples(run.data, calibration_images)
         self.texts = text_inputs(run.classifier.encoder)
         self._standard = provider in STANDARD
+        self._patches_as_matmul = provider == "cuda" and run.trunk is None  # a trunk keeps the form it was learned on
 
     def base(self) -> list[GraphConfig]:
         """Those that don't leave layers float."""
@@ -73,7 +74,8 @@ class ConfigMaker:
     def keep_fp32(self) -> dict[str, float]:
         """Tensors that come near fp16's largest number."""
         self.progress.stage("looking for activations that overflow fp16")
-        return overflowing(self.run.classifier, network_batches(self.preprocess, self.calibration, self.texts))
+        batches = network_batches(self.preprocess, self.calibration, self.texts)
+        return overflowing(self.run.classifier, batches, patches_as_matmul=self._patches_as_matmul)
 
     def plain(self, precision: Precision, keep_fp32: dict[str, float] | None = None) -> GraphConfig:
         """A config without integers."""
@@ -82,6 +84,7 @@ class ConfigMaker:
             keep_fp32=keep_fp32 or {},
             fuse_skip_layernorm=precision != "int8" and not self._standard,
             standard_ops_only=self._standard,
+            patches_as_matmul=self._patches_as_matmul,
         )
 
     def rounded(self, quantization: Quantization) -> GraphConfig:

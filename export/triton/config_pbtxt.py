@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.onnx_file import input_shapes, output_shapes
 from toolkit.runtime.providers import PROVIDER_OPTIONS
 from toolkit.runtime.session import OF_NUMBER, OUTPUTS, TEXT_INPUTS
-from toolkit.runtime.tensorrt import profile_options, require_standard_operators
+from toolkit.runtime.tensorrt import profile_options, require_compilable, require_standard_operators
 
 LABELS = "labels.txt"
 DATA_TYPES = {"image": "UINT8", "pixel_values": "FP32"} | dict.fromkeys((*TEXT_INPUTS, IMAGE_MASK), "INT64")
@@ -53,13 +53,6 @@ def served_graph(graph: bytes, where: object) -> ServedGraph:
         raise ToolkitError("the graph's outputs have no fixed width", where=where, fix="export the bundle again")
     shapes = {name: tuple(-1 if side is None else side for side in sides[1:]) for name, sides in inputs.items()}
     return ServedGraph(shapes, {each: width for each, width in widths.items() if width is not None})
-
-
-def require_compilable(graph_inputs: Collection[str]) -> None:
-    """Raise :class:`ToolkitError` where TensorRT is to run a graph that takes decoded images."""
-    if "image" in graph_inputs:
-        what = "TensorRT has no float64, in which a graph that takes image computes the weights of its resize"
-        raise ToolkitError(what, where="--provider tensorrt", fix="export with --input pixel_values")
 
 
 def config_of(name: str, served: ServedGraph, graph: bytes, settings: TritonSettings, warm_up: Shapes) -> Message:

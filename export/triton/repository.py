@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export.triton.config_pbtxt import LABELS, ServedGraph, config_of, require_compilable, served_graph
+from export.triton.config_pbtxt import LABELS, ServedGraph, config_of, served_graph
 from export.triton.inference_service import (
     TOOLKIT_SERVICE,
     TRITON_SERVICE,
@@ -27,7 +27,7 @@ from toolkit.files import refuse_existing, staged_folder
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import stacked
 from toolkit.runtime.session import TEXT_INPUTS, Session
-from toolkit.runtime.tensorrt import EngineBuild
+from toolkit.runtime.tensorrt import EngineBuild, require_compilable
 
 WHAT = "Triton repository"
 VERSION, GRAPH = "1", "model.onnx"

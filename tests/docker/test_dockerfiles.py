@@ -47,6 +47,16 @@ def test_no_stage_stands_on_a_cuda_image(path: Path) -> None:
     assert {stage.base for stage in stages(path)} == {"python:3.11-slim"}
 
 
+def test_the_training_image_is_started_with_room_for_workers_and_reads_the_gpu() -> None:
+    """Loader workers hand batches over in shared memory, of which a container has 64 MiB; NVML is an extra."""
+    content = (DOCKER / "train.Dockerfile").read_text()
+    (started,) = [line for line in content.splitlines() if line.startswith("#") and "docker run" in line]
+    assert "--ipc host" in started
+    assert "--gpus all" in started
+    (extras,) = [line for line in content.splitlines() if "docker/requirements.py train" in line]
+    assert " gpu " in extras
+
+
 def test_the_serving_image_holds_neither_sources_nor_a_compiler() -> None:
     image = stages(SERVE)[-1]
     copied = [each.value for each in image.instructions if each.name == "COPY"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
+from packaging.requirements import Requirement
 from tiny_graph import SIDE, graph_bytes, outsourced
 
+from export.bundle import ExportOptions, export_bundle
 from toolkit.errors import ToolkitError
+from toolkit.runs.finished_run import Run
 from toolkit.runtime.session import Session, loadable_providers
 from toolkit.runtime.tensorrt import (
     CACHE,
@@ -63,11 +68,41 @@ def test_shapes_that_nobody_knows_are_left_to_what_arrives(graph: bytes, batch_s
     assert engine_options(graph, {}, EngineBuild(batch_size), {}) == {}
 
 
-def test_operators_that_tensorrt_does_not_know_are_refused(finished_bundle: Path) -> None:
+def test_operators_that_tensorrt_does_not_know_are_refused() -> None:
     """Else they would run on the CPU, and a profile would not cover the parts between them."""
+    model = onnx.load_from_string(graph_bytes())
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.graph.node.append(helper.make_node("QuickGelu", ["logits"], ["more"], domain="com.microsoft"))
     with pytest.raises(ToolkitError, match="operators of ONNX Runtime's own") as caught:
-        engine_options((finished_bundle / "model.onnx").read_bytes(), {}, EngineBuild(8), {})
+        engine_options(model.SerializeToString(), {}, EngineBuild(8), {})
     assert caught.value.fix == "export again with --provider tensorrt"
+
+
+def test_a_graph_that_resizes_in_float64_is_refused(finished_bundle: Path) -> None:
+    with pytest.raises(ToolkitError, match="no float64") as caught:
+        engine_options((finished_bundle / "model.onnx").read_bytes(), {}, EngineBuild(8), {})
+    assert caught.value.fix == "export with --input pixel_values"
+
+
+def test_an_export_of_images_for_tensorrt_is_refused_before_anything_is_measured(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ToolkitError, match="no float64"):
+        export_bundle(Run(finished_run), tmp_path / "bundle", ExportOptions(precisions=["fp32"]), provider="tensorrt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_extra_brings_the_tensorrt_that_the_provider_was_linked_with() -> None:
+    """The provider's file names libnvinfer with its major version; the extra's range is that version's."""
+    (provider,) = [*(Path(ort.__file__).parent / "capi").glob("libonnxruntime_providers_tensorrt.so")] or [None]
+    if provider is None:
+        pytest.skip("this build of ONNX Runtime has no TensorRT provider")
+    wanted = re.findall(rb"libnvinfer\.so\.(\d+)", provider.read_bytes())
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (line,) = project["optional-dependencies"]["tensorrt"]
+    specifier = Requirement(line).specifier
+    assert {int(each) for each in wanted} == {10}
+    assert all(specifier.contains(version) == (version.split(".")[0] == "10") for version in ("10.14.1", "9.3", "11.0"))
 
 
 def test_tf32_is_switched_off_unless_the_user_switched_it_on(monkeypatch: pytest.MonkeyPatch) -> None:

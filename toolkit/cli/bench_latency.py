@@ -46,7 +46,8 @@ def bench_latency(
         str | None,
         typer.Option(
             help="Other engines to measure in alternation, of torch-eager, torch-compile, torch-bf16, torch-fp16, "
-            "onnxruntime-plain, onnxruntime-bound, onnxruntime-cuda-graph, hf-pipeline; '' for none.",
+            "torch-compile-bf16, torch-compile-fp16, onnxruntime-plain, onnxruntime-bound, onnxruntime-cuda-graph, "
+            "hf-pipeline; '' for none.",
             show_default="torch-eager where torch is installed",
         ),
     ] = None,

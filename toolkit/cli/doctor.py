@@ -29,7 +29,7 @@ def doctor(json: JsonFlag = False) -> None:
     )
     rows = []
     for name, found in report["providers"].items():
-        precisions = found.get("precisions", {})
+        precisions = found["precisions"]
         runs = ", ".join(each for each, reason in precisions.items() if reason is None)
         reasons = {found["reason"]} if not found["loads"] else {f"{p}: {r}" for p, r in precisions.items() if r}
         rows.append([name, "loads" if found["loads"] else "no", runs, "; ".join(sorted(filter(None, reasons)))])

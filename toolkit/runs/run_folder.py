@@ -82,7 +82,12 @@ class RunFolder:
                     if child.name != LOCK:
                         shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
             write_bytes(self.path / "recipe.yaml", recipe.as_yaml().encode())
-            settings = {"processes": processes, "torch_threads": torch.get_num_threads(), "launch": launch_id()}
+            settings = {
+                "processes": processes,
+                "torch_threads": torch.get_num_threads(),
+                "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+                "launch": launch_id(),
+            }
             write_json(self.path / "environment.json", environment() | settings)
             if trunk is not None and not self._trunk.exists():
                 write_json(self._trunk, trunk)

@@ -9,10 +9,9 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from typing import Any
 
+from toolkit.runtime.libraries import INSTALL
 from toolkit.runtime.machine import describe_machine
-from toolkit.runtime.open_session import loadable_providers
-from toolkit.runtime.openvino_library import OPENVINO, why_not
-from toolkit.runtime.precision import SPECS
+from toolkit.runtime.open_session import probed_providers
 
 EXTRAS = {"train": "fine-tuning and export", "data": "toolkit data elpv and textile", "openvino": "--provider openvino"}
 
@@ -21,16 +20,15 @@ def diagnose() -> dict[str, Any]:
     """Collect versions, devices, providers and threads.
 
     Returns:
-        ``machine``, ``packages`` {name: version or None}, ``providers`` {name: {loads, reason}}, of OpenVINO also
-        ``precisions`` {name: None, or why this processor does not run it}, ``torch_devices``, ``advice`` (sentences).
+        ``machine``, ``packages`` {name: version or None}, ``providers`` {name: {loads, reason, precisions}}, where a
+        provider loads if it computes in fp32 and ``precisions`` has None or the reason why not for each that it is
+        said to run, ``torch_devices``, ``advice`` (sentences).
     """
     packages = _packages()
-    providers: dict[str, dict[str, Any]] = {
-        name: {"loads": reason is None, "reason": reason} for name, reason in loadable_providers().items()
+    providers = {
+        name: {"loads": reasons["fp32"] is None, "reason": reasons["fp32"], "precisions": reasons}
+        for name, reasons in probed_providers().items()
     }
-    if providers[OPENVINO]["loads"]:
-        run = [spec.name for spec in SPECS.values() if OPENVINO in spec.providers]
-        providers[OPENVINO]["precisions"] = {precision: why_not(precision) for precision in run}
     machine = describe_machine() | {"gpus": _gpus()}
     report: dict[str, Any] = {
         "machine": machine,
@@ -98,9 +96,7 @@ def _advice(report: dict[str, Any]) -> list[str]:
         advice.append("onnxruntime and onnxruntime-gpu overwrite each other: uninstall both, install one")
     cuda = report["providers"]["cuda"]
     if gpus and not cuda["loads"]:
-        advice.append(
-            f"a GPU is there, but the CUDA provider does not load ({cuda['reason']}): install CUDA 13 and cuDNN 9"
-        )
+        advice.append(f"a GPU is there, but the CUDA provider does not run ({cuda['reason']}): {INSTALL['cuda']}")
     if gpus and report["torch_devices"] == ["cpu"]:
         advice.append("a GPU is there, but torch is a CPU build: install torch from the CUDA index")
     quota, cores = report["machine"]["cpu_quota"], report["machine"]["cores"]

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from toolkit.errors import ToolkitError
-from toolkit.runtime.openvino_library import OPENVINO
+from toolkit.runtime.openvino_library import OPENVINO, why_not
 from toolkit.runtime.openvino_session import OpenVinoSession
+from toolkit.runtime.precision import SPECS
 from toolkit.runtime.session import PROBE, UNKNOWN_BATCH, Session
-from toolkit.runtime.session import loadable_providers as loadable_in_onnxruntime
+from toolkit.runtime.session import probed_providers as probed_in_onnxruntime
 from toolkit.runtime.session import require_active as require_active_in_onnxruntime
 from toolkit.runtime.tensorrt import EngineBuild
 
@@ -51,14 +52,19 @@ def open_session(
 
 
 def loadable_providers() -> dict[str, str | None]:
-    """Each provider, with None if it really loads here, else the reason why not."""
-    outcome = loadable_in_onnxruntime()
+    """Each provider, with None if it really computes in fp32 here, else the reason why not."""
+    return {name: reasons["fp32"] for name, reasons in probed_providers().items()}
+
+
+def probed_providers() -> dict[str, dict[str, str | None]]:
+    """By provider and precision that it is said to run, None if it computes here, else the reason why not."""
+    run = [spec.name for spec in SPECS.values() if OPENVINO in spec.providers]
     try:
         OpenVinoSession(PROBE.read_bytes(), threads=1)
-        outcome[OPENVINO] = None
+        found: dict[str, str | None] = {precision: why_not(precision) for precision in run}
     except ToolkitError as error:
-        outcome[OPENVINO] = error.what
-    return outcome
+        found = {precision: error.what for precision in run}
+    return probed_in_onnxruntime() | {OPENVINO: found}
 
 
 def require_active(provider: str) -> None:

@@ -17,10 +17,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.inputs import IMAGE_MASK, Feed, TensorSpec, examples_in, part_of
+from toolkit.runtime.libraries import INSTALL, names_a_library, preload
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import return_freed
 from toolkit.runtime.node_profile import ExecutedNode, nodes_of
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors
+from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.providers import PROVIDER_OPTIONS, PROVIDERS, provider_name
 from toolkit.runtime.tensorrt import EngineBuild, engine_options, has_profile
@@ -44,8 +46,11 @@ DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)":
 """numpy's names of the types that ONNX Runtime states."""
 DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 """ONNX Runtime's name of where a graph in memory keeps its data."""
-PROBE = Path(__file__).parent.parent / "assets" / "identity.onnx"
-"""A graph that any provider runs."""
+PROBES = Path(__file__).parent.parent / "assets" / "probes"
+"""A graph of a 1x1 convolution and a matmul for each precision, whose result is the same whole numbers in all."""
+PROBE = PROBES / "fp32.onnx"
+PROBED = np.arange(48, dtype=np.float32).reshape(1, 3, 4, 4) % 5
+"""What the probes take."""
 
 ort.set_default_logger_severity(4)
 
@@ -107,8 +112,8 @@ class Session:
                 self.largest_batch = build.batch_size if has_profile(chosen) else None
             # onnxruntime prints why a provider does not load; standard output belongs to the caller
             with redirect_stdout(io.StringIO()) as said:
-                if provider != "cpu" and hasattr(ort, "preload_dlls"):
-                    ort.preload_dlls()
+                if provider != "cpu":
+                    preload(provider)
                 self._session = ort.InferenceSession(
                     model if isinstance(model, bytes) else str(model),
                     options,
@@ -256,9 +261,10 @@ class Session:
             yield
         except RUN_ERRORS as error:
             what = f"the graph can't be computed: {' '.join(str(error).split())}"
-            raise ToolkitError(
-                what, where=self.where, fix="give smaller batches, or export the bundle again"
-            ) from error
+            fix = "give smaller batches, or export the bundle again"
+            if self.provider in INSTALL and names_a_library(str(error)):
+                fix = f"run toolkit doctor, or {INSTALL[self.provider]}"
+            raise ToolkitError(what, where=self.where, fix=fix) from error
 
     def run_batches(self, feed: Feed, most: int) -> Outputs:
         """Like :meth:`run`, over any number of images, ``most`` at a time."""
@@ -298,27 +304,50 @@ class Session:
 
 
 def loadable_providers() -> dict[str, str | None]:
-    """Each provider that this build knows, with None if it really loads, else the reason why not."""
-    outcome: dict[str, str | None] = {}
-    for name, full_name in PROVIDERS.items():
-        if full_name not in ort.get_available_providers():
-            outcome[name] = "not in this build of ONNX Runtime"
-            continue
-        try:
-            Session(PROBE.read_bytes(), provider=name, threads=1)
-            outcome[name] = None
-        except ToolkitError as error:
-            outcome[name] = error.what
-    return outcome
+    """Each provider that this build knows, with None if it really computes in fp32, else the reason why not."""
+    return {name: reasons["fp32"] for name, reasons in probed_providers().items()}
+
+
+def probed_providers() -> dict[str, dict[str, str | None]]:
+    """By provider and precision that it is said to run, None if it computes, else the reason why not."""
+    return {
+        name: {spec.name: probe(name, spec.name) for spec in SPECS.values() if name in spec.providers}
+        for name in PROVIDERS
+    }
+
+
+def probe(provider: str, precision: str = "fp32") -> str | None:
+    """Compute a convolution and a matmul on a provider; why that doesn't work, or None.
+
+    A provider loads without libraries that it needs later: CUDA's without cuDNN fails at the first convolution.
+    """
+    if PROVIDERS[provider] not in ort.get_available_providers():
+        return "not in this build of ONNX Runtime"
+    try:
+        expected = _probed("cpu", "fp32")
+        given = _probed(provider, precision)
+    except ToolkitError as error:
+        return error.what
+    return None if np.array_equal(given, expected) else "it gives other numbers than the CPU"
+
+
+def _probed(provider: str, precision: str) -> Float32:
+    """What a probe gives."""
+    session = Session((PROBES / f"{precision}.onnx").read_bytes(), provider=provider, threads=1, where=PROBE)
+    return session.compute(["y"], {"x": PROBED})[0]
 
 
 def require_active(provider: str) -> None:
-    """Raise unless a session really runs on a provider.
+    """Raise unless a provider really computes.
 
     Raises:
-        ToolkitError: it is unknown, not there, or fell back.
+        ToolkitError: it is unknown, not there, fell back, or lacks a library.
     """
-    Session(PROBE.read_bytes(), provider=provider, threads=1, where=PROBE)
+    provider_name(provider)
+    reason = probe(provider)
+    if reason is not None:
+        fix = f"run toolkit doctor, {INSTALL[provider]}, or pass --provider cpu" if provider in INSTALL else "reinstall"
+        raise ToolkitError(f"{PROVIDERS[provider]} does not run: {reason}", where="--provider", fix=fix)
 
 
 def _production_options(threads: int, entries: Mapping[str, str]) -> ort.SessionOptions:

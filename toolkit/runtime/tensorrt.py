@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,10 @@ def engine_options(
         others: further options, which may change what is built.
 
     Raises:
-        ToolkitError: the graph is made of operators that TensorRT does not know; the folder can't be used.
+        ToolkitError: the graph takes decoded images, or is made of operators that TensorRT does not know; the folder
+            can't be used.
     """
+    require_compilable(input_shapes(graph))
     require_standard_operators(graph)
     os.environ.setdefault(TF32, "0")
     options = profile_options(graph, build.batch_size) | dict(others)
@@ -61,6 +63,13 @@ def engine_options(
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(folder.parent),
     }
+
+
+def require_compilable(graph_inputs: Collection[str]) -> None:
+    """Raise :class:`ToolkitError` where TensorRT is to run a graph that takes decoded images."""
+    if "image" in graph_inputs:
+        what = "TensorRT has no float64, in which a graph that takes image computes the weights of its resize"
+        raise ToolkitError(what, where="--provider tensorrt", fix="export with --input pixel_values")
 
 
 def require_standard_operators(graph: bytes) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from toolkit.training.batch_schedule import MicroBatch
 from toolkit.training.boundary_cache import CachedSplit
 from toolkit.training.mixing import Mixing
 from toolkit.training.stopwatch import Stopwatch
+
+Item = TypeVar("Item")
 
 
 class ActivationSource(Protocol):
@@ -85,10 +88,29 @@ class CacheFeed:
 
     def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
         """Feed micro-batches from the cache, always as float32."""
-        for batch in batches:
+        rows = map(self._rows, batches)
+        read = one_ahead(rows) if self.device.type == "cuda" else rows
+        while True:
             asked = time.perf_counter()
-            hidden, labels = self.split.rows(batch.epoch, batch.indices), self.labels[batch.indices]
-            if self.device.type == "cuda":
-                hidden, labels = hidden.pin_memory(), labels.pin_memory()
+            found = next(read, None)
             watch.add("data_wait", time.perf_counter() - asked)
+            if found is None:
+                return
+            hidden, labels = found
             yield hidden.to(self.device, non_blocking=True).float(), labels.to(self.device, non_blocking=True)
+
+    def _rows(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """A micro-batch in host memory, which a GPU copies from by itself."""
+        hidden, labels = self.split.rows(batch.epoch, batch.indices), self.labels[batch.indices]
+        if self.device.type == "cuda":
+            hidden, labels = hidden.pin_memory(), labels.pin_memory()
+        return hidden, labels
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made in a thread while the one before is used."""
+    with ThreadPoolExecutor(1) as thread:
+        pending = thread.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = thread.submit(next, items, None)
+            yield item

@@ -24,6 +24,7 @@ from toolkit.data.dataset import Loader
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
+from toolkit.models.fp32 import fp32_arithmetic
 from toolkit.models.modalities import text_tower_of
 from toolkit.models.text_inputs import TextInputs, made_up_inputs
 from toolkit.recipe.recipe import Recipe
@@ -178,6 +179,7 @@ class Boundary:
                 "versions": {module.__name__: module.__version__ for module in (np, PIL, torch, transformers)},
             }
         )
+        contents |= fp32_arithmetic(self.accelerator.device)
         if self.trunk is not None:
             contents |= {"trunk": self.trunk.describe(), "onnxruntime": onnxruntime.__version__}
         return contents

@@ -33,6 +33,7 @@ from toolkit.recipe.recipe import Recipe
 from toolkit.runtime.machine import usable_cores
 from toolkit.training.batch_schedule import BatchSchedule
 from toolkit.training.cache_choice import reason_against
+from toolkit.training.device_memory import device_memory
 from toolkit.training.optimizer import build_optimizer
 from toolkit.training.setup import check_task
 from toolkit.training.trunk import check_trunk_precision
@@ -269,6 +270,7 @@ def _memory(classifier: Classifier, recipe: Recipe, costs: Costs | None) -> dict
     if costs:
         parts["activations"] = costs.activations
         parts["process_now"] = psutil.Process().memory_info().rss
+        parts |= device_memory(_device())
     return parts
 
 

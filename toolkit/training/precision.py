@@ -40,6 +40,20 @@ def check_precision(precision: str) -> None:
             raise ToolkitError("fp8 training needs torchao", where=WHERE, fix="pip install torchao")
 
 
+def check_sharded(precision: str, *, sharded: bool) -> None:
+    """Refuse fp16 with weights in shards.
+
+    A gradient scaler must skip a step in all processes or in none; the one that torch has for FSDP is version 1's, and
+    nobody has seen it do so on version 2's tensors. bf16 needs none.
+
+    Raises:
+        ToolkitError: fp16 with FSDP.
+    """
+    if sharded and precision == "fp16":
+        what = "fp16 with weights in shards (FSDP) has no gradient scaler that was proven"
+        raise ToolkitError(what, where=WHERE, fix="use training.mixed_precision=bf16, or launch without FSDP")
+
+
 def precision_handlers(precision: str) -> list[Any]:
     """What Accelerate needs to know of a precision: fp8 matmuls are made by torchao."""
     return [AORecipeKwargs()] if precision == "fp8" else []

@@ -16,6 +16,7 @@ from toolkit.data.target import require_target
 from toolkit.files import staged_folder, write_bytes, write_json
 from toolkit.models.build import save_classifier
 from toolkit.models.classifier import Classifier
+from toolkit.models.fp32 import compute_fp32_fully
 from toolkit.models.processing import preprocess_from
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe.data import ColumnsConfig
@@ -90,6 +91,7 @@ def predict_splits(
 ) -> dict[str, Tensor]:
     """Logits [images, classes] of every split, on the CPU."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    compute_fp32_fully()
     classifier.to(device)
     logits = {}
     for split, examples in data.splits.items():

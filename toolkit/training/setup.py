@@ -21,11 +21,12 @@ from toolkit.data.source import DataSource
 from toolkit.data.target import require_target
 from toolkit.errors import ToolkitError
 from toolkit.labels import similar_labels
+from toolkit.models.fp32 import compute_fp32_fully
 from toolkit.recipe.recipe import Recipe
 from toolkit.runtime.image_files import in_words
 from toolkit.tasks.registry import task_named
 from toolkit.training.batch_schedule import BatchSchedule
-from toolkit.training.precision import check_precision, precision_handlers
+from toolkit.training.precision import check_precision, check_sharded, precision_handlers
 from toolkit.training.processes import PATIENCE
 from toolkit.training.progress import console
 from toolkit.training.restarts import meet_again, restarts_would_fail
@@ -77,6 +78,8 @@ def build_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         fix = "set fsdp_version: 2 in the launch configuration, as recipes/accelerate/fsdp2.yaml does"
         raise ToolkitError("FSDP 1 can't shard frozen and trainable weights together", where="fsdp_config", fix=fix)
+    check_sharded(config.mixed_precision, sharded=accelerator.distributed_type == DistributedType.FSDP)
+    compute_fp32_fully()  # after the accelerator, which lets matmuls of compiled models round
     if accelerator.device.type == "cpu":
         torch.set_num_threads(cores_of_this_process())
     set_seed(config.seed)

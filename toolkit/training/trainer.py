@@ -33,6 +33,7 @@ from toolkit.training.batch_schedule import BatchSchedule, MicroBatch, seed_of
 from toolkit.training.best_classifier import BestClassifier
 from toolkit.training.boundary import Boundary
 from toolkit.training.checkpoints import whole
+from toolkit.training.device_memory import device_memory
 from toolkit.training.evaluation import predict_split
 from toolkit.training.interruption import Interruption
 from toolkit.training.mixing import Mixing
@@ -213,6 +214,7 @@ class Trainer:
             "time_shares": self.state.time_shares,
             "advice": self._advice(),
             "peak_memory_bytes": round(peak_resident_mib() * MIB),
+            **device_memory(self.accelerator.device),
         }
 
     def _mixing_at(self, place: str) -> Mixing | None:

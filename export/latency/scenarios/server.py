@@ -121,12 +121,19 @@ class Server:
         return serve(self, rate, least, seed=seed)
 
     def warm_up(self) -> None:
-        """Run every session on images of the commonest shape, in batches of 1, 2, 4, ... and the largest size."""
-        group = max(self.pool.groups, key=examples_in)
-        for size in sorted({1 << power for power in range(self.batch_size.bit_length())} | {self.batch_size}):
-            batch = part_of(group, np.arange(size) % examples_in(group))
-            for engine in self.engines:
-                engine.warm_up([batch], REWARM_RUNS)
+        """Run every session on images of the commonest shape, in batches of 1, 2, 4, ... and the largest size.
+
+        A GPU's libraries choose kernels anew for every shape that comes: there it is each size, of each shape.
+        """
+        sizes = {1 << power for power in range(self.batch_size.bit_length())} | {self.batch_size}
+        groups = [max(self.pool.groups, key=examples_in)]
+        if any(engine.provider != "cpu" for engine in self.engines):
+            sizes, groups = set(range(1, self.batch_size + 1)), list(self.pool.groups)
+        for group in groups:
+            for size in sorted(sizes):
+                batch = part_of(group, np.arange(size) % examples_in(group))
+                for engine in self.engines:
+                    engine.warm_up([batch], REWARM_RUNS)
 
 
 def serve(server: Server, rate: float, least: MinSamples = LEAST, *, seed: int = SEED) -> dict[str, Any]:

@@ -312,6 +312,7 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     """
     _require_accuracy(search, budget)
     with search.bundle.holding(), monitored(search.provider) as conditions:
+        search = replace(search, progress=conditions.between_blocks(search.progress))
         search.progress.expect(search.expected_seconds(budget))
         found = search.candidates(budget)
         finalists: list[Measured] = []

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
-from half_cases import LAYER, made, pixels, scale_hidden_layer, scale_scores
+from half_cases import LAYER, made, pixels, scale_hidden_layer, scale_scores, types
+from onnx import TensorProto
 
-from export.graph.half import HALF_MAX, MOVING, in_head, network_graph
+from export.graph.classifier_graph import build_graph
+from export.graph.half import HALF_MAX, MOVING, in_head, network_graph, to_half
 from export.graph.module_outputs import module_outputs
 from export.graph.subgraph import producers
 from export.precision.overflow import overflowing
 from toolkit.errors import ToolkitError
+from toolkit.models.classifier import Classifier
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
@@ -85,3 +91,39 @@ def test_what_attention_hides_is_no_number_either(part: str, encoders: dict[str,
 def test_no_images_are_refused(encoders: dict[str, Path]) -> None:
     with pytest.raises(ToolkitError, match="no calibration images"):
         overflowing(made(encoders["clip"])[0], [])
+
+
+@torch.no_grad()
+def test_a_residual_sum_whose_squares_overflow_is_found(encoders: dict[str, Path]) -> None:
+    """Every value fits fp16, their mean square does not: a bias of 300 moves a layer's whole sum."""
+    classifier, preprocess = made(encoders["clip"])
+    layer = LAYER["clip"]
+    classifier.get_submodule(f"{layer}.mlp.fc2").bias += 300.0  # type: ignore[operator]
+    found = overflowing(classifier, [{"pixel_values": pixels().numpy()}])
+    assert layer in found
+    assert max(found.values()) < HALF_MAX / 2
+    model = build_graph(classifier, preprocess, {}, "pixel_values")
+    kept = types(to_half(model, "fp16", found))
+    norms = [node for node in model.graph.node if node.op_type == "SkipLayerNormalization" and layer in node.output]
+    assert [kept[norm.output[0]] for norm in norms] == [TensorProto.FLOAT]
+    for name, mean_square in _mean_squares(classifier).items():
+        assert (name in found) == (mean_square > HALF_MAX / 2), name
+
+
+def _mean_squares(classifier: Classifier) -> dict[str, float]:
+    """Of what each layer gives, the largest mean square of a token."""
+    outputs = module_outputs(classifier, pixels())
+    layers = [name for name in outputs if name.rpartition(".")[2].isdigit()]
+    return {name: float(outputs[name].double().square().mean(-1).max()) for name in layers[:-1]}
+
+
+def test_the_binary_sums_squares_in_fp32() -> None:
+    """The kernel's name tells its arguments: the epsilon of fp16's is a float since the sums are, in every release that
+    pyproject.toml admits."""
+    files = [*(Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime_providers_cuda.so")]
+    if not files:
+        pytest.skip("this build of ONNX Runtime has no CUDA provider")
+    with files[0].open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        kernels = set(re.findall(rb"24SkipLayerNormKernelSmallI6__half\w+", content))
+    assert kernels
+    assert all(name.endswith(b"fii") for name in kernels)

@@ -16,6 +16,7 @@ from toolkit.data.dataset import ImageDataset, Loader
 from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.encoder import Encoder
+from toolkit.models.fp32 import compute_fp32_fully
 from toolkit.models.head import CosineHead
 from toolkit.models.processing import preprocess_from
 from toolkit.progress import SILENT, Progress
@@ -88,6 +89,7 @@ def features_of(
         what, key = "few-shot methods take one class an image", f"data.columns.{data.target.kind}"
         raise ToolkitError(what, where=key, fix="leave it out, or fine-tune with model.task=multi-label")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    compute_fp32_fully()
     encoder.to(device).eval()
     run: Callable[[Tensor], Tensor] = lambda pixel_values: encoder(pixel_values.to(device), 0, start).cpu()  # noqa: E731
     preprocess, starts = preprocess_from(processor), {}

@@ -236,3 +236,14 @@ def test_a_real_bundle_is_served(finished_bundle: Path) -> None:
     assert point["requests"] > 0
     assert 0 < point["p50_ms"] <= point["p99_ms"]
     assert server.describe()["sessions"] == 2
+
+
+@pytest.mark.parametrize(("provider", "sizes"), [("cpu", {1, 2, 4, 6}), ("cuda", {1, 2, 3, 4, 5, 6})])
+def test_shapes_that_a_gpu_has_not_seen_are_run_before_requests_count(provider: str, sizes: set[int]) -> None:
+    """On a GPU every size of every shape, on a CPU some sizes of the commonest."""
+    seen: list[tuple[int, ...]] = []
+    groups = [{"image": np.zeros((8, 2, 2, 3), np.uint8)}, {"image": np.zeros((3, 4, 2, 3), np.uint8)}]
+    engine = Runner("fake", "fp32", provider, 1, lambda batch: seen.append(batch["image"].shape[:2]))
+    Server([engine], Pool([], groups, "here"), batch_size=6).warm_up()
+    shapes = {2, 4} if provider == "cuda" else {2}
+    assert set(seen) == {(size, height) for size in sizes for height in shapes}
