@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         import_classifier,
         load,
         parity,
+        sweep,
         zero_shot,
     )
     from toolkit.errors import CheckFailed, ToolkitError
@@ -51,11 +52,12 @@ __all__ = [
     "import_classifier",
     "load",
     "parity",
+    "sweep",
     "zero_shot",
 ]
 _HOMES = {
     **dict.fromkeys(("bench_latency", "evaluate", "export", "export_triton", "few_shot"), "toolkit.api"),
-    **dict.fromkeys(("finetune", "import_classifier", "load", "parity", "zero_shot"), "toolkit.api"),
+    **dict.fromkeys(("finetune", "import_classifier", "load", "parity", "sweep", "zero_shot"), "toolkit.api"),
     **dict.fromkeys(("CheckFailed", "ToolkitError"), "toolkit.errors"),
     "Recipe": "toolkit.recipe.recipe",
     "Bundle": "toolkit.runtime.bundle",
