@@ -7,7 +7,8 @@ accelerate launch recipes/finetune.py --config ... --out ... training.epochs=5 m
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,11 +29,34 @@ if TYPE_CHECKING:
     from toolkit.runs.run_folder import RunFolder
     from toolkit.runtime.preprocess import Preprocess
     from toolkit.training.texts import Texts
+    from toolkit.training.trainer import Trainer
     from toolkit.training.trunk import Trunk
 
 
 def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False) -> dict[str, Any]:
     """Run a recipe from its data to the run folder ``out``; return the summary."""
+    with opened_trainer(recipe, out, resume=resume, force=force) as trainer:
+        summary = trainer.fit()
+        if recipe.tracking.plots and trainer.is_main:
+            from toolkit.reporting.plots import plot_run
+
+            plot_run(out, [example.picture for example in trainer.data.splits["test"]])
+    return summary
+
+
+@contextmanager
+def opened_trainer(
+    recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False, data: DataSource | None = None
+) -> Iterator[Trainer]:
+    """All that a recipe asks for, wired up and announced; the run folder ``out`` is this process's while it is entered.
+
+    Args:
+        recipe: of the run.
+        out: its folder.
+        resume: go on from the newest checkpoint there.
+        force: remove the run that is there.
+        data: what the recipe's section ``data`` describes, if it was opened before.
+    """
     from toolkit.data.source import open_data
     from toolkit.files import room_for
     from toolkit.models.build import build_classifier
@@ -50,8 +74,9 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     folder = RunFolder(out)
     resume = resume or on_main_process(accelerator, folder.was_prepared_by_this_launch)
     on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))
-    with counting("reading images", accelerator.is_main_process) as progress:
-        data = on_main_process(accelerator, lambda: open_data(recipe.data, progress))
+    if data is None:
+        with counting("reading images", accelerator.is_main_process) as progress:
+            data = on_main_process(accelerator, lambda: open_data(recipe.data, progress))
     if not resume:
         check_batch(accelerator, data, recipe)
     classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed, data.value_range)
@@ -81,16 +106,12 @@ def finetune(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         announce(accelerator, data, recipe, trainer.train_plan, [*classifier.encoder.notes, *notes])
         start_trackers(accelerator, recipe, out, trainer.state.step)
         try:
-            summary = trainer.fit()
-        except Stopped:
-            accelerator.end_training()
+            yield trainer
+        except Exception as error:
+            if isinstance(error, Stopped) or accelerator.num_processes == 1:  # else others may still be training
+                accelerator.end_training()
             raise
-        if recipe.tracking.plots and accelerator.is_main_process:
-            from toolkit.reporting.plots import plot_run
-
-            plot_run(folder.path, [example.picture for example in data.splits["test"]])
     accelerator.end_training()
-    return summary
 
 
 def decide_on_cache(

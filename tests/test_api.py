@@ -22,7 +22,7 @@ from toolkit.runtime.bundle import Bundle
 
 FUNCTIONS = [
     *("load", "finetune", "zero_shot", "few_shot", "import_classifier"),
-    *("export", "export_triton", "parity", "bench_latency", "evaluate", "score"),
+    *("export", "export_triton", "parity", "bench_latency", "evaluate", "score", "sweep"),
 ]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         load,
         parity,
         score,
+        sweep,
         zero_shot,
     )
     from toolkit.errors import CheckFailed, ToolkitError
@@ -53,11 +54,12 @@ __all__ = [
     "load",
     "parity",
     "score",
+    "sweep",
     "zero_shot",
 ]
 _HOMES = {
     **dict.fromkeys(("bench_latency", "evaluate", "export", "export_triton", "few_shot"), "toolkit.api"),
-    **dict.fromkeys(("finetune", "import_classifier", "load", "parity", "score", "zero_shot"), "toolkit.api"),
+    **dict.fromkeys(("finetune", "import_classifier", "load", "parity", "score", "sweep", "zero_shot"), "toolkit.api"),
     **dict.fromkeys(("CheckFailed", "ToolkitError"), "toolkit.errors"),
     "Recipe": "toolkit.recipe.recipe",
     "Bundle": "toolkit.runtime.bundle",

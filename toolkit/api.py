@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from json import dumps
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from toolkit.recipe.recipe import Recipe
     from toolkit.runs.few_shot_file import FewShotFile
     from toolkit.runs.finished_run import Run
+    from toolkit.runs.sweep_file import SweepFile
     from toolkit.runtime.bundle import Bundle
     from toolkit.serving.classifier import Classifier
 
@@ -99,7 +101,20 @@ def finetune(
         True
     """
     from toolkit.recipe.origins import naming_origins
-    from toolkit.recipe.reading import leaves, load_recipe
+    from toolkit.recipe.reading import leaves
+
+    loaded, path = _recipe_of(recipe, overrides)
+    with naming_origins(path, overrides, leaves(loaded)) if path else nullcontext():
+        return _finetuned(loaded, Path(out), resume=resume, force=force)
+
+
+def _recipe_of(recipe: Recipe | Path | str, overrides: Sequence[str]) -> tuple[Recipe, Path | None]:
+    """A recipe, and the file that it was read from; None of one in memory.
+
+    Raises:
+        ToolkitError: overrides of a recipe in memory, or a mistake in the file.
+    """
+    from toolkit.recipe.reading import load_recipe
     from toolkit.recipe.recipe import Recipe
     from toolkit.recipe.shipped import find_recipe
 
@@ -107,11 +122,9 @@ def finetune(
         if overrides:
             fix = "change the recipe itself, or give the file of one"
             raise ToolkitError("a recipe in memory takes no overrides", where="overrides", fix=fix)
-        return _finetuned(recipe, Path(out), resume=resume, force=force)
+        return recipe, None
     path = find_recipe(recipe)
-    loaded = load_recipe(path, overrides)
-    with naming_origins(path, overrides, leaves(loaded)):
-        return _finetuned(loaded, Path(out), resume=resume, force=force)
+    return load_recipe(path, overrides), path
 
 
 def _finetuned(recipe: Recipe, out: Path, *, resume: bool, force: bool) -> Run:
@@ -120,6 +133,65 @@ def _finetuned(recipe: Recipe, out: Path, *, resume: bool, force: bool) -> Run:
 
     train(recipe, out, resume=resume, force=force)
     return Run(out)
+
+
+def sweep(
+    recipe: Recipe | Path | str,
+    search: Sequence[str],
+    *,
+    out: Path | str,
+    overrides: Sequence[str] = (),
+    trials: int | None = None,
+    sampler: Literal["tpe", "random", "grid"] = "tpe",
+    seed: int = 0,
+    prune: bool = True,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> SweepFile:
+    """Try values of a recipe's keys, one trial after the other, on one boundary cache; the best is a run, ``out/best``.
+
+    Trials are compared by ``training.select_by`` on validation; the test split is measured for the best one alone.
+
+    Args:
+        recipe: what all trials have in common: a recipe, the file of one, or the name of one that is shipped.
+        search: what is tried, ``key=a,b,c`` or ``key=low..high[:log]``.
+        out: folder to write.
+        overrides: ``section.key=value`` for a recipe that is read from a file.
+        trials: how many, those included that ended before; 20, or all of a grid, if None.
+        sampler: ``tpe`` looks where earlier trials were good, ``random`` anywhere, ``grid`` at all combinations.
+        seed: of the sampler; with the same one the same trials run. That of the trials is ``training.seed``.
+        prune: end trials early whose best epoch is worse than the median of the others' by then.
+        resume: go on with the sweep that is in ``out``.
+        force: replace the sweep that is in ``out``.
+        progress: told how it goes on.
+
+    Returns:
+        What ``sweep.json`` holds: every trial with its values, metric, time and run folder.
+
+    Raises:
+        ToolkitError: no such keys or values, or another search in ``out``.
+        CheckFailed: no trial gave a classifier.
+
+    Example:
+        >>> lowest = ["training.epochs=1", "model.unfreeze_last=0"]
+        >>> search = ["training.learning_rate=1e-4,1e-2"]
+        >>> found = toolkit.sweep("digits", search, out=out, overrides=[f"data.path={data}", *lowest], trials=2)
+        >>> [trial.state for trial in found.trials]
+        ['complete', 'complete']
+    """
+    from toolkit.publishing.checked import require_library
+    from toolkit.recipe.origins import naming_origins
+    from toolkit.recipe.reading import leaves
+
+    require_library("optuna", "sweep", "toolkit sweep")
+    from recipes.sweep import SweepOptions
+    from recipes.sweep import sweep as run_sweep
+
+    loaded, path = _recipe_of(recipe, overrides)
+    wanted = SweepOptions(search, trials, sampler, seed, prune)
+    with naming_origins(path, overrides, leaves(loaded)) if path else nullcontext():
+        return run_sweep(loaded, Path(out), wanted, resume=resume, force=force, progress=progress)
 
 
 def zero_shot(

@@ -89,6 +89,10 @@ def test_verbs_and_options_are_the_contract() -> None:
     assert verbs == {
         "demo": ["--json", "--out"],
         "train": ["--force", "--json", "--out", "--resume", "config", "overrides"],
+        "sweep": [
+            "--force", "--json", "--out", "--prune", "--resume", "--sampler", "--search", "--seed", "--trials",
+            "config", "overrides",
+        ],
         "export": [
             "--calibration-images", "--data", "--embedding", "--force", "--images", "--input", "--json",
             "--max-accuracy-drop", "--max-flips", "--min-speedup", "--onnx", "--out", "--precision", "--provider",

@@ -26,6 +26,7 @@ from toolkit.cli import (
     push,
     recipes,
     serve,
+    sweep,
     train,
     triton,
     tune,
@@ -65,6 +66,7 @@ def options(
 
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(encoders.app, name="encoders")

@@ -63,7 +63,7 @@ def probed_providers() -> dict[str, dict[str, str | None]]:
         OpenVinoSession(PROBE.read_bytes(), threads=1)
         found: dict[str, str | None] = {precision: why_not(precision) for precision in run}
     except ToolkitError as error:
-        found = {precision: error.what for precision in run}
+        found = dict.fromkeys(run, error.what)
     return probed_in_onnxruntime() | {OPENVINO: found}
 
 

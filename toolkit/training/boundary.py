@@ -138,6 +138,11 @@ class Boundary:
             return None
         return self._cached(self._filled, split)
 
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where the cache lies that the epochs read, named by its key; None where there is none."""
+        return self._filled.folder if self._filled else None
+
     def _cached(self, cache: BoundaryCache, split: str) -> ActivationSource:
         assert self._packing is not None  # there is a cache
         feed = CacheFeed(cache.split(split), self.data.labels(split).tolist(), self.accelerator.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -46,6 +46,9 @@ from toolkit.training.stability import MAX_SKIPPED, NonFiniteGuard, unstable
 from toolkit.training.stopwatch import Stopwatch, advice
 from toolkit.training.train_state import CheckpointManager, EpochRecord, TrainState
 from toolkit.training.trunk import Trunk
+
+AfterEpoch = Callable[[int, dict[str, float]], bool]
+"""Told an epoch's number, from 1, and its metrics on validation; whether training shall end there."""
 
 
 class Trainer:
@@ -170,6 +173,33 @@ class Trainer:
             Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
         """
         started = time.perf_counter()
+        seconds = self.train()
+        trained = time.perf_counter()
+        summary = self._evaluate_best()
+        ended = time.perf_counter()
+        summary["seconds"] |= seconds | {"evaluation": ended - trained, "total": ended - started}
+        if self.is_main:
+            write_summary(self.run.path, summary)
+            self.boundary.remove_private_cache()
+        return summary
+
+    def train(self, after_epoch: AfterEpoch | None = None) -> dict[str, float]:
+        """Train and keep the best epoch by validation, without a look at the test split.
+
+        What is left is a run without its end, which one that is resumed there gives it.
+
+        Args:
+            after_epoch: called in all processes when an epoch's weights and checkpoint are written; one that says True
+                ends training.
+
+        Returns:
+            The seconds of ``caching`` and ``training``.
+
+        Raises:
+            ToolkitError: a loss or gradient that is not finite, or a full disk.
+            Stopped: after Ctrl-C or SIGTERM, with a checkpoint written.
+        """
+        started = cached = time.perf_counter()
         if not self.state.step:
             self.checkpoint_manager.save(self.state, self.record)
         with self.interruption, ExitStack() as at_the_end:
@@ -177,25 +207,13 @@ class Trainer:
                 at_the_end.callback(loader.close)
             if self.is_main:
                 print_groups(self.classifier, self.rates)
-            cached = started
             if self.state.epoch < self.recipe.training.epochs and not self._waited_enough():
                 feeds = self.boundary.feeds(
                     self.model, self.loaders, self._mixing_at("images"), self.run, self._stop_if_asked
                 )
                 cached = time.perf_counter()
-                self._run_epochs(feeds)
-        trained = time.perf_counter()
-        summary = self._evaluate_best()
-        summary["seconds"] |= {
-            "caching": cached - started,
-            "training": trained - cached,
-            "evaluation": time.perf_counter() - trained,
-            "total": time.perf_counter() - started,
-        }
-        if self.is_main:
-            write_summary(self.run.path, summary)
-            self.boundary.remove_private_cache()
-        return summary
+                self._run_epochs(feeds, after_epoch)
+        return {"caching": cached - started, "training": time.perf_counter() - cached}
 
     def _evaluate_best(self) -> dict[str, Any]:
         """Load what was saved, fit the temperature on validation, and measure every split with it."""
@@ -233,7 +251,7 @@ class Trainer:
             on_gpu=self.accelerator.device.type == "cuda",
         )
 
-    def _run_epochs(self, feeds: dict[str, ActivationSource]) -> None:
+    def _run_epochs(self, feeds: dict[str, ActivationSource], after_epoch: AfterEpoch | None) -> None:
         epochs, steps = self.recipe.training.epochs, self.train_plan.steps_per_epoch
         with bar(self.is_main) as progress:
             task = progress.add_task("training", total=epochs * steps, completed=self.state.step, metrics="")
@@ -241,8 +259,10 @@ class Trainer:
                 if self._waited_enough():
                     break
                 self._train_epoch(epoch, feeds["train"], progress, task)
-                self._validate(epoch, feeds["validation"])
+                metrics = self._validate(epoch, feeds["validation"])
                 self._stop_if_asked()
+                if after_epoch is not None and self.agreement.any(after_epoch(epoch, metrics))[0]:
+                    break
 
     def _waited_enough(self) -> bool:
         patience = self.recipe.training.early_stopping
@@ -369,8 +389,8 @@ class Trainer:
             progress.update(task, metrics=metrics)
         progress.advance(task)
 
-    def _validate(self, epoch: int, feed: ActivationSource) -> None:
-        """Evaluate on validation, keep the weights if they are the best, write a checkpoint."""
+    def _validate(self, epoch: int, feed: ActivationSource) -> dict[str, float]:
+        """Evaluate on validation, keep the weights if they are the best, write a checkpoint; return the metrics."""
         watch = Stopwatch(self.accelerator.device)
         plan, classes = self.best.schedule("validation"), len(self.data.classes)
         with self.average.in_place() if self.average else nullcontext():
@@ -379,6 +399,7 @@ class Trainer:
             self._keep_if_best(epoch, metrics, watch)
         self.record.clear()
         self._save_checkpoint()
+        return metrics
 
     def _keep_if_best(self, epoch: int, metrics: dict[str, float], watch: Stopwatch) -> None:
         if not math.isfinite(metrics["loss"]):
