@@ -183,6 +183,20 @@ def test_a_mistake_is_said_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_no_trial_can_begin_with_is_said_at_once_and_leaves_the_folder_free(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    options = SweepOptions(("model.unfreeze_last=9,1",), sampler="grid")
+    for _ in range(2):
+        with pytest.raises(ToolkitError, match="9 layers") as caught:
+            sweep(make_recipe(), tmp_path / "sweep", options)
+        assert "in the first trial: model.unfreeze_last=9" in caught.value.where
+    later = SweepOptions(("model.unfreeze_last=1,9",), sampler="grid")
+    found = sweep(make_recipe(), tmp_path / "sweep", later)
+    assert [trial.state for trial in found.trials] == ["complete", "failed"]
+    assert "9 layers" in str(found.trials[1].why)
+
+
 def test_a_folder_that_is_taken_is_refused(straight: Path, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match="a sweep is there already"):
         sweep(make_recipe(), straight, SweepOptions(SEARCH, 4))
