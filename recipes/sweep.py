@@ -181,7 +181,7 @@ def _run(
     from toolkit.training.progress import console
     from toolkit.training.sweep_course import Course
 
-    number, started, begun, folder = len(sweep.trials), time.perf_counter(), False, None
+    number, started, begun, folder = len(sweep.trials) + 1, time.perf_counter(), False, None
     run = out / "trials" / f"{number:04d}"
     state, why = "complete", None
     shutil.rmtree(run, ignore_errors=True)  # of a trial that was interrupted
@@ -196,7 +196,7 @@ def _run(
     except ToolkitError as error:
         if getattr(error.__cause__, "errno", None) in NO_ROOM:  # the next trial would meet it too
             raise
-        if number == 0 and not begun:
+        if number == 1 and not begun:
             where = f"{error.where}, in the first trial: {in_words(drawn.params)}"
             raise ToolkitError(error.what, where=where, fix=error.fix) from error
         state, why = "failed", error.as_line()
@@ -264,5 +264,5 @@ def _say(trial: Trial, sweep: SweepFile) -> None:
     if console.is_terminal:
         return
     value = f"{sweep.select_by} {trial.value:.4f}" if trial.value is not None else trial.why
-    head = f"trial {trial.number + 1} of {sweep.trials_wanted}, {trial.state} after {trial.epochs} epochs"
+    head = f"trial {trial.number} of {sweep.trials_wanted}, {trial.state} after {trial.epochs} epochs"
     console.print(f"{head}: {value} ({in_words(trial.params)})", markup=False)
