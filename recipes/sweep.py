@@ -5,13 +5,14 @@ toolkit sweep digits --search training.learning_rate=1e-4..1e-2:log --trials 20 
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,7 @@ from toolkit.progress import SILENT, Progress
 from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.search_space import check_space, grid, in_words, read_space, with_values
 from toolkit.runs.sweep_file import SWEEP, Cache, SweepFile, Trial, read_sweep, write_sweep
+from toolkit.runs.sweep_folder import begin, clear, refuse_if_taken
 
 if TYPE_CHECKING:
     from toolkit.data.source import DataSource
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
 
 TRIALS = 20
 """Unless told otherwise, or all of a grid."""
+SAMPLERS = ("tpe", "random", "grid")
 CACHE = "boundary_cache"
-COMMON = ("recipe", "search", "sampler", "seed", "prune", "data_fingerprint")
-"""What a sweep that is resumed must agree in with the one that is there."""
 
 
 @dataclass(frozen=True)
@@ -76,28 +77,22 @@ def sweep(
     from toolkit.data.source import open_data
     from toolkit.lock import lock
     from toolkit.reporting.sweep_plot import plot_sweep
-    from toolkit.training.sweep_sampling import draw
 
     settings = _settings(recipe, wanted)
-    _refuse_if_taken(out, replace=resume or force)
+    refuse_if_taken(out, replace=resume or force)
     progress.stage("reading images")
     data = open_data(recipe.data, progress)
     settings = settings.model_copy(update={"data_fingerprint": data.fingerprint})
     with lock(out, what="another sweep is writing here"):
-        _refuse_if_taken(out, replace=resume or force)  # somebody was faster
-        state = _begun(out, settings, resume=resume)
+        refuse_if_taken(out, replace=resume or force)  # somebody was faster
+        state = begin(out, settings, resume=resume)
         progress.done(len(state.trials), state.trials_wanted)
-        while len(state.trials) < state.trials_wanted and (drawn := draw(state)) is not None:
-            trial, cache = _run(recipe, data, out, state, drawn, progress)
-            state = state.model_copy(
-                update={
-                    "trials": (*state.trials, trial),
-                    "boundary_caches": _with_reader(state.boundary_caches, cache, trial.number),
-                }
-            )
-            write_sweep(out, state)
-            _say(trial, state)
-            progress.done(len(state.trials), state.trials_wanted)
+        try:
+            state = _with_all_trials(recipe, data, out, state, progress)
+        except ToolkitError:
+            if not read_sweep(out).trials:
+                clear(out)  # so that the mended command finds the folder free
+            raise
         shutil.rmtree(out / CACHE, ignore_errors=True)
         leader = state.leader
         if leader is None:
@@ -110,6 +105,20 @@ def sweep(
             state = state.model_copy(update={"best": leader.number})
             write_sweep(out, state)
         plot_sweep(state.model_dump(mode="json"), out / "sweep.png")
+    return state
+
+
+def _with_all_trials(recipe: Recipe, data: DataSource, out: Path, state: SweepFile, progress: Progress) -> SweepFile:
+    """The sweep after its last trial, each of them written down when it ended."""
+    from toolkit.training.sweep_sampling import draw
+
+    while len(state.trials) < state.trials_wanted and (drawn := draw(state)) is not None:
+        trial, cache = _run(recipe, data, out, state, drawn, progress)
+        caches = _with_reader(state.boundary_caches, cache, trial.number)
+        state = state.model_copy(update={"trials": (*state.trials, trial), "boundary_caches": caches})
+        write_sweep(out, state)
+        _say(trial, state)
+        progress.done(len(state.trials), state.trials_wanted)
     return state
 
 
@@ -131,6 +140,8 @@ def _settings(recipe: Recipe, wanted: SweepOptions) -> SweepFile:
         raise ToolkitError(f"{trials} trials are none", where="--trials", fix="give a number from 1")
     if wanted.seed < 0:
         raise ToolkitError(f"{wanted.seed} is no seed", where="--seed", fix="give a number from 0")
+    if wanted.sampler not in SAMPLERS:
+        raise ToolkitError(f"no sampler {wanted.sampler!r}", where="--sampler", fix=f"choose {', '.join(SAMPLERS)}")
     if wanted.sampler == "grid":
         trials = min(trials or math.inf, len(grid(space)))  # type: ignore[assignment]
     check_space(recipe, space)
@@ -148,43 +159,6 @@ def _settings(recipe: Recipe, wanted: SweepOptions) -> SweepFile:
     )
 
 
-def _refuse_if_taken(out: Path, *, replace: bool) -> None:
-    from toolkit.files import explain_os_errors, refuse_existing
-    from toolkit.lock import LOCK
-
-    with explain_os_errors(out):
-        if out.is_dir() and all(child.name == LOCK for child in out.iterdir()):
-            return  # what a start leaves that was killed at once
-    refuse_existing(out, what="sweep", marker=SWEEP, replace=replace)
-
-
-def _begun(out: Path, settings: SweepFile, *, resume: bool) -> SweepFile:
-    """The sweep as it stands in its folder, where nothing else is left.
-
-    Raises:
-        ToolkitError: another one is to be resumed.
-    """
-    from toolkit.files import explain_os_errors, recover_interrupted_writes
-    from toolkit.lock import LOCK
-
-    with explain_os_errors(out):
-        recover_interrupted_writes(out)
-        if resume and (out / SWEEP).exists():
-            before = read_sweep(out)
-            changed = [name for name in COMMON if getattr(before, name) != getattr(settings, name)]
-            if changed:
-                what = f"the sweep that is here has another {' and another '.join(changed)}".replace("_", " ")
-                fix = "give what it was started with, or another --out"
-                raise ToolkitError(what, where=out / SWEEP, fix=fix)
-            settings = before.model_copy(update={"trials_wanted": settings.trials_wanted})
-        else:
-            for child in out.iterdir():
-                if child.name != LOCK:
-                    shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
-        write_sweep(out, settings)
-    return settings
-
-
 def _shared(recipe: Recipe, out: Path) -> Recipe:
     """The recipe with a boundary cache that other trials find; on wherever the run stays the same, unless it says."""
     cache = recipe.training.boundary_cache
@@ -197,28 +171,39 @@ def _shared(recipe: Recipe, out: Path) -> Recipe:
 def _run(
     recipe: Recipe, data: DataSource, out: Path, sweep: SweepFile, drawn: Drawn, progress: Progress
 ) -> tuple[Trial, Path | None]:
-    """Train a trial; return what came of it, and the folder of the boundary cache that it read."""
-    from recipes.finetune import opened_trainer
-    from toolkit.training.progress import console
+    """Train a trial; return what came of it, and the folder of the boundary cache that it read.
 
-    number, started, folder = len(sweep.trials), time.perf_counter(), None
+    Raises:
+        ToolkitError: the disk is full, or the first trial can't even begin, as then no other can.
+    """
+    from recipes.finetune import opened_trainer
+    from toolkit.files import NO_ROOM
+    from toolkit.training.progress import console
+    from toolkit.training.sweep_course import Course
+
+    number, started, begun, folder = len(sweep.trials) + 1, time.perf_counter(), False, None
     run = out / "trials" / f"{number:04d}"
-    course = _Course(sweep, drawn, progress)
     state, why = "complete", None
     shutil.rmtree(run, ignore_errors=True)  # of a trial that was interrupted
+    course = Course(sweep, drawn, progress)
     try:
         trial = with_values(_shared(recipe, out), drawn.params)
         course.epochs = trial.training.epochs
         with _silent(console), opened_trainer(trial, run, data=data) as trainer:
+            begun = True
             trainer.train(course.after_epoch)
             folder = trainer.boundary.cache_folder
     except ToolkitError as error:
-        if isinstance(error.__cause__, OSError):  # the next trial would meet it too
+        if getattr(error.__cause__, "errno", None) in NO_ROOM:  # the next trial would meet it too
             raise
+        if number == 1 and not begun:
+            where = f"{error.where}, in the first trial: {in_words(drawn.params)}"
+            raise ToolkitError(error.what, where=where, fix=error.fix) from error
         state, why = "failed", error.as_line()
+    gc.collect()  # trainer and scheduler hold each other, and the device's memory with them
     if course.pruned:
         state, why = "pruned", course.pruned
-    elif state == "complete" and course.best is None:
+    elif state == "complete" and course.value is None:
         state, why = "failed", f"{sweep.select_by} was defined after no epoch"
     if state != "complete":
         shutil.rmtree(run, ignore_errors=True)
@@ -226,49 +211,14 @@ def _run(
         number=number,
         params=drawn.params,
         state=state,  # type: ignore[arg-type]
-        value=None if course.best is None else course.values[course.best - 1],
-        best_epoch=course.best,
+        value=course.value,
+        best_epoch=course.best_epoch,
         epochs=len(course.values),
         values=tuple(course.values),
         seconds=time.perf_counter() - started,
         run=str(run.relative_to(out)) if state == "complete" else None,
         why=why,
     ), folder
-
-
-@dataclass
-class _Course:
-    """How a trial goes on: what its epochs gave, and whether they are the last."""
-
-    sweep: SweepFile
-    drawn: Drawn
-    progress: Progress
-    epochs: int = 0
-    """That it shall have."""
-    values: list[float | None] = field(default_factory=list)
-    best: int | None = None
-    """The best epoch by now."""
-    pruned: str | None = None
-    _score: tuple[float, float] | None = None
-
-    def after_epoch(self, epoch: int, metrics: dict[str, float]) -> bool:
-        """See :data:`toolkit.training.trainer.AfterEpoch`."""
-        from toolkit.metrics.split import score_by
-
-        name, score = self.sweep.select_by, score_by(self.sweep.select_by, metrics)
-        value = float(metrics[name]) if math.isfinite(score[0]) else None
-        self.values.append(value)
-        number, of = len(self.sweep.trials) + 1, self.sweep.trials_wanted
-        self.progress.stage(f"trial {number} of {of}, epoch {epoch} of {self.epochs}")
-        if value is None:
-            return False
-        if self._score is None or score > self._score:
-            self._score, self.best = score, epoch
-        if not self.drawn.is_behind(epoch, value) or epoch == self.epochs:
-            return False
-        best = self.values[(self.best or 1) - 1]
-        self.pruned = f"{name} {best:.4g} after {epoch} epochs is worse than the median of the other trials by then"
-        return True
 
 
 @contextmanager
@@ -314,5 +264,5 @@ def _say(trial: Trial, sweep: SweepFile) -> None:
     if console.is_terminal:
         return
     value = f"{sweep.select_by} {trial.value:.4f}" if trial.value is not None else trial.why
-    head = f"trial {trial.number + 1} of {sweep.trials_wanted}, {trial.state} after {trial.epochs} epochs"
+    head = f"trial {trial.number} of {sweep.trials_wanted}, {trial.state} after {trial.epochs} epochs"
     console.print(f"{head}: {value} ({in_words(trial.params)})", markup=False)

@@ -88,7 +88,8 @@ def test_predictions_of_one_class_say_nothing(measure: Callable[[np.ndarray, np.
 def test_an_epoch_without_a_correlation_is_the_worst_and_a_small_distance_the_best() -> None:
     nothing = score_by("spearman", {"spearman": math.nan, "loss": 0.1})
     assert nothing < score_by("spearman", {"spearman": -0.9, "loss": 5.0})
-    assert score_by("mae", {"mae": 0.2, "loss": 1.0}) > score_by("mae", {"mae": 0.3, "loss": 0.5})
+    for name in ("mae", "rmse"):
+        assert score_by(name, {name: 0.2, "loss": 1.0}) > score_by(name, {name: 0.3, "loss": 0.5})
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])

@@ -53,7 +53,7 @@ def test_trials_share_a_cache_that_the_trunk_fills_once(
     found = sweep(recipe, tmp_path / "sweep", SweepOptions(search, 4))
     assert [trial.state for trial in found.trials] == ["complete"] * 4
     (cache,) = found.boundary_caches
-    assert cache.trials == (0, 1, 2, 3)
+    assert cache.trials == (1, 2, 3, 4)
     assert sorted(written) == ["train-view000-00000000.safetensors", "validation-view000-00000000.safetensors"]
     assert not (tmp_path / "sweep" / "boundary_cache").exists()
 
@@ -65,13 +65,13 @@ def test_trials_that_learn_more_layers_have_a_cache_of_their_own(
     recipe = make_recipe(training={"boundary_cache": {"enabled": True, "dir": str(kept)}})
     options = SweepOptions(("model.unfreeze_last=0,1", "training.learning_rate=1e-3,1e-2"), sampler="grid")
     found = sweep(recipe, tmp_path / "sweep", options)
-    assert [cache.trials for cache in found.boundary_caches] == [(0, 1), (2, 3)]
+    assert [cache.trials for cache in found.boundary_caches] == [(1, 2), (3, 4)]
     assert sorted(path.name for path in kept.iterdir()) == sorted(cache.key for cache in found.boundary_caches)
 
 
 def test_the_best_trial_is_a_run_and_alone_knows_the_test_split(straight: Path) -> None:
     found = read_sweep(straight)
-    best = found.trials[found.best or 0]
+    best = found.trials[(found.best or 1) - 1]
     assert best.value == max(trial.value or 0 for trial in found.trials)
     run = Run(straight / "best")
     assert run.summary["validation"]["accuracy"] == pytest.approx(best.value)
@@ -110,11 +110,11 @@ def test_a_sweep_that_goes_on_is_as_one_that_never_stopped(
 ) -> None:
     first = sweep(make_recipe(), tmp_path / "sweep", SweepOptions(SEARCH, 2))
     assert first.best is not None
-    kept = (tmp_path / "sweep" / "trials" / "0000" / "recipe.yaml").stat().st_mtime_ns
+    kept = (tmp_path / "sweep" / "trials" / "0001" / "recipe.yaml").stat().st_mtime_ns
     again = sweep(make_recipe(), tmp_path / "sweep", SweepOptions(SEARCH, 4), resume=True)
     assert without_times(again) == without_times(read_sweep(straight))
     assert again.best == read_sweep(straight).best
-    assert (tmp_path / "sweep" / "trials" / "0000" / "recipe.yaml").stat().st_mtime_ns == kept
+    assert (tmp_path / "sweep" / "trials" / "0001" / "recipe.yaml").stat().st_mtime_ns == kept
 
 
 def test_a_killed_sweep_keeps_what_ended_and_runs_the_rest(
@@ -125,7 +125,7 @@ def test_a_killed_sweep_keeps_what_ended_and_runs_the_rest(
     command = [sys.executable, "-m", "toolkit", "sweep", str(tmp_path / "recipe.yaml"), "--trials", "4"]
     command += ["--out", str(out), "--json", *(part for each in SEARCH for part in ("--search", each))]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not (out / "trials" / "0001" / "recipe.yaml").exists() and process.poll() is None:
+    while not (out / "trials" / "0002" / "recipe.yaml").exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -153,8 +153,8 @@ def test_pruned_and_failed_trials_are_recorded_and_the_sweep_goes_on(
     assert failed.run is None
     assert "learning_rate" in str(failed.why)
     values = [trial.value for trial in found.trials[:5]]
-    assert found.best == values.index(min(value for value in values if value is not None))
-    assert sorted(path.name for path in (tmp_path / "sweep" / "trials").iterdir()) == [f"000{n}" for n in range(5)]
+    assert found.best == values.index(min(value for value in values if value is not None)) + 1
+    assert sorted(path.name for path in (tmp_path / "sweep" / "trials").iterdir()) == [f"000{n}" for n in range(1, 6)]
 
 
 def test_where_every_trial_fails_the_verdict_says_why(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -181,6 +181,20 @@ def test_a_mistake_is_said_before_anything_is_written(
         sweep(make_recipe(), tmp_path / "sweep", options)
     assert says in caught.value.as_line()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_trial_can_begin_with_is_said_at_once_and_leaves_the_folder_free(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    options = SweepOptions(("model.unfreeze_last=9,1",), sampler="grid")
+    for _ in range(2):
+        with pytest.raises(ToolkitError, match="9 layers") as caught:
+            sweep(make_recipe(), tmp_path / "sweep", options)
+        assert "in the first trial: model.unfreeze_last=9" in caught.value.where
+    later = SweepOptions(("model.unfreeze_last=1,9",), sampler="grid")
+    found = sweep(make_recipe(), tmp_path / "sweep", later)
+    assert [trial.state for trial in found.trials] == ["complete", "failed"]
+    assert "9 layers" in str(found.trials[1].why)
 
 
 def test_a_folder_that_is_taken_is_refused(straight: Path, make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:

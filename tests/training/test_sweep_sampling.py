@@ -24,7 +24,7 @@ def sweep_of(*search: str, sampler: Literal["tpe", "random", "grid"] = "tpe", **
 def ended(sweep: SweepFile, params: dict[str, Any], *values: float, state: Any = "complete") -> SweepFile:
     best = max(values, default=None)
     trial = Trial(
-        number=len(sweep.trials),
+        number=len(sweep.trials) + 1,
         params=params,
         state=state,
         value=best,

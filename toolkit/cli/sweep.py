@@ -77,7 +77,7 @@ def _print(found: SweepFile, out: Path) -> None:
 
     rows = [
         [
-            f"{trial.number + 1}",
+            f"{trial.number}",
             trial.state,
             *(in_a_word(trial.params[key]) for key in found.search),
             "" if trial.value is None else f"{trial.value:.4f}",

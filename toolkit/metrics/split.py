@@ -25,7 +25,7 @@ METRICS = (
     *("expected_calibration_error", "majority_class_accuracy", "images"),
 )
 WITH_INTERVAL = METRICS[:-2]
-SMALLER_IS_BETTER = ("loss", "mae")
+SMALLER_IS_BETTER = ("loss", "mae", "rmse")
 RANKED = 20_000_000
 """Images times classes that AUROC and average precision are computed on at most: of a larger split, even places."""
 DIGITS = 12

@@ -32,7 +32,7 @@ def plot_sweep(content: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(9.6, 3.2 + 2.7 * rows), layout="constrained")
         grid = figure.add_gridspec(1 + rows, min(COLUMNS, len(keys)), height_ratios=[1.2] + [1] * rows)
         top = figure.add_subplot(grid[0, :])
-        _dots(top, [trial["number"] + 1 for trial in trials], trials, content)
+        _dots(top, [trial["number"] for trial in trials], trials, content)
         _best_so_far(top, trials, content)
         best = next(trial for trial in trials if trial["number"] == content["best"])
         top.set_title(f"best of {len(content['trials'])} trials: {content['select_by']} {best['value']:.4g}")
@@ -60,9 +60,7 @@ def _best_so_far(axes: Axes, trials: list[dict[str, Any]], content: dict[str, An
     complete = [trial for trial in trials if trial["state"] == "complete"]
     better = min if content["smaller_is_better"] else max
     best = [better(trial["value"] for trial in complete[: index + 1]) for index in range(len(complete))]
-    axes.step(
-        [trial["number"] + 1 for trial in complete], best, ORANGE, where="post", label="best so far", linewidth=1.5
-    )
+    axes.step([trial["number"] for trial in complete], best, ORANGE, where="post", label="best so far", linewidth=1.5)
 
 
 def _by_key(axes: Axes, key: str, trials: list[dict[str, Any]], content: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ class Trial(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     number: int
-    """From 0, in the order in which they ran."""
+    """From 1, in the order in which they ran; its run folder is called by it."""
     params: dict[str, Value]
     """By the dotted name of their keys."""
     state: Literal["complete", "pruned", "failed"]
