@@ -25,6 +25,7 @@ from toolkit.models.processing import preprocess_from
 from toolkit.models.text_inputs import text_inputs
 from toolkit.progress import Progress
 from toolkit.runs.finished_run import Run
+from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.runtime.precision import SPECS, Precision
 from toolkit.runtime.providers import STANDARD, runs_here
 
@@ -84,7 +85,8 @@ class ConfigMaker:
             keep_fp32=keep_fp32 or {},
             fuse_skip_layernorm=precision != "int8" and not self._standard,
             standard_ops_only=self._standard,
-            patches_as_matmul=self._patches_as_matmul,
+            # ONNX's Conv has no bf16 before opset 22, and OpenVINO computes in the types that the graph says
+            patches_as_matmul=self._patches_as_matmul or (self.provider == OPENVINO and precision == "bf16"),
         )
 
     def rounded(self, quantization: Quantization) -> GraphConfig:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from toolkit.errors import ToolkitError
-from toolkit.runtime.openvino_library import OPENVINO, why_not
+from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.runtime.openvino_session import OpenVinoSession
 from toolkit.runtime.precision import SPECS
-from toolkit.runtime.session import PROBE, UNKNOWN_BATCH, Session
+from toolkit.runtime.session import PROBE, PROBED, PROBES, UNKNOWN_BATCH, Session
 from toolkit.runtime.session import probed_providers as probed_in_onnxruntime
 from toolkit.runtime.session import require_active as require_active_in_onnxruntime
 from toolkit.runtime.tensorrt import EngineBuild
@@ -51,20 +53,26 @@ def open_session(
     )
 
 
+def probed_providers() -> dict[str, dict[str, str | None]]:
+    """By provider and precision that it is said to run, None if it computes here, else the reason why not."""
+    run = [spec.name for spec in SPECS.values() if OPENVINO in spec.providers]
+    return {**probed_in_onnxruntime(), OPENVINO: {precision: probe_openvino(precision) for precision in run}}
+
+
 def loadable_providers() -> dict[str, str | None]:
     """Each provider, with None if it really computes in fp32 here, else the reason why not."""
     return {name: reasons["fp32"] for name, reasons in probed_providers().items()}
 
 
-def probed_providers() -> dict[str, dict[str, str | None]]:
-    """By provider and precision that it is said to run, None if it computes here, else the reason why not."""
-    run = [spec.name for spec in SPECS.values() if OPENVINO in spec.providers]
+def probe_openvino(precision: str = "fp32") -> str | None:
+    """Compute a convolution and a matmul on OpenVINO; why that doesn't work, or None."""
     try:
-        OpenVinoSession(PROBE.read_bytes(), threads=1)
-        found: dict[str, str | None] = {precision: why_not(precision) for precision in run}
+        expected = Session((PROBES / "fp32.onnx").read_bytes(), threads=1).compute(["y"], {"x": PROBED})[0]
+        probed = OpenVinoSession((PROBES / f"{precision}.onnx").read_bytes(), threads=1)
+        (given,) = probed.compute(["y"], {"x": PROBED})
     except ToolkitError as error:
-        found = dict.fromkeys(run, error.what)
-    return probed_in_onnxruntime() | {OPENVINO: found}
+        return error.what
+    return None if np.array_equal(given, expected) else "it gives other numbers than ONNX Runtime"
 
 
 def require_active(provider: str) -> None:
