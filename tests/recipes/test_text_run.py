@@ -38,7 +38,11 @@ def recipe_of(texts: Path, encoder: Path, model: dict[str, Any] | None = None, *
     )
 
 
-@pytest.fixture(scope="module", params=["clip", "metaclip_2", "siglip", "siglip2"])
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("metaclip_2", "siglip2")]
+"""As the other two but for the tokenizer, which has tests of its own."""
+
+
+@pytest.fixture(scope="module", params=["clip", "siglip", *SLOW])
 def run(
     request: pytest.FixtureRequest,
     texts: Path,

@@ -33,7 +33,9 @@ def outcome(recipe: Recipe, out: Path, processes: int) -> dict[str, Any]:
     return outcome_of(out)
 
 
-@pytest.mark.parametrize("processes", [4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "processes", [pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_many_processes_give_the_bytes_of_one(
     processes: int, make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
