@@ -99,6 +99,7 @@ def test_a_server_refuses_a_provider_that_does_not_compute(provider: str) -> Non
 
 
 def test_a_provider_that_computes_is_let_in() -> None:
+    assert probe("cpu") is None
     require_active("cpu")
 
 

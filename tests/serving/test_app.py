@@ -199,6 +199,7 @@ def test_files_may_be_dropped_and_pasted(
     """
     page.execute_script(script, kind, base64.b64encode(files["turned.jpg"].read_bytes()).decode())
     (card,) = answered(page, 1)
+    assert text(card, ".file") == "given.jpg"
     require_shows(card, predicted["turned.jpg"])
 
 
