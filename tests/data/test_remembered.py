@@ -26,7 +26,7 @@ def items(tmp_path: Path) -> list[ListedImage]:
     rng, found = np.random.default_rng(0), []
     (tmp_path / "data").mkdir()
     for number in range(7):
-        path = tmp_path / "data" / f"{number}.png"
+        path = tmp_path / "data" / (f"{number}.png" if number != 5 else os.fsdecode(b"no utf-8 \xff.png"))
         mode = (rng.integers(0, 65536, (9, 8), np.uint16), rng.integers(0, 256, (9, 8, 3), np.uint8))[number % 2]
         Image.fromarray(mode).save(path)
         found.append(ListedImage("train", "a", str(path), WholeFile(str(path))))

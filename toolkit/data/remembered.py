@@ -27,7 +27,7 @@ from toolkit.data.shard_index import FilePart
 from toolkit.data.value_ranges import Found
 
 CACHE = "CLIP_TOOLKIT_CACHE"
-FORMAT = 1
+FORMAT = 2
 """Of what is remembered."""
 SETTLED = 2.0
 """Seconds that a file must be older than its inspection: file systems' clocks are that coarse."""
@@ -83,7 +83,7 @@ class Remembered:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=5)) as base, base:
                 _begin(base)
-                written = [(name, stamp, _as_json(inspected)) for name, stamp, inspected in rows]
+                written = [(os.fsencode(name), stamp, _as_json(inspected)) for name, stamp, inspected in rows]
                 base.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", written)
 
     def _stamp(self, content: Content, latest: int) -> Stamp | None:
@@ -111,7 +111,7 @@ def _status(name: str) -> tuple[int, ...] | None:
 
 def _begin(base: sqlite3.Connection) -> None:
     base.execute(
-        "CREATE TABLE IF NOT EXISTS images (name TEXT PRIMARY KEY, stamp TEXT NOT NULL, seen TEXT NOT NULL) "
+        "CREATE TABLE IF NOT EXISTS images (name BLOB PRIMARY KEY, stamp TEXT NOT NULL, seen TEXT NOT NULL) "
         "WITHOUT ROWID"
     )
 
@@ -119,7 +119,7 @@ def _begin(base: sqlite3.Connection) -> None:
 def _looked_up(base: sqlite3.Connection, name: str, stamp: Stamp | None) -> Inspected | None:
     if stamp is None:
         return None
-    row = base.execute("SELECT stamp, seen FROM images WHERE name = ?", (name,)).fetchone()
+    row = base.execute("SELECT stamp, seen FROM images WHERE name = ?", (os.fsencode(name),)).fetchone()
     return _of_json(row[1]) if row is not None and row[0] == stamp else None
 
 
