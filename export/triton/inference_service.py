@@ -11,8 +11,9 @@ from export.triton.names import service_name
 from export.triton.release import TritonRelease
 from export.triton.settings import TritonSettings
 from toolkit import __version__
+from toolkit.runtime.cache_folder import CACHE
 from toolkit.runtime.memory import MIB
-from toolkit.runtime.tensorrt import CACHE, TF32
+from toolkit.runtime.tensorrt import TF32
 
 TRITON_SERVICE, TOOLKIT_SERVICE = "inference_service.yaml", "inference_service_toolkit.yaml"
 PORT = 8080

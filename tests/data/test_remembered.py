@@ -12,13 +12,14 @@ from PIL import Image
 
 from toolkit.data.inspection import Inspected, inspect_items
 from toolkit.data.listing import ListedImage, WholeFile
-from toolkit.data.remembered import CACHE, Remembered, folder_of_this_machine
+from toolkit.data.remembered import INSPECTED, Remembered
+from toolkit.runtime.cache_folder import CACHE, cache_folder
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
-    return folder_of_this_machine()
+    return cache_folder(INSPECTED)
 
 
 @pytest.fixture

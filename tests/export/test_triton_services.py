@@ -17,8 +17,8 @@ from export.triton.names import service_name
 from export.triton.release import RELEASE
 from export.triton.repository import write_repository
 from export.triton.settings import TritonSettings
+from toolkit.runtime.cache_folder import CACHE
 from toolkit.runtime.memory import MIB
-from toolkit.runtime.tensorrt import CACHE
 
 SCHEMA = jsonschema_rs.validator_for(INFERENCE_SERVICE)
 

@@ -18,13 +18,13 @@ from tiny_graph import SIDE, graph_bytes, outsourced
 from export.bundle import ExportOptions, export_bundle
 from toolkit.errors import ToolkitError
 from toolkit.runs.finished_run import Run
+from toolkit.runtime.cache_folder import CACHE, cache_folder
 from toolkit.runtime.session import Session, loadable_providers
 from toolkit.runtime.tensorrt import (
-    CACHE,
+    ENGINES,
     PROFILES,
     TF32,
     EngineBuild,
-    cache_folder,
     engine_folder,
     engine_options,
     has_profile,
@@ -133,14 +133,14 @@ def test_engines_of_other_weights_or_built_otherwise_have_another_folder(monkeyp
 
 def test_engines_are_kept_where_the_user_says(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = engine_folder(graph_bytes(), {}, None, {})
-    assert folder.parent == cache_folder() == cache / "tensorrt"
+    assert folder.parent == cache_folder(ENGINES) == cache / "tensorrt"
     assert [each.stat().st_mode & 0o777 for each in (folder, folder.parent)] == [0o700, 0o700]
     monkeypatch.delenv(CACHE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "clip-toolkit" / "tensorrt"
+    assert cache_folder(ENGINES) == tmp_path / "xdg" / "clip-toolkit" / "tensorrt"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "clip-toolkit" / "tensorrt"
+    assert cache_folder(ENGINES) == tmp_path / ".cache" / "clip-toolkit" / "tensorrt"
 
 
 def test_a_folder_that_cannot_be_made_is_said(cache: Path) -> None:

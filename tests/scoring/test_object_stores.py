@@ -13,7 +13,6 @@ import pyarrow.parquet
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
-from tiny_bundle import write_tiny_bundle
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -22,11 +21,6 @@ from toolkit.scoring.score import ScoringOptions, score
 
 SMALL = ScoringOptions(shard_rows=7, threads=1)
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle(write_tiny_bundle(tmp_path_factory.mktemp("stores") / "bundle"))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image
-from tiny_bundle import write_tiny_bundle
 
 from toolkit.errors import ToolkitError
 from toolkit.lock import TakenError
@@ -30,11 +29,6 @@ from toolkit.scoring.store import Store
 from toolkit.serving.classifier import Classifier
 
 SMALL = ScoringOptions(shard_rows=7, threads=1)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle(write_tiny_bundle(tmp_path_factory.mktemp("scoring") / "bundle"))
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,10 @@ from toolkit.data.inspection import Inspected
 from toolkit.data.listing import Content, WholeFile
 from toolkit.data.shard_index import FilePart
 from toolkit.data.value_ranges import Found
+from toolkit.runtime.cache_folder import cache_folder
 
-CACHE = "CLIP_TOOLKIT_CACHE"
+INSPECTED = "inspected"
+"""The folder of inspections in this machine's cache."""
 FORMAT = 2
 """Of what is remembered."""
 SETTLED = 2.0
@@ -35,13 +37,6 @@ CHUNK = 2_000
 """Images that are looked up, or written, at once."""
 Stamp = str
 """Of an image's file: size, times of change in nanoseconds, inode, and the place in it."""
-
-
-def folder_of_this_machine() -> Path:
-    """Where inspections are remembered."""
-    if os.environ.get(CACHE):
-        return Path(os.environ[CACHE]).absolute() / "inspected"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "clip-toolkit" / "inspected"
 
 
 class Remembered:
@@ -58,7 +53,7 @@ class Remembered:
         self._settled = settled
         about = f"{FORMAT} {__version__} {PIL.__version__}".encode()
         name = hashlib.sha256(about + os.fsencode(root.absolute())).hexdigest()[:32]
-        self._path = folder_of_this_machine() / f"{name}.sqlite"
+        self._path = cache_folder(INSPECTED) / f"{name}.sqlite"
         self._stamps: dict[str, tuple[int, ...]] = {}
         """Of files that hold many images."""
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import onnxruntime as ort
 
 from toolkit.errors import ToolkitError
+from toolkit.runtime.cache_folder import CACHE, cache_folder
 from toolkit.runtime.onnx_file import input_shapes, operators
 
-CACHE = "CLIP_TOOLKIT_CACHE"
-"""Environment variable that names the folder in which engines are kept; by default below ``~/.cache``."""
+ENGINES = "tensorrt"
+"""The folder of engines in this machine's cache."""
 TF32 = "NVIDIA_TF32_OVERRIDE"
 """Environment variable of NVIDIA's libraries; ONNX Runtime 1.31 has no option of TensorRT's for it."""
 PROFILES = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
@@ -93,7 +94,7 @@ def engine_folder(
     Raises:
         ToolkitError: it can't be made, or others may write there: an engine is code.
     """
-    root = cache_folder()
+    root = cache_folder(ENGINES)
     digest = hashlib.sha256(hashlib.sha256(graph).digest())
     for location in sorted(external_data):
         digest.update(location.encode() + b"\0" + hashlib.sha256(external_data[location]).digest())
@@ -108,13 +109,6 @@ def engine_folder(
             raise ToolkitError(what, where=each, fix=f"set {CACHE} to a folder that can be written to") from error
         _require_own(each)
     return folder
-
-
-def cache_folder() -> Path:
-    """Where engines are kept."""
-    if os.environ.get(CACHE):
-        return Path(os.environ[CACHE]).absolute() / "tensorrt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "clip-toolkit" / "tensorrt"
 
 
 def has_profile(options: Mapping[str, str]) -> bool:

@@ -97,7 +97,7 @@ def score(
         if options.embedding and "embedding" not in session.outputs:
             fix = "export the run again with --embedding"
             raise ToolkitError("the bundle's graph gives no embedding", where=bundle.path, fix=fix)
-        job = _begun(store, bundle, place, options, session.provider, _precision(classifier), progress)
+        job = _begun(store, bundle, place, options, session.provider, classifier.pool.precision, progress)
         started = time.monotonic()
         done = done_shards(store)
         resumed = sum(each.rows for each in done.values())
@@ -106,14 +106,6 @@ def score(
         summary = _summary(job, done, resumed, seconds)
         store.write_json(SUMMARY, summary)
     return summary
-
-
-def _precision(classifier: Classifier) -> str:
-    """Of the graph that answers."""
-    from toolkit.runtime.precision import SPECS
-
-    file = classifier.pool.sessions[0].where.name
-    return next(str(spec.name) for spec in SPECS.values() if spec.file == file)
 
 
 def _begun(

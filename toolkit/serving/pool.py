@@ -13,6 +13,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.precision import SPECS
 from toolkit.runtime.providers import ON_CPU
 from toolkit.runtime.serving import Serving
 from toolkit.runtime.session import Outputs, Session
@@ -119,6 +120,12 @@ class BundlePool(SessionPool[Session]):
     def input(self) -> str:
         """How the graph takes its image; see :attr:`toolkit.runtime.session.Session.input`."""
         return self.sessions[0].input
+
+    @property
+    def precision(self) -> str:
+        """Of the graph that the sessions run."""
+        file = self.sessions[0].where.name
+        return next(spec.name for spec in SPECS.values() if spec.file == file)
 
     def run(self, feed: Feed) -> Outputs:
         """Compute a feed in the next free session."""

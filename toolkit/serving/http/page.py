@@ -19,7 +19,6 @@ from PIL import Image
 from toolkit.errors import ToolkitError
 from toolkit.runtime.examples import ImageText
 from toolkit.runtime.inputs import TEXT
-from toolkit.runtime.precision import SPECS
 from toolkit.serving.exchange import Exchange
 from toolkit.serving.http.body import form_in, read_body
 from toolkit.serving.http.schemas import Error, PageModel, Picture, PredictedForPage, ProvenBundle, RankedClass
@@ -127,7 +126,7 @@ def add_page(app: FastAPI, exchange: Exchange, limits: Limits) -> None:
             milliseconds={stage: 1000 * seconds for stage, seconds in found.seconds.items()},
             image=pictures[0],
             seen=pictures[1],
-            precision=_precision(served),
+            precision=served.batcher.pool.precision,
         )
 
 
@@ -152,7 +151,7 @@ async def _example_in(request: Request, limits: Limits) -> ImageText:
 
 def _described(model: ServedModel) -> PageModel:
     bundle, session = model.bundle, model.batcher.pool.sessions[0]
-    precision = _precision(model)
+    precision = model.batcher.pool.precision
     with _reading(model):
         results, temperature = bundle.parity_results.get(precision, {}), bundle.temperature(precision)
         golden = bundle.golden()
@@ -186,12 +185,6 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
 def _ranked(prediction: Prediction) -> list[RankedClass]:
     others = sorted(prediction.probabilities.items(), key=lambda pair: (pair[0] != prediction.label, -pair[1]))
     return [RankedClass(label=label, probability=probability) for label, probability in others[:FEW]]
-
-
-def _precision(model: ServedModel) -> str:
-    """Of the graph that answers."""
-    file = model.batcher.pool.sessions[0].where.name
-    return next(spec.name for spec in SPECS.values() if spec.file == file)
 
 
 def _golden(model: ServedModel, place: int) -> bytes:
