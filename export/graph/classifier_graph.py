@@ -12,11 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder, model_of
 from export.graph.config import FUSED, METADATA, GraphConfig
 from export.graph.half import to_half
-from export.graph.network import add_classifier
+from export.graph.network import add_classifier, text_inputs
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES, add_preprocessing
 from export.graph.subgraph import read_by
 from export.graph.tensor_names import EMBEDDING, LOGITS
-from export.graph.text_inputs import text_inputs
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.models.modalities import image_tower_of

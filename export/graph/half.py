@@ -18,11 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.graph.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder, model_of
 from export.graph.config import FUSED, GraphConfig
-from export.graph.network import add_classifier
+from export.graph.network import add_classifier, text_inputs
 from export.graph.preprocessing import IMAGE, PIXEL_VALUES
 from export.graph.subgraph import gives_floats, preprocessing_part
 from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, PROBABILITIES, VALUE
-from export.graph.text_inputs import INPUT_IDS, text_inputs
+from export.graph.text_inputs import INPUT_IDS
 from toolkit.models.classifier import Classifier
 from toolkit.models.modalities import image_tower_of
 from toolkit.runtime.precision import SPECS

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 import torch
 from onnx import TensorProto
 from torch import nn
@@ -20,14 +21,14 @@ from export.graph.ordered import add_ordered_logits, add_ordered_probabilities
 from export.graph.preprocessing import RESIZED
 from export.graph.tensor_names import EMBEDDING, FUSION, LOGITS, POOLED, PROBABILITIES, VALUE, names_of
 from export.graph.text import TextBuilder
-from export.graph.text_inputs import ATTENTION_MASK, IMAGE_MASK, INPUT_IDS
+from export.graph.text_inputs import ATTENTION_MASK, IMAGE_MASK, INPUT_IDS, all_text_inputs
 from export.graph.traced import add_traced
 from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import Encoder
 from toolkit.models.families.tower import AttentionPooling, Tower
 from toolkit.models.fusion import CrossAttention, Fusion
 from toolkit.models.head import CosineHead, NumberHead, OrdinalHead, TipAdapterHead
-from toolkit.models.modalities import image_tower_of, text_tower_of
+from toolkit.models.modalities import AnyEncoder, image_tower_of, text_tower_of
 from toolkit.models.multimodal import MultimodalEncoder
 from toolkit.runtime.preprocess import Preprocess
 
@@ -313,3 +314,11 @@ def add_classifier(
         network.probabilities(logits)
     if with_embedding and EMBEDDING not in builder.tensors:
         network.unit(embedding)
+
+
+def text_inputs(encoder: AnyEncoder) -> list[onnx.ValueInfoProto]:
+    """Those of :func:`~export.graph.text_inputs.all_text_inputs` that an encoder's graph takes."""
+    if text_tower_of(encoder) is None:
+        return []
+    marked = isinstance(encoder, MultimodalEncoder) and encoder.fusion.missing_image is not None
+    return all_text_inputs() if marked else all_text_inputs()[:2]

@@ -7,9 +7,6 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from toolkit.models.modalities import AnyEncoder, text_tower_of
-from toolkit.models.multimodal import MultimodalEncoder
-
 INPUT_IDS, ATTENTION_MASK, IMAGE_MASK = "input_ids", "attention_mask", "image_mask"
 """Beside an image: int64 [B, T] the first two; [B] the last, 0 where an image is missing."""
 
@@ -21,11 +18,3 @@ def all_text_inputs() -> list[onnx.ValueInfoProto]:
         for name in (INPUT_IDS, ATTENTION_MASK)
     ]
     return [*texts, helper.make_tensor_value_info(IMAGE_MASK, TensorProto.INT64, ["batch"])]
-
-
-def text_inputs(encoder: AnyEncoder) -> list[onnx.ValueInfoProto]:
-    """Those of :func:`all_text_inputs` that an encoder's graph takes."""
-    if text_tower_of(encoder) is None:
-        return []
-    marked = isinstance(encoder, MultimodalEncoder) and encoder.fusion.missing_image is not None
-    return all_text_inputs() if marked else all_text_inputs()[:2]
