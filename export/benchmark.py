@@ -238,7 +238,7 @@ def _details(
         if engine.provider == "cpu":  # a GPU's nodes are launched, and done later
             found["operators"].append(which | {"threads": engine.threads, "runs": RUNS} | by_operator(executed))
         session = bundle.session(**which, threads=engine.threads)
-        found["request"].append(which | split_request(bundle, session, pool.contents, least))
+        found["request"].append(which | split_request(bundle, engine.precision, session, pool.contents, least))
     progress.stage("the machine's limits")
     found["limits"] = limits(
         bundle,

@@ -20,11 +20,14 @@ from toolkit.runtime.session import Session
 STEPS = ("decode_ms", "preprocess_ms", "host_to_device_ms", "network_ms", "device_to_host_ms", "file_to_label_ms")
 
 
-def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], least: MinSamples) -> dict[str, Any]:
+def split_request(
+    bundle: Bundle, precision: str, session: Session, contents: Sequence[bytes], least: MinSamples
+) -> dict[str, Any]:
     """Time each step of single requests over a pool of encoded images.
 
     Args:
-        bundle: whose labels and preprocessing are used.
+        bundle: whose labels and preprocessing are used; JPEGs are decoded smaller where it was tuned so.
+        precision: of the graph.
         session: its graph.
         contents: encoded images, or texts in UTF-8 where the graph takes them alone.
         least: how many requests, for how long.
@@ -39,7 +42,8 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
     on_cpu = session.provider in ON_CPU
     names = [name for name in STEPS if not (on_cpu and name in ("host_to_device_ms", "device_to_host_ms"))]
     bindings: dict[Shapes, Binding] = {}
-    reader = bundle.reader(session.input)
+    tuned = bundle.tuned_for(session.provider, precision)
+    reader = bundle.reader(session.input, reduced_jpeg=bool(tuned and tuned.reduced_jpeg))
     texts = cycle((bundle.golden().texts if reader.tokenizer else None) or [None])
     steps: dict[str, list[float]] = {name: [] for name in names}
 
@@ -50,7 +54,7 @@ def split_request(bundle: Bundle, session: Session, contents: Sequence[bytes], l
             marks.append(time.perf_counter())
 
         if reader.takes_image:
-            image = bundle.preprocess.decoded(content, grey=not inside)
+            image = reader.preprocess.decoded(content, grey=not inside)
             mark()
             example = {session.input: np.asarray(image) if inside else bundle.preprocess(image)}
             batch = stacked([reader.beside(example, next(texts))])

@@ -28,6 +28,7 @@ from toolkit.runtime.operating_point import METADATA, OperatingPoint
 from toolkit.runtime.parity_file import read_parity
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Preprocess
+from toolkit.runtime.reduced_jpeg import ReducedPreprocess
 from toolkit.runtime.serving import SERVING, Serving
 from toolkit.runtime.session import Session
 from toolkit.runtime.tensorrt import EngineBuild
@@ -238,13 +239,16 @@ class Bundle(BundleFiles):
         fits = tuned and provider in (None, tuned.provider) and precision in (None, tuned.precision)
         return tuned if fits else None
 
-    def reader(self, kind: str) -> ExampleReader:
+    def reader(self, kind: str, *, reduced_jpeg: bool = False) -> ExampleReader:
         """What makes inputs of images, and of texts where the bundle takes some.
 
         Args:
             kind: how the graph takes its image, if at all; see :attr:`toolkit.runtime.session.Session.input`.
+            reduced_jpeg: whether JPEGs are decoded at the scale that the network needs; see
+                :mod:`toolkit.runtime.reduced_jpeg`.
         """
-        return ExampleReader(kind, self.preprocess, self.tokenizer, self.takes_missing)
+        preprocess = ReducedPreprocess.of(self.preprocess) if reduced_jpeg else self.preprocess
+        return ExampleReader(kind, preprocess, self.tokenizer, self.takes_missing)
 
     @property
     def takes_images(self) -> bool:

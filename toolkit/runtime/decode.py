@@ -38,6 +38,8 @@ FORMATS = (
 """All that is ever opened: what Pillow decodes by itself. Left out are formats that start programs (EPS, WMF), hold
 other files (IPTC) or no pixels of their own (HDF5, GRIB, BUFR, MPEG)."""
 
+REDUCIBLE = ("JPEG", "MPO")
+"""Formats that decode to a smaller image for less work, in blocks of 8x8 pixels."""
 SUFFIXES = {
     "JPEG": ".jpg",
     "MPO": ".jpg",
@@ -88,6 +90,7 @@ def decode(
     grey: bool = False,
     value_range: Range | None = None,
     most_pixels: int = MAX_PIXELS,
+    reduced_to: int | None = None,
 ) -> Image.Image:
     """Decode a file or its bytes to an upright RGB image.
 
@@ -103,12 +106,13 @@ def decode(
         value_range: what black and white are in files of more than 8 bits; what lies outside saturates.
             Without it, what the file states, else :func:`toolkit.runtime.value_range.range_by_rule` on it alone.
         most_pixels: an image of more is refused before its pixels are decoded.
+        reduced_to: pixels that the short side needs: a JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves so many.
 
     Raises:
         UnreadableImageError: no image, truncated, too many pixels, or without a defined range.
     """
     where = where or (source if isinstance(source, Path) else IN_MEMORY)
-    loaded = load(source, where=where, most_pixels=most_pixels)
+    loaded = load(source, where=where, most_pixels=most_pixels, reduced_to=reduced_to)
     image, samples = loaded.image, loaded.samples
     if samples is not None:
         with explained(where):
@@ -133,8 +137,8 @@ class Loaded:
     """What sets it upright."""
 
 
-def load(source: Path | bytes, *, where: Path, most_pixels: int = MAX_PIXELS) -> Loaded:
-    """Decode a file or its bytes without converting anything.
+def load(source: Path | bytes, *, where: Path, most_pixels: int = MAX_PIXELS, reduced_to: int | None = None) -> Loaded:
+    """Decode a file or its bytes without converting anything; see :func:`decode` for the arguments.
 
     Raises:
         UnreadableImageError: no image, damaged, or larger than a limit; this is known before its pixels are decoded.
@@ -144,6 +148,8 @@ def load(source: Path | bytes, *, where: Path, most_pixels: int = MAX_PIXELS) ->
         raise UnreadableImageError("the file is empty", where=where)
     with decoding(where), open_image(content) as image:
         _refuse_large(image, where, most_pixels)
+        if reduced_to and image.format in REDUCIBLE:
+            image.draft(None, (reduced_to, reduced_to))
         mode, claimed = image.mode, image.size
         samples = read_samples(image, content)
         if image.size != claimed:  # formats that hold other files, such as ICO, learn it from these

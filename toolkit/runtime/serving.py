@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.precision import Precision, Provider
+from toolkit.runtime.reduced_jpeg import ReducedJpeg
 
 SERVING = "serving.json"
 
@@ -65,6 +66,8 @@ class Serving(BaseModel):
     session_options: dict[SessionOption, str] = {}
     """Entries of ONNX Runtime's session configuration."""
     provider_options: dict[ProviderOption, str] = {}
+    reduced_jpeg: ReducedJpeg | None = None
+    """JPEGs are decoded at the scale that the network needs, and what proved that; None decodes them in full."""
     expected: Expected
     budget: Budget
     machine: dict[str, Any]

@@ -111,10 +111,12 @@ class SessionPool(Generic[R]):
 class BundlePool(SessionPool[Session]):
     """Sessions of a bundle's graph as it is to be served."""
 
-    def __init__(self, sessions: Sequence[Session], batch_size: int) -> None:
+    def __init__(self, sessions: Sequence[Session], batch_size: int, *, reduced_jpeg: bool = False) -> None:
         super().__init__(sessions)
         self.batch_size = min(batch_size, sessions[0].largest_batch or batch_size)
         """Images that a session takes at once, at most."""
+        self.reduced_jpeg = reduced_jpeg
+        """Whether JPEGs are decoded at the scale that the network needs."""
 
     @property
     def input(self) -> str:
@@ -172,4 +174,4 @@ def open_pool(
             bundle.session(provider=provider, precision=precision, threads=threads, batch_size=most, **options)
             for _ in range(sessions or 1)
         ]
-    return BundlePool(opened, most)
+    return BundlePool(opened, most, reduced_jpeg=bool(tuned and tuned.reduced_jpeg))

@@ -14,7 +14,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decision import VALUE
 from toolkit.runtime.decode import UnreadableImageError
-from toolkit.runtime.examples import Source
+from toolkit.runtime.examples import ExampleReader, Source
 from toolkit.runtime.inputs import Inputs, places_by_shapes, stacked, windows
 from toolkit.runtime.label_thresholds import DECISIONS
 from toolkit.runtime.preprocess import Float32
@@ -69,9 +69,9 @@ class Predictor:
     images give the same predictions to the bit, however many sessions share them.
     """
 
-    def __init__(self, bundle: Bundle, pool: BundlePool) -> None:
+    def __init__(self, bundle: Bundle, pool: BundlePool, reader: ExampleReader | None = None) -> None:
         self.bundle, self.pool = bundle, pool
-        self.reader = bundle.reader(pool.input)
+        self.reader = reader or bundle.reader(pool.input, reduced_jpeg=pool.reduced_jpeg)
 
     def __call__(
         self, sources: Iterable[Source | Deferred], batch_size: int | None = None, readers: int = 1

@@ -86,7 +86,7 @@ class ServedModel:
         observe: Callable[[BatchRun], object],
     ) -> None:
         self.name, self.version, self.bundle, self.limits = name, version, bundle, limits
-        self._workers, self._reader = workers, bundle.reader(pool.input)
+        self._workers, self._reader = workers, bundle.reader(pool.input, reduced_jpeg=pool.reduced_jpeg)
         self._batcher: Batcher[Waiting] = Batcher(pool, limits.waiting, self._deliver_soon, observe)
         self.images = 0
         """Images that are decoded, wait or are computed now."""
@@ -196,7 +196,7 @@ class ServedModel:
             UnreadableImageError: it can't be decoded, or has more pixels than the limit.
         """
         grey = self.inputs != "image"
-        return decoded_source(self.bundle.preprocess, image, grey=grey, most_pixels=self.limits.pixels)
+        return decoded_source(self._reader.preprocess, image, grey=grey, most_pixels=self.limits.pixels)
 
     def prepared(self, image: PillowImage.Image | None, text: str | None = None) -> Inputs:
         """A decoded image as the graph takes it, at the network's size, with its text; or either alone.

@@ -304,7 +304,7 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     without one, that of runs that follow each other.
 
     Returns:
-        ``tried``: a row a configuration, Pareto-optimal ones marked; ``chosen``: content of ``serving.json``;
+        ``tried``: a row a configuration, Pareto-optimal ones marked; ``serving``: the choice;
         ``budget``; ``accuracy``; ``disturbances``, sentences about what slowed the machine down meanwhile.
 
     Raises:
@@ -329,7 +329,7 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     disturbances = conditions.facts["throttled"]
     if best is None:
         raise nothing_keeps(budget, finalists, disturbances)
-    serving = _with_files(search, _serving(search, best, budget))
+    serving = _serving(search, best, budget)
     newest = [next((final for final in finalists if final.configuration == each.configuration), each) for each in found]
     rows = [each.row(budget, final=each in finalists) for each in newest]
     # with a rate, only what was served at that rate has a p99 that may be compared
@@ -341,7 +341,6 @@ def tune(search: Search, budget: Budget) -> dict[str, Any]:
     return {
         "bundle": str(search.bundle.path),
         "tried": rows,
-        "chosen": serving.model_dump(mode="json"),
         "serving": serving,
         "budget": budget.model_dump(mode="json"),
         "accuracy": {name: asdict(drop) for name, drop in search.all_drops().items()},
@@ -390,7 +389,7 @@ def _ranked(found: Sequence[Measured], budget: Budget) -> list[Measured]:
     return best if quickest in best else [*best, quickest]
 
 
-def _with_files(search: Search, serving: Serving) -> Serving:
+def with_files(search: Search, serving: Serving) -> Serving:
     """The choice, with what it gives from files on."""
     search.progress.stage("predicting files")
     files_ips = files_per_second(search.bundle, serving, search.pool.contents, search.effort.files)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from export.change import BUNDLE, Target, change
 from export.latency.pool import find_pool
 from export.latency.tuning.accuracy import accuracy_drops
-from export.latency.tuning.search import Effort, Search, tune
+from export.latency.tuning.reduced_jpeg import prove_reduced_jpeg
+from export.latency.tuning.search import Effort, Search, tune, with_files
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import write_json
 from toolkit.progress import SILENT, Progress
@@ -46,6 +47,7 @@ def tune_bundle(
     provider: str,
     sources: Sources = AS_EXPORTED,
     effort: Effort = EFFORT,
+    reduced_jpeg: bool = False,
     to: Target = BUNDLE,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
@@ -57,6 +59,8 @@ def tune_bundle(
         provider: to run on; or several of ``cpu`` and ``openvino``, comma-separated, of which the best is taken.
         sources: where the run and images are. Without a run, accuracy is what parity.json holds.
         effort: how much to count.
+        reduced_jpeg: decode JPEGs at the scale that the network needs, where that is proven to change no decision; see
+            :func:`export.latency.tuning.reduced_jpeg.prove_reduced_jpeg`.
         to: where the choice is written.
         progress: told how it goes on.
     """
@@ -71,10 +75,15 @@ def tune_bundle(
     beside = {each: accuracy_drops(bundle, of, names, each) for each, names in further.items()}
     kind = bundle.session(provider=provider, precision=precisions[0]).input
     pool = find_pool(bundle, kind, of, sources.images)
-    outcome = tune(Search(bundle, pool, drops, provider, effort, progress=progress, beside=beside), budget)
+    search = Search(bundle, pool, drops, provider, effort, progress=progress, beside=beside)
+    outcome = tune(search, budget)
     serving = outcome.pop("serving")
     _require_golden(bundle, serving)
-    content = serving.model_dump(mode="json")
+    if reduced_jpeg:
+        proof = prove_reduced_jpeg(bundle, serving, of, sources.images, progress)
+        serving = serving.model_copy(update={"reduced_jpeg": proof})
+    content = with_files(search, serving).model_dump(mode="json")
+    outcome["chosen"] = content
     if not to.wrote(content):
         with change(bundle, to.key) as (folder, _):
             write_json(folder / SERVING, content)

@@ -53,6 +53,7 @@ def test_the_choice_is_written_and_used_by_what_runs_the_bundle(bundle: Path) ->
     assert opened.differences() == []
     assert opened.serving == chosen == Serving.model_validate_json((bundle / "serving.json").read_bytes())
     assert chosen.expected.files_ips
+    assert chosen.reduced_jpeg is None
     assert chosen.expected.p99_ms <= chosen.expected.p99_ms_at_most <= 0.9 * 5000
     (row,) = [row for row in outcome["tried"] if row["chosen"]]
     assert row["finalist"]
