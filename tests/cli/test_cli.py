@@ -126,8 +126,8 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--target-p99-ms", "--threads", "--url", "bundle",
         ],
         "tune": [
-            "--data", "--images", "--json", "--max-accuracy-drop", "--out", "--p99-ms", "--provider", "--rate", "--run",
-            "--sign", "bundle",
+            "--data", "--images", "--json", "--max-accuracy-drop", "--out", "--p99-ms", "--provider", "--rate",
+            "--reduced-jpeg", "--run", "--sign", "bundle",
         ],
         "compare": ["--json", "a", "b"],
         "evaluate": [
