@@ -78,6 +78,7 @@ OPTIONAL_LIBRARIES = {
     "toolkit.runtime.prediction_file": {"pyarrow"},
     "toolkit.runtime.tokenizer": {"tokenizers"},
     "toolkit.runtime.openvino_library": {"openvino"},
+    "toolkit.runtime.ray_cluster": {"ray"},
 }
 """What a module of the runtime may import inside a function, of an extra that a production host need not have."""
 MODULES = {

@@ -135,8 +135,9 @@ def test_verbs_and_options_are_the_contract() -> None:
             "--split", "bundle", "settings",
         ],
         "predict": [
-            "--batch-size", "--embedding", "--input", "--json", "--manifest", "--out", "--path-column", "--precision",
-            "--provider", "--shard-rows", "--text", "--text-column", "--threads", "--top-k", "bundle", "paths",
+            "--address", "--batch-size", "--embedding", "--engine", "--input", "--json", "--manifest", "--out",
+            "--path-column", "--precision", "--provider", "--shard-rows", "--text", "--text-column", "--threads",
+            "--top-k", "bundle", "paths",
         ],
         "push": [
             "--dry-run", "--json", "--message", "--private", "--provider", "--public-key", "--revision", "bundle",

@@ -16,8 +16,9 @@ from PIL import Image
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
+from toolkit.scoring.options import ScoringOptions
 from toolkit.scoring.remote import ATTEMPTS
-from toolkit.scoring.score import ScoringOptions, score
+from toolkit.scoring.score import score
 
 SMALL = ScoringOptions(shard_rows=7, threads=1)
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}

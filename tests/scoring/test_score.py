@@ -24,7 +24,8 @@ from toolkit.lock import TakenError
 from toolkit.progress import Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.scoring.inputs import Columns, items_of
-from toolkit.scoring.score import ScoringOptions, score
+from toolkit.scoring.options import ScoringOptions
+from toolkit.scoring.score import score
 from toolkit.scoring.store import Store
 from toolkit.serving.classifier import Classifier
 

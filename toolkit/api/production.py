@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from toolkit.api.opening import opened_bundle
 from toolkit.errors import ToolkitError
@@ -134,6 +134,8 @@ def score(
     top_k: int | None = None,
     embedding: bool = False,
     shard_rows: int = 5_000,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Predict an archive into Parquet shards, each image exactly once; the same call goes on after an interruption.
@@ -149,6 +151,8 @@ def score(
         top_k: classes whose probabilities a row has; all, of more than 100 classes 10, unless given.
         embedding: whether there is a column of embeddings.
         shard_rows: rows of a shard.
+        engine: ``local``, the sessions of this process, or ``ray``, those of a Ray cluster.
+        address: of the cluster, ``host:port``; ``RAY_ADDRESS``, or a Ray of this machine, unless given.
         progress: told how many images are done.
 
     Returns:
@@ -162,10 +166,20 @@ def score(
         >>> sum(found["classes"].values()) == found["predicted"] == found["images"]
         True
     """
-    from toolkit.scoring.score import ScoringOptions
+    from toolkit.scoring.options import ScoringOptions
     from toolkit.scoring.score import score as score_all
 
-    options = ScoringOptions(provider, precision, threads, batch_size, top_k, embedding, shard_rows)
+    options = ScoringOptions(
+        provider,
+        precision,
+        threads,
+        batch_size,
+        top_k,
+        embedding,
+        shard_rows,
+        engine=engine,
+        address=address,
+    )
     return score_all(opened_bundle(bundle), str(images), str(out), options, progress)
 
 

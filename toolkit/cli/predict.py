@@ -76,6 +76,13 @@ def predict(
     ] = None,
     embedding: Annotated[bool, typer.Option(help="With --input: a column with embeddings.")] = False,
     shard_rows: Annotated[int, typer.Option(min=1, help="With --input: rows of a shard.")] = 5_000,
+    engine: Annotated[
+        str, typer.Option(help="With --input: local, the cores of this machine, or ray, those of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="host:port of the Ray cluster.", show_default="RAY_ADDRESS, or a Ray of this machine"),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Print label and probabilities of images; exit 2 if one can't be read, after the others.
@@ -90,7 +97,7 @@ def predict(
     if place is not None:
         from toolkit.cli.score import score_archive
         from toolkit.scoring.inputs import Columns
-        from toolkit.scoring.score import ScoringOptions
+        from toolkit.scoring.options import ScoringOptions
 
         if paths or text is not None or manifest is not None:
             fix = "leave them out, or leave --input out"
@@ -104,12 +111,16 @@ def predict(
             embedding=embedding,
             shard_rows=shard_rows,
             columns=Columns(path_column, text_column),
+            engine=engine,  # type: ignore[arg-type]
+            address=address,
         )
         score_archive(bundle, place, out, options, json=json)
         return
     if embedding:
         fix = "give --input, or use toolkit embed"
         raise ToolkitError("embeddings stand in shards alone", where="--embedding", fix=fix)
+    if engine != "local" or address is not None:
+        raise ToolkitError("Ray scores archives alone", where="--engine", fix="give --input, or leave it out")
     file = None if out is None else Path(out)
     if file is not None:
         check_prediction_file(file)

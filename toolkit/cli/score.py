@@ -11,7 +11,7 @@ from toolkit.cli.output import console, counting, messages, print_json, print_ta
 from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
-    from toolkit.scoring.score import ScoringOptions
+    from toolkit.scoring.options import ScoringOptions
 
 SHOWN = 10
 """Classes and reasons that the tables name."""

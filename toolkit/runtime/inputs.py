@@ -108,18 +108,23 @@ def images_a_batch(example_bytes: int, most: int, budget: int = BATCH_BYTES) -> 
     return max(1, min(most, budget // max(1, example_bytes)))
 
 
-def windows(examples: Iterable[T], most: int, budget: int = BATCH_BYTES) -> Iterator[list[T]]:
+def windows(
+    examples: Iterable[T], most: int, budget: int = BATCH_BYTES, stretch: int | None = None
+) -> Iterator[list[T]]:
     """Cut a stream into lists of consecutive things, as few as the budget allows.
 
     Args:
         examples: examples, or anything else, which counts no bytes.
         most: things in a list.
         budget: bytes that the tensors of a list hold together; an example that is larger stands alone.
+        stretch: things of a stretch. A list ends with its stretch, and after every ``most`` things of it, full or not:
+            what it holds follows from these things alone, however large those before them are.
     """
     window, held = list[T](), 0
-    for example in examples:
+    for place, example in enumerate(examples):
         size = bytes_of(example) if isinstance(example, Mapping) else 0
-        if window and (len(window) == most or held + size > budget):
+        ends = len(window) == most if stretch is None else place % stretch % most == 0
+        if window and (ends or held + size > budget):
             yield window
             window, held = [], 0
         window.append(example)

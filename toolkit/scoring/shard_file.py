@@ -46,16 +46,24 @@ def done_shards(store: Store) -> dict[int, Done]:
     Raises:
         ToolkitError: a marker that is damaged.
     """
-    found: dict[int, Done] = {}
-    for name in store.names():
-        match = PART.fullmatch(name)
-        if match:
-            try:
-                found[int(match[1])] = Done.model_validate(store.read_json(name))
-            except ValidationError as error:
-                what, fix = f"damaged: {error.errors()[0]['msg']}", "remove it, and the shard is scored again"
-                raise ToolkitError(what, where=store.where(name), fix=fix) from error
-    return found
+    numbers = [int(match[1]) for name in store.names() if (match := PART.fullmatch(name))]
+    found = {number: done_shard(store, number) for number in numbers}
+    return {number: done for number, done in found.items() if done is not None}
+
+
+def done_shard(store: Store, shard: int) -> Done | None:
+    """The marker of a shard; None if it has none.
+
+    Raises:
+        ToolkitError: it is damaged.
+    """
+    name = name_of(shard, "json")
+    content = store.read_json(name)
+    try:
+        return None if content is None else Done.model_validate(content)
+    except ValidationError as error:
+        what, fix = f"damaged: {error.errors()[0]['msg']}", "remove it, and the shard is scored again"
+        raise ToolkitError(what, where=store.where(name), fix=fix) from error
 
 
 def write_shard(

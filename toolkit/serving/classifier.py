@@ -11,7 +11,7 @@ from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import ExampleReader, ImageText, Source
 from toolkit.serving.pool import BundlePool, open_pool
-from toolkit.serving.predictor import Deferred, Predicted, Prediction, Predictor, entry_of
+from toolkit.serving.predictor import Deferred, Example, Predicted, Prediction, Predictor, entry_of
 
 Several = list[Source] | tuple[Source, ...]
 
@@ -77,7 +77,12 @@ class Classifier:
         return found if several is images else found[0]
 
     def stream(
-        self, images: Iterable[Source | Deferred], *, batch_size: int | None = None, readers: int = 1
+        self,
+        images: Iterable[Source | Deferred],
+        *,
+        batch_size: int | None = None,
+        readers: int = 1,
+        stretch: int | None = None,
     ) -> Iterator[Predicted]:
         """Yield predictions of any number of images as they are ready, with an error in the place of a bad one.
 
@@ -85,8 +90,13 @@ class Classifier:
             images: or functions that read one.
             batch_size: images a run, at most.
             readers: threads that read, decode and preprocess beside the sessions.
+            stretch: images whose batches hold none of others.
         """
-        return self._predictor(images, batch_size, readers)
+        return self._predictor(images, batch_size, readers, stretch)
+
+    def of_windows(self, read: Iterable[Sequence[Example]]) -> Iterator[Predicted]:
+        """The same of what was read elsewhere; see :meth:`toolkit.serving.predictor.Predictor.of_windows`."""
+        return self._predictor.of_windows(read)
 
     def entries(
         self,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ Predicted = Prediction | ToolkitError
 """A prediction, or why there is none: an image that can't be read, or probabilities that are no numbers."""
 
 
+Example = Inputs | ToolkitError
+"""An image as the graph takes it, or why it can't be read."""
+
+
+def read_example(reader: ExampleReader, source: Source | Deferred) -> Example:
+    """Read, decode and preprocess one image, or say why it can't be."""
+    try:
+        return reader(source() if callable(source) else source)
+    except (UnreadableImageError, UnusableTextError) as error:
+        return error
+
+
 class Predictor:
     """A bundle in service: images in, predictions out, in order and over all sessions of a pool.
 
@@ -74,7 +87,11 @@ class Predictor:
         self.reader = reader or bundle.reader(pool.input, reduced_jpeg=pool.reduced_jpeg)
 
     def __call__(
-        self, sources: Iterable[Source | Deferred], batch_size: int | None = None, readers: int = 1
+        self,
+        sources: Iterable[Source | Deferred],
+        batch_size: int | None = None,
+        readers: int = 1,
+        stretch: int | None = None,
     ) -> Iterator[Predicted]:
         """Yield a prediction an image, in order.
 
@@ -82,15 +99,25 @@ class Predictor:
             sources: images, or what reads them; a few batches of them are held at once.
             batch_size: images a run, at most: the pool's unless given; fewer where they are large.
             readers: threads that read, decode and preprocess beside the sessions; one stands for this thread.
+            stretch: images whose batches hold none of others; see :func:`toolkit.runtime.inputs.windows`.
         """
         most = batch_size or self.pool.batch_size
-        pending: deque[tuple[list[Inputs | ToolkitError], list[tuple[list[int], Future[Outputs]]]]] = deque()
-        read: Iterable[Inputs | ToolkitError] = map(self._read, sources)
+        read_one = partial(read_example, self.reader)
+        read: Iterable[Example] = map(read_one, sources)
         if readers > 1:
             ahead = most * len(self.pool.sessions) + 2 * readers
-            read = mapped_ahead(self._read, sources, threads=readers, ahead=ahead)
-        for window in windows(read, most):
-            examples = {place: read for place, read in enumerate(window) if not isinstance(read, ToolkitError)}
+            read = mapped_ahead(read_one, sources, threads=readers, ahead=ahead)
+        yield from self.of_windows(windows(read, most, stretch=stretch))
+
+    def of_windows(self, read: Iterable[Sequence[Example]]) -> Iterator[Predicted]:
+        """Yield a prediction an image, in order, of what was read already.
+
+        Args:
+            read: what goes into a run together, but for its shapes; a few are held at once.
+        """
+        pending: deque[tuple[Sequence[Example], list[tuple[list[int], Future[Outputs]]]]] = deque()
+        for window in read:
+            examples = {place: each for place, each in enumerate(window) if not isinstance(each, ToolkitError)}
             runs = [
                 (places, self.pool.submit(stacked(examples[place] for place in places)))
                 for places in places_by_shapes(examples)
@@ -101,14 +128,8 @@ class Predictor:
         while pending:
             yield from self._gathered(*pending.popleft())
 
-    def _read(self, source: Source | Deferred) -> Inputs | ToolkitError:
-        try:
-            return self.reader(source() if callable(source) else source)
-        except (UnreadableImageError, UnusableTextError) as error:
-            return error
-
     def _gathered(
-        self, window: list[Inputs | ToolkitError], runs: list[tuple[list[int], Future[Outputs]]]
+        self, window: Sequence[Example], runs: list[tuple[list[int], Future[Outputs]]]
     ) -> Iterator[Predicted]:
         predicted: dict[int, Predicted] = {
             place: read for place, read in enumerate(window) if isinstance(read, ToolkitError)

@@ -1,0 +1,95 @@
+"""A Ray cluster: the one at an address, or one of this machine's cores for as long as it is needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from toolkit.errors import ToolkitError
+from toolkit.runtime.machine import usable_cores
+
+CONNECT_SECONDS = 10.0
+"""For the head node to answer at all; Ray would try for minutes, and then end the process."""
+
+
+def require_ray(where: str) -> None:
+    """Import Ray, told to report nothing to its makers and to leave its log in its files, unless told otherwise.
+
+    Args:
+        where: what needs it.
+
+    Raises:
+        ToolkitError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        import ray  # noqa: F401
+    except ModuleNotFoundError as error:
+        fix = 'pip install "clip-toolkit[ray]"'
+        raise ToolkitError(f"{error.name} is not installed", where=where, fix=fix) from error
+
+
+@contextmanager
+def connected(address: str | None, *, show_workers: bool = False) -> Iterator[None]:
+    """Be connected to a cluster; to the one that this process is connected to already, if it is.
+
+    Args:
+        address: ``host:port``; ``RAY_ADDRESS``, or a Ray of this machine, if None.
+        show_workers: whether what the workers print comes here.
+
+    Raises:
+        ToolkitError: nothing answers at the address.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    given = address or os.environ.get("RAY_ADDRESS") or "local"
+    local: dict[str, Any] = {"num_cpus": max(2, usable_cores()), "include_dashboard": False}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        if given not in ("local", "auto"):
+            _require_answer(given)
+        with _without_stderr():  # Ray's core says there that its log level was set
+            ray.init(
+                given,
+                log_to_driver=show_workers,
+                logging_level=logging.ERROR,
+                **(local if given == "local" else {}),
+            )
+    except (OSError, ValueError, OverflowError, RuntimeError, SystemExit) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        fix = "give host:port of a head node, which ray start --head prints, or leave the address out"
+        raise ToolkitError(f"no Ray cluster answers: {reason}", where=given, fix=fix) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ValueError("it is not of the form host:port")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Nothing that a library writes past Python reaches the console."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
