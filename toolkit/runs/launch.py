@@ -6,10 +6,13 @@ import os
 
 import psutil
 
+LAUNCH = "CLIP_TOOLKIT_LAUNCH"
+"""Variable of the environment by which a recipe that launches processes names the launch."""
+
 
 def launch_id() -> str:
-    """What the attempts of one launch share: torchrun's run id, else the launcher's process and its start."""
-    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    """What the attempts of one launch share: an id of ours or torchrun's, else the launcher's process and its start."""
+    run_id = os.environ.get(LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID", "none")
     if run_id != "none":
         return run_id
     parent = psutil.Process().parent()

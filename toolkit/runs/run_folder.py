@@ -95,11 +95,15 @@ class RunFolder:
 
     def was_prepared_by_this_launch(self) -> bool:
         """Whether the launcher that started this process had started others before, which got as far as here."""
+        return was_restarted() and self.launch() == launch_id()
+
+    def launch(self) -> str | None:
+        """The launch that prepared the folder; None if none did."""
         try:
             written = read_json((self.path / "environment.json").read_bytes())
         except (OSError, ValueError):
-            return False
-        return was_restarted() and isinstance(written, dict) and written.get("launch") == launch_id()
+            return None
+        return written.get("launch") if isinstance(written, dict) else None
 
     def chose_cache(self) -> bool | None:
         """Whether the run that was started here has a boundary cache; None where none was."""

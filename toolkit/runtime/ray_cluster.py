@@ -36,12 +36,11 @@ def require_ray(where: str) -> None:
 
 
 @contextmanager
-def connected(address: str | None, *, show_workers: bool = False) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[None]:
     """Be connected to a cluster; to the one that this process is connected to already, if it is.
 
     Args:
         address: ``host:port``; ``RAY_ADDRESS``, or a Ray of this machine, if None.
-        show_workers: whether what the workers print comes here.
 
     Raises:
         ToolkitError: nothing answers at the address.
@@ -60,7 +59,7 @@ def connected(address: str | None, *, show_workers: bool = False) -> Iterator[No
         with _without_stderr():  # Ray's core says there that its log level was set
             ray.init(
                 given,
-                log_to_driver=show_workers,
+                log_to_driver=False,
                 logging_level=logging.ERROR,
                 **(local if given == "local" else {}),
             )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -15,6 +14,7 @@ from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors
 from toolkit.scoring.inputs import Item
 from toolkit.scoring.job import LISTING
+from toolkit.scoring.remote import file_system
 from toolkit.scoring.store import Store
 
 NAMES = tuple(field.name for field in fields(Item))
@@ -65,15 +65,12 @@ def opened_listing(store: Store) -> Iterator[Any]:
     import pyarrow.parquet
 
     again = "choose another --out, or remove the folder"
-    content: Any = None if store.path is None else store.path / LISTING
-    if store.path is None:
-        found = store.read(LISTING)
-        content = None if found is None else io.BytesIO(found)
     try:
-        if content is None:
-            raise FileNotFoundError(LISTING)
-        with pyarrow.parquet.ParquetFile(content) as file:
-            yield file
+        with ExitStack() as opened:
+            content: Any = None if store.path is None else store.path / LISTING
+            if content is None:  # a row group is read when its turn comes
+                content = opened.enter_context(file_system(store.url).open(store.where(LISTING), "rb"))
+            yield opened.enter_context(pyarrow.parquet.ParquetFile(content))
     except (OSError, arrow.ArrowInvalid) as error:
         what = f"the list of inputs can't be read: {error}"
         raise ToolkitError(what, where=store.where(LISTING), fix=again) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -121,6 +122,7 @@ class ShardScorer:
         self._assignment, self._job, self._out, self._ahead = assignment, job, out, ahead
         self._decode = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(decoded).remote
         self._largest = 1
+        self._held = ExitStack()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Score one shard; mistakes are an answer too, since Ray would wrap what is raised.
@@ -153,9 +155,12 @@ class ShardScorer:
     def _writer(self) -> ShardWriter:
         return ShardWriter(Store(self._out), self._classifier.bundle, self._job)
 
+    @cached_property
+    def _listing(self) -> Any:
+        return self._held.enter_context(opened_listing(Store(self._out)))
+
     def _scored(self, shard: int) -> Done:
-        with opened_listing(Store(self._out)) as listing:
-            items = items_in(listing, shard)
+        items = items_in(self._listing, shard)
         retried: list[int] = []
         predicted: list[Predicted] = list(self._classifier.of_windows(self._windows(items, retried)))
         return self._writer.write(shard, items, predicted, sum(retried))
