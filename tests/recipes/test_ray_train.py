@@ -28,7 +28,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """A Ray of two cores, whose sessions leave nothing behind."""
+    """A Ray of two cores, which leaves nothing behind."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     place = tempfile.mkdtemp(prefix="ray-")  # sockets lie in it, whose paths may have 107 characters
     options = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": 128 << 20}

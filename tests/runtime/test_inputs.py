@@ -28,6 +28,19 @@ def test_windows_keep_the_order_the_count_and_the_budget() -> None:
         assert len(window) == 5 or sum(each["image"].nbytes for each in (*window, following[0])) > 100
 
 
+def test_what_a_window_holds_follows_from_its_stretch_alone() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [{"image": np.zeros(size, np.uint8)} for size in rng.integers(1, 80, 100)]
+    whole = list(windows(iter(arrays), 5, budget=100, stretch=23))
+    apart = [
+        window
+        for start in range(0, len(arrays), 23)
+        for first in range(start, min(start + 23, len(arrays)), 5)
+        for window in windows(arrays[first : min(first + 5, start + 23)], 5, budget=100)
+    ]
+    assert [list(map(id, window)) for window in whole] == [list(map(id, window)) for window in apart]
+
+
 def test_what_is_no_example_counts_no_bytes() -> None:
     assert next(iter(windows([*LABELS, {"image": np.zeros(9)}], 4, budget=1)))[:3] == LABELS
     assert list(windows([], 4)) == []
