@@ -94,15 +94,17 @@ class Decoded:
         return sum(bytes_of(each) for window in self.windows for each in window if not isinstance(each, ToolkitError))
 
 
-def decoded(items: Sequence[Item], assignment: Assignment, kind: str) -> Decoded:
+def decoded(items: Sequence[Item], assignment: Assignment, kind: str, reduced_jpeg: bool) -> Decoded:
     """Read, decode and preprocess a batch; a task on one core.
 
     Args:
         items: as many as a session takes at once, at most.
         assignment: names the bundle.
         kind: how the graph takes its image; see :attr:`toolkit.runtime.session.Session.input`.
+        reduced_jpeg: whether JPEGs are decoded no larger than the network needs them.
     """
-    reader, retries = _bundle(assignment.bundle, assignment.bundle_sha256).reader(kind), Retries()
+    bundle, retries = _bundle(assignment.bundle, assignment.bundle_sha256), Retries()
+    reader = bundle.reader(kind, reduced_jpeg=reduced_jpeg)
     sources = (partial(read_item, item, retries, takes_image=reader.takes_image) for item in items)
     cut = list(windows((read_example(reader, source) for source in sources), len(items)))
     return Decoded(cut, retries.taken())
@@ -167,7 +169,8 @@ class ShardScorer:
 
     def _windows(self, items: Sequence[Item], retried: list[int]) -> Iterator[list[Example]]:
         """What goes into the session's runs, in order, decoded by tasks: few enough that their bytes stay bounded."""
-        most, kind = self._classifier.pool.batch_size, self._classifier.pool.input
+        pool = self._classifier.pool
+        most = pool.batch_size
         pending: deque[Any] = deque()
 
         def taken() -> Iterator[list[Example]]:
@@ -183,7 +186,8 @@ class ShardScorer:
         for start in range(0, len(items), most):
             while len(pending) >= max(1, min(self._ahead, HELD_BYTES // self._largest)):
                 yield from taken()
-            pending.append(self._decode(items[start : start + most], self._assignment, kind))
+            batch = items[start : start + most]
+            pending.append(self._decode(batch, self._assignment, pool.input, pool.reduced_jpeg))
         while pending:
             yield from taken()
 
