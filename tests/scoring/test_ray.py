@@ -25,6 +25,7 @@ from toolkit.files import write_json
 from toolkit.progress import Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import Serving
+from toolkit.scoring.job import Job
 from toolkit.scoring.options import ScoringOptions
 from toolkit.scoring.score import score
 from toolkit.serving.classifier import Classifier
@@ -149,6 +150,33 @@ def test_after_the_drivers_death_the_same_command_goes_on(
     assert shards_of(out) == shards_of(by_local[0])
     paths = [row for part in sorted(out.glob("*-*.parquet")) for row in pyarrow.parquet.read_table(part)["path"]]
     assert [path.as_py() for path in paths] == sorted(map(str, archive.iterdir()))
+
+
+def test_a_session_decodes_itself_where_no_core_is_left(
+    bundle: Bundle, archive: Path, by_local: tuple[Path, dict[str, Any]], cluster: str, tmp_path: Path
+) -> None:
+    """As after the death of nodes, whose sessions took the cores of others."""
+    from toolkit.scoring.ray_workers import Assignment, ShardScorer
+
+    @ray.remote(num_cpus=4)
+    class All:
+        def there(self) -> bool:
+            return True
+
+    taken = All.remote()
+    assert ray.get(taken.there.remote())
+    try:
+        out = tmp_path / "out"
+        out.mkdir()
+        shutil.copy(by_local[0] / "inputs.parquet", out)
+        job = Job.model_validate_json((by_local[0] / "job.json").read_text())
+        assignment = Assignment(bundle.path, str(bundle.manifest.manifest_sha256), None, None, 1, None)
+        scorer = ShardScorer(assignment, job, str(out), 2, patience=0.1)
+        answers = [scorer({"shard": np.array([shard])})["answer"][0] for shard in (0, 1)]
+    finally:
+        ray.kill(taken)
+    assert [answer.rows for answer in answers] == [SHARD_ROWS] * 2
+    assert shards_of(out).items() <= shards_of(by_local[0]).items()
 
 
 def test_another_bundle_on_a_node_is_refused(bundle: Bundle, cluster: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
@@ -31,8 +31,8 @@ from toolkit.serving.predictor import Example, Predicted, read_example
 
 HELD_BYTES = 512 << 20
 """Decoded images that a session has in the object store at once, at most, but for one batch that is larger."""
-PATIENCE = 600.0
-"""Seconds for a batch to be decoded, before a cluster counts as too full for it."""
+PATIENCE = 60.0
+"""Seconds for a batch to be decoded elsewhere, before a session does so itself: after nodes died no core may be left."""
 ATTEMPTS = 3
 """Further ones, at a batch whose decoder died; a session that dies is started again by Ray Data, however often."""
 
@@ -118,10 +118,12 @@ class ShardScorer:
         job: whose shards they are.
         out: where to, as all nodes see it.
         ahead: batches that are decoded at once for this session, at most.
+        patience: seconds that it waits for one.
     """
 
-    def __init__(self, assignment: Assignment, job: Job, out: str, ahead: int) -> None:
+    def __init__(self, assignment: Assignment, job: Job, out: str, ahead: int, patience: float = PATIENCE) -> None:
         self._assignment, self._job, self._out, self._ahead = assignment, job, out, ahead
+        self._patience, self._alone = patience, False
         self._decode = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(decoded).remote
         self._largest = 1
         self._held = ExitStack()
@@ -171,14 +173,13 @@ class ShardScorer:
         """What goes into the session's runs, in order, decoded by tasks: few enough that their bytes stay bounded."""
         pool = self._classifier.pool
         most = pool.batch_size
-        pending: deque[Any] = deque()
+        pending: deque[tuple[Any, tuple[Any, ...]]] = deque()
 
         def taken() -> Iterator[list[Example]]:
-            try:
-                found = ray.get(pending.popleft(), timeout=PATIENCE)
-            except GetTimeoutError as error:
-                what, fix = f"no core decoded a batch in {PATIENCE:.0f} s", "add nodes, and give the same command again"
-                raise ToolkitError(what, where="the Ray cluster", fix=fix) from error
+            task, arguments = pending.popleft()
+            ready, _ = ray.wait([task], timeout=0 if self._alone else self._patience)
+            self._alone = not ready
+            found = ray.get(task) if ready else decoded(*arguments)
             self._largest = max(self._largest, found.bytes)
             retried.append(found.retried)
             yield from found.windows
@@ -186,8 +187,8 @@ class ShardScorer:
         for start in range(0, len(items), most):
             while len(pending) >= max(1, min(self._ahead, HELD_BYTES // self._largest)):
                 yield from taken()
-            batch = items[start : start + most]
-            pending.append(self._decode(batch, self._assignment, pool.input, pool.reduced_jpeg))
+            arguments = items[start : start + most], self._assignment, pool.input, pool.reduced_jpeg
+            pending.append((self._decode(*arguments), arguments))
         while pending:
             yield from taken()
 
