@@ -32,7 +32,7 @@ from toolkit.serving.predictor import Example, Predicted, read_example
 HELD_BYTES = 512 << 20
 """Decoded images that a session has in the object store at once, at most, but for one batch that is larger."""
 PATIENCE = 60.0
-"""Seconds for a batch to be decoded elsewhere, before a session does so itself: after nodes died no core may be left."""
+"""Seconds for a batch to be decoded elsewhere, before a session does so: after nodes died no core may be left."""
 ATTEMPTS = 3
 """Further ones, at a batch whose decoder died; a session that dies is started again by Ray Data, however often."""
 
