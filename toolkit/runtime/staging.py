@@ -82,15 +82,18 @@ def settle(bundle: Path) -> None:
     Raises:
         ToolkitError: a change is half done and this process may not finish it.
     """
-    if _is_folder(bundle / STAGED):
+    while _is_folder(bundle / STAGED):
         try:
-            with _locked(bundle / STAGED, PATIENCE):
+            with ExitStack() as held:
+                try:
+                    held.enter_context(_locked(bundle / STAGED, PATIENCE))
+                except FileNotFoundError:  # its own process has finished it, and another may have decided on one since
+                    continue
                 _take(bundle)
         except OSError as error:
-            if not _is_folder(bundle / STAGED):  # its own process has finished it
-                return
-            what = f"a change of the bundle was interrupted, and can't be finished here: {error.strerror or error}"
-            raise ToolkitError(what, where=bundle, fix="run toolkit verify on it once, as its owner") from error
+            if _is_folder(bundle / STAGED):
+                what = f"a change of the bundle was interrupted, and can't be finished here: {error.strerror or error}"
+                raise ToolkitError(what, where=bundle, fix="run toolkit verify on it once, as its owner") from error
     if _is_folder(bundle / STAGING):
         with suppress(OSError, _TakenError), _locked(bundle / STAGING, 0):
             _remove(bundle / STAGING)
