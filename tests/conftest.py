@@ -16,8 +16,13 @@ from color_images import write_images
 
 from toolkit.recipe.recipe import Recipe
 
-FAMILY_BLIND = ("test_server_", "test_remote", "test_app", "test_batcher", "test_clients", "test_push", "test_mlflow")
-"""Files whose tests start servers of a bundle and see nothing of its encoder: those of one family are enough for CI."""
+FAMILY_BLIND = (
+    *("test_server_", "test_remote", "test_app", "test_batcher", "test_clients", "test_push", "test_mlflow"),
+    *("test_api", "test_benchmark", "test_bill_of_materials", "test_change", "test_concurrency", "test_duration"),
+    *("test_embed", "test_evaluate", "test_memory", "test_multi_stream", "test_offline", "test_operators"),
+    *("test_regression", "test_report", "test_serve_image"),
+)
+"""Files whose tests take a run or a bundle as it is and see nothing of its encoder: one family is enough for CI."""
 
 
 def pytest_configure() -> None:

@@ -176,15 +176,15 @@ def test_what_cannot_be_read_costs_nothing_but_itself(
     assert len(entries) - len(failed) == 12
     said = toolkit("predict", finished_bundle, *images, code=2).stderr.decode().splitlines()
     assert len(said) == 1
-    for source, unreadable in ((folder, 3), (tmp_path / "rows.csv", 1)):
+    recipe, rows = tmp_path / "recipe.yaml", tmp_path / "rows.csv"
+    for source, unreadable in ((folder, 3), (rows, 1)):
         report = json.loads(toolkit("data", "check", source, "--json", code=1).stdout)
         assert len(report["unreadable"]) == unreadable
-        sections = {"data": {"path": source, "on_bad_image": "skip"}, "training": {"epochs": 1}}
-        (tmp_path / "recipe.yaml").write_text(make_recipe(**sections).as_yaml())
-        toolkit("train", tmp_path / "recipe.yaml", "--out", tmp_path / f"run-{source.name}")
-        (tmp_path / "recipe.yaml").write_text(make_recipe(data={"path": source}).as_yaml())
-        said = toolkit("train", tmp_path / "recipe.yaml", "--out", tmp_path / "no", code=2).stderr.splitlines()
-        assert len(said) == 1
+    sections = {"data": {"path": rows, "on_bad_image": "skip"}, "training": {"epochs": 1}}
+    recipe.write_text(make_recipe(**sections).as_yaml())
+    toolkit("train", recipe, "--out", tmp_path / "run")
+    recipe.write_text(make_recipe(data={"path": folder}).as_yaml())
+    assert len(toolkit("train", recipe, "--out", tmp_path / "no", code=2).stderr.splitlines()) == 1
 
 
 def deep_folder(root: Path, name: str, levels: int) -> None:

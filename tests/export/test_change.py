@@ -53,7 +53,7 @@ def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ["bench-latency", "parity", pytest.param("tune", marks=pytest.mark.slow)])
 def test_the_outcome_goes_into_a_file_and_the_bundle_stays_as_it_is(verb: str, bundle: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     out = tmp_path / "elsewhere" / "outcome.json"

@@ -33,8 +33,15 @@ def hostile(encoder: Path, folder: Path, module: str, proof: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("model_type", [None, "my_own"])
-@pytest.mark.parametrize("verb", ["train", "explain"])
+@pytest.mark.parametrize(
+    ("verb", "model_type"),
+    [
+        ("train", None),
+        ("explain", "my_own"),
+        pytest.param("train", "my_own", marks=pytest.mark.slow),
+        pytest.param("explain", None, marks=pytest.mark.slow),
+    ],
+)
 def test_a_y_on_standard_input_runs_no_code(
     verb: str, model_type: str | None, encoders: dict[str, Path], color_data: Path, tmp_path: Path
 ) -> None:

@@ -79,7 +79,11 @@ MAKERS: dict[str, Callable[[], tuple[PreTrainedTokenizerBase, int, bool]]] = {
     "siglip2": lambda: gemma(Siglip2Tokenizer),
     "siglip2 of one resolution": lambda: gemma(GemmaTokenizer),
 }
-every_family = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+every_family = pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=[pytest.mark.slow] * ("of one resolution" in name)) for name, make in MAKERS.items()],
+    ids=MAKERS,
+)
 
 
 def batches(texts: list[str], size: int = 32) -> Iterator[list[str]]:

@@ -36,7 +36,7 @@ def random_content(seed: int, count: int, spread: float) -> dict[str, Any]:
     return content(names, shares, np.exp(rng.normal(3, 8 * spread, count)).tolist())
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("count", "spread"), [(2, 0.2), (6, 0.2), (9, 0.1), (8, 0.001)])
 def test_names_overlap_neither_each_other_nor_points(seed: int, count: int, spread: float) -> None:
     figure, labels = encoders_figure(random_content(seed, count, spread))

@@ -12,6 +12,7 @@ import pytest
 
 from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
 from export.bundle import ExportOptions, export_bundle
+from export.change import Target
 from export.latency.measure import MinSamples
 from export.latency.runner import onnxruntime_engine
 from export.latency.scenarios.concurrency import LayoutRuns, SessionLayout
@@ -44,6 +45,15 @@ def both(make_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def bundle(both: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(both, tmp_path / "bundle"))
+
+
+def test_the_choice_goes_into_a_file_and_the_bundle_stays_as_it_is(bundle: Path, tmp_path: Path) -> None:
+    before, out = Bundle(bundle).manifest, tmp_path / "serving.json"
+    budget = Budget(p99_ms=5000, max_accuracy_drop=100)
+    outcome = tune_bundle(Bundle(bundle), budget, provider="cpu", effort=LITTLE, to=Target(out))
+    assert json.loads(out.read_text()) == outcome["chosen"]
+    assert Bundle(bundle).manifest == before
+    assert Bundle(bundle).serving is None
 
 
 def test_the_choice_is_written_and_used_by_what_runs_the_bundle(bundle: Path) -> None:
