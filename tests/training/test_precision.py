@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -134,12 +134,12 @@ def test_a_step_that_the_gradient_scaler_skips_leaves_the_schedule_alone(
 
 
 class Order(TorchDispatchMode):
-    """Notes when torch copies a number to the host, for which a GPU would have to be waited for, and what it lies between.
+    """Notes when torch copies a number to the host, for which it would wait for a GPU, and between what.
 
     The loss of a step, its gradient's norm and its optimiser are told by operators that nothing else runs.
     """
 
-    MARKS = {
+    MARKS: ClassVar = {
         "aten::_local_scalar_dense": "read",
         "aten::nll_loss_backward": "backward",
         "aten::linalg_vector_norm": "norm",

@@ -230,6 +230,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "effective_batch": self.train_plan.effective_batch,
             "boundary_cache": self.recipe.training.boundary_cache.enabled,
+            "boundary_cache_on_device": self.boundary.on_device,
             "trunk_precision": self.recipe.training.trunk_precision,
             "time_shares": self.state.time_shares,
             "advice": self._advice(),
