@@ -20,6 +20,7 @@ from export.graph.config import GraphConfig
 from export.graph.fusion_check import check_nodes
 from export.graph.quantization import Quantization
 from export.latency.measure import MinSamples
+from export.latency.roofline.limits import limits
 from export.latency.tuning.search import Effort
 from export.latency.tuning.tune_bundle import tune_bundle
 from export.parity.prove import BATCH_SIZES
@@ -189,6 +190,29 @@ def test_latency_is_measured_and_says_which_engine(bundle: Path) -> None:
             compare=ComparisonOptions(["onnxruntime-bound"]),
             least=MinSamples(1, 0),
         )
+
+
+def test_limits_are_those_of_the_runtime_in_every_precision(compiled: Path) -> None:
+    found = limits(
+        Bundle(compiled),
+        {precision: [1, 2] for precision in PRECISIONS},
+        provider="openvino",
+        threads=1,
+        least=MinSamples(1, 0),
+    )
+    assert (found["ceilings"]["runtime"], "openvino" in found["ceilings"]["best_library"]) == ("openvino", True)
+    assert set(found["ceilings"]["runtime_gflops"]) == set(PRECISIONS)
+    assert set(found["ceilings"]["torch_gflops"]) == {"fp32"}
+    gflop = {(each["precision"], each["batch_size"]): each["gflop"] for each in found["work"]}
+    for precision in PRECISIONS:
+        assert gflop[precision, 2] == 2 * gflop[precision, 1]
+        # the patches are a convolution or a matmul, of the same operations
+        assert gflop[precision, 1] == gflop["fp32", 1]
+    shares = {(each["precision"], each["batch_size"]): each["share_of_ceiling"] for each in found["network"]}
+    assert shares.keys() == gflop.keys()
+    assert min(shares.values()) > 0
+    rounded = next(each for each in found["work"] if each["precision"] == "int8")
+    assert {each["precision"] for each in rounded["products"]} == {"int8", "fp32"}
 
 
 def test_what_is_tuned_is_what_predict_and_serve_open(bundle: Path) -> None:
