@@ -11,7 +11,7 @@ from export.latency.pool import find_pool
 from export.latency.tuning.accuracy import accuracy_drops
 from export.latency.tuning.reduced_jpeg import prove_reduced_jpeg
 from export.latency.tuning.search import Effort, Search, tune, with_files
-from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.errors import CheckFailed
 from toolkit.files import write_json
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
