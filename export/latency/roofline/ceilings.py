@@ -31,6 +31,7 @@ from export.latency.roofline.work import Matmul, Work
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
 from toolkit.runtime.openvino_library import OPENVINO
+from toolkit.runtime.openvino_session import OpenVinoSession
 
 TORCH = "torch"
 RUNTIMES = {"cpu": "onnxruntime", OPENVINO: OPENVINO}
@@ -67,10 +68,7 @@ def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str =
     if provider not in RUNTIMES:
         what = f"no ceilings are measured on {provider}"
         raise ToolkitError(what, where="--provider", fix=f"use --provider {' or '.join(RUNTIMES)}")
-    if provider == OPENVINO:
-        from export.latency.roofline.openvino_ceilings import openvino_matmuls as matmuls_of
-    else:
-        matmuls_of = runtime_matmuls
+    matmuls_of = openvino_matmuls if provider == OPENVINO else runtime_matmuls
     engines = [Runner(RUNTIMES[provider], precision, provider, threads, matmuls_of(work.matmuls, threads))]
     if find_spec("torch") and all(matmul.precision in ("fp32", "fp16") for matmul in work.matmuls):
         engines.append(Runner(TORCH, precision, provider, threads, torch_matmuls(work.matmuls, threads)))
@@ -164,6 +162,36 @@ def runtime_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], 
         session.run_with_iobinding(binding)
 
     return run
+
+
+def openvino_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], None]:
+    """The same matmuls in one session of OpenVINO; inputs and results stay where they are from run to run."""
+    session, rng = open_matmuls(matmuls, threads), np.random.default_rng(1)
+    kept = {
+        name: rng.standard_normal(tuple(map(int, spec.shape)), np.float32)  # type: ignore[arg-type]
+        for name, spec in session.inputs.items()
+    }
+    request = session._request
+    request.infer(kept, share_inputs=True)
+
+    def run(_: Any, places: Any = (session, kept)) -> None:
+        request.infer()
+
+    return run
+
+
+def open_matmuls(matmuls: Sequence[Matmul], threads: int) -> OpenVinoSession:
+    """A session of OpenVINO of matmuls, with production's options.
+
+    Those of integers have the rounding of their input with them, which OpenVINO joins with the matmul or puts before
+    it. Those of bf16 are computed in it by OpenVINO's hint, and then so are all others of floats: a head in fp32 among
+    them takes no time worth counting.
+    """
+    return OpenVinoSession(
+        matmuls_model(matmuls, standard_ops_only=True).SerializeToString(),
+        threads=threads,
+        properties={"INFERENCE_PRECISION_HINT": "bf16"} if any(each.precision == "bf16" for each in matmuls) else {},
+    )
 
 
 def torch_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], None]:

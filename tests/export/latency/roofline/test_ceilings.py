@@ -23,6 +23,7 @@ from export.latency.roofline.ceilings import (
     matmuls_model,
     measure_ceilings,
     measure_copy,
+    open_matmuls,
 )
 from export.latency.roofline.limits import add_shares, best_of, limits
 from export.latency.roofline.work import Matmul, Work, count_work
@@ -88,8 +89,6 @@ class TestOpenVino:
         pytest.importorskip("openvino")
 
     def test_it_multiplies_what_was_counted_in_the_types_that_were(self) -> None:
-        from export.latency.roofline.openvino_ceilings import open_matmuls
-
         matmuls = (*FLOAT, *(Matmul(4, 64, 64, "int8"),) * 2)
         model, session = matmuls_model(matmuls, standard_ops_only=True), open_matmuls(matmuls, 1)
         assert {node.domain for node in model.graph.node} == {""}
@@ -111,8 +110,6 @@ class TestOpenVino:
     def test_bf16_is_multiplied_in_bf16(self) -> None:
         if not runs_here("bf16", "openvino"):
             pytest.skip("the processor has no bf16")
-        from export.latency.roofline.openvino_ceilings import open_matmuls
-
         session = open_matmuls([Matmul(4, 64, 64, "bf16")], 1)
         nodes = session.executed_nodes({}, runs=0)
         assert [node.element for node in nodes if node.operator in MATMULS] == ["bf16"]
