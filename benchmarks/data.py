@@ -1,6 +1,6 @@
 """Data as people have it: decoding beside transformers, the same images in four formats, and a check of 100,000 files.
 
-    python benchmarks/data.py
+    python -m benchmarks.data
 
 1. Every mode and EXIF orientation: pixels of our decoder and preprocessing beside Pillow's exif_transpose and CLIP's
    image processor, and images a second of both, in alternating blocks, one thread each.
@@ -12,6 +12,7 @@ Writes benchmarks/results/data.json; about ten minutes on two cores.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import io
@@ -27,10 +28,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-from peak_memory import high_water
 from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
+from benchmarks.peak_memory import high_water
 from toolkit.data.dataset import ImageDataset
 from toolkit.data.elpv import write_elpv
 from toolkit.data.sharding import write_shards
@@ -210,6 +211,7 @@ def check(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure all three, print and write the JSON."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         write_elpv(work / "elpv")

@@ -1,6 +1,6 @@
 """What int8 costs in accuracy: quantised after training, and trained on the trunk that production runs.
 
-    python benchmarks/deployment_aware.py [--data digits,elpv,elpv-vitb32] [--seeds 5]
+    python -m benchmarks.deployment_aware [--data digits,elpv,elpv-vitb32] [--seeds 5]
 
 For each data set and seed the shipped recipe is trained on the fp32 trunk, on the int8 trunk, and on
 a trunk with 4-bit weights, a harsher precision. Every model is then evaluated on the whole test split

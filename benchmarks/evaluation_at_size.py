@@ -1,6 +1,6 @@
 """The end of a run at size: seconds and peak memory by stage, and the files it leaves, beside another checkout's.
 
-    python benchmarks/evaluation_at_size.py --before CHECKOUT
+    python -m benchmarks.evaluation_at_size --before CHECKOUT
 
 Two data sets of noise with a grey level a class: 1,000 classes of 6 images (4 to train on, 1 and 1), and 100,000 test
 images of 10 classes beside 20,000 to train on. Each run is a process of its own, the checkouts in turns. Writes

@@ -1,6 +1,6 @@
 """The exported graph beside optimum's: speed, exactness, export, proof, bisection, verification.
 
-    python benchmarks/fused_graph.py --optimum ENV/bin/python
+    python -m benchmarks.fused_graph --optimum ENV/bin/python
 
 ENV is an environment of its own with optimum-onnx (pip install "optimum-onnx[onnxruntime]"), whose
 optimum-cli exports transformers' CLIPForImageClassification of ViT-B/32's size; both graphs run in

@@ -1,6 +1,6 @@
 """The test images of image libraries, damaged ones among them: predict, data check and a training in one call each.
 
-    python benchmarks/image_suites.py pillow=Tests/images libavif=... libpng=... libjpeg-turbo=... libwebp=...
+    python -m benchmarks.image_suites pillow=Tests/images libavif=... libpng=... libjpeg-turbo=... libwebp=...
 
 Each argument is a name and a folder; none of the images is part of this repository. Every file with an image's suffix,
 and every one that begins like an image, is linked into a data set of two classes (by its hash), then, in processes of
@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from peak_memory import high_water
 from PIL import Image, ImageOps, features
 
+from benchmarks.peak_memory import high_water
 from toolkit.files import write_json
 from toolkit.models.build import load_classifier
 from toolkit.runtime.image_files import images_below

@@ -1,6 +1,6 @@
 """What each ingredient of the recipes brings: digits and elpv, five seeds, the plain recipe against one change.
 
-    python benchmarks/ingredients.py --jobs 2
+    python -m benchmarks.ingredients --jobs 2
 
 A seed draws the split of the data set as well as the head's weights, the order and the dropout;
 an ingredient is compared with the plain recipe on the same seed. What won is chosen by

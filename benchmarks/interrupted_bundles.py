@@ -1,6 +1,6 @@
 """Interrupt every verb that writes into a bundle, at its writes and on a full disk; the bundle must stay a good one.
 
-    python benchmarks/interrupted_bundles.py [--kills 100]
+    python -m benchmarks.interrupted_bundles [--kills 100]
 
 Each verb measures once. At its first write into the bundle the process is forked again and again:
 each child goes on, until it is killed at one of the writes (opening to write, link, rename, unlink,

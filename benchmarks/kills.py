@@ -1,6 +1,6 @@
 """Kill runs with SIGKILL at random moments and while a checkpoint is being written; resume; compare every byte.
 
-    python benchmarks/kills.py [--kills 30] [--seed 0]
+    python -m benchmarks.kills [--kills 30] [--seed 0]
 
 A third of the kills waits for a checkpoint's half-written folder; the others come at a random
 moment between the first file of the run folder and its end. One process and two, with the

@@ -1,6 +1,6 @@
 """The main job's metrics: accuracy on digits and elpv, one process and two, repeatability, start-up times.
 
-    python benchmarks/main_job.py
+    python -m benchmarks.main_job
 
 Launches the recipes as a user does and writes benchmarks/results/main_job.json. Takes about
 ten minutes on two cores; measure on a quiet machine.
@@ -8,6 +8,7 @@ ten minutes on two cores; measure on a quiet machine.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -62,6 +63,7 @@ def start_up(*command: str, runs: int = 11) -> dict[str, float]:
 
 def main() -> None:
     """Run everything and write the results."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         write_digits(work / "digits")

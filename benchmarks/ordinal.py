@@ -1,6 +1,6 @@
 """Ordered classes beside plain ones: the four grades of elpv, five seeds, the same recipe but for its task.
 
-    python benchmarks/ordinal.py
+    python -m benchmarks.ordinal
 
 A seed draws the split as well as the head's weights, the order and the dropout. Both tasks keep the epoch with the
 smallest validation loss, which both have, so that neither is chosen by its own measure. Each one's logits are decided

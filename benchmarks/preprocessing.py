@@ -1,6 +1,6 @@
 """Preprocessing beside the Hugging Face processor: milliseconds an image, and whether the pixels are identical.
 
-    python benchmarks/preprocessing.py
+    python -m benchmarks.preprocessing
 
 Real images of elpv (grey), the same tinted, and enlarged; CLIP's processor. Alternating blocks of
 64 images: called one by one with decoded images, and from files, as training reads them (a batch
@@ -10,6 +10,7 @@ benchmarks/results/preprocessing.json; takes half a minute.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import tempfile
@@ -50,6 +51,7 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object]) -> dict[
 
 def main() -> None:
     """Measure, print and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     processor = CLIPImageProcessorPil()
     preprocess = preprocess_from(processor)
     rows = {}

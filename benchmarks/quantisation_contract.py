@@ -175,7 +175,7 @@ def measure(encoder: str, data: str, contract: Contract, work: Path) -> dict[str
     row["test_accuracy"] = run.summary["test"].get("accuracy") or run.summary["test"].get("macro_f1")
     chosen: GraphConfig | None = None
     try:
-        kept = fastest_within_contract(search, "image", contract)
+        kept = fastest_within_contract([search], "image", contract)
         chosen = kept.config
         row |= {"ships": kept.report["form"], "latency": kept.report["latency"]}
         row["float"] = [each["matmul"] for each in kept.report["sensitivity"] if each["float"]]

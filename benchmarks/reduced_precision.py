@@ -56,7 +56,7 @@ FILL_BATCH = 32
 
 def forms_of(run: Run) -> dict[str, GraphConfig]:
     """What is measured."""
-    static, *_, dynamic, _ = PrecisionSearch(run, provider="cpu", threads=THREADS).base_forms()[1:]
+    static, *_, dynamic, _ = PrecisionSearch(run, provider="cpu", threads=THREADS).configs.int8()
     return {"fp32": FUSED, "int8 static": static, "int8 dynamic": dynamic}
 
 

@@ -333,7 +333,7 @@ def main() -> None:
     """Measure, print and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundles", default=",".join(BUNDLES), help="comma-separated")
-    parser.add_argument("--minutes", type=float, default=5.0, help="at 80 % of the capacity")
+    parser.add_argument("--minutes", type=float, default=5.0, help="at 80 %% of the capacity")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()

@@ -1,6 +1,6 @@
 """The training engine beside the plain Accelerate loop: epoch times, memory, processes.
 
-    python benchmarks/training_engine.py [--patch 32] [--images 192] [--rounds 2] [--mixed-precision no]
+    python -m benchmarks.training_engine [--patch 32] [--images 192] [--rounds 2] [--mixed-precision no]
 
 An encoder of ViT-B's width with random weights (speed doesn't depend on their values) on real
 images of elpv. The plain loop and the recipe run in turns, each in a process of its own, and

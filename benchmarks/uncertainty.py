@@ -1,6 +1,6 @@
 """Do temperature, intervals and calibration error keep what they promise? By simulation, beside what stood before.
 
-    python benchmarks/uncertainty.py
+    python -m benchmarks.uncertainty
 
 Before: the likeliest temperature between 0.05 and 20, percentile bootstraps, and the calibration error of 15 bins of
 equal width. Writes benchmarks/results/uncertainty.json; about ten minutes on two cores.

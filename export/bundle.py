@@ -21,6 +21,7 @@ from export.graph.external_data import read_shell, save_graph
 from export.parity.proof import Proof
 from export.parity.prove import BATCH_SIZES, Proven
 from export.prove_bundle import FEWEST_IMAGES, reference_of
+from export.selection.candidate import Candidate
 from export.selection.contract import Contract
 from export.selection.contract_search import Kept, fastest_within_contract
 from export.selection.fastest import fastest_within_budget
@@ -28,6 +29,7 @@ from export.selection.held_out import HeldOut
 from export.selection.search import PrecisionSearch, validation_images_for
 from toolkit import __version__
 from toolkit.data.source import LabelledImage
+from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.encoder_origin import encoder_origin
 from toolkit.models.families.traced import refuse_traced
@@ -45,7 +47,7 @@ from toolkit.runtime.open_session import open_session
 from toolkit.runtime.parity_file import write_parity
 from toolkit.runtime.precision import SPECS, Precision
 from toolkit.runtime.preprocess import Preprocess
-from toolkit.runtime.providers import require_precision
+from toolkit.runtime.providers import require_precision, several_providers
 from toolkit.runtime.signature import sign as sign_bundle
 from toolkit.runtime.staging import changing
 from toolkit.runtime.tensorrt import EngineBuild, require_compilable
@@ -94,7 +96,8 @@ def export_bundle(
         run: a finished run.
         out: folder to be.
         wanted: which graphs, proven on which images.
-        provider: the provider that the graphs are made for and that parity runs on.
+        provider: the provider that the graphs are made for and that parity runs on; or with a budget or a contract
+            ``cpu,openvino``, of which the faster one is taken.
         threads: threads of a session; the usable cores unless given.
         sign: private key to sign the bundle with.
         force: replace a bundle that is already there.
@@ -109,11 +112,16 @@ def export_bundle(
         ToolkitError: the run, its data or ``out`` is not usable, or the provider can't run a precision.
     """
     preprocess = preprocess_from(run.processor)
+    provider, *others = several_providers(provider)
     if provider == "tensorrt" and image_tower_of(run.classifier.encoder) is not None:
         require_compilable([wanted.graph_input])
     for each in wanted.precisions:
         run.require_trunk(each)
         refuse_traced(run.classifier.encoder.family, each)
+    auto = wanted.contract is not None or wanted.budget is not None
+    if others and not auto:
+        what = "several providers are for --precision auto, which chooses among them"
+        raise ToolkitError(what, where="--provider", fix="add --precision auto, or give one provider")
     precisions = [require_precision(each, provider) for each in wanted.precisions or [run.precision]]
     replaced = force and (out / MANIFEST).is_file()
     with changing(out, empty=True) if replaced else staged_folder(out, what="bundle", marker=MANIFEST) as stage:
@@ -134,17 +142,20 @@ def export_bundle(
             validation_images=wanted.contract.images if wanted.contract else validation_images_for(wanted.budget),
             progress=progress,
         )
-        export = _Export(stage, run, preprocess, provenance, search, examples, progress, tokenizer)
+        searches = [search, *(search.beside(each) for each in others)]
         contract = wanted.contract
-        kept = fastest_within_contract(search, wanted.graph_input, contract) if contract else None
-        configs = [kept.config] if kept else _configs(search, wanted, precisions)
-        shipped = {str(each.precision): export.proven(each, wanted, threads) for each in configs}
+        kept = fastest_within_contract(searches, wanted.graph_input, contract) if contract else None
+        chosen = [kept.candidate] if kept else _candidates(searches, wanted, precisions)
+        search = chosen[0].search
+        export = _Export(stage, run, preprocess, provenance, search, examples, progress, tokenizer)
+        shipped = {str(each.config.precision): export.proven(each.config, wanted, threads) for each in chosen}
         parity: dict[str, Any] = {
-            "results": {precision: {provider: graph.entry} for precision, graph in shipped.items()},
+            "provider": search.provider,
+            "results": {precision: {search.provider: graph.entry} for precision, graph in shipped.items()},
             "reference": reference_of(run),
         }
-        if search.measured.tried:
-            parity["tried"] = search.measured.tried
+        if tried := [each for of in searches for each in of.measured.tried]:
+            parity["tried"] = tried
         if kept and contract:
             held_out = export.held_out(contract, kept, threads)
             parity["contract"] = kept.report | {"held_out": held_out}
@@ -152,17 +163,19 @@ def export_bundle(
         logits = {precision: graph.logits for precision, graph in shipped.items()}
         write_golden(stage, search.measured.reference, examples, logits)
         provenance["parity_sha256"] = sha256_of(stage / "parity.json")
-        _finish(stage, run, SPECS[configs[0].precision].file, provenance)
+        _finish(stage, run, SPECS[chosen[0].config.precision].file, provenance)
         if sign:
             sign_bundle(stage, sign)
     return parity
 
 
-def _configs(search: PrecisionSearch, wanted: ExportOptions, precisions: Sequence[Precision]) -> list[GraphConfig]:
+def _candidates(
+    searches: Sequence[PrecisionSearch], wanted: ExportOptions, precisions: Sequence[Precision]
+) -> list[Candidate]:
     """Configs of the graphs to ship, the default first."""
     if wanted.budget is not None:
-        return [fastest_within_budget(search, wanted.graph_input, wanted.budget)]
-    return [search.config(precision) for precision in dict.fromkeys(precisions)]
+        return [fastest_within_budget(searches, wanted.graph_input, wanted.budget)]
+    return [Candidate(searches[0], searches[0].config(precision)) for precision in dict.fromkeys(precisions)]
 
 
 @dataclass(frozen=True)

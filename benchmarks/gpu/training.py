@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.gpu.setting import Setting, StageError
 
 ROOT = Path(__file__).parents[2]
-SHOWN = ("steps", "seconds", "time_shares", "peak_memory_bytes", "peak_device_bytes", "effective_batch", "advice")
+MEMORY = ("peak_memory_bytes", "peak_device_bytes", "boundary_cache_on_device")
+SHOWN = ("steps", "seconds", "time_shares", *MEMORY, "effective_batch", "advice")
 RESUMED_TOLERANCE = 0.05
 """Relative difference of the last loss between a straight run and one that was killed: sums on a GPU have no fixed
 order, and a few steps amplify it."""

@@ -54,6 +54,19 @@ class Measurements:
         self.tried: list[dict[str, Any]] = []
         self._known: dict[str, tuple[dict[str, Any], Float32]] = {}
 
+    def beside(self, provider: str) -> Measurements:
+        """The same images and reference on another provider."""
+        other = Measurements(
+            self.run,
+            provider=provider,
+            threads=self.threads,
+            validation_images=self.validation_images,
+            progress=self.progress,
+        )
+        other.reference, other.examples, other.inputs = self.reference, self.examples, self.inputs
+        other.expected = self.expected
+        return other
+
     @property
     def configs(self) -> list[GraphConfig]:
         """Those that were tried, in the order of ``tried``."""
@@ -152,6 +165,7 @@ class Measurements:
         quantization = config.quantization
         return {
             "form": in_words(config),
+            "provider": self.provider,
             "precision": config.precision,
             "activations": quantization.activations if config.precision == "int8" else None,
             "per_channel": quantization.per_channel if config.precision == "int8" else None,

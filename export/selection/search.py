@@ -62,12 +62,25 @@ class PrecisionSearch:
                 what, where=f"--provider {provider}", fix="export for cpu or cuda, or train on an fp32 trunk"
             )
         self.run, self.provider, self.progress = run, provider, progress
+        self.calibration_images = calibration_images
         self.configs = ConfigMaker(
             run, provider=provider, threads=threads, calibration_images=calibration_images, progress=progress
         )
         self.measured = Measurements(
             run, provider=provider, threads=threads, validation_images=validation_images, progress=progress
         )
+
+    def beside(self, provider: str) -> PrecisionSearch:
+        """The same search on another provider; the validation images are read, and run by PyTorch, once for both."""
+        other = PrecisionSearch(
+            self.run,
+            provider=provider,
+            threads=self.measured.threads,
+            calibration_images=self.calibration_images,
+            progress=self.progress,
+        )
+        other.measured = self.measured.beside(provider)
+        return other
 
     def config(self, precision: Precision) -> GraphConfig:
         """The best config of a precision, by measurement where there is a choice.

@@ -26,6 +26,7 @@ from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.files import refuse_existing, staged_folder
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import stacked
+from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.runtime.session import TEXT_INPUTS, Session
 from toolkit.runtime.tensorrt import EngineBuild, require_compilable
 
@@ -86,8 +87,8 @@ def check_repository(
         what = "the repository and the bundle can't lie in one another"
         raise ToolkitError(what, where=out, fix="choose another folder")
     refuse_existing(out, what=WHAT, marker=TRITON_SERVICE, replace=force)
-    if precision is not None:
-        require_runs(precision, provider)
+    if precision is not None or provider == OPENVINO:
+        require_runs(precision or "fp32", provider)
     if provider == "tensorrt" and graph_kind is not None:
         require_compilable([graph_kind])
 

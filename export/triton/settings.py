@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.openvino_library import OPENVINO
 from toolkit.runtime.precision import SPECS, Precision
 from toolkit.runtime.providers import PROVIDERS
 from toolkit.runtime.serving import Serving
@@ -82,6 +83,10 @@ def require_runs(precision: str, provider: str) -> Precision:
     Raises:
         ToolkitError: there is no such provider, or it has no kernels for the precision.
     """
+    if provider == OPENVINO:
+        what = "the repository is for Triton's ONNX Runtime backend, which doesn't run OpenVINO as it was proven here"
+        fix = "use --provider cpu, or toolkit serve, which runs OpenVINO"
+        raise ToolkitError(what, where="--provider openvino", fix=fix)
     if provider not in PROVIDERS:
         raise ToolkitError(f"no provider {provider!r}", where="--provider", fix=f"choose from {', '.join(PROVIDERS)}")
     spec = SPECS[precision]

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+import toolkit
 from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
 from export.bundle import ExportOptions, export_bundle
 from export.graph.classifier_graph import input_on
@@ -19,10 +20,14 @@ from export.graph.config import GraphConfig
 from export.graph.fusion_check import check_nodes
 from export.graph.quantization import Quantization
 from export.latency.measure import MinSamples
+from export.latency.roofline.limits import limits
 from export.latency.tuning.search import Effort
 from export.latency.tuning.tune_bundle import tune_bundle
 from export.parity.prove import BATCH_SIZES
 from export.prove_bundle import bisect_bundle, prove_again
+from export.selection.candidate import Candidate
+from export.selection.contract import Contract
+from export.selection.search import PrecisionSearch
 from export.triton.settings import settings_of
 from recipes.finetune import finetune
 from toolkit.errors import CheckFailed, ToolkitError
@@ -187,6 +192,29 @@ def test_latency_is_measured_and_says_which_engine(bundle: Path) -> None:
         )
 
 
+def test_limits_are_those_of_the_runtime_in_every_precision(compiled: Path) -> None:
+    found = limits(
+        Bundle(compiled),
+        {precision: [1, 2] for precision in PRECISIONS},
+        provider="openvino",
+        threads=1,
+        least=MinSamples(1, 0),
+    )
+    assert (found["ceilings"]["runtime"], "openvino" in found["ceilings"]["best_library"]) == ("openvino", True)
+    assert set(found["ceilings"]["runtime_gflops"]) == set(PRECISIONS)
+    assert set(found["ceilings"]["torch_gflops"]) == {"fp32"}
+    gflop = {(each["precision"], each["batch_size"]): each["gflop"] for each in found["work"]}
+    for precision in PRECISIONS:
+        assert gflop[precision, 2] == 2 * gflop[precision, 1]
+        # the patches are a convolution or a matmul, of the same operations
+        assert gflop[precision, 1] == gflop["fp32", 1]
+    shares = {(each["precision"], each["batch_size"]): each["share_of_ceiling"] for each in found["network"]}
+    assert shares.keys() == gflop.keys()
+    assert min(shares.values()) > 0
+    rounded = next(each for each in found["work"] if each["precision"] == "int8")
+    assert {each["precision"] for each in rounded["products"]} == {"int8", "fp32"}
+
+
 def test_what_is_tuned_is_what_predict_and_serve_open(bundle: Path) -> None:
     outcome = tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=50), provider="openvino", effort=LITTLE)
     chosen: dict[str, Any] = json.loads((bundle / "serving.json").read_text())
@@ -198,8 +226,9 @@ def test_what_is_tuned_is_what_predict_and_serve_open(bundle: Path) -> None:
         assert len(pool.sessions) == chosen["sessions"]
         assert pool.sessions[0].threads == chosen["threads"]
     assert verify(bundle)["provider"] == "openvino"
-    with pytest.raises(ToolkitError, match="no provider 'openvino'"):
+    with pytest.raises(ToolkitError, match="Triton's ONNX Runtime backend") as refused:
         settings_of(opened, None, None, None)
+    assert "--provider cpu" in refused.value.fix
 
 
 def test_tune_chooses_the_better_of_two_runtimes(bundle: Path) -> None:
@@ -217,5 +246,67 @@ def test_tune_chooses_the_better_of_two_runtimes(bundle: Path) -> None:
 
 
 def test_runtimes_that_share_no_cores_are_tuned_apart(compiled: Path) -> None:
-    with pytest.raises(ToolkitError, match="cuda is tuned alone"):
+    with pytest.raises(ToolkitError, match="cuda runs alone"):
         tune_bundle(Bundle(compiled), Budget(p99_ms=5000, max_accuracy_drop=50), provider="openvino,cuda")
+
+
+@pytest.mark.parametrize("wanted", [pytest.param("budget", marks=pytest.mark.slow), "contract"])
+def test_auto_ships_the_faster_of_two_runtimes_and_says_which(wanted: str, run: Path, tmp_path: Path) -> None:
+    options = {"budget": {"budget": 50.0}, "contract": {"contract": Contract(25.0, 25.0)}}[wanted]
+    out = tmp_path / "bundle"
+    parity = export_bundle(
+        Run(run),
+        out,
+        ExportOptions("pixel_values", **options),
+        provider="cpu,openvino",
+        threads=1,  # type: ignore[arg-type]
+    )
+    assert {each["provider"] for each in parity["tried"]} == {"cpu", "openvino"}
+    ways = {(each["provider"], each["precision"]) for each in parity["tried"]}
+    assert ways >= {("cpu", "fp32"), ("cpu", "int8"), *(("openvino", precision) for precision in PRECISIONS)}
+    (chosen,) = (each for each in parity["tried"] if each["chosen"])
+    assert chosen["p50_ms"] == min(each["p50_ms"] for each in parity["tried"] if each["verdict"] == "kept")
+    provider, precision = chosen["provider"], chosen["precision"]
+    assert parity["provider"] == provider
+    assert {name: list(by) for name, by in parity["results"].items()} == {precision: [provider]}
+    report = verify(out, provider=provider, threads=1)
+    assert report["passed"], report["problems"]
+    assert report["precisions"][precision]["max_abs_logit_to_export"] <= 1e-5  # its golden outputs are that runtime's
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "| form | provider | agreement |" in card
+    assert f"{precision} on {provider}: passed" in card
+    if wanted == "contract":
+        assert (parity["contract"]["provider"], parity["contract"]["form"]) == (provider, chosen["form"])
+        assert parity["contract"]["latency"]["fp32_provider"] == "cpu"
+        assert parity["contract"]["held_out"]["verdict"] != "over"
+
+
+def test_both_runtimes_are_judged_on_the_same_images_by_the_same_reference(run: Path) -> None:
+    first = PrecisionSearch(Run(run), provider="cpu", threads=1)
+    second = first.beside("openvino")
+    assert second.measured.expected is first.measured.expected
+    assert second.measured.examples is first.measured.examples
+    fp32 = [Candidate(search, search.configs.plain("fp32")) for search in (first, second)]
+    assert [each.in_words() for each in fp32] == ["fp32", "fp32, on openvino"]
+    assert fp32[0].metrics["top1_agreement"] == fp32[1].metrics["top1_agreement"] == 1.0
+    assert fp32[0] != fp32[1]
+
+
+@pytest.mark.parametrize(
+    ("provider", "says"),
+    [("cpu,openvino", "several providers are for --precision auto"), ("cpu,cuda", "cuda runs alone")],
+)
+def test_several_providers_without_a_choice_are_refused(provider: str, says: str, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ToolkitError, match=says):
+        toolkit.export(run, out=tmp_path / "bundle", provider=provider, precision="fp32")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("provider", "precision"), [("openvino", None), ("cpu,openvino", "auto")])
+def test_a_triton_repository_of_openvino_is_refused_before_anything_is_done(
+    provider: str, precision: str | None, run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ToolkitError, match="doesn't run OpenVINO") as caught:
+        toolkit.export(run, out=tmp_path / "bundle", provider=provider, precision=precision, triton=tmp_path / "models")
+    assert "toolkit serve" in caught.value.fix
+    assert list(tmp_path.iterdir()) == []

@@ -1,13 +1,21 @@
-"""Reading ahead of what is used."""
+"""Reading ahead of what is used, and rows that lie where they are used."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 
-from toolkit.training.activation_source import one_ahead
+from toolkit.training.activation_source import CacheFeed, ResidentFeed, one_ahead
+from toolkit.training.batch_schedule import BatchSchedule
+from toolkit.training.boundary_cache import DTYPES, FILL_BATCH, BoundaryCache, Layout
+from toolkit.training.device_memory import device_memory, free_device_bytes, that_fit
+from toolkit.training.stopwatch import Stopwatch
+
+CPU = torch.device("cpu")
 
 
 def test_the_next_item_is_made_while_the_one_before_is_used() -> None:
@@ -44,3 +52,40 @@ def test_who_stops_early_leaves_no_thread_behind() -> None:
     assert next(read) == 0
     read.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_resident_rows_are_those_that_are_read_in_the_same_order(dtype: str, tmp_path: Path) -> None:
+    """Three shards of two views; every epoch deals the images anew."""
+    images = FILL_BATCH + 5
+    layout = Layout(images={"train": images}, views={"train": 2}, row=(2, 140_000), dtype=dtype)
+    assert len(layout.shards()) >= 4
+    cache = BoundaryCache(tmp_path, {"of": "this test"}, layout)
+    generator = torch.Generator().manual_seed(0)
+    for shard in layout.shards():
+        rows = torch.rand(shard.stop - shard.start, *layout.row, generator=generator).to(DTYPES[dtype][0])
+        cache.write(shard, rows, 0)
+    split, labels = cache.split("train"), list(range(images))
+    resident, read = (kind(split, labels, CPU) for kind in (ResidentFeed, CacheFeed))
+    assert split.bytes == 2 * images * layout.row_bytes
+    plan = BatchSchedule(images, 8, seed=3)
+    for epoch in (1, 2, 3):
+        batches = [batch for step in plan.steps(epoch) for batch in step]
+        pairs = zip(resident(batches, Stopwatch(CPU)), read(batches, Stopwatch(CPU)), strict=True)
+        for (rows, of_them), (expected, right) in pairs:
+            assert rows.dtype == expected.dtype == torch.float32
+            assert torch.equal(rows, expected)
+            assert of_them.tolist() == right.tolist()
+
+
+def test_what_fits_is_taken_in_order_and_beside_what_came_before() -> None:
+    sizes = {"train": 60, "validation": 30}
+    assert that_fit(sizes, 90) == sizes
+    assert that_fit(sizes, 89) == {"train": 60}
+    assert that_fit(sizes, 59) == {"validation": 30}
+    assert that_fit(sizes, 0) == {}
+
+
+def test_a_cpu_has_no_memory_of_its_own_to_take() -> None:
+    assert free_device_bytes(CPU) == 0
+    assert device_memory(CPU) == {}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recipes.finetune import finetune
+from recipes.finetune import finetune, opened_trainer
 from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
@@ -90,6 +90,42 @@ def test_a_cache_in_half_the_bytes_gives_nearly_the_same_losses(
         sizes.append(sum(path.stat().st_size for path in shards_of(tmp_path / f"cache-{name}")))
     assert losses_of(tmp_path / dtype) == pytest.approx(losses_of(tmp_path / "fp32"), rel=0.02)
     assert sizes[1] < 0.51 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("share_of_train", "lies"),
+    [(0.0, []), (1.0, ["train"]), (1.5, ["train", "validation"])],
+    ids=["none", "one", "all"],
+)
+def test_a_cache_in_the_memory_of_the_device_gives_the_same_weights(
+    share_of_train: float,
+    lies: list[str],
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On a CPU, whose memory is taken for a GPU's: half of what is free holds so much of the training rows."""
+    recipe = make_recipe(training={"boundary_cache": {"enabled": True, "device_share": 0.5}, "ema_decay": 0.5})
+    read = finetune(recipe, tmp_path / "read")
+    assert read["boundary_cache_on_device"] == {}
+    assert "may be taken" not in capsys.readouterr().err
+    with opened_trainer(recipe, tmp_path / "resident") as trainer:
+        rows = trainer.boundary._layout.row_bytes
+        free = int(2 * share_of_train * read["images"]["train"] * rows)
+        trainer.boundary.free_device_bytes = lambda: free
+        summary = trainer.fit()
+    assert summary["boundary_cache_on_device"] == {split: read["images"][split] * rows for split in lies}
+    assert (
+        json.loads((tmp_path / "resident" / "summary.json").read_text())["boundary_cache_on_device"]
+        == (summary["boundary_cache_on_device"])
+    )
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("may be taken" in said) == bool(free)
+    if lies:
+        assert f"{' and '.join(lies)} on the device" in said
+    weights = [(tmp_path / run / "best" / "model.safetensors").read_bytes() for run in ("read", "resident")]
+    assert weights[0] == weights[1]
+    assert losses_of(tmp_path / "read") == losses_of(tmp_path / "resident")
 
 
 def test_runs_with_other_seeds_and_rates_share_a_cache(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:

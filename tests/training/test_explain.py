@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from recipes.finetune import finetune
@@ -49,6 +50,25 @@ def test_it_is_what_the_run_then_does(
     assert found["memory_bytes"]["activations"] > 0
     assert found["seconds"]["total"] == pytest.approx(sum(found["seconds"].values()) / 2)
     assert (found["seconds"]["filling_the_cache"] > 0) == recipe.training.boundary_cache.enabled
+
+
+def test_a_cpu_has_no_memory_of_a_device_to_tell_of(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = make_recipe(training={"epochs": 1})
+    found, summary = explain(recipe)["memory_bytes"], finetune(recipe, tmp_path / "run")
+    assert ("peak_device_bytes" in found) == ("peak_device_bytes" in summary) == torch.cuda.is_available()
+    assert summary["peak_memory_bytes"] > 4 * summary["parameters"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_held_what_explain_counts(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    """Weights, gradients and moments lie there at once, and rows of a cache that fit."""
+    recipe = make_recipe(training={"epochs": 2, "boundary_cache": {"enabled": True}})
+    found, summary = explain(recipe)["memory_bytes"], finetune(recipe, tmp_path / "run")
+    counted = found["weights"] + found["gradients"] + found["optimizer_moments"]
+    assert found["peak_device_bytes"] >= counted
+    assert set(summary["boundary_cache_on_device"]) == {"train", "validation"}
+    assert summary["peak_device_bytes"] >= counted + sum(summary["boundary_cache_on_device"].values())
 
 
 def test_a_trunk_in_another_precision_is_said_and_needs_something_frozen(make_recipe: Callable[..., Recipe]) -> None:

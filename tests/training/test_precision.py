@@ -3,16 +3,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipes.finetune import finetune
+from recipes.finetune import finetune, opened_trainer
 from toolkit.errors import ToolkitError
 from toolkit.models.fp32 import compute_fp32_fully, fp32_arithmetic
 from toolkit.recipe.recipe import Recipe
+from toolkit.runs.run_folder import RunFolder
 from toolkit.training import setup
+from toolkit.training.optimizer import learning_rate_factor
 from toolkit.training.precision import check_precision, check_sharded, precision_handlers
 
 without_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has a GPU")
@@ -89,21 +93,100 @@ class Overflowing(torch.amp.GradScaler):
         return super().scale(outputs) * (torch.inf if len(self.scales) == 1 else 1)
 
 
+@pytest.fixture
+def with_scaler(monkeypatch: pytest.MonkeyPatch) -> Callable[[torch.amp.GradScaler], None]:
+    """Gives the processes of a test a gradient scaler, which Accelerate makes for GPUs alone."""
+    build = setup.build_accelerator
+
+    def give(scaler: torch.amp.GradScaler) -> None:
+        def with_it(recipe: Recipe, out: Path) -> Accelerator:
+            accelerator = build(recipe, out)
+            accelerator.scaler = scaler
+            return accelerator
+
+        monkeypatch.setattr(setup, "build_accelerator", with_it)
+
+    return give
+
+
+@pytest.mark.parametrize("training", [{}, {"ema_decay": 0.5}])
 def test_a_step_that_the_gradient_scaler_skips_leaves_the_schedule_alone(
-    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: dict[str, Any],
+    with_scaler: Callable[[torch.amp.GradScaler], None],
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
 ) -> None:
     """The fused optimiser is called all the same, so Accelerate's ``optimizer_step_was_skipped`` doesn't know."""
     scaler = Overflowing()
-    build = setup.build_accelerator
-
-    def with_scaler(recipe: Recipe, out: Path) -> Accelerator:
-        accelerator = build(recipe, out)
-        accelerator.scaler = scaler
-        return accelerator
-
-    monkeypatch.setattr(setup, "build_accelerator", with_scaler)
-    finetune(make_recipe(training={"epochs": 1, "warmup_share": 0.0}), tmp_path / "run")
+    with_scaler(scaler)
+    recipe = make_recipe(training={"epochs": 1, "warmup_share": 0.0} | training, tracking={"log_every": 1})
+    finetune(recipe, tmp_path / "run")
     (newest,) = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1:]
     state = json.loads((newest / "state.json").read_text())
     assert state["standing"]["scheduled"] == state["step"] - 1 == len(scaler.scales) - 1
+    assert state["standing"]["skipped"] == 0
     assert scaler.get_scale() == scaler.scales[0] / 2
+    steps = [each for each in RunFolder(tmp_path / "run").history() if "learning_rates" in each]
+    assert [each["learning_rates"]["head"] for each in steps] == [
+        pytest.approx(recipe.training.learning_rate * learning_rate_factor(recipe.training, len(steps), scheduled))
+        for scheduled in (0, *range(len(steps) - 1))
+    ]
+
+
+class Order(TorchDispatchMode):
+    """Notes when torch copies a number to the host, for which it would wait for a GPU, and between what.
+
+    The loss of a step, its gradient's norm and its optimiser are told by operators that nothing else runs.
+    """
+
+    MARKS: ClassVar = {
+        "aten::_local_scalar_dense": "read",
+        "aten::nll_loss_backward": "backward",
+        "aten::linalg_vector_norm": "norm",
+        "aten::_foreach_norm.Scalar": "norm",
+        "aten::_fused_adamw_": "optimizer",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        mark = self.MARKS.get(func.name()) or self.MARKS.get(func.name().partition(".")[0])
+        if mark and (mark == "read" or self.seen[-1:] != [mark]):
+            self.seen.append(mark)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_waits_for_nothing_that_it_has_queued_itself(
+    scaled: bool,
+    with_scaler: Callable[[torch.amp.GradScaler], None],
+    make_recipe: Callable[..., Recipe],
+    tmp_path: Path,
+) -> None:
+    """What a gradient scaler skipped is asked once a step, when the gradient of the next one is queued.
+
+    The first step is logged, for which its outcome is asked behind it.
+    """
+    if scaled:
+        with_scaler(torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    order = Order()
+    cached = {"boundary_cache": {"enabled": True}}  # no loader, which draws a seed on the host
+    training = {"epochs": 1, "gradient_accumulation": 2, "batch_size": 4} | cached
+    recipe = make_recipe(training=training, tracking={"log_every": 1000})
+    with opened_trainer(recipe, tmp_path / "run") as trainer:
+        step = trainer._step
+
+        def watched(*args: Any) -> Any:
+            with order:
+                order.seen.append("step")
+                return step(*args)
+
+        trainer._step = watched  # type: ignore[method-assign]
+        trainer.train()
+        steps = trainer.state.step
+    asked = ["read"] if scaled else []
+    first_two = 2 * ["step", "backward", "norm", "optimizer"]
+    assert steps > 3
+    assert order.seen == first_two + (steps - 2) * ["step", "backward", "norm", *asked, "optimizer"]

@@ -54,7 +54,8 @@ def export(
             kept, on test images too, or nothing is written.
         input: what the graph takes: decoded images of any size, or what the image processor gives; ``image`` unless
             given, but ``pixel_values`` for ``openvino``.
-        provider: that the graphs are made for and that parity runs on.
+        provider: that the graphs are made for and that parity runs on; with ``auto`` also ``"cpu,openvino"``, of which
+            the faster is chosen. The bundle's ``parity["provider"]`` says which.
         threads: of a session; the usable cores unless given.
         images: held-out images that parity uses; fewer are an error.
         calibration_images: training images that ranges of activations are measured on.
@@ -81,18 +82,22 @@ def export(
     from export.bundle import ExportOptions, export_bundle
     from export.graph.classifier_graph import input_on
     from toolkit.runtime.bundle import Bundle
+    from toolkit.runtime.openvino_library import OPENVINO
+    from toolkit.runtime.providers import several_providers
 
     precisions, budget = precisions_asked_for(precision, max_accuracy_drop, provider)
     contract = contract_asked_for(precision, max_accuracy_drop, max_flips, min_speedup)
-    graph_input = input_on(provider, input)
+    providers = several_providers(provider)
+    graph_input = input_on(OPENVINO if OPENVINO in providers else provider, input)
     wanted = ExportOptions(graph_input, precisions, budget, images, calibration_images, embedding, contract)
     if triton is not None:
         from export.triton.repository import check_repository
 
         default = precisions[0] if precisions else None
-        check_repository(
-            Path(out), Path(triton), provider=provider, precision=default, graph_kind=graph_input, force=force
-        )
+        for each in providers:
+            check_repository(
+                Path(out), Path(triton), provider=each, precision=default, graph_kind=graph_input, force=force
+            )
     export_bundle(
         opened_run(run, data),
         Path(out),
@@ -285,16 +290,22 @@ def precisions_asked_for(
     names = [name.strip() for name in given if name.strip()]
     if precision is not None and not names:
         raise ToolkitError("no precision is named", where="--precision", fix="write it like fp32,int8, or auto")
+    from toolkit.runtime.providers import provider_name, require_precision, several_providers
+
+    providers = several_providers(provider)
     if "auto" not in names:
         if max_accuracy_drop is not None:
             fix = "add --precision auto, or leave it out"
             raise ToolkitError("a budget is for --precision auto", where="--max-accuracy-drop", fix=fix)
-        from toolkit.runtime.providers import require_precision
-
+        if len(providers) > 1:
+            what, fix = "several providers are for --precision auto", "add --precision auto, or give one provider"
+            raise ToolkitError(what, where="--provider", fix=fix)
         return [require_precision(name, provider) for name in names], None
     if len(names) > 1:
         fix = "ask for auto alone, or name the precisions"
         raise ToolkitError("auto chooses the precision itself", where="--precision", fix=fix)
+    for each in providers:
+        provider_name(each)
     return [], MAX_ACCURACY_DROP if max_accuracy_drop is None else max_accuracy_drop
 
 

@@ -13,7 +13,6 @@ from toolkit.cli.output import (
     DataOption,
     ForceFlag,
     JsonFlag,
-    ProviderOption,
     SignOption,
     ThreadsOption,
     console,
@@ -71,7 +70,13 @@ def export(
             show_default="image; for openvino pixel_values",
         ),
     ] = None,
-    provider: ProviderOption = "cpu",
+    provider: Annotated[
+        str,
+        typer.Option(
+            help="Execution provider: cpu, cuda, tensorrt or openvino; with --precision auto also cpu,openvino, of "
+            "which the faster is chosen."
+        ),
+    ] = "cpu",
     threads: ThreadsOption = None,
     images: CountOption = None,
     data: DataOption = None,
@@ -139,7 +144,10 @@ def export(
     if budget is not None:
         print_tried(parity, contract.in_words() if contract else f"budget {budget:g} percentage points")
     print_parity(parity)
-    lines = [*contract_lines(parity), f"bundle: {out}", f"next: toolkit bench-latency {out}"]
+    made_for = "" if parity["provider"] == "cpu" else f" --provider {parity['provider']}"
+    lines = [*contract_lines(parity), f"bundle: {out}", f"next: toolkit bench-latency {out}{made_for}"]
+    if "," in provider:
+        lines.insert(-2, f"chosen on {parity['provider']}, of {provider}")
     if triton:
         lines[-1:-1] = [
             f"repository: {triton}, not tuned; after toolkit tune: toolkit triton {out} --out {triton} --force"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.output import ForceFlag, JsonFlag, ServingProviderOption, console, print_json, print_table, warn
+from toolkit.cli.output import ForceFlag, JsonFlag, console, print_json, print_table, warn
 
 
 def triton(
@@ -19,7 +19,9 @@ def triton(
             help="Precision of the graph, of those that the bundle holds.", show_default="as tuned, or the default"
         ),
     ] = None,
-    provider: ServingProviderOption = None,
+    provider: Annotated[
+        str | None, typer.Option(help="Execution provider: cpu, cuda or tensorrt.", show_default="as tuned, or cpu")
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, max=1024, help="Threads of an instance.", show_default="as tuned, or the usable cores"),

@@ -50,6 +50,13 @@ class BoundaryCacheConfig(Section):
         None,
         description="Folder that keeps the cache for other runs; left out, it lives and ends with the run.",
     )
+    device_share: float = Field(
+        0.5,
+        ge=0,
+        le=0.9,
+        description="Share of a GPU's free memory that rows may take: a split that fits lies there as a whole, any "
+        "other is read one batch ahead; training has the rest. 0 reads all of them. The run is the same.",
+    )
 
     @field_validator("dir")
     @classmethod

@@ -16,11 +16,13 @@ def contract_lines(parity: dict[str, Any]) -> list[str]:
     if found["min_speedup"] is not None:
         asked.append(f"at least {found['min_speedup']:g} times as fast as fp32")
     speed = found["latency"]
+    provider, beside = found.get("provider", "cpu"), speed.get("fp32_provider", "cpu")
+    on, fp32 = ("", "fp32") if provider == beside == "cpu" else (f" on {provider}", f"fp32 on {beside}")
     return [
-        f"contract, kept by {found['form']}: {', '.join(asked)}",
+        f"contract, kept by {found['form']}{on}: {', '.join(asked)}",
         f"on validation images, which chose it: {_loss(found['validation'])}",
         f"on test images, which the search did not see: {_loss(found['held_out'])}",
-        f"{speed['speedup']:.2f} times as fast as fp32 at batch 1 (at least {speed['speedup_at_least']:.2f})",
+        f"{speed['speedup']:.2f} times as fast as {fp32} at batch 1 (at least {speed['speedup_at_least']:.2f})",
     ]
 
 

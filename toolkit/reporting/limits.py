@@ -29,7 +29,8 @@ class Point(NamedTuple):
 def ceilings(limits: dict[str, Any]) -> Iterator[Ceiling]:
     """The runtime's ceilings, then torch's where it was measured, by precision and batch size."""
     measured = limits.get("ceilings") or {}
-    for key, library in (("runtime_gflops", "onnxruntime"), ("torch_gflops", "torch")):
+    runtime = str(measured.get("runtime", "onnxruntime"))  # files of older versions don't say
+    for key, library in (("runtime_gflops", runtime), ("torch_gflops", "torch")):
         for precision, sizes in (measured.get(key) or {}).items():
             yield from (Ceiling(precision, int(size), rate, library) for size, rate in sizes.items() if rate)
 

@@ -179,9 +179,14 @@ def _with_flips(parity: dict[str, Any]) -> bool:
     return any("flips_at_most" in each for each in parity["tried"])
 
 
+def _with_providers(parity: dict[str, Any]) -> bool:
+    """Whether forms were tried on several providers; files of older versions don't say."""
+    return len({each.get("provider") for each in parity["tried"]}) > 1
+
+
 def tried_columns(parity: dict[str, Any]) -> list[str]:
     """Headings of :func:`tried_cells`."""
-    columns = ["form", "agreement", "accuracy"]
+    columns = ["form", *(["provider"] if _with_providers(parity) else []), "agreement", "accuracy"]
     if any("p50_ms" in each for each in parity["tried"]):
         columns += ["points lost", "95 % interval", "at most", *(FLIPS if _with_flips(parity) else ())]
         columns += ["p50 ms", "within the budget"]
@@ -193,7 +198,8 @@ def tried_cells(parity: dict[str, Any]) -> list[list[str]]:
     rows = []
     for each in parity["tried"]:
         accuracy = "" if each["accuracy"] is None else f"{each['accuracy']:.2%}"
-        row = [each["form"], f"{each['top1_agreement']:.2%}", accuracy]
+        where = [each["provider"]] if _with_providers(parity) else []
+        row = [each["form"], *where, f"{each['top1_agreement']:.2%}", accuracy]
         if "p50_ms" in each:
             low, high = each["accuracy_drop_interval"]
             open_question = each.get("verdict") == "undecided"

@@ -53,6 +53,12 @@ class Summary(BaseModel):
     """With ``intervals`` and ``per_class``; like the others, there where the run has labelled images."""
     temperature: float | list[float]
     """Of the probabilities, fitted on validation; a list of one for each class where an image has several labels."""
+    boundary_cache_on_device: dict[str, int] = {}
+    """Bytes of the cached splits that lay in a GPU's memory; the others were read from the disk."""
+    peak_memory_bytes: int | None = None
+    """Most that the process held of the host's memory."""
+    peak_device_bytes: int | None = None
+    """Most that its tensors held of a GPU's memory; left out on a CPU."""
     data_fingerprint: str | None = None
     data: dict[str, Any] = {}
     """What the data set says of itself: name, source, licence."""

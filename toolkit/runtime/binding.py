@@ -1,4 +1,11 @@
-"""Inputs and outputs that stay on the device: one set of shapes, its memory taken once."""
+"""Inputs and outputs that stay on the device: one set of shapes, its memory taken once.
+
+Inputs are copied from host memory as it is, which the system may page. ONNX Runtime's Python API allocates pinned
+memory by the ``memory_info`` of a provider's device (``OrtValue.ortvalue_from_shape_and_type``, onnxruntime#28038), and
+only providers that were built as plugins have such a device; the CUDA provider of PyPI's wheels is none (1.31:
+``get_build_info`` names no ``cuda-plugin-ep``, ``get_ep_devices`` the CPU alone). It would be a faster copy, not one
+beside other work: ``update_inplace`` returns when an array has arrived.
+"""
 
 from __future__ import annotations
 

@@ -74,6 +74,8 @@ class ParityFile(BaseModel):
 
     results: dict[str, dict[str, ParityEntry]]
     """An entry for each precision and provider."""
+    provider: str = ""
+    """That the graphs were made for, and chosen on where that was searched."""
     reference: str = ""
     """What was compared with, in words."""
     tried: list[dict[str, Any]] = []

@@ -50,6 +50,23 @@ def provider_name(provider: str) -> str:
     return requested
 
 
+def several_providers(asked: str) -> list[str]:
+    """The providers that are to be weighed against each other, or the one to run on.
+
+    Args:
+        asked: a name, or several, comma-separated.
+
+    Raises:
+        ToolkitError: several that don't all compute on the processor.
+    """
+    names = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip())) or [asked]
+    apart = [name for name in names if name not in ON_CPU]
+    if len(names) > 1 and apart:
+        what = f"{apart[0]} runs alone: cpu and openvino share the processor's cores, and can be compared"
+        raise ToolkitError(what, where="--provider", fix="use --provider cpu,openvino, or one provider")
+    return names
+
+
 def require_precision(precision: str, provider: str) -> Precision:
     """A name as a precision that a provider can run.
 

@@ -80,7 +80,7 @@ class PixelSource:
 
 
 class CacheFeed:
-    """Reads what the trunk gave when the cache was filled."""
+    """Reads what the trunk gave when the cache was filled; for a GPU one batch ahead, from pinned memory."""
 
     def __init__(self, split: CachedSplit, labels: list[int], device: torch.device) -> None:
         self.split, self.device = split, device
@@ -105,6 +105,23 @@ class CacheFeed:
         if self.device.type == "cuda":
             hidden, labels = hidden.pin_memory(), labels.pin_memory()
         return hidden, labels
+
+
+class ResidentFeed:
+    """The same rows as :class:`CacheFeed` gives, from the memory of the device, where all of them lie."""
+
+    def __init__(self, split: CachedSplit, labels: list[int], device: torch.device) -> None:
+        self.split, self.device = split, device
+        self._rows, self._labels = split.all_rows(device), torch.tensor(labels, device=device)
+
+    def __call__(self, batches: Iterable[MicroBatch], watch: Stopwatch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Feed micro-batches, always as float32; nothing waits for data."""
+        for batch in batches:
+            indices = torch.tensor(batch.indices)
+            if self.device.type == "cuda":
+                indices = indices.pin_memory()
+            indices = indices.to(self.device, non_blocking=True)
+            yield self._rows[self.split.view_of(batch.epoch)][indices].float(), self._labels[indices]
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -31,9 +31,10 @@ from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runtime import decode, preprocess, range_statements, read_samples, samples, value_range
 from toolkit.runtime.preprocess import Preprocess
-from toolkit.training.activation_source import ActivationSource, CacheFeed, PixelSource
-from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
+from toolkit.training.activation_source import ActivationSource, CacheFeed, PixelSource, ResidentFeed
+from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, CachedSplit, Layout
 from toolkit.training.cache_fill import fill_cache
+from toolkit.training.device_memory import free_device_bytes, that_fit
 from toolkit.training.mixing import Mixing
 from toolkit.training.packing import Packed, Packing, Unpacked
 from toolkit.training.processes import AllRanks
@@ -97,6 +98,11 @@ class Boundary:
             self._layout.check_budget(self.config.max_gb)
         self._private: Path | None = None
         self._filled: BoundaryCache | None = None
+        self._feeds: dict[str, ActivationSource] = {}
+        self.free_device_bytes: Callable[[], int] = partial(free_device_bytes, accelerator.device)
+        """Asked when the cache is filled, before the first step."""
+        self.on_device: dict[str, int] = {}
+        """Bytes of the cached splits that lie in the device's memory."""
 
     def feeds(
         self,
@@ -122,31 +128,44 @@ class Boundary:
         with counting("caching activations", self.accelerator.is_main_process) as progress:
             packed = {split: Packed(feed, self._packing) for split, feed in pixels.items()}
             counts = fill_cache(cache, packed, self.accelerator, self.agreement, stop_if_asked, progress)
+        splits = {split: cache.split(split) for split in CACHED_SPLITS}
+        free = self.free_device_bytes()
+        self.on_device = that_fit(
+            {name: split.bytes for name, split in splits.items()}, self.config.device_share * free
+        )
         if self.accelerator.is_main_process:
             size = layout.bytes_of(layout.shards()) / 1e9
             damaged = f", {counts['damaged']} of them damaged before" if counts["damaged"] else ""
             console.print(
                 f"boundary cache at {self._trunk['cut']}: {size:.3g} GB in {counts['shards']} shards, "
-                f"{counts['computed']} computed now{damaged}"
+                f"{counts['computed']} computed now{damaged}{self._place_in_words(free)}"
             )
         self._filled = cache
-        return {split: self._cached(cache, split) for split in CACHED_SPLITS}
+        self._feeds = {name: self._cached(name, split) for name, split in splits.items()}
+        return self._feeds
 
     def plain_feed(self, split: str) -> ActivationSource | None:
         """The cached activations of the training images as they are; None where there are none."""
-        if self._filled is None or split != "train" or self.recipe.data.augment:
-            return None
-        return self._cached(self._filled, split)
+        return None if split != "train" or self.recipe.data.augment else self._feeds.get(split)
+
+    def _place_in_words(self, free: int) -> str:
+        """Where epochs read the rows, if there is a choice."""
+        if not free:
+            return ""
+        kept = " and ".join(self.on_device)
+        size, room = sum(self.on_device.values()) / 1e9, self.config.device_share * free / 1e9
+        said = f"; {kept} on the device ({size:.3g} GB)" if kept else "; read one batch ahead"
+        return f"{said}: {room:.3g} of {free / 1e9:.3g} GB that are free there may be taken"
 
     @property
     def cache_folder(self) -> Path | None:
         """Where the cache lies that the epochs read, named by its key; None where there is none."""
         return self._filled.folder if self._filled else None
 
-    def _cached(self, cache: BoundaryCache, split: str) -> ActivationSource:
+    def _cached(self, name: str, split: CachedSplit) -> ActivationSource:
         assert self._packing is not None  # there is a cache
-        feed = CacheFeed(cache.split(split), self.data.labels(split).tolist(), self.accelerator.device)
-        return Unpacked(feed, self._packing)
+        feed = ResidentFeed if name in self.on_device else CacheFeed
+        return Unpacked(feed(split, self.data.labels(name).tolist(), self.accelerator.device), self._packing)
 
     def remove_private_cache(self) -> None:
         """Remove a cache that was to live as long as the run."""

@@ -194,7 +194,7 @@ class BoundaryCache:
                     fix = "set training.boundary_cache.dir to a folder that all machines share"
                     raise ToolkitError(f"{shard.name} is not here", where=self.folder, fix=fix)
                 paths[shard.view, shard.start] = copies[0]
-        return CachedSplit(self.layout, self.layout.views[name], paths)
+        return CachedSplit(self.layout, name, paths)
 
     def _copies(self, shard: Shard) -> list[Path]:
         return sorted(self.folder.glob(f"rank-*/{shard.name}"))
@@ -218,13 +218,32 @@ class BoundaryCache:
 class CachedSplit:
     """Reads rows of one split. What was read is dropped from this process's memory, not from the system's cache."""
 
-    def __init__(self, layout: Layout, views: int, paths: dict[tuple[int, int], Path]) -> None:
-        self.layout, self.views, self.paths = layout, views, paths
+    def __init__(self, layout: Layout, name: str, paths: dict[tuple[int, int], Path]) -> None:
+        self.layout, self.images, self.views, self.paths = layout, layout.images[name], layout.views[name], paths
         self._map = lru_cache(maxsize=OPEN_SHARDS)(self._open)
+
+    @property
+    def bytes(self) -> int:
+        """Of all rows in all views."""
+        return self.views * self.images * self.layout.row_bytes
+
+    def view_of(self, epoch: int) -> int:
+        """The view that an epoch, from 1, sees."""
+        return (epoch - 1) % self.views
+
+    def all_rows(self, device: torch.device) -> Tensor:
+        """Activations [views, images, ...] as stored, in a device's memory; the host holds a shard at a time."""
+        torch_dtype = DTYPES[self.layout.dtype][0]
+        rows = torch.empty((self.views, self.images, *self.layout.row), dtype=torch_dtype, device=device)
+        for view, start in sorted(self.paths):
+            shard, memory = self._map(view, start)
+            rows[view, start : start + len(shard)] = torch.from_numpy(shard.copy()).view(torch_dtype)
+            _drop(memory)
+        return rows
 
     def rows(self, epoch: int, indices: Sequence[int]) -> Tensor:
         """Activations [B, ...] of images, in the view that ``epoch`` sees."""
-        view, size = (epoch - 1) % self.views, self.layout.shard_images
+        view, size = self.view_of(epoch), self.layout.shard_images
         torch_dtype, numpy_dtype = DTYPES[self.layout.dtype]
         gathered = np.empty((len(indices), *self.layout.row), numpy_dtype)
         touched = {}

@@ -73,6 +73,23 @@ class NonFiniteGuard:
         return ", ".join(names[:5]) + more
 
 
+class FlagOnItsWay:
+    """One bool that a device computes; what is queued behind it goes on while the host asks for it."""
+
+    def __init__(self, flag: Tensor) -> None:
+        self._flag, self._copied = flag, None
+        if flag.is_cuda:
+            self._flag = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def arrived(self) -> bool:
+        """Its value; waits until the device has come as far as where it was made, and no further."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return bool(self._flag)
+
+
 class _Step:
     """A step's losses, and whether they are finite, on its way from the device."""
 
@@ -80,16 +97,10 @@ class _Step:
         self, step: int, batches: list[MicroBatch], losses: list[Tensor], norm: Tensor, finite: Tensor
     ) -> None:
         self.step, self.batches, self.losses, self.norm = step, batches, losses, norm
-        self._finite, self._copied = finite, None
-        if finite.is_cuda:
-            self._finite = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(finite, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+        self._finite = FlagOnItsWay(finite)
 
     def is_finite(self) -> bool:
-        if self._copied is not None:
-            self._copied.synchronize()
-        return bool(self._finite)
+        return self._finite.arrived()
 
     def values(self) -> list[tuple[int, float]]:
         """(index, loss) of each image."""

@@ -42,7 +42,7 @@ from toolkit.training.optimizer import build_optimizer, learning_rate_factor, se
 from toolkit.training.ordered_sum import sum_in_order
 from toolkit.training.processes import AllRanks
 from toolkit.training.progress import bar, console, parameter_counts, print_groups
-from toolkit.training.stability import MAX_SKIPPED, NonFiniteGuard, unstable
+from toolkit.training.stability import MAX_SKIPPED, FlagOnItsWay, NonFiniteGuard, unstable
 from toolkit.training.stopwatch import Stopwatch, advice
 from toolkit.training.train_state import CheckpointManager, EpochRecord, TrainState
 from toolkit.training.trunk import Trunk
@@ -76,6 +76,8 @@ class Trainer:
         self.record = EpochRecord(len(data.splits["train"]), device)
         self.agreement = AllRanks(accelerator.num_processes)
         self.interruption = Interruption()
+        self._taken: FlagOnItsWay | bool | None = None
+        """Whether the newest step was not skipped; None once it is counted."""
         self.finite = NonFiniteGuard(run, data.root, data.splits["train"], self.agreement)
         preprocess = preprocess_from(processor)
         size = preprocess.output_size
@@ -228,6 +230,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "effective_batch": self.train_plan.effective_batch,
             "boundary_cache": self.recipe.training.boundary_cache.enabled,
+            "boundary_cache_on_device": self.boundary.on_device,
             "trunk_precision": self.recipe.training.trunk_precision,
             "time_shares": self.state.time_shares,
             "advice": self._advice(),
@@ -274,8 +277,8 @@ class Trainer:
         watch = Stopwatch(self.accelerator.device)
         activations = feed((batch for step in plan.steps(epoch, done) for batch in step), watch)
         for batches in plan.steps(epoch, done):
-            rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
             losses, norm = self._step(batches, activations, watch)
+            rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
             watch.images += batches[0].step_images
             self.state.step += 1
             self.state.steps_of_epoch += 1
@@ -314,18 +317,30 @@ class Trainer:
             wanted = mix.dominant(labels) if mix else labels
             self.record.note(batch, losses[-1], self.task.right(logits.detach(), wanted))
         with watch.on_device("optimizer"):
-            norm = accelerator.clip_grad_norm_(self.model.parameters(), config.max_gradient_norm)
+            norm = whole(accelerator.clip_grad_norm_(self.model.parameters(), config.max_gradient_norm))
+            self._count_last_step()
             self.optimizer.step()
-            if accelerator.scaler is None or math.isfinite(norm):
-                self.scheduler.step()
-                self.state.scheduled += 1
-                self.state.skipped = 0
-                if self.average is not None:
-                    self.average.update(self.state.scheduled)
-            else:
-                self.state.skipped += 1
+            self._taken = FlagOnItsWay(torch.isfinite(norm)) if accelerator.scaler else True
             self.optimizer.zero_grad()
-        return losses, whole(norm)
+        return losses, norm
+
+    def _count_last_step(self) -> None:
+        """Move schedule and running average past the newest step, unless the gradient scaler skipped it.
+
+        The fused optimiser leaves that to the device, so the host asks when the next step's gradient is queued already.
+        """
+        if self._taken is None:
+            return
+        taken = self._taken if isinstance(self._taken, bool) else self._taken.arrived()
+        self._taken = None
+        if not taken:
+            self.state.skipped += 1
+            return
+        self.scheduler.step()
+        self.state.scheduled += 1
+        self.state.skipped = 0
+        if self.average is not None:
+            self.average.update(self.state.scheduled)
 
     def _look_at(self, batches: list[MicroBatch], losses: list[Tensor], norm: Tensor) -> None:
         """Stop on what is not finite, in all processes at the same step; learn of a wish to stop."""
@@ -341,6 +356,7 @@ class Trainer:
         """Know of the newest step, before anything is written that builds on it, that all of it was finite."""
         if self.agreement.any(self.finite.saw_trouble_at_last())[0]:
             self.finite.fail()
+        self._count_last_step()
 
     def _keep_or_stop(self, plan: BatchSchedule) -> None:
         """Write a checkpoint within an epoch where one is due, or wished for before stopping."""

@@ -30,8 +30,12 @@ from export.latency.measure import MinSamples, Samples, alternate
 from export.latency.roofline.work import Matmul, Work
 from export.latency.runner import Runner
 from toolkit.errors import ToolkitError
+from toolkit.runtime.openvino_library import OPENVINO
+from toolkit.runtime.openvino_session import OpenVinoSession
 
-RUNTIME, TORCH = "onnxruntime", "torch"
+TORCH = "torch"
+RUNTIMES = {"cpu": "onnxruntime", OPENVINO: OPENVINO}
+"""What runs the graph on each provider that ceilings are measured on."""
 ELEMENTS: dict[str, tuple[int, type[np.generic]]] = {
     "fp32": (TensorProto.FLOAT, np.float32),
     "int8": (TensorProto.UINT8, np.uint8),
@@ -45,23 +49,28 @@ Array = npt.NDArray[Any]
 
 
 def computed(matmul: Matmul) -> str:
-    """What a CPU computes a matmul in: ONNX Runtime widens fp16 to float32, and so its ceiling is that of fp32."""
+    """What a CPU computes a matmul in: ONNX Runtime widens fp16 to float32, and so its ceiling is that of fp32.
+
+    bf16 is multiplied by OpenVINO alone, whose hint says so of a graph in float32.
+    """
     return "int8" if matmul.precision == "int8" else "fp32"
 
 
 def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str = "cpu") -> list[Runner]:
-    """The matmuls of a graph as engines to measure beside it: ONNX Runtime's, and torch's where it is installed.
+    """The matmuls of a graph as engines to measure beside it: the runtime's, and torch's where it is installed.
 
-    Torch has no matmuls that round as int8 graphs do, so it stands beside graphs without integers only.
+    Torch has no matmuls that round as int8 graphs do, so it stands beside graphs in fp32 and fp16 only.
     What a batch holds is of no matter to these engines; the shapes are those that were counted.
 
     Raises:
-        ToolkitError: another provider than ``cpu``.
+        ToolkitError: another provider than ``cpu`` and ``openvino``.
     """
-    if provider != "cpu":
-        raise ToolkitError(f"no ceilings are measured on {provider}", where="--provider", fix="use --provider cpu")
-    engines = [Runner(RUNTIME, precision, provider, threads, runtime_matmuls(work.matmuls, threads))]
-    if find_spec("torch") and all(computed(matmul) == "fp32" for matmul in work.matmuls):
+    if provider not in RUNTIMES:
+        what = f"no ceilings are measured on {provider}"
+        raise ToolkitError(what, where="--provider", fix=f"use --provider {' or '.join(RUNTIMES)}")
+    matmuls_of = openvino_matmuls if provider == OPENVINO else runtime_matmuls
+    engines = [Runner(RUNTIMES[provider], precision, provider, threads, matmuls_of(work.matmuls, threads))]
+    if find_spec("torch") and all(matmul.precision in ("fp32", "fp16") for matmul in work.matmuls):
         engines.append(Runner(TORCH, precision, provider, threads, torch_matmuls(work.matmuls, threads)))
     return engines
 
@@ -77,17 +86,18 @@ def measure_ceilings(
     """GFLOP/s of all matmuls together by library, in alternating blocks.
 
     Returns:
-        ``onnxruntime``, and ``torch`` where it is installed and the graph has no integers.
+        The runtime, and ``torch`` where it is installed and the graph has neither integers nor bf16.
     """
     engines = ceiling_engines(work, precision=precision, threads=threads, provider=provider)
     counted = alternate(engines, [{}], least or MinSamples())
     return {samples.engine.name: work.gflop / best_seconds(samples) for samples in counted}
 
 
-def matmuls_model(matmuls: Sequence[Matmul]) -> onnx.ModelProto:
+def matmuls_model(matmuls: Sequence[Matmul], *, standard_ops_only: bool = False) -> onnx.ModelProto:
     """A graph of nothing but matmuls: ``x.NUMBER`` [m, k] times a constant, or times ``w.NUMBER``, is ``y.NUMBER``.
 
-    Matmuls of equal shapes have equal inputs, and constants of their own.
+    Matmuls of equal shapes have equal inputs, and constants of their own. In standard operators, those of integers take
+    float32, which QuantizeLinear and DequantizeLinear round.
     """
     builder, rng = GraphBuilder(), np.random.default_rng(0)
     inputs: dict[str, onnx.ValueInfoProto] = {}
@@ -101,15 +111,22 @@ def matmuls_model(matmuls: Sequence[Matmul]) -> onnx.ModelProto:
     for number, matmul in enumerate(matmuls):
         kind, to = computed(matmul), f"y.{number}"
         lead = _lead(matmul)
-        x = entry("x", kind, [*lead, matmul.m, matmul.k])
+        x = entry("x", "fp32" if standard_ops_only else kind, [*lead, matmul.m, matmul.k])
         matrix = [*lead, matmul.k, matmul.n]
         if kind == "int8":
             weights = [
                 builder.constant(rng.integers(-64, 65, matrix, dtype=np.int8), name=f"w.{number}"),
                 builder.constant(np.ones(matmul.n, np.float32), name=f"scale.{number}"),
             ]
-            affine = builder.constant(np.float32(1)), builder.constant(np.uint8(128))
-            integer_matmul(builder, x, affine, weights, "", to)
+            step = 1 / 32 if standard_ops_only else 1  # floats near 1, or levels
+            affine = builder.constant(np.float32(step)), builder.constant(np.uint8(128))
+            if standard_ops_only:
+                levels = builder.node("QuantizeLinear", [x, *affine], name=f"{to}/levels")
+                values = builder.node("DequantizeLinear", [levels, *affine], name=f"{to}/values")
+                matrix_of = builder.node("DequantizeLinear", weights, name=f"{to}/matrix", axis=len(matrix) - 1)
+                builder.node("MatMul", [values, matrix_of], name=to)
+            else:
+                integer_matmul(builder, x, affine, weights, "", to)
         else:
             constant = matmul.constant
             w = builder.constant(_normal(rng, matrix), name=f"w.{number}") if constant else entry("w", kind, matrix)
@@ -145,6 +162,36 @@ def runtime_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], 
         session.run_with_iobinding(binding)
 
     return run
+
+
+def openvino_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], None]:
+    """The same matmuls in one session of OpenVINO; inputs and results stay where they are from run to run."""
+    session, rng = open_matmuls(matmuls, threads), np.random.default_rng(1)
+    kept = {
+        name: rng.standard_normal(tuple(map(int, spec.shape)), np.float32)  # type: ignore[arg-type]
+        for name, spec in session.inputs.items()
+    }
+    request = session._request
+    request.infer(kept, share_inputs=True)
+
+    def run(_: Any, places: Any = (session, kept)) -> None:
+        request.infer()
+
+    return run
+
+
+def open_matmuls(matmuls: Sequence[Matmul], threads: int) -> OpenVinoSession:
+    """A session of OpenVINO of matmuls, with production's options.
+
+    Those of integers have the rounding of their input with them, which OpenVINO joins with the matmul or puts before
+    it. Those of bf16 are computed in it by OpenVINO's hint, and then so are all others of floats: a head in fp32 among
+    them takes no time worth counting.
+    """
+    return OpenVinoSession(
+        matmuls_model(matmuls, standard_ops_only=True).SerializeToString(),
+        threads=threads,
+        properties={"INFERENCE_PRECISION_HINT": "bf16"} if any(each.precision == "bf16" for each in matmuls) else {},
+    )
 
 
 def torch_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], None]:

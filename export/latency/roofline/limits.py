@@ -22,6 +22,7 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.memory import is_allocation_failure
 from toolkit.runtime.preprocess import Preprocess
+from toolkit.runtime.providers import ON_CPU
 
 if TYPE_CHECKING:
     import onnx
@@ -39,7 +40,7 @@ WHAT = (
 WITH_PREPROCESSING = "rows include the preprocessing, whose operations are not counted; 'network' leaves it out"
 WITHOUT_PREPROCESSING = "rows are the network alone"
 HALF_ON_CPU = "fp16 matmuls are computed in float32 on CPUs, so their ceiling is that of float32"
-NO_INTEGERS = "torch has no matmuls like those of int8 graphs; their best ceiling is the runtime's"
+NO_INTEGERS = "torch's matmuls stand beside those of graphs in fp32 and fp16; of others the runtime's are the best"
 
 
 def limits(
@@ -54,15 +55,23 @@ def limits(
     """What :func:`measure_limits` gives for a bundle's graphs of these precisions, or ``{"left_out": reason}``."""
     if not find_spec("onnx"):
         return {"left_out": 'onnx is not installed, which counting needs: pip install "clip-toolkit[train]"'}
-    if provider != "cpu":
-        return {"left_out": f"ceilings are measured on cpu alone, not on {provider}"}
+    if provider not in ON_CPU:
+        return {"left_out": f"ceilings are measured on cpu and openvino alone, not on {provider}"}
     if bundle.tokenizer is not None:
         return {"left_out": "a network's share of the ceilings is measured for images alone"}
     import onnx
 
     graphs = {each: lambda each=each: onnx.load(bundle.path / bundle.graph_name(each)) for each in batch_sizes}
     try:
-        return measure_limits(graphs, bundle.preprocess, batch_sizes, threads=threads, least=least, progress=progress)
+        return measure_limits(
+            graphs,
+            bundle.preprocess,
+            batch_sizes,
+            provider=provider,
+            threads=threads,
+            least=least,
+            progress=progress,
+        )
     except ToolkitError as error:
         return {"left_out": error.what}
     except Exception as error:
@@ -76,6 +85,7 @@ def measure_limits(
     preprocess: Preprocess,
     batch_sizes: Mapping[str, Sequence[int]],
     *,
+    provider: str = "cpu",
     threads: int,
     least: MinSamples = LEAST,
     progress: Progress = SILENT,
@@ -87,6 +97,7 @@ def measure_limits(
             once more for each library.
         preprocess: of these graphs.
         batch_sizes: images a run, of each precision.
+        provider: that runs the graphs, ``cpu`` or ``openvino``.
         threads: of one operator, and of copying.
         least: how much to count of each engine and batch size.
         progress: told how it goes on.
@@ -98,7 +109,7 @@ def measure_limits(
     Raises:
         ToolkitError: a graph whose work can't be counted.
     """
-    from export.latency.roofline.ceilings import TORCH, best_seconds, ceiling_engines, measure_copy
+    from export.latency.roofline.ceilings import RUNTIMES, TORCH, best_seconds, ceiling_engines, measure_copy
     from export.latency.roofline.work import count_work
 
     assert preprocess.output_size is not None  # checked when it was built
@@ -109,11 +120,11 @@ def measure_limits(
     for precision, load in graphs.items():
         model = load()
         takes_images = takes_images or model.graph.input[0].name == "image"
-        entry, run = network_run(model, threads=threads)
+        entry, run = network_run(model, provider=provider, threads=threads)
         for batch_size in batch_sizes[precision]:
             counted = count_work(model, [batch_size, 3, *preprocess.output_size])
-            engines = ceiling_engines(counted, precision=precision, threads=threads)
-            itself = Runner(NETWORK, precision, "cpu", threads, run)
+            engines = ceiling_engines(counted, precision=precision, threads=threads, provider=provider)
+            itself = Runner(NETWORK, precision, provider, threads, run)
             batches = batches_of(preprocess, batch_size, entry)
             whole, *matmuls = alternate([itself, *engines], batches, least, progress=progress)
             for samples in matmuls:
@@ -121,11 +132,15 @@ def measure_limits(
                 rates[str(batch_size)] = counted.gflop / best_seconds(samples)
             work.append({"precision": precision} | counted.describe())
             network.append({"precision": precision, "batch_size": batch_size} | attained(counted, whole, matmuls))
-    runtime, torch = by_library.get("onnxruntime", {}), by_library.get(TORCH, {})
+    runtime, torch = by_library.get(RUNTIMES[provider], {}), by_library.get(TORCH, {})
     notes = [WITH_PREPROCESSING if takes_images else WITHOUT_PREPROCESSING]
     notes += [HALF_ON_CPU] * ("fp16" in graphs) + [NO_INTEGERS] * bool(torch and set(runtime) - set(torch))
     return {
-        "ceilings": {"threads": threads, **best_of(runtime, torch), "copy_gib_s": measure_copy(threads)},
+        "ceilings": {
+            "threads": threads,
+            **best_of(runtime, torch, RUNTIMES[provider]),
+            "copy_gib_s": measure_copy(threads),
+        },
         "work": work,
         "network": network,
         "what": WHAT,
@@ -133,7 +148,7 @@ def measure_limits(
     }
 
 
-def network_run(model: onnx.ModelProto, *, threads: int) -> tuple[str, Callable[[Feed], Any]]:
+def network_run(model: onnx.ModelProto, *, provider: str = "cpu", threads: int) -> tuple[str, Callable[[Feed], Any]]:
     """The network of a graph without its preprocessing: the name of what it takes, and what runs it.
 
     It takes ``pixel_values``, or the grey levels that a graph with rounded patches takes in their place, which are
@@ -144,7 +159,7 @@ def network_run(model: onnx.ModelProto, *, threads: int) -> tuple[str, Callable[
     names = [each.name for each in model.graph.output if each.name in GIVEN]
     part = network_part(model, names)
     (entry,) = part.graph.input
-    session = open_model(part, provider="cpu", threads=threads)
+    session = open_model(part, provider=provider, threads=threads)
     return entry.name, lambda feed: session.compute(names, feed)
 
 
@@ -172,22 +187,24 @@ def attained(work: Work, network: Samples, ceilings: Sequence[Samples]) -> dict[
     median over the blocks, with the least and the largest, of the matmuls' time over the network's in the same
     block, which the machine's drift hits alike.
     """
-    from export.latency.roofline.ceilings import RUNTIME, best_seconds
+    from export.latency.roofline.ceilings import TORCH, best_seconds
 
     seconds = float(np.median(network.seconds))
     best = {each.engine.name: best_seconds(each) for each in ceilings}
-    (runtime,) = (each for each in ceilings if each.engine.name == RUNTIME)
+    (runtime,) = (each for each in ceilings if each.engine.name != TORCH)
     shares = np.divide(runtime.block_medians, network.block_medians)
     return {
         "p50_ms": seconds * 1000,
         "gflops_per_s": work.gflop / seconds,
-        "share_of_ceiling": best[RUNTIME] / seconds,
+        "share_of_ceiling": best[runtime.engine.name] / seconds,
         "share_of_best_ceiling": min(best.values()) / seconds,
         "share_by_block": {"p50": float(np.median(shares)), "min": float(shares.min()), "max": float(shares.max())},
     }
 
 
-def best_of(runtime: dict[str, dict[str, float]], torch: dict[str, dict[str, float]]) -> dict[str, Any]:
+def best_of(
+    runtime: dict[str, dict[str, float]], torch: dict[str, dict[str, float]], name: str = "onnxruntime"
+) -> dict[str, Any]:
     """Ceilings in GFLOP/s by precision and batch size: the runtime's, torch's (None without torch) and the better."""
     best: dict[str, dict[str, float]] = {}
     libraries = set()
@@ -196,8 +213,9 @@ def best_of(runtime: dict[str, dict[str, float]], torch: dict[str, dict[str, flo
         for batch_size, rate in rates.items():
             other = torch.get(precision, {}).get(batch_size, 0.0)
             best[precision][batch_size] = max(rate, other)
-            libraries.add("torch" if other > rate else "onnxruntime")
+            libraries.add("torch" if other > rate else name)
     return {
+        "runtime": name,
         "runtime_gflops": runtime,
         "torch_gflops": torch or None,
         "best_gflops": best,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -163,9 +163,17 @@ def count_work(model: onnx.ModelProto, input_shape: Sequence[int]) -> Work:
 def inferred(model: onnx.ModelProto, input_shape: Sequence[int]) -> dict[str, Value]:
     """Every tensor of a graph with one input, as ONNX Runtime infers it for a shape of that input.
 
+    ONNX Runtime has no bf16 on CPUs, so such a graph is looked at in fp16, which has the same shapes.
+
     Raises:
         ToolkitError: a shape that is not known before the graph runs.
     """
+    if any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in model.graph.initializer):
+        found = inferred(_in_fp16(model), input_shape)
+        return {
+            name: replace(value, element="bfloat16") if value.element == "float16" else value
+            for name, value in found.items()
+        }
     (entry,) = model.graph.input
     fixed = helper.make_tensor_value_info(entry.name, entry.type.tensor_type.elem_type, input_shape)
     small = [tensor for tensor in model.graph.initializer if math.prod(tensor.dims) <= SMALL]
@@ -187,6 +195,31 @@ def inferred(model: onnx.ModelProto, input_shape: Sequence[int]) -> dict[str, Va
             raise ToolkitError(what, where=value.name, fix="count a graph that toolkit export wrote")
         values[value.name] = Value(tuple(value.shape), value.type.removeprefix("tensor(").removesuffix(")"))
     return values
+
+
+def _in_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph's nodes and the shapes of its constants with fp16 in the place of bf16; what they hold gets lost."""
+    bf16, fp16 = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16
+    changed = onnx.ModelProto()
+    changed.opset_import.extend(model.opset_import)
+    changed.ir_version = model.ir_version
+    changed.graph.node.extend(model.graph.node)
+    changed.graph.input.extend(model.graph.input)
+    for tensor in model.graph.initializer:
+        same = changed.graph.initializer.add()
+        if tensor.data_type != bf16:
+            same.CopyFrom(tensor)
+            continue
+        size = math.prod(tensor.dims)
+        held = bytes(2 * size) if size <= SMALL else b""  # of larger ones nobody asks more than the shape
+        same.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=fp16, dims=tensor.dims, raw_data=held))
+    for node in changed.graph.node:
+        for attribute in node.attribute:
+            if attribute.i == bf16 and attribute.name in ("to", "dtype", "output_dtype"):
+                attribute.i = fp16
+            elif attribute.i == bf16 and attribute.name == "stash_type":
+                attribute.i = onnx.TensorProto.FLOAT
+    return changed
 
 
 def _element(data_type: int) -> str:

@@ -11,11 +11,11 @@ from export.latency.pool import find_pool
 from export.latency.tuning.accuracy import accuracy_drops
 from export.latency.tuning.reduced_jpeg import prove_reduced_jpeg
 from export.latency.tuning.search import Effort, Search, tune, with_files
-from toolkit.errors import CheckFailed, ToolkitError
+from toolkit.errors import CheckFailed
 from toolkit.files import write_json
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.providers import ON_CPU, runnable
+from toolkit.runtime.providers import runnable, several_providers
 from toolkit.runtime.serving import SERVING, Budget, Serving
 from toolkit.runtime.verify import golden_figures, golden_problems, require_sound
 
@@ -66,7 +66,7 @@ def tune_bundle(
     """
     require_sound(bundle)
     to.check(bundle)
-    provider, *others = _providers(provider)
+    provider, *others = several_providers(provider)
     precisions = runnable(bundle.precisions, provider)
     further = {each: runnable(bundle.precisions, each) for each in others}
     of = _run(bundle, sources.run, sources.data)
@@ -88,20 +88,6 @@ def tune_bundle(
         with change(bundle, to.key) as (folder, _):
             write_json(folder / SERVING, content)
     return outcome
-
-
-def _providers(asked: str) -> list[str]:
-    """The providers that are asked for.
-
-    Raises:
-        ToolkitError: several that don't all compute on the processor.
-    """
-    names = list(dict.fromkeys(name.strip() for name in asked.split(",")))
-    apart = [name for name in names if name not in ON_CPU]
-    if len(names) > 1 and apart:
-        what = f"{apart[0]} is tuned alone: cpu and openvino share the processor's cores, and can be compared"
-        raise ToolkitError(what, where="--provider", fix="use --provider cpu,openvino, or one provider")
-    return names
 
 
 def _require_golden(bundle: Bundle, chosen: Serving) -> None:

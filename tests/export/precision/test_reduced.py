@@ -281,13 +281,13 @@ class TestChoice:
         return PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
 
     def test_the_fastest_within_the_budget_is_taken(self, candidates: PrecisionSearch) -> None:
-        best = fastest_within_budget(candidates, "pixel_values", 100.0)
+        best = fastest_within_budget([candidates], "pixel_values", 100.0)
         assert all(each["within_budget"] for each in candidates.measured.tried)
-        assert candidates.measured.metrics(best)["p50_ms"] == min(each["p50_ms"] for each in candidates.measured.tried)
+        assert best.metrics["p50_ms"] == min(each["p50_ms"] for each in candidates.measured.tried)
         assert [each["chosen"] for each in candidates.measured.tried].count(True) == 1
         assert len({each["form"] for each in candidates.measured.tried}) >= 6
-        low, high = candidates.measured.metrics(best)["accuracy_drop_interval"]
-        assert low <= candidates.measured.metrics(best)["accuracy_drop"] <= high
+        low, high = best.metrics["accuracy_drop_interval"]
+        assert low <= best.metrics["accuracy_drop"] <= high
 
     def test_fp32_loses_nothing(self, candidates: PrecisionSearch) -> None:
         fp32 = candidates.configs.base()[0]
@@ -297,8 +297,8 @@ class TestChoice:
         assert drop.at_most == pytest.approx(1 - 0.05 ** (1 / images))  # all that so few images can show
 
     def test_too_few_images_decide_for_fp32_and_nothing_that_loses_is_taken(self, candidates: PrecisionSearch) -> None:
-        best = fastest_within_budget(candidates, "pixel_values", 0.2)
-        assert best.precision == "fp32"
+        best = fastest_within_budget([candidates], "pixel_values", 0.2)
+        assert best.config.precision == "fp32"
         for each in candidates.measured.tried:
             sure = each["accuracy_drop_at_most"] <= 0.2 or each["precision"] == "fp32"
             assert each["within_budget"] == (each["verdict"] == "kept") == (each["accuracy_drop"] <= 0.2 and sure)
@@ -307,7 +307,7 @@ class TestChoice:
 
     def test_a_budget_that_nothing_keeps_names_the_nearest(self, candidates: PrecisionSearch) -> None:
         with pytest.raises(CheckFailed, match=r"no config keeps a budget of -50 .* nearest: .*which loses"):
-            fastest_within_budget(candidates, "pixel_values", -50.0)
+            fastest_within_budget([candidates], "pixel_values", -50.0)
 
     def test_the_temperature_is_fitted_again_where_that_pays(self, candidates: PrecisionSearch) -> None:
         config = candidates.configs.base()[1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decision import LargestLogit
 from toolkit.runtime.verify import verify
 
+ROOT = Path(__file__).parents[3]
 LOOSE = Contract(25.0, 25.0)
 """What 15 validation images can show of a graph that decides all of them as PyTorch does."""
 LITTLE = MinSamples(10, 0)
@@ -87,12 +90,32 @@ def test_a_contract_that_is_kept_ships_with_what_was_measured(finished_run: Path
 
 def test_a_speed_that_nothing_reaches_is_refused_with_the_nearest(fresh: PrecisionSearch) -> None:
     with pytest.raises(CheckFailed, match=r"no config keeps the contract .*1000x.* nearest: .*keeps the rest and is"):
-        fastest_within_contract(fresh, "pixel_values", Contract(25.0, 25.0, min_speedup=1000.0), least=LITTLE)
+        fastest_within_contract([fresh], "pixel_values", Contract(25.0, 25.0, min_speedup=1000.0), least=LITTLE)
     assert not any(each["chosen"] for each in fresh.measured.tried)
 
 
+@pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
+def test_the_command_refuses_with_the_nearest_and_leaves_no_bundle(finished_run: Path, tmp_path: Path) -> None:
+    """A check that said no, so that the exit code is 1, as that of ``toolkit tune`` where nothing fits."""
+    bounds = ["--max-accuracy-drop", "25", "--max-flips", "25", "--min-speedup", "1000"]
+    command = ["export", "--onnx", finished_run, "--out", tmp_path / "bundle", "--precision", "auto", *bounds]
+    done = subprocess.run(
+        [sys.executable, "-m", "toolkit.cli.main", *map(str, command), "--threads", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    (said,) = [line for line in done.stderr.splitlines() if "no config keeps the contract" in line]
+    assert "at most 25 points lost, at most 25 % of decisions flipped, at least 1000x as fast as fp32" in said
+    assert re.search(r"nearest: .*, which keeps the rest and is \d+\.\d\dx as fast as fp32 \(at least", said)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_too_few_images_show_nothing_of_int8_and_fp32_ships(fresh: PrecisionSearch) -> None:
-    kept = fastest_within_contract(fresh, "pixel_values", Contract(0.5, 1.0), least=LITTLE)
+    kept = fastest_within_contract([fresh], "pixel_values", Contract(0.5, 1.0), least=LITTLE)
     assert kept.config.precision == "fp32"
     assert {each["verdict"] for each in fresh.measured.tried if each["precision"] == "int8"} <= {"undecided", "over"}
     assert kept.report["sensitivity"] == []  # no search for what can't be shown
@@ -102,13 +125,13 @@ def test_too_few_images_show_nothing_of_int8_and_fp32_ships(fresh: PrecisionSear
 
 def test_a_speed_without_images_that_show_the_rest_names_what_is_fast(fresh: PrecisionSearch) -> None:
     with pytest.raises(CheckFailed, match=r"nearest: fp32, which keeps the rest and is 1\.00x .*can't show") as said:
-        fastest_within_contract(fresh, "pixel_values", Contract(0.5, 1.0, min_speedup=1.0 + 1e-9), least=LITTLE)
+        fastest_within_contract([fresh], "pixel_values", Contract(0.5, 1.0, min_speedup=1.0 + 1e-9), least=LITTLE)
     assert re.search(r"int8 .* with .* % of decisions flipped \(at most .*x as fast as fp32", str(said.value))
 
 
 def test_matmuls_that_rounding_breaks_are_left_float(planted_run: Path) -> None:
     planted = PrecisionSearch(Run(planted_run), provider="cpu", threads=1)
-    kept = fastest_within_contract(planted, "pixel_values", LOOSE, least=LITTLE)
+    kept = fastest_within_contract([planted], "pixel_values", LOOSE, least=LITTLE)
     whole, *_ = planted.configs.int8()
     broken = {name for name in whole.quantization.matmuls if name.endswith("mlp.fc1")}
     ranked = kept.report["sensitivity"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from markupsafe import escape
 from onnx import numpy_helper
 
+from export.graph.openvino_check import MATMULS
 from export.latency.measure import MinSamples, Samples, WarmUp
 from export.latency.roofline import ceilings
 from export.latency.roofline.ceilings import (
@@ -21,6 +23,7 @@ from export.latency.roofline.ceilings import (
     matmuls_model,
     measure_ceilings,
     measure_copy,
+    open_matmuls,
 )
 from export.latency.roofline.limits import add_shares, best_of, limits
 from export.latency.roofline.work import Matmul, Work, count_work
@@ -29,6 +32,7 @@ from toolkit.errors import ToolkitError
 from toolkit.progress import Progress
 from toolkit.reporting.limits_section import limits_section
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.providers import runs_here
 from toolkit.runtime.session import Session
 
 LEAST = MinSamples(1, 0)
@@ -75,6 +79,46 @@ def test_torch_stands_beside_graphs_without_integers() -> None:
     assert set(found) == {"onnxruntime", "torch"}
     assert all(0 < rate < 1e5 for rate in found.values())
     assert set(measure_ceilings(work(INTEGER), precision="int8", threads=1, least=LEAST)) == {"onnxruntime"}
+
+
+class TestOpenVino:
+    """The same matmuls on OpenVINO."""
+
+    @pytest.fixture(autouse=True)
+    def _openvino(self) -> None:
+        pytest.importorskip("openvino")
+
+    def test_it_multiplies_what_was_counted_in_the_types_that_were(self) -> None:
+        matmuls = (*FLOAT, *(Matmul(4, 64, 64, "int8"),) * 2)
+        model, session = matmuls_model(matmuls, standard_ops_only=True), open_matmuls(matmuls, 1)
+        assert {node.domain for node in model.graph.node} == {""}
+        rng, weights = np.random.default_rng(0), {each.name: each for each in model.graph.initializer}
+        feed = {name: rng.normal(size=spec.shape).astype(np.float32) for name, spec in session.inputs.items()}
+        given = session.compute(["y.0", "y.2", "y.3"], feed)
+        levels = np.clip(np.rint(feed["x.fp32.4x64"] * 32), -128, 127) / 32
+        expected = [
+            feed["x.fp32.3x5"] @ numpy_helper.to_array(weights["w.0"]),
+            feed["x.fp32.4x3x5"] @ feed["w.fp32.4x5x3"],
+            levels @ numpy_helper.to_array(weights["w.3"]).astype(np.float32),
+        ]
+        for ours, theirs in zip(given, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+        kinds = Counter(node.element for node in session.executed_nodes({}, runs=0) if node.operator in MATMULS)
+        assert kinds["u8"] + kinds["i8"] == 2
+        assert kinds["f32"] == 3
+
+    def test_bf16_is_multiplied_in_bf16(self) -> None:
+        if not runs_here("bf16", "openvino"):
+            pytest.skip("the processor has no bf16")
+        session = open_matmuls([Matmul(4, 64, 64, "bf16")], 1)
+        nodes = session.executed_nodes({}, runs=0)
+        assert [node.element for node in nodes if node.operator in MATMULS] == ["bf16"]
+
+    def test_torch_stands_beside_fp32_alone(self) -> None:
+        found = measure_ceilings(work(FLOAT), precision="fp32", threads=1, provider="openvino", least=LEAST)
+        assert set(found) == {"openvino", "torch"}
+        found = measure_ceilings(work(INTEGER), precision="int8", threads=1, provider="openvino", least=LEAST)
+        assert set(found) == {"openvino"}
 
 
 def test_without_torch_the_runtime_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
