@@ -61,8 +61,9 @@ def opened_trainer(
     from toolkit.files import room_for
     from toolkit.models.build import build_classifier
     from toolkit.models.processing import preprocess_from
+    from toolkit.runs.launch import Worker
     from toolkit.runs.run_folder import RunFolder
-    from toolkit.training.processes import on_main_process
+    from toolkit.training.processes import of_all_processes, on_main_process
     from toolkit.training.progress import counting
     from toolkit.training.setup import announce, build_accelerator, check_batch, check_task
     from toolkit.training.texts import texts_of
@@ -72,7 +73,9 @@ def opened_trainer(
 
     accelerator = build_accelerator(check_task(recipe), out)
     folder = RunFolder(out)
-    resume = resume or on_main_process(accelerator, folder.was_prepared_by_this_launch)
+    me = Worker.this()
+    resume = resume or any(of_all_processes(accelerator, folder.was_prepared_before(me)))
+    workers = of_all_processes(accelerator, me)
     on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))
     if data is None:
         with counting("reading images", accelerator.is_main_process) as progress:
@@ -97,9 +100,7 @@ def opened_trainer(
         )
         on_main_process(accelerator, lambda: held.enter_context(folder.lock()))
         on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))  # somebody was faster
-        on_main_process(
-            accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume, trunk=about)
-        )
+        on_main_process(accelerator, lambda: folder.prepare(recipe, workers, resume=resume, trunk=about))
         if resume:
             trainer.resume()
         notes = texts.notes() if texts else []

@@ -22,7 +22,6 @@ from toolkit.errors import ToolkitError
 from toolkit.lock import lock
 from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.training import BoundaryCacheConfig
-from toolkit.runs.run_folder import RunFolder
 from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -239,19 +238,6 @@ def test_a_finished_run_that_is_resumed_trains_nothing(
     before = outcome_of(run)
     finetune(make_recipe(finished_run.name, tracking=FINISHED), run, resume=True)
     assert outcome_of(run) == before
-
-
-def test_only_the_launch_that_prepared_a_run_goes_on_with_it_unasked(
-    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a-launch")
-    RunFolder(tmp_path).prepare(make_recipe(), 1, resume=False)
-    assert not RunFolder(tmp_path).was_prepared_by_this_launch()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert RunFolder(tmp_path).was_prepared_by_this_launch()
-    assert not RunFolder(tmp_path / "elsewhere").was_prepared_by_this_launch()
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another-launch")
-    assert not RunFolder(tmp_path).was_prepared_by_this_launch()
 
 
 def test_a_recipe_of_before_a_key_was_there_says_the_same(make_recipe: Callable[..., Recipe]) -> None:
