@@ -71,11 +71,9 @@ def opened_trainer(
     from toolkit.training.trainer import Trainer
     from toolkit.training.trunk import check_trunk_precision
 
-    accelerator = build_accelerator(check_task(recipe), out)
-    folder = RunFolder(out)
-    me = Worker.this()
-    resume = resume or any(of_all_processes(accelerator, folder.was_prepared_before(me)))
-    workers = of_all_processes(accelerator, me)
+    accelerator, folder = build_accelerator(check_task(recipe), out), RunFolder(out)
+    workers = of_all_processes(accelerator, Worker.this())
+    resume = resume or on_main_process(accelerator, lambda: folder.was_prepared_before(workers))
     on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))
     if data is None:
         with counting("reading images", accelerator.is_main_process) as progress:

@@ -35,15 +35,15 @@ def test_a_run_goes_on_where_its_own_launcher_started_workers_before(
     elsewhere = first.model_copy(update={"launcher": "another machine", "process": "another"})
     run = RunFolder(tmp_path / "run")
     run.prepare(make_recipe(), [elsewhere, first], resume=False)
-    assert run.was_prepared_before(second)
-    assert run.was_prepared_before(wrapped)
-    assert not run.was_prepared_before(first)  # which began it
-    assert not run.was_prepared_before(by_hand)
-    assert not run.was_prepared_before(second.model_copy(update={"launcher": "a later launch"}))
-    assert not RunFolder(tmp_path / "nowhere").was_prepared_before(second)
+    assert run.was_prepared_before([elsewhere, second])
+    assert run.was_prepared_before([wrapped])
+    assert not run.was_prepared_before([first])  # which began it
+    assert not run.was_prepared_before([by_hand])
+    assert not run.was_prepared_before([second.model_copy(update={"launcher": "a later launch"})])
+    assert not RunFolder(tmp_path / "nowhere").was_prepared_before([second])
 
 
 @pytest.mark.parametrize("written", ["{}", "[]", "{", '{"workers": [{"process": "x"}, 3]}', '{"workers": null}'])
 def test_a_description_of_before_or_a_damaged_one_is_no_run_to_go_on_with(written: str, tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text(written)
-    assert not RunFolder(tmp_path).was_prepared_before(Worker(process="x", launcher="y"))
+    assert not RunFolder(tmp_path).was_prepared_before([Worker(process="x", launcher="y")])

@@ -96,13 +96,14 @@ class RunFolder:
                 write_json(self._trunk, trunk)
             self._metrics.touch()
 
-    def was_prepared_before(self, worker: Worker) -> bool:
-        """Whether the launcher that started this worker had started others before, which got as far as here."""
+    def was_prepared_before(self, workers: Sequence[Worker]) -> bool:
+        """Whether a launcher of any of these workers had started others before, which got as far as here."""
         try:
             written = read_json((self.path / "environment.json").read_bytes())
-            return any(worker.follows(Worker.model_validate(other)) for other in written["workers"])
+            others = [Worker.model_validate(other) for other in written["workers"]]
         except (OSError, ValueError, LookupError, TypeError):  # none, damaged, or of an earlier version
             return False
+        return any(worker.follows(other) for worker in workers for other in others)
 
     def launch(self) -> str | None:
         """What a recipe that launches processes called the launch that prepared the folder; None if none did."""
