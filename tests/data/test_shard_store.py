@@ -92,6 +92,7 @@ def test_a_bucket_becomes_the_shards_that_it_was_filled_with(shards: Path, tmp_p
             first = sorted(shards.glob("*.tar"))[0]
             system.pipe_file(f"archive/digits/{first.name}", first.read_bytes())  # another time, the same content
             assert copy_shards(config) == 0
+            patched.setenv("AWS_MAX_ATTEMPTS", "1")
             patched.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nothing answers
             fsspec.get_filesystem_class("s3").clear_instance_cache()
             forget.cache_clear()
