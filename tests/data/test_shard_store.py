@@ -16,8 +16,7 @@ from counted import Counted
 from fsspec.implementations.memory import MemoryFileSystem
 from pydantic import ValidationError
 
-from toolkit.data.remote import ATTEMPTS
-from toolkit.data.remote import _file_system as forget
+from toolkit.data.remote import ATTEMPTS, _file_system
 from toolkit.data.shard_store import copy_shards
 from toolkit.data.sharding import write_shards
 from toolkit.data.source import open_data
@@ -28,10 +27,10 @@ ROOT = Path(__file__).parents[2]
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
-class Unsteady(MemoryFileSystem):
+class Faltering(MemoryFileSystem):
     """A store whose answers fail, or end early, as often as ``failing`` says of a name."""
 
-    protocol = "unsteady"
+    protocol = "faltering"
     failing: ClassVar[Counter[str]] = Counter()
     short: ClassVar[set[str]] = set()
     read: ClassVar[Counter[str]] = Counter()
@@ -62,12 +61,18 @@ def fill(url: str, shards: Path) -> Any:
 
 @pytest.fixture
 def store(shards: Path) -> Iterator[str]:
-    fsspec.register_implementation("unsteady", Unsteady, clobber=True)
-    for counted in (Unsteady.failing, Unsteady.short, Unsteady.read):
+    fsspec.register_implementation("faltering", Faltering, clobber=True)
+    for counted in (Faltering.failing, Faltering.short, Faltering.read):
         counted.clear()
-    system = fill("unsteady://archive", shards)
-    yield "unsteady://archive"
-    system.rm("unsteady://archive", recursive=True)
+    system = fill("faltering://archive", shards)
+    yield "faltering://archive"
+    system.rm("faltering://archive", recursive=True)
+
+
+def forget_connections() -> None:
+    """Of a server that other tests, or this one, started."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    _file_system.cache_clear()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -78,28 +83,28 @@ def test_a_bucket_becomes_the_shards_that_it_was_filled_with(shards: Path, tmp_p
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(port=0)
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     server.start()
+    forget_connections()
     host, port = server.get_host_and_port()
-    config = DataConfig(path=tmp_path / "copies", store="s3://archive/digits/")
+    config = DataConfig(path=tmp_path / "copies", store="s3://packed/digits/")
     try:
         with pytest.MonkeyPatch.context() as patched:
             for key, value in (KEYS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
                 patched.setenv(key, value)
-            fsspec.filesystem("s3", skip_instance_cache=True).mkdir("archive")
-            system = fill("s3://archive/digits", shards)
+            fsspec.filesystem("s3", skip_instance_cache=True).mkdir("packed")
+            system = fill("s3://packed/digits", shards)
             source = open_data(config)
             assert contents(tmp_path / "copies") == contents(shards)
             assert copy_shards(config) == 0
             first = sorted(shards.glob("*.tar"))[0]
-            system.pipe_file(f"archive/digits/{first.name}", first.read_bytes())  # another time, the same content
+            system.pipe_file(f"packed/digits/{first.name}", first.read_bytes())  # another time, the same content
             assert copy_shards(config) == 0
             patched.setenv("AWS_MAX_ATTEMPTS", "1")
             patched.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nothing answers
-            fsspec.get_filesystem_class("s3").clear_instance_cache()
-            forget.cache_clear()
+            forget_connections()
             with pytest.raises(ToolkitError, match="can't be listed: Could not connect"):
                 copy_shards(config)
     finally:
-        forget.cache_clear()
+        forget_connections()
         server.stop()
     local = open_data(DataConfig(path=shards))
     assert source.fingerprint == local.fingerprint
@@ -108,7 +113,7 @@ def test_a_bucket_becomes_the_shards_that_it_was_filled_with(shards: Path, tmp_p
 
 def test_errors_are_tried_again_and_then_name_the_object(store: str, shards: Path, tmp_path: Path) -> None:
     config = DataConfig(path=tmp_path / "copies", store=store)
-    Unsteady.failing.update({"train-00000.tar": ATTEMPTS - 1, "test-00000.tar": ATTEMPTS})
+    Faltering.failing.update({"train-00000.tar": ATTEMPTS - 1, "test-00000.tar": ATTEMPTS})
     with pytest.raises(ToolkitError, match="503 Slow Down") as caught:
         copy_shards(config)
     assert caught.value.where == f"{store}/test-00000.tar"
@@ -116,11 +121,11 @@ def test_errors_are_tried_again_and_then_name_the_object(store: str, shards: Pat
     copied, seen = len(contents(tmp_path / "copies")), Counted()
     assert copy_shards(config, seen) == len(contents(shards)) - copied
     assert contents(tmp_path / "copies") == contents(shards)
-    assert Unsteady.read["train-00000.tar"] == ATTEMPTS
+    assert Faltering.read["train-00000.tar"] == ATTEMPTS
 
 
 def test_an_answer_that_ends_early_is_no_copy(store: str, tmp_path: Path) -> None:
-    Unsteady.short.add("train-00001.tar")
+    Faltering.short.add("train-00001.tar")
     with pytest.raises(ToolkitError, match=r"ended after [\d,]+ of") as caught:
         copy_shards(DataConfig(path=tmp_path / "copies", store=store))
     assert caught.value.where == f"{store}/train-00001.tar"
@@ -142,7 +147,7 @@ def test_an_object_that_changed_in_the_store_is_copied_again(store: str, shards:
     config = DataConfig(path=tmp_path / "copies", store=store)
     copy_shards(config)
     about = (shards / "dataset.json").read_bytes()
-    fsspec.filesystem("unsteady").pipe_file(f"{store}/dataset.json", about[:-1] + b" ")
+    fsspec.filesystem("faltering").pipe_file(f"{store}/dataset.json", about[:-1] + b" ")
     assert copy_shards(config) == 1
     assert (tmp_path / "copies" / "dataset.json").read_bytes() == about[:-1] + b" "
 
@@ -165,8 +170,8 @@ def test_what_would_be_trained_on_unseen_is_refused(store: str, shards: Path, tm
     with pytest.raises(ToolkitError, match=r"doesn't have: train-00009\.tar"):
         copy_shards(config)
     (tmp_path / "copies" / "train-00009.tar").unlink()
-    with pytest.raises(ToolkitError, match="copies here are of unsteady://archive, and not of"):
-        copy_shards(config.model_copy(update={"store": "unsteady://other"}))
+    with pytest.raises(ToolkitError, match="copies here are of faltering://archive, and not of"):
+        copy_shards(config.model_copy(update={"store": "faltering://other"}))
     record = tmp_path / ".copies.store" / "copies.json"
     record.write_text(json.dumps({"store": 3}))
     with pytest.raises(ToolkitError, match="damaged record of copies"):
@@ -174,7 +179,7 @@ def test_what_would_be_trained_on_unseen_is_refused(store: str, shards: Path, tm
 
 
 def test_a_store_without_shards_and_a_place_that_is_no_url_are_refused(store: str, tmp_path: Path) -> None:
-    for url in (f"{store}/nothing", "unsteady://nowhere"):
+    for url in (f"{store}/nothing", "faltering://nowhere"):
         with pytest.raises(ToolkitError, match=r"no shard \(\.tar\) lies there|can't be listed") as caught:
             copy_shards(DataConfig(path=tmp_path / "copies", store=url))
         assert caught.value.where == url
