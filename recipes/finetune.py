@@ -57,26 +57,23 @@ def opened_trainer(
         force: remove the run that is there.
         data: what the recipe's section ``data`` describes, if it was opened before.
     """
-    from toolkit.data.source import open_data
     from toolkit.files import room_for
     from toolkit.models.build import build_classifier
     from toolkit.models.processing import preprocess_from
+    from toolkit.runs.launch import Worker
     from toolkit.runs.run_folder import RunFolder
-    from toolkit.training.processes import on_main_process
-    from toolkit.training.progress import counting
+    from toolkit.training.processes import of_all_processes, on_main_process
     from toolkit.training.setup import announce, build_accelerator, check_batch, check_task
     from toolkit.training.texts import texts_of
     from toolkit.training.trackers import start_trackers
     from toolkit.training.trainer import Trainer
     from toolkit.training.trunk import check_trunk_precision
 
-    accelerator = build_accelerator(check_task(recipe), out)
-    folder = RunFolder(out)
-    resume = resume or on_main_process(accelerator, folder.was_prepared_by_this_launch)
+    accelerator, folder = build_accelerator(check_task(recipe), out), RunFolder(out)
+    workers = of_all_processes(accelerator, Worker.this())
+    resume = resume or on_main_process(accelerator, lambda: folder.was_prepared_before(workers))
     on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))
-    if data is None:
-        with counting("reading images", accelerator.is_main_process) as progress:
-            data = on_main_process(accelerator, lambda: open_data(recipe.data, progress))
+    data = data or read_data(recipe, accelerator)
     if not resume:
         check_batch(accelerator, data, recipe)
     classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed, data.value_range)
@@ -97,9 +94,7 @@ def opened_trainer(
         )
         on_main_process(accelerator, lambda: held.enter_context(folder.lock()))
         on_main_process(accelerator, lambda: folder.refuse_if_taken(replace=force or resume))  # somebody was faster
-        on_main_process(
-            accelerator, lambda: folder.prepare(recipe, accelerator.num_processes, resume=resume, trunk=about)
-        )
+        on_main_process(accelerator, lambda: folder.prepare(recipe, workers, resume=resume, trunk=about))
         if resume:
             trainer.resume()
         notes = texts.notes() if texts else []
@@ -112,6 +107,20 @@ def opened_trainer(
                 accelerator.end_training()
             raise
     accelerator.end_training()
+
+
+def read_data(recipe: Recipe, accelerator: Accelerator) -> DataSource:
+    """The data set, read by the main process for all; shards of a store are copied on each machine before."""
+    from toolkit.data.shard_store import copy_shards
+    from toolkit.data.source import open_data
+    from toolkit.training.processes import on_each_machine, on_main_process
+    from toolkit.training.progress import counting
+
+    if recipe.data.store is not None:
+        with counting("copying shards, MB", accelerator.is_main_process) as progress:
+            on_each_machine(accelerator, lambda: copy_shards(recipe.data, progress))
+    with counting("reading images", accelerator.is_main_process) as progress:
+        return on_main_process(accelerator, lambda: open_data(recipe.data, progress))
 
 
 def decide_on_cache(

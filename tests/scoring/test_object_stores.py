@@ -14,10 +14,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
+from toolkit.data.remote import ATTEMPTS
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.scoring.options import ScoringOptions
-from toolkit.scoring.remote import ATTEMPTS
 from toolkit.scoring.score import score
 
 SMALL = ScoringOptions(shard_rows=7, threads=1)

@@ -22,7 +22,6 @@ from toolkit.errors import ToolkitError
 from toolkit.lock import lock
 from toolkit.recipe.recipe import Recipe
 from toolkit.recipe.training import BoundaryCacheConfig
-from toolkit.runs.run_folder import RunFolder
 from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +173,38 @@ def test_two_processes_fill_and_read_one_cache_as_one_process_does(cached_recipe
     assert outcome_of(tmp_path / "two") == outcome_of(tmp_path / "one")
 
 
+@pytest.mark.slow
+def test_each_process_fills_its_part_of_one_cache_and_a_later_run_of_one_process_reads_all(
+    cached_recipe: Recipe, tmp_path: Path
+) -> None:
+    cache = cached_recipe.training.boundary_cache.model_copy(update={"views": 3, "dir": tmp_path / "cache"})
+    recipe = with_training(cached_recipe, epochs=1, boundary_cache=cache)
+    config = write_recipe(recipe, tmp_path / "recipe.yaml")
+    assert "in 4 shards, 4 computed now" in finish(config, tmp_path / "two", launcher=tuple(TORCHRUN))
+    (folder,) = (tmp_path / "cache").iterdir()
+    parts = [{file.name for file in folder.glob(f"rank-{rank:05d}/*.safetensors")} for rank in (0, 1)]
+    assert [len(part) for part in parts] == [2, 2]
+    assert not parts[0] & parts[1]
+    assert not list(folder.glob(".sign-*"))
+    assert "in 4 shards, 0 computed now" in finish(config, tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_cache_on_disks_that_are_not_shared_is_refused_before_it_is_filled(
+    cached_recipe: Recipe, tmp_path: Path
+) -> None:
+    """As it is where each machine has a disk of its own: here each process has a folder."""
+    config = write_recipe(with_training(cached_recipe, epochs=1), tmp_path / "recipe.yaml")
+    script = f"{sys.executable} {ROOT / 'recipes' / 'finetune.py'} --config {config} --out {tmp_path / 'run'}"
+    wrapped = ["--no-python", "sh", "-c", f"{script} training.boundary_cache.dir={tmp_path}/disk-$RANK"]
+    done = subprocess.run([sys.executable, *TORCHRUN, *wrapped], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "process 1 on" in done.stderr
+    assert "set training.boundary_cache.dir to a folder that all machines share" in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert not list(tmp_path.glob("disk-*/*/rank-*"))
+
+
 def with_training(recipe: Recipe, **changes: Any) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
 
@@ -239,19 +270,6 @@ def test_a_finished_run_that_is_resumed_trains_nothing(
     before = outcome_of(run)
     finetune(make_recipe(finished_run.name, tracking=FINISHED), run, resume=True)
     assert outcome_of(run) == before
-
-
-def test_only_the_launch_that_prepared_a_run_goes_on_with_it_unasked(
-    make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a-launch")
-    RunFolder(tmp_path).prepare(make_recipe(), 1, resume=False)
-    assert not RunFolder(tmp_path).was_prepared_by_this_launch()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert RunFolder(tmp_path).was_prepared_by_this_launch()
-    assert not RunFolder(tmp_path / "elsewhere").was_prepared_by_this_launch()
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another-launch")
-    assert not RunFolder(tmp_path).was_prepared_by_this_launch()
 
 
 def test_a_recipe_of_before_a_key_was_there_says_the_same(make_recipe: Callable[..., Recipe]) -> None:

@@ -23,6 +23,7 @@ from toolkit.models.build import build_classifier, load_classifier
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.recipe.recipe import Recipe
+from toolkit.runs.launch import Worker
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.setup import announce, build_accelerator
 from toolkit.training.trainer import Trainer
@@ -55,7 +56,7 @@ def train(recipe: Recipe, out: Path, mantissa: torch.dtype = torch.bfloat16, *, 
     classifier, processor = build_classifier(recipe.model, data.classes, recipe.training.seed)
     trunk = None if recipe.training.trunk_precision == "fp32" else RoundedTrunk(classifier, mantissa)
     trainer = Trainer(classifier, processor, data, recipe, folder, accelerator, trunk)
-    folder.prepare(recipe, accelerator.num_processes, resume=resume, trunk=trunk.describe() if trunk else None)
+    folder.prepare(recipe, [Worker.this()], resume=resume, trunk=trunk.describe() if trunk else None)
     if resume:
         trainer.resume()
     announce(accelerator, data, recipe, trainer.train_plan)
@@ -152,8 +153,8 @@ def test_a_resumed_run_keeps_its_trunk_and_equals_the_straight_one(
 
 def test_a_new_run_has_a_new_trunk(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.prepare(make_recipe(), 1, resume=False, trunk={"weights": "one"})
-    folder.prepare(make_recipe(), 1, resume=False, trunk={"weights": "other"})
+    folder.prepare(make_recipe(), [Worker.this()], resume=False, trunk={"weights": "one"})
+    folder.prepare(make_recipe(), [Worker.this()], resume=False, trunk={"weights": "other"})
     assert folder.trunk() == {"weights": "other"}
 
 

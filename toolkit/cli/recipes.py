@@ -184,4 +184,5 @@ def _megabytes(size: int) -> str:
 
 
 def _first_line(path: Path) -> str:
-    return path.read_text(encoding="utf-8").splitlines()[0].strip('"# ')
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if not line.startswith("#!")).strip('"# ')

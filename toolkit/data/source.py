@@ -17,6 +17,7 @@ from toolkit.data.formats import list_data
 from toolkit.data.inspection import inspect_items
 from toolkit.data.listing import Content, ListedImage, Listing, NoImage, check_listing, leaking_groups, named
 from toolkit.data.remembered import Remembered
+from toolkit.data.shard_store import copy_shards
 from toolkit.data.splits import canonical, divide
 from toolkit.data.survey import Survey
 from toolkit.data.target import ONE_CLASS, Label, Target
@@ -189,8 +190,9 @@ def open_data(config: DataConfig, progress: Progress = SILENT) -> DataSource:
     Raises:
         ToolkitError: nothing there, classes, groups or splits that don't fit, or an unreadable
             image where ``on_bad_image`` is ``error``; images of more than 8 bits without a range, or
-            images that decode to almost nothing.
+            images that decode to almost nothing; a store that can't be copied.
     """
+    copy_shards(config)
     listing = list_data(config)
     check_listing(listing)
     found, bad, survey = read_listing(listing, config.value_range, progress)

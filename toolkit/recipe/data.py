@@ -110,6 +110,12 @@ class DataConfig(Section):
         description="Image folder (train/ val/ test/ of one folder a class, or class folders alone), CSV or Parquet "
         "manifest, Hugging Face data set on disk, or folder of WebDataset shards."
     )
+    store: str | None = Field(
+        None,
+        exclude_if=is_none,
+        description="URL of a folder of WebDataset shards in an object store (fsspec: s3://, gs://, hf://); they are "
+        "copied to path before they are read, each once.",
+    )
     format: DataFormat = Field("auto", description="How the images are stored; auto tells it from the path.")
     columns: ColumnsConfig = ColumnsConfig()
     group_pattern: str | None = Field(
@@ -163,6 +169,19 @@ class DataConfig(Section):
                 f"validation_share {self.validation_share:g} and test_share {self.test_share:g} leave nothing to "
                 "train on; together they must be below 1"
             )
+        return self
+
+    @field_validator("store")
+    @classmethod
+    def _is_a_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"[a-z][a-z0-9+.-]+://.", value):
+            raise ValueError(f"no URL such as s3://bucket/folder: {value!r}; a folder on this machine goes into path")
+        return value
+
+    @model_validator(mode="after")
+    def _stores_hold_shards(self) -> DataConfig:
+        if self.store is not None and self.format not in {"auto", "webdataset"}:
+            raise ValueError(f"a store holds WebDataset shards, and format is {self.format}")
         return self
 
     @field_validator("path")

@@ -1,4 +1,4 @@
-"""The recipes, launch configurations and scripts that ship with the toolkit."""
+"""The recipes, launch configurations, jobs and scripts that ship with the toolkit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 
 def shipped() -> dict[str, Path]:
-    """Every shipped script, recipe and launch configuration by name."""
+    """Every shipped script, recipe, launch configuration and job by name."""
     folder = Path(str(files("recipes")))
-    found = [*folder.glob("configs/*.yaml"), *folder.glob("accelerate/*.yaml"), *folder.glob("[!_]*.py")]
+    found = [*folder.glob("configs/*.yaml"), *folder.glob("accelerate/*.yaml"), *folder.glob("slurm/*.sbatch")]
+    found += folder.glob("[!_]*.py")
     return {path.stem: path for path in sorted(found, key=lambda path: (path.suffix, path.parent.name, path.name))}
 
 

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +21,7 @@ from toolkit.files import explain_os_errors, recover_interrupted_writes, refuse_
 from toolkit.lock import LOCK, lock
 from toolkit.models.tensor_files import difference, load_tensors, save_tensors
 from toolkit.recipe.recipe import Recipe
-from toolkit.runs.launch import launch_id, was_restarted
+from toolkit.runs.launch import Worker, launch_id
 from toolkit.runtime.machine import describe_machine
 from toolkit.strict_json import read_json
 from toolkit.strict_yaml import read_yaml
@@ -58,12 +58,14 @@ class RunFolder:
         """Keep other runs out of the folder until this one ends, however it ends."""
         return lock(self.path, what="another run is writing here")
 
-    def prepare(self, recipe: Recipe, processes: int, *, resume: bool, trunk: dict[str, Any] | None = None) -> None:
+    def prepare(
+        self, recipe: Recipe, workers: Sequence[Worker], *, resume: bool, trunk: dict[str, Any] | None = None
+    ) -> None:
         """Empty the folder unless a run goes on in it, and write the resolved recipe and the environment.
 
         Args:
             recipe: the resolved recipe.
-            processes: how many share the run.
+            workers: the processes that share the run.
             resume: whether a run that is here goes on.
             trunk: what a trunk of the run's own says of itself, for :meth:`trunk`; a run that goes on keeps its.
 
@@ -83,9 +85,10 @@ class RunFolder:
                         shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
             write_bytes(self.path / "recipe.yaml", recipe.as_yaml().encode())
             settings = {
-                "processes": processes,
+                "processes": len(workers),
                 "torch_threads": torch.get_num_threads(),
                 "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+                "workers": [worker.model_dump() for worker in workers],
                 "launch": launch_id(),
             }
             write_json(self.path / "environment.json", environment() | settings)
@@ -93,12 +96,17 @@ class RunFolder:
                 write_json(self._trunk, trunk)
             self._metrics.touch()
 
-    def was_prepared_by_this_launch(self) -> bool:
-        """Whether the launcher that started this process had started others before, which got as far as here."""
-        return was_restarted() and self.launch() == launch_id()
+    def was_prepared_before(self, workers: Sequence[Worker]) -> bool:
+        """Whether a launcher of any of these workers had started others before, which got as far as here."""
+        try:
+            written = read_json((self.path / "environment.json").read_bytes())
+            others = [Worker.model_validate(other) for other in written["workers"]]
+        except (OSError, ValueError, LookupError, TypeError):  # none, damaged, or of an earlier version
+            return False
+        return any(worker.follows(other) for worker in workers for other in others)
 
     def launch(self) -> str | None:
-        """The launch that prepared the folder; None if none did."""
+        """What a recipe that launches processes called the launch that prepared the folder; None if none did."""
         try:
             written = read_json((self.path / "environment.json").read_bytes())
         except (OSError, ValueError):

@@ -12,12 +12,12 @@ from typing import IO
 
 from toolkit.data.manifest import EXTENSIONS
 from toolkit.data.pairs import read_pairs
+from toolkit.data.remote import file_system, is_url, local_path, with_patience
 from toolkit.errors import ToolkitError
 from toolkit.regular_files import open_regular, read_regular
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decode import MAX_BYTES
 from toolkit.runtime.image_files import find_images, has_image_suffix, reason_against
-from toolkit.scoring.remote import file_system, is_url, local_path
 from toolkit.text import path_text
 
 SHARD = ".tar"
@@ -136,7 +136,7 @@ def _matches(pattern: str) -> list[str]:
 def _below(url: str) -> list[str]:
     system = file_system(url)
     try:
-        names = [system.unstrip_protocol(name) for name in sorted(system.find(url))]
+        names = [system.unstrip_protocol(name) for name in sorted(with_patience(lambda: system.find(url)))]
     except OSError as error:
         raise ToolkitError(f"can't be listed: {error}", where=url, fix="check the URL and the network") from error
     found = [name for name in names if name.endswith(SHARD)] or [name for name in names if has_image_suffix(name)]

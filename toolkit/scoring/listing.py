@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.remote import file_system
 from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors
 from toolkit.scoring.inputs import Item
 from toolkit.scoring.job import LISTING
-from toolkit.scoring.remote import file_system
 from toolkit.scoring.store import Store
 
 NAMES = tuple(field.name for field in fields(Item))

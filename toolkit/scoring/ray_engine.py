@@ -17,6 +17,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError, RayTaskError
 
+from toolkit.data.remote import absolute
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.providers import ON_CPU
@@ -25,7 +26,6 @@ from toolkit.scoring.engine import Engine
 from toolkit.scoring.job import Job
 from toolkit.scoring.options import ScoringOptions
 from toolkit.scoring.ray_workers import Assignment, ShardScorer, reason_of, session_facts
-from toolkit.scoring.remote import absolute
 from toolkit.scoring.shard_file import Done
 from toolkit.scoring.store import Store
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from threading import Lock
 
+from toolkit.data.remote import with_patience
 from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.examples import ImageText
 from toolkit.scoring.inputs import Item
-from toolkit.scoring.remote import with_patience
 
 
 class Retries:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from toolkit import __version__
+from toolkit.data.remote import absolute
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
@@ -19,7 +20,6 @@ from toolkit.scoring.job import JOB, SUMMARY, Job, known_job, stamp_of
 from toolkit.scoring.listing import write_listing
 from toolkit.scoring.local_engine import local_engine
 from toolkit.scoring.options import DEFAULT, ScoringOptions
-from toolkit.scoring.remote import absolute
 from toolkit.scoring.shard_file import Done, done_shards
 from toolkit.scoring.store import Store
 from toolkit.serving.predictor import default_top_k

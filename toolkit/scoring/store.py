@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.remote import file_system, local_path
 from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors, write_bytes
 from toolkit.lock import TakenError, lock
-from toolkit.scoring.remote import file_system, local_path
 from toolkit.strict_json import read_json
 
 LEASE = "lock.json"

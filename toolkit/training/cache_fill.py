@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,8 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from toolkit.data.listing import named
 from toolkit.errors import ToolkitError
-from toolkit.files import recover_interrupted_writes
+from toolkit.files import recover_interrupted_writes, write_bytes
 from toolkit.lock import TakenError, lock
 from toolkit.progress import Progress
 from toolkit.training.activation_source import ActivationSource
@@ -59,6 +62,7 @@ def fill_cache(
         found = agreement.gathered(cache.missing(shards[process::processes]))
         missing = sorted((shard for theirs, _ in found for shard in theirs), key=lambda shard: shard.name)
         on_main_process(accelerator, lambda: _prepare(cache, missing))
+        _refuse_unshared(cache.folder, accelerator, agreement)
         rounds = max(_batches(missing[rank::processes]) for rank in range(processes))
         _fill(cache, missing[process::processes], rounds, feeds, accelerator, agreement, stop_if_asked, progress)
     return {"shards": len(shards), "computed": len(missing), "damaged": sum(damaged for _, damaged in found)}
@@ -86,6 +90,22 @@ def _wait_for_turn(held: ExitStack, folder: Path, accelerator: Accelerator, stop
 def _prepare(cache: BoundaryCache, missing: list[Shard]) -> None:
     cache.check_space(missing)
     cache.write_key()
+
+
+def _refuse_unshared(folder: Path, accelerator: Accelerator, agreement: AllRanks) -> None:
+    """Raise, before anything is computed, if a process writes to another disk than the main one does."""
+    sign = folder / f".sign-{on_main_process(accelerator, lambda: uuid.uuid4().hex)}"
+    on_main_process(accelerator, lambda: write_bytes(sign, b""))
+    machines = agreement.gathered((socket.gethostname(), sign.exists()))
+    if accelerator.is_main_process:
+        sign.unlink()
+    blind = [f"process {process} on {machine}" for process, (machine, sees) in enumerate(machines) if not sees]
+    if blind:
+        what = f"{named(blind)} can't see the folder of the boundary cache that process 0 on {machines[0][0]} writes"
+        fix = (
+            "set training.boundary_cache.dir to a folder that all machines share, or put the run folder on such a disk"
+        )
+        raise ToolkitError(what, where=folder, fix=fix, everywhere=True)
 
 
 def _batches(shards: list[Shard]) -> int:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from toolkit.errors import ToolkitError
 
@@ -31,6 +31,24 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Res
         what, where, fix = outcome[1]
         raise ToolkitError(what, where=where, fix=fix, everywhere=True)
     return outcome[0]  # type: ignore[return-value]
+
+
+def on_each_machine(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Do ``work`` in the first process of each machine; where it fails in one, all raise the first error."""
+    failure = None
+    if accelerator.is_local_main_process:
+        try:
+            work()
+        except ToolkitError as error:
+            failure = (error.what, error.where, error.fix)
+    for found in of_all_processes(accelerator, failure):
+        if found is not None:
+            raise ToolkitError(found[0], where=found[1], fix=found[2], everywhere=True)
+
+
+def of_all_processes(accelerator: Accelerator, mine: Result) -> list[Result]:
+    """What each process has, in the order of the processes."""
+    return list(gather_object([mine])) if accelerator.num_processes > 1 else [mine]
 
 
 class AllRanks:

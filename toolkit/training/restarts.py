@@ -7,7 +7,7 @@ import os
 import torch
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from toolkit.runs.launch import restarts, was_restarted
+from toolkit.runs.launch import restarts
 from toolkit.training.processes import PATIENCE
 
 
@@ -19,7 +19,7 @@ def meet_again() -> None:
     (pytorch#135712). On one machine the number of the attempt tells the keys apart. On several
     it differs from machine to machine, and torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
     """
-    if not was_restarted() or not _shares_a_store() or _machines() > 1 or torch.distributed.is_initialized():
+    if not restarts() or not _shares_a_store() or _machines() > 1 or torch.distributed.is_initialized():
         return
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     torch.distributed.init_process_group(

@@ -18,6 +18,8 @@ FIRST_WAIT = 0.25
 """Seconds before the second attempt; each next one waits twice as long."""
 FOR_GOOD = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 """What no further attempt mends."""
+CLIENTS = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpx", "requests", "urllib3"})
+"""Packages below fsspec's file systems whose own errors, such as of a refused connection, are no :class:`OSError`."""
 T = TypeVar("T")
 
 
@@ -67,7 +69,7 @@ def with_patience(read: Callable[[], T], retried: Callable[[], object] = lambda:
     """What a call gives, after a few attempts if need be.
 
     Args:
-        read: may raise :class:`OSError`.
+        read: may raise :class:`OSError`, or what the client of a store raises.
         retried: called before each further attempt.
 
     Raises:
@@ -75,10 +77,19 @@ def with_patience(read: Callable[[], T], retried: Callable[[], object] = lambda:
     """
     for attempt in range(ATTEMPTS - 1):
         try:
-            return read()
+            return _read(read)
         except FOR_GOOD:
             raise
         except OSError:
             retried()
             time.sleep(FIRST_WAIT * 2**attempt)
-    return read()
+    return _read(read)
+
+
+def _read(read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] not in CLIENTS:
+            raise
+        raise OSError(" ".join(str(error).split())) from error
