@@ -219,7 +219,7 @@ def test_the_hub_s_cache_is_read_offline_through_its_links(
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("revision", ["v1", "1" * 40])
+@pytest.mark.parametrize("revision", [pytest.param("v1", marks=pytest.mark.slow), "1" * 40])
 def test_a_revision_is_the_one_that_is_read(
     revision: str, folder: Path, encoders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_the_files_are_the_local_engines_though_a_session_is_killed(
     assert sum(summary["errors"].values()) == 1
 
 
+@pytest.mark.slow
 def test_after_the_drivers_death_the_same_command_goes_on(
     bundle: Bundle, archive: Path, by_local: tuple[Path, dict[str, Any]], cluster: str, tmp_path: Path
 ) -> None:

@@ -120,7 +120,7 @@ def unhurried(make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempP
 
 @pytest.mark.parametrize(
     ("number", "workers", "whole_group"),
-    [(signal.SIGINT, 0, False), (signal.SIGTERM, 2, True)],  # each takes half a minute
+    [pytest.param(signal.SIGINT, 0, False, marks=pytest.mark.slow), (signal.SIGTERM, 2, True)],
 )
 def test_a_signal_writes_a_checkpoint_at_the_next_step_and_says_how_to_go_on(
     number: signal.Signals, workers: int, whole_group: bool, unhurried: tuple[Recipe, Path], tmp_path: Path
@@ -226,6 +226,7 @@ def test_one_killed_worker_of_two_and_the_launch_ends_as_one_process_would(
     assert outcome_of(run) == straight
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_in_one(long_recipe: Recipe, straight: dict[str, Any], tmp_path: Path) -> None:
     recipe = with_training(long_recipe, gradient_accumulation=1)
     config, run = write_recipe(recipe, tmp_path / "recipe.yaml"), tmp_path / "run"
