@@ -11,8 +11,10 @@ transformers that it takes. Weights are random: speed doesn't depend on their va
 - beside them: optimum's graph in ONNX Runtime's default session with two threads; OpenVINO's own conversion of the
   torch module in fp32, in bf16 (its hint) and in int8 by NNCF; torch eager in bf16; torch.compile in fp32 and bf16.
 
-Also the peak of the processor: the best rate of a large matrix product by torch (oneDNN) and OpenVINO, in fp32, bf16
-and int8, and each of our graphs' share of it. Writes benchmarks/results/cpu_engines.json; about 15 minutes an encoder
+Also the limits of the processor: the best rate of a large matrix product by torch (oneDNN) and OpenVINO, in fp32, bf16
+and int8, and the rate at which memory that no cache holds is read. Of each of our graphs: its share of the peak, and
+its share of the limit, the longer of the time that its products take at the peak and that its weights take to be
+read, which is what bounds a batch of one. Writes benchmarks/results/cpu_engines.json; about 15 minutes an encoder
 on two cores that do nothing else.
 """
 
@@ -22,6 +24,7 @@ import argparse
 import json
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -206,6 +209,23 @@ def peaks(least: MinSamples) -> dict[str, dict[str, float]]:
     return found
 
 
+def read_rate() -> float:
+    """GB/s at which two threads read memory that no cache holds, the best of ten turns."""
+    torch.set_num_threads(THREADS)
+    values = torch.ones(1 << 28)
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        values.sum()
+        times.append(time.perf_counter() - started)
+    return 1e-9 * values.nbytes / min(times)
+
+
+def weight_gb(graph: onnx.ModelProto) -> float:
+    """GB that a graph's constants take."""
+    return 1e-9 * sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
+
+
 def _openvino_product(precision: str, x: torch.Tensor, w: torch.Tensor) -> Callable[[Any], Any]:
     import openvino as ov
     from openvino import opset13 as ops
@@ -255,7 +275,8 @@ def measured(name: str, optimum: str | None, least: MinSamples) -> dict[str, Any
         single = pixel_batches(run, 1)
         own, graphs = ours(run, work)
         engines = own + rivals(run, work, single, optimum)
-        found: dict[str, Any] = {"peaks_gflops": peaks(least), "rows": []}
+        found: dict[str, Any] = {"peaks_gflops": peaks(least), "read_gb_s": read_rate(), "rows": []}
+        weights = {each: weight_gb(graph) for each, graph in graphs.items()}
         best = {precision: max(rates.values()) for precision, rates in found["peaks_gflops"].items()}
         for batch_size in (1, 8):
             gflop = {}
@@ -269,6 +290,8 @@ def measured(name: str, optimum: str | None, least: MinSamples) -> dict[str, Any
         for row in found["rows"]:
             if "gflops" in row:
                 row["share_of_peak"] = row["gflops"] / best[row["precision"]]
+                read_ms = 1000 * weights[row["engine"]] / found["read_gb_s"]
+                row["share_of_limit"] = max(row["share_of_peak"], read_ms / row["p50_ms"])
             print(json.dumps(row), flush=True)
         found["best"] = [verdict(found["rows"], batch_size) for batch_size in (1, 8)]
         return found | {"logits": differences(run, engines, single)}
