@@ -11,29 +11,46 @@ from itertools import islice
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import ImageText
 from toolkit.runtime.machine import usable_cores
+from toolkit.runtime.memory import MIB, available_mib
+from toolkit.runtime.providers import ON_CPU
 from toolkit.scoring.engine import Engine, Facts
 from toolkit.scoring.inputs import Item
 from toolkit.scoring.job import Job
 from toolkit.scoring.listing import items_in, opened_listing
-from toolkit.scoring.options import ScoringOptions
+from toolkit.scoring.options import UNTUNED_BATCH, ScoringOptions
 from toolkit.scoring.read_item import Retries, read_item
 from toolkit.scoring.shard_file import Done
 from toolkit.scoring.shard_writer import ShardWriter
 from toolkit.scoring.store import Store
 from toolkit.serving.classifier import Classifier
 
+COPIES = 3
+"""Of the weights that a session holds: as they are, packed for its kernels, and what the graph computes with them."""
+
 
 @contextmanager
 def local_engine(bundle: Bundle, options: ScoringOptions) -> Iterator[Engine]:
     """Open a bundle's sessions; see :func:`toolkit.serving.pool.open_pool` for the errors."""
-    with Classifier.open(
-        bundle,
-        provider=options.provider,
-        precision=options.precision,
-        threads=options.threads,
-        batch_size=options.batch_size,
-    ) as classifier:
+    layout = _layout(bundle, options)
+    with Classifier.open(bundle, provider=options.provider, precision=options.precision, **layout) as classifier:
         yield LocalEngine(classifier)
+
+
+def _layout(bundle: Bundle, options: ScoringOptions) -> dict[str, int | None]:
+    """Sessions, threads and batch size: as asked for or tuned; else, on a CPU, a session a core.
+
+    Sessions of one thread don't wait for each other, nor spin while images are decoded. Each holds the weights, so
+    there are fewer, of more threads, where half of the memory that is free doesn't hold so many.
+    """
+    if bundle.tuned_for(options.provider, options.precision):
+        return {"threads": options.threads, "batch_size": options.batch_size}
+    batch_size = options.batch_size or UNTUNED_BATCH
+    if options.threads is not None or (options.provider or "cpu") not in ON_CPU:
+        return {"threads": options.threads, "batch_size": batch_size}
+    name = bundle.graph_name(options.precision)
+    held = COPIES * sum(entry.size for file, entry in bundle.manifest.files.items() if file.startswith(name))
+    sessions = max(1, min(usable_cores(), int(available_mib() * MIB / 2 // max(1, held))))
+    return {"sessions": sessions, "threads": usable_cores() // sessions, "batch_size": batch_size}
 
 
 class LocalEngine:

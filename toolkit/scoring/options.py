@@ -11,11 +11,13 @@ from toolkit.scoring.inputs import AS_TRAINED, Columns
 SHARD_ROWS = 5_000
 """What a kill costs at most."""
 ENGINES = ("local", "ray")
+UNTUNED_BATCH = 8
+"""Images that a session takes at once where ``toolkit tune`` chose nothing: more wait for decoders and gain nothing."""
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """How a job is scored; None stands for what ``serving.json`` says, or the defaults of ``predict``."""
+    """How a job is scored; None stands for what ``serving.json`` says, else for what the engine takes by itself."""
 
     provider: str | None = None
     precision: str | None = None

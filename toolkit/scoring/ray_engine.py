@@ -24,7 +24,7 @@ from toolkit.runtime.providers import ON_CPU
 from toolkit.runtime.ray_cluster import connected
 from toolkit.scoring.engine import Engine
 from toolkit.scoring.job import Job
-from toolkit.scoring.options import ScoringOptions
+from toolkit.scoring.options import UNTUNED_BATCH, ScoringOptions
 from toolkit.scoring.ray_workers import Assignment, ShardScorer, reason_of, session_facts
 from toolkit.scoring.shard_file import Done
 from toolkit.scoring.store import Store
@@ -110,7 +110,7 @@ class RayEngine:
             options.provider,
             options.precision,
             self._layout.threads,
-            options.batch_size,
+            options.batch_size if tuned else options.batch_size or UNTUNED_BATCH,
         )
         try:
             self.facts = ray.get(ray.remote(**self._layout.resources)(session_facts).remote(self._assignment))
