@@ -49,7 +49,9 @@ def predict(
     ] = None,
     precision: PrecisionOption = None,
     provider: ServingProviderOption = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a run.", show_default="as tuned, or 32; 8 with --input")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a run.", show_default="as tuned, or 32; 8 with --input")
+    ] = None,
     threads: ThreadsOption = None,
     top_k: Annotated[
         int | None,
