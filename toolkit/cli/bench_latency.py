@@ -103,9 +103,11 @@ def bench_latency(
     Example: toolkit bench-latency bundles/digits --batch-sizes 1,8,32 --compare torch-eager
     """
     from toolkit.runtime.bundle import Bundle
+    from toolkit.runtime.image_files import require_images
 
     names, sizes = _compared(compare), _numbers(batch_sizes)
     require_signable(sign, out=out)
+    require_images(images)
     if url is not None:
         others = {"compare": compare, "scenarios": scenarios, "baseline": baseline, "run": run, "data": data}
         _require_alone("--url sends requests to a server, and measures nothing else", **others, sign=sign)

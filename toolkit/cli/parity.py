@@ -61,6 +61,7 @@ def parity(
     Example: toolkit parity bundles/digits
     """
     from toolkit.runtime.bundle import Bundle
+    from toolkit.runtime.image_files import require_images
 
     if find_fault and out:
         raise ToolkitError("--bisect writes nothing", where="--out", fix="leave one of them out; --json prints it")
@@ -68,6 +69,7 @@ def parity(
     opened = Bundle(bundle)
     require_run(run or opened.run, of_bundle=run is None)
     require_data(data)
+    require_images(images)
     from export.parity.proof import require_passed
     from export.prove_bundle import bisect_bundle
     from toolkit.api import parity as prove

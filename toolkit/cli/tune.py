@@ -76,12 +76,14 @@ def tune(
         raise ToolkitError(what, where="--max-accuracy-drop", fix="give 0 or more")
     require_signable(sign, out=out)
     from toolkit.runtime.bundle import Bundle
+    from toolkit.runtime.image_files import require_images
     from toolkit.runtime.serving import Budget
 
     opened = Bundle(bundle)
     if run is not None or data is not None:
         require_run(run or opened.run, of_bundle=run is None)
         require_data(data)
+    require_images(images)
     from export.change import Target
     from export.latency.tuning.tune_bundle import Sources, tune_bundle
     from export.parity.agreement import too_few, verdict

@@ -228,3 +228,19 @@ def find_images(paths: list[Path]) -> FoundImages:
         files += below.names
         left_out += below.left_out
     return FoundImages(files, left_out)
+
+
+def require_images(folder: Path | None) -> None:
+    """Raise unless images lie where ``--images`` says, before anything is measured.
+
+    Args:
+        folder: of images, or one image; nothing is asked of None.
+
+    Raises:
+        ToolkitError: nothing lies there, or no image.
+    """
+    if folder is None:
+        return
+    if not folder.exists():
+        raise ToolkitError("no such file or folder", where=folder, fix="give a folder of images with --images")
+    find_images([folder])
