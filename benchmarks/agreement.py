@@ -65,7 +65,8 @@ def agreement(name: str) -> dict[str, Any]:
             if provider == "openvino" and not find_spec("openvino"):
                 continue
             path = work / f"bundle-{provider}"
-            wanted = ExportOptions(precisions=precisions, images=32)
+            kind = "pixel_values" if provider == "openvino" else "image"
+            wanted = ExportOptions(kind, precisions, images=32)
             export_bundle(run, path, wanted, provider=provider, threads=THREADS)
             parity = prove_again(Bundle(path), run, provider=provider, threads=THREADS, folder=work / "all")
             for precision in precisions:

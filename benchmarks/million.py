@@ -5,7 +5,8 @@
 Images of 8x8 pixels, all different, lie in tar shards of 50,000 with an index beside each. Every step runs in a process
 of its own, whose largest resident memory is read. "cold" begins with nothing remembered, "warm" is the same step again,
 as a second start or --resume does it; "first batch" is a start up to the first batch of 64 images, decoded and
-preprocessed; "plan" the order of an epoch. Writes benchmarks/results/million.json; about 15 minutes.
+preprocessed; "plan" all micro-batches of an epoch, "order" the hash of the order, which checkpoints and the boundary
+cache name. Writes benchmarks/results/million.json; about 15 minutes.
 """
 
 from __future__ import annotations
@@ -58,7 +59,12 @@ else:
         before = time.perf_counter()
         steps = plan.steps(1, 0)
         (batch,) = next(iter(steps))
+        marks["first step"] = time.perf_counter() - before
+        marks["steps of the epoch"] = 1 + sum(1 for _ in steps)
         marks["plan"] = time.perf_counter() - before
+        before = time.perf_counter()
+        data.order("train")
+        marks["order"] = time.perf_counter() - before
         from transformers import CLIPImageProcessorPil
         from toolkit.models.processing import preprocess_from
         loader = Loader(ImageDataset(data.splits["train"], preprocess_from(CLIPImageProcessorPil())), workers=0)

@@ -25,8 +25,8 @@ from transformers import CLIPImageProcessorPil
 
 from toolkit.data.dataset import ImageDataset
 from toolkit.data.elpv import write_elpv
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.data.listing import WholeFile
-from toolkit.data.source import LabelledImage
 from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.decode import decode

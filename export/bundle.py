@@ -28,7 +28,7 @@ from export.selection.fastest import fastest_within_budget
 from export.selection.held_out import HeldOut
 from export.selection.search import PrecisionSearch, validation_images_for
 from toolkit import __version__
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of, staged_folder, write_json
 from toolkit.models.encoder_origin import encoder_origin

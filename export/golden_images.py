@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.parity.reference import Reference
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.runtime.bundle import Golden
 from toolkit.runtime.decode import suffix_of
 from toolkit.runtime.golden import GOLDEN_TEXT

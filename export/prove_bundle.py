@@ -12,8 +12,8 @@ from export.parity.bisect import bisect
 from export.parity.proof import Proof
 from export.parity.prove import BATCH_SIZES
 from export.parity.reference import Reference
+from toolkit.data.labelled_image import UNLABELLED, LabelledImage
 from toolkit.data.listing import WholeFile
-from toolkit.data.source import UNLABELLED, LabelledImage
 from toolkit.files import sha256_of
 from toolkit.progress import SILENT, Progress
 from toolkit.runs.finished_run import Run

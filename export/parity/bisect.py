@@ -23,7 +23,7 @@ from export.parity.float64 import in_float64
 from export.parity.reference import Reference
 from export.precision.fake_quant import largest_rounding
 from export.precision.precision_reference import PrecisionReference
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Preprocess

@@ -14,7 +14,7 @@ from export.graph.preprocessing import IMAGE, PIXEL_VALUES, RESIZED
 from export.graph.subgraph import network_input, network_part, open_part, preprocessing_part, takes_levels
 from export.graph.tensor_names import EMBEDDING, LOGITS, tensor_after
 from export.parity.reference import Reference
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.runtime.inputs import Inputs, stacked
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session

@@ -13,7 +13,7 @@ from export.graph.fusion_check import check_nodes
 from export.parity.bisect import bisect, first_fault
 from export.parity.prove import Proven, prove
 from export.parity.reference import Reference
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.errors import CheckFailed
 from toolkit.progress import Progress
 from toolkit.runtime.examples import ExampleReader

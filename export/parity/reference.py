@@ -17,7 +17,7 @@ from export.graph.given import given
 from export.graph.preprocessing import PIXEL_VALUES
 from export.parity.float64 import in_float64
 from export.precision.trunk import boundary_of, open_trunk
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.models.text_inputs import text_inputs

@@ -26,7 +26,8 @@ from export.graph.tensor_names import tensor_after
 from export.precision.activation_ranges import matmul_inputs, observe
 from export.precision.overflow import overflowing
 from toolkit import __version__
-from toolkit.data.source import DataSource, LabelledImage
+from toolkit.data.labelled_image import LabelledImage
+from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.models.classifier import Classifier
 from toolkit.models.encoder import is_layer

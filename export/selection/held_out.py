@@ -13,7 +13,7 @@ from export.parity.prove import compare
 from export.parity.reference import Reference, groups_of
 from export.selection.contract import MOST_IMAGES, Contract, Loss, loss_in_words, loss_of
 from export.selection.measurements import in_words
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.errors import CheckFailed
 from toolkit.progress import SILENT, Progress
 from toolkit.runs.finished_run import Run

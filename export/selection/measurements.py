@@ -17,7 +17,7 @@ from export.precision.trunk import (
     network_batches,
 )
 from export.selection.contract import Loss, loss_of
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.data.target import Label
 from toolkit.metrics.intervals import Drop, paired_drop
 from toolkit.models.processing import preprocess_from

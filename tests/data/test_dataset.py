@@ -12,7 +12,8 @@ import torch
 
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, Key, Loader, default_workers
-from toolkit.data.source import LabelledImage, open_data
+from toolkit.data.labelled_image import LabelledImage
+from toolkit.data.source import open_data
 from toolkit.errors import ToolkitError
 from toolkit.recipe.data import DataConfig
 from toolkit.runtime.decode import UnreadableImageError, decode

@@ -163,7 +163,7 @@ def test_images_are_read_by_many_threads_and_after_a_trip_to_another_process(
     data: Path, tmp_path: Path, write: Write
 ) -> None:
     source = open_data(DataConfig(path=write(data, tmp_path / "other")))
-    examples = pickle.loads(pickle.dumps(source)).splits["train"] * 5
+    examples = list(pickle.loads(pickle.dumps(source)).splits["train"]) * 5
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(lambda example: example.read(), examples))
     assert read == [example.read() for example in source.splits["train"]] * 5

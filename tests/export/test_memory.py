@@ -31,7 +31,7 @@ PARITY = """
 from export.parity.prove import compare
 from export.parity.reference import Reference
 from toolkit.data.listing import WholeFile
-from toolkit.data.source import UNLABELLED, LabelledImage
+from toolkit.data.labelled_image import UNLABELLED, LabelledImage
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 bundle, reference = Bundle(Path(sys.argv[1])), Reference(Run(Path(sys.argv[2])))

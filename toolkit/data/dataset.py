@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from toolkit.data.augment import Augment
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.errors import ToolkitError
 from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.machine import usable_cores

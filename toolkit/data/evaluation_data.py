@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from toolkit.data.formats import list_data
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.data.listing import SPLITS, UNSPLIT, Listing, check_groups, first_with, named, split_named
-from toolkit.data.source import LabelledImage, fingerprint, read_listing, refuse_unreadable
+from toolkit.data.source import fingerprint, read_listing, refuse_unreadable
 from toolkit.data.splits import canonical, divide, without_copies
 from toolkit.data.target import ONE_CLASS, Target
 from toolkit.errors import ToolkitError

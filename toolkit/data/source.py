@@ -3,103 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from toolkit.data.formats import list_data
 from toolkit.data.inspection import inspect_items
-from toolkit.data.listing import Content, ListedImage, Listing, NoImage, check_listing, leaking_groups, named
+from toolkit.data.labelled_image import LabelledImage
+from toolkit.data.listing import ListedImage, Listing, check_listing, leaking_groups, named
 from toolkit.data.remembered import Remembered
+from toolkit.data.remembered_source import RememberedSource
+from toolkit.data.samples import Samples, groups_of, labels_of
 from toolkit.data.shard_store import copy_shards
 from toolkit.data.splits import canonical, divide
 from toolkit.data.survey import Survey
-from toolkit.data.target import ONE_CLASS, Label, Target
-from toolkit.data.text_picture import text_picture
-from toolkit.data.texts import sample_hash
+from toolkit.data.target import ONE_CLASS, Label, Target, target_of
 from toolkit.errors import ToolkitError
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe.data import DataConfig
-from toolkit.runtime.decode import UnreadableImageError, decode
-from toolkit.runtime.examples import ExampleReader, ImageText
 from toolkit.runtime.value_range import Range
 from toolkit.text import path_text
-
-UNLABELLED = -1
-"""The label of an image that nobody has labelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledImage:
-    """One image with its label, its content's SHA-256 and, where the data has texts, its text."""
-
-    path: Path
-    """Where it lies, and what messages call it; within a shard or a table, a path below it."""
-    label: Label
-    """Place among the classes, or :data:`UNLABELLED`; or what else is known of it."""
-    content: Content
-    sha256: str = ""
-    """Of the image alone; empty for a text without one."""
-    group: str = ""
-    value_range: Range | None = None
-    """What black and white are, if it has more than 8 bits."""
-    text: str | None = None
-    """To the character as the data has it; None for an image alone."""
-
-    @property
-    def has_image(self) -> bool:
-        """Whether it is more than a text."""
-        return not isinstance(self.content, NoImage)
-
-    @property
-    def identity(self) -> str:
-        """SHA-256 of all it consists of: the image's where that is all."""
-        return sample_hash(self.sha256, self.text)
-
-    def read(self) -> bytes:
-        """The encoded image.
-
-        Raises:
-            UnreadableImageError: it can't be read any more.
-        """
-        try:
-            return self.content.read()
-        except OSError as error:
-            raise UnreadableImageError(error.strerror or str(error), where=self.path) from error
-
-    def taken_by(self, reader: ExampleReader) -> ImageText:
-        """What a graph takes of it: the encoded image, the text, or both.
-
-        Raises:
-            UnreadableImageError: the image can't be read any more.
-        """
-        return ImageText(self.read() if reader.takes_image else None, self.text if reader.takes_text else None)
-
-    def decode(self, *, grey: bool = False) -> Image.Image:
-        """The image's upright pixels; see :func:`toolkit.runtime.decode.decode`."""
-        return decode(self.read(), where=self.path, grey=grey, value_range=self.value_range)
-
-    def picture(self) -> Image.Image:
-        """What a person is shown of it: its pixels, or of a text without an image the text."""
-        return self.decode() if self.has_image else text_picture(self.text or "")
-
-
-def labels_of(images: Sequence[LabelledImage]) -> npt.NDArray[Any]:
-    """Labels [images], as indices into the classes; 0 or 1 for each class [images, classes]; or numbers [images]."""
-    labels = np.array([image.label for image in images])
-    return labels if len(labels) else labels.astype(np.int64)
-
-
-def groups_of(images: Sequence[LabelledImage]) -> list[str] | None:
-    """Each image's group, None without groups."""
-    groups = [image.group for image in images]
-    return groups if any(groups) else None
 
 
 @dataclass(frozen=True)
@@ -112,7 +38,7 @@ class DataSource:
 
     root: Path
     classes: list[str]
-    splits: dict[str, list[LabelledImage]]
+    splits: dict[str, Samples]
     fingerprint: str
     """SHA-256 over every sample's split, class and content, its text among it, in order."""
     skipped: list[dict[str, str]] = field(default_factory=list)
@@ -142,10 +68,7 @@ class DataSource:
         """The same images with another range."""
         if value_range == self.value_range:
             return self
-        splits = {
-            split: [replace(example, value_range=value_range) for example in examples]
-            for split, examples in self.splits.items()
-        }
+        splits = {split: samples.read_as(value_range) for split, samples in self.splits.items()}
         return replace(self, splits=splits, value_range=value_range)
 
     def labels(self, split: str) -> npt.NDArray[Any]:
@@ -158,29 +81,26 @@ class DataSource:
 
     def texts(self, split: str) -> list[str | None]:
         """Each sample's text, None for an image alone."""
-        return [example.text for example in self.splits[split]]
+        samples = self.splits[split]
+        return [text if there else None for text, there in zip(samples.texts, samples.has_text.tolist(), strict=True)]
 
     @property
     def has_texts(self) -> bool:
         """Whether any sample has a text."""
-        return any(example.text is not None for examples in self.splits.values() for example in examples)
+        return any(samples.has_text.any() for samples in self.splits.values())
 
     @property
     def has_images(self) -> bool:
         """Whether every sample has an image; it has unless the data is of texts alone."""
-        return all(example.has_image for examples in self.splits.values() for example in examples)
+        return all(samples.has_images for samples in self.splits.values())
 
     def order(self, split: str) -> str:
         """SHA-256 over the contents of a split's samples in their order: what an index means."""
-        return hashlib.sha256("\n".join(example.identity for example in self.splits[split]).encode()).hexdigest()
+        return hashlib.sha256("\n".join(self.splits[split].identities()).encode()).hexdigest()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images a split and class."""
-        shown = self.target.shown
-        counted = {
-            split: Counter(place for example in examples for place in shown(example.label))
-            for split, examples in self.splits.items()
-        }
+        counted = {split: samples.count_shown(self.target.shown) for split, samples in self.splits.items()}
         return {split: {name: count[i] for i, name in enumerate(self.classes)} for split, count in counted.items()}
 
 
@@ -192,7 +112,14 @@ def open_data(config: DataConfig, progress: Progress = SILENT) -> DataSource:
             image where ``on_bad_image`` is ``error``; images of more than 8 bits without a range, or
             images that decode to almost nothing; a store that can't be copied.
     """
-    copy_shards(config)
+    if config.store is not None:
+        progress.stage("copying shards, MB")
+        copy_shards(config, progress)
+        progress.stage("reading images")
+    memory = RememberedSource(config)
+    known = memory.recall()
+    if known is not None:
+        return DataSource(config.path, target=target_of(config.columns), **known)
     listing = list_data(config)
     check_listing(listing)
     found, bad, survey = read_listing(listing, config.value_range, progress)
@@ -204,7 +131,7 @@ def open_data(config: DataConfig, progress: Progress = SILENT) -> DataSource:
     source = DataSource(
         root=config.path,
         classes=listing.classes,
-        splits=division.splits,
+        splits={split: Samples.of(images) for split, images in division.splits.items()},
         fingerprint=fingerprint(division.splits, listing.classes, listing.target),
         skipped=bad,
         duplicates=[sorted(path_text(image.path) for image in images) for images in division.copies],
@@ -217,7 +144,9 @@ def open_data(config: DataConfig, progress: Progress = SILENT) -> DataSource:
         target=listing.target,
         value_ranges=survey.value_ranges(),
     )
-    return source.read_as(value_range)
+    source = source.read_as(value_range)
+    memory.keep(vars(source), listing.items)
+    return source
 
 
 def read_listing(

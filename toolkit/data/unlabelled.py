@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from toolkit.data.formats import format_of, list_data
+from toolkit.data.labelled_image import UNLABELLED, LabelledImage
 from toolkit.data.listing import SPLITS, Content, WholeFile
-from toolkit.data.source import UNLABELLED, DataSource, LabelledImage
+from toolkit.data.samples import Samples
+from toolkit.data.source import DataSource
 from toolkit.errors import ToolkitError
 from toolkit.recipe.data import DataConfig
 from toolkit.runtime.image_files import expand, files_in
@@ -82,5 +84,5 @@ def _without_labels(root: Path, contents: Sequence[tuple[Path, Content]], value_
         raise ToolkitError("there is no image", where=root, fix="give a folder of images")
     images = [LabelledImage(path, UNLABELLED, content, value_range=value_range) for path, content in contents]
     few = len(images) < len(SPLITS)
-    splits = {split: images if few else images[place :: len(SPLITS)] for place, split in enumerate(SPLITS)}
+    splits = {split: Samples.of(images if few else images[place :: len(SPLITS)]) for place, split in enumerate(SPLITS)}
     return DataSource(root, [], splits, fingerprint="")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from toolkit.data.evaluation_data import EvaluationData
-from toolkit.data.source import LabelledImage, groups_of, labels_of
+from toolkit.data.labelled_image import LabelledImage
+from toolkit.data.samples import groups_of, labels_of
 from toolkit.errors import ToolkitError
 from toolkit.evaluation.numbers import number_evaluation
 from toolkit.evaluation.origin import origin_of

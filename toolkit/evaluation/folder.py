@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from toolkit.data.source import labels_of
+from toolkit.data.samples import labels_of
 from toolkit.evaluation.evaluate import Evaluated
 from toolkit.files import refuse_existing, staged_folder, write_bytes, write_json
 from toolkit.reporting.evaluation_page import evaluation_html

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from toolkit.data.evaluation_data import EvaluationData
-from toolkit.data.source import groups_of, labels_of
+from toolkit.data.samples import groups_of, labels_of
 from toolkit.evaluation.origin import origin_of
 from toolkit.evaluation.record import NumberEvaluation
 from toolkit.metrics.intervals import Array

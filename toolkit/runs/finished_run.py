@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.source import DataSource, LabelledImage, open_data
+from toolkit.data.labelled_image import LabelledImage
+from toolkit.data.source import DataSource, open_data
 from toolkit.data.unlabelled import generated_images, is_plain_folder, unlabelled_images
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
@@ -127,10 +128,11 @@ class Run:
         if config is None:
             return generated_images()
         place = config.path if self.data_path is None else self.data_path.absolute()
-        if not place.exists():
+        store = config.store if self.data_path is None and not place.exists() else None
+        if store is None and not place.exists():
             fix = "give where it is now with --data PATH"
             raise ToolkitError("the data of the run is not here any more", where=place, fix=fix)
-        data = open_data(config.model_copy(update={"path": place})).read_as(self.value_range)
+        data = open_data(config.model_copy(update={"path": place, "store": store})).read_as(self.value_range)
         trained_on = self.summary.get("data_fingerprint")
         if trained_on and data.fingerprint != trained_on:
             what, fix = "the data changed since the run was trained", "restore the data, or train again"

@@ -40,6 +40,8 @@ class RunFolder:
         self.best = path / "best"
         self.checkpoints = path / "checkpoints"
         self._metrics = path / "metrics.jsonl"
+        self._counted = (0, 0)
+        """Bytes of it whose lines were counted, and how many these are."""
         self._fine_tuned = path / "fine_tuned.safetensors"
         self._trunk = path / "trunk.json"
 
@@ -130,7 +132,12 @@ class RunFolder:
     def lines_logged(self) -> int:
         """Whole lines in ``metrics.jsonl``, which are on the disk when this returns."""
         sync(self._metrics)
-        return self._metrics.read_bytes().count(b"\n")
+        start, lines = self._counted
+        with self._metrics.open("rb") as file:
+            file.seek(start)
+            added = file.read()
+        self._counted = (start + len(added), lines + added.count(b"\n"))
+        return self._counted[1]
 
     def history(self, *, times: bool = True) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``, with or without what differs between equal runs."""
@@ -141,6 +148,7 @@ class RunFolder:
         """Drop all but the first ``lines`` lines; a resumed run writes the rest again."""
         kept = self._metrics.read_bytes().splitlines(keepends=True)[:lines]
         write_bytes(self._metrics, b"".join(kept))
+        self._counted = (0, 0)
 
     def trunk(self) -> dict[str, Any] | None:
         """What the run's own trunk says of itself; None where none was prepared.

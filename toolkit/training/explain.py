@@ -20,8 +20,8 @@ from torch import Tensor
 from toolkit.data.augment import Augment
 from toolkit.data.dataset import ImageDataset, default_workers
 from toolkit.data.formats import list_data
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.data.listing import SPLITS, ListedImage, Listing, NoImage, check_listing
-from toolkit.data.source import LabelledImage
 from toolkit.data.splits import Entry, divide
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier

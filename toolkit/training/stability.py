@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolkit.data.source import LabelledImage
+from toolkit.data.labelled_image import LabelledImage
 from toolkit.errors import ToolkitError
 from toolkit.runs.run_folder import RunFolder
 from toolkit.training.batch_schedule import MicroBatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ class CheckpointManager:
         content = {
             "standing": state.lasting(),
             "recipe": self.recipe.model_dump(mode="json"),
-            "belongs_to": self._belongs_to(),
+            "belongs_to": self._belongs_to,
             "metrics_lines": self.run.lines_logged(),
             "gradient_scaler": scaler.state_dict() if scaler else None,
             "arithmetic": self._arithmetic(),
@@ -181,7 +182,7 @@ class CheckpointManager:
             return None
         path = self.run.checkpoints / names[-1]
         tensors, content = read_checkpoint(path)
-        ours = self._belongs_to()
+        ours = self._belongs_to
         other = [what for what, theirs in content["belongs_to"].items() if theirs != ours.get(what)]
         if not self.recipe.equals(content["recipe"]):
             other.insert(0, "recipe")
@@ -206,7 +207,9 @@ class CheckpointManager:
             self._say(path.name, content["arithmetic"])
         return state
 
+    @cached_property
     def _belongs_to(self) -> dict[str, str]:
+        """Hashes of what the run learns on; made once, since the order of a million images takes a second."""
         parts = {"data set": self.data.fingerprint, "order of the images": self.data.order("train")}
         if self.trunk is not None:
             parts["trunk"] = hashlib.sha256(json.dumps(self.trunk.describe(), sort_keys=True).encode()).hexdigest()

@@ -16,7 +16,7 @@ from toolkit.runtime.preprocess import Float32
 from toolkit.sampling import evenly_spaced
 
 if TYPE_CHECKING:
-    from toolkit.data.source import LabelledImage
+    from toolkit.data.labelled_image import LabelledImage
     from toolkit.runs.finished_run import Run
 
 IMAGES = 1500
