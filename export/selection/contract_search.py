@@ -10,12 +10,12 @@ from export.graph.classifier_graph import GraphInput
 from export.graph.config import GraphConfig
 from export.latency.measure import MinSamples
 from export.parity.agreement import Verdict
-from export.parity.reference import groups_of
 from export.precision.sensitivity import Sensitivity, sensitivities
 from export.selection.candidate import Candidate, named
 from export.selection.contract import MOST_IMAGES, Contract, loss_in_words, loss_of, speedup_of
 from export.selection.fastest import latency_rows
 from export.selection.search import RANKING_IMAGES, PrecisionSearch
+from toolkit.data.source import groups_of
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.inputs import examples_in, part_of
 from toolkit.sampling import evenly_spaced

@@ -12,12 +12,12 @@ from export.graph.classifier_graph import build_graph
 from export.graph.config import GraphConfig
 from export.graph.subgraph import open_model
 from export.parity.agreement import agreement, changes
-from export.parity.reference import Reference, groups_of
+from export.parity.reference import Reference
 from export.precision.trunk import (
     network_batches,
 )
 from export.selection.contract import Loss, loss_of
-from toolkit.data.source import LabelledImage
+from toolkit.data.source import LabelledImage, groups_of
 from toolkit.data.target import Label
 from toolkit.metrics.intervals import Drop, paired_drop
 from toolkit.models.processing import preprocess_from
