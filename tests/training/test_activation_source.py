@@ -67,7 +67,7 @@ def test_resident_rows_are_those_that_are_read_in_the_same_order(dtype: str, tmp
         cache.write(shard, rows, 0)
     split, labels = cache.split("train"), list(range(images))
     resident, read = (kind(split, labels, CPU) for kind in (ResidentFeed, CacheFeed))
-    assert split.bytes == 2 * images * layout.row_bytes
+    assert layout.split_bytes == {"train": 2 * images * layout.row_bytes}
     plan = BatchSchedule(images, 8, seed=3)
     for epoch in (1, 2, 3):
         batches = [batch for step in plan.steps(epoch) for batch in step]

@@ -89,12 +89,8 @@ class Boundary:
         self._texts = {} if texts is None else texts.describe()
         self._trunk = trunk_contents(classifier) if self.config.enabled else {}
         self._packing = self._packing_of(classifier, texts) if self.config.enabled else None
-        self._layout = Layout(
-            images={split: len(data.splits[split]) for split in CACHED_SPLITS},
-            views={"train": self.config.views, "validation": 1},
-            row=self._packing.row if self._packing else (),
-            dtype=self.config.dtype,
-        )
+        images = {split: len(data.splits[split]) for split in CACHED_SPLITS}
+        self._layout = Layout.of(self.config, images, self._packing.row if self._packing else ())
         if self.config.enabled:
             self._layout.check_budget(self.config.max_gb)
         self._private: Path | None = None
@@ -129,14 +125,13 @@ class Boundary:
         with counting("caching activations", self.accelerator.is_main_process) as progress:
             packed = {split: Packed(feed, self._packing) for split, feed in pixels.items()}
             counts = fill_cache(cache, packed, self.accelerator, self.agreement, stop_if_asked, progress)
-        splits = {split: cache.split(split) for split in CACHED_SPLITS}
         free = self.free_device_bytes()
-        fitting = that_fit({name: split.bytes for name, split in splits.items()}, self.config.device_share * free)
-        for name, split in splits.items():
+        fitting = that_fit(layout.split_bytes, self.config.device_share * free)
+        for name in CACHED_SPLITS:
             labels = self.data.labels(name).tolist()
-            source = cached_source(split, labels, device, resident=name in fitting)
+            source = cached_source(cache.split(name), labels, device, resident=name in fitting)
             if isinstance(source, ResidentFeed):
-                self.on_device[name] = split.bytes
+                self.on_device[name] = fitting[name]
             self._feeds[name] = Unpacked(source, self._packing)
         if self.accelerator.is_main_process:
             size = layout.bytes_of(layout.shards()) / 1e9
