@@ -186,8 +186,8 @@ def measure(encoder: str, data: str, contract: Contract, work: Path) -> dict[str
         {name: each[name] for name in ("form", "flips", "flips_at_most", "accuracy_drop_at_most", "verdict", "p50_ms")}
         for each in search.measured.tried
     ]
-    images = HeldOut(run, search.measured.reference, preprocess_from(run.processor), tokenizer_of(run))
-    row["most_frequent_decision"] = _most_frequent(run, search.measured.expected)
+    images = HeldOut(run, search.validation.reference, preprocess_from(run.processor), tokenizer_of(run))
+    row["most_frequent_decision"] = _most_frequent(run, search.validation.expected)
     row["configs"] = []
     for config, found in zip(search.measured.configs, search.measured.tried, strict=True):
         if found["verdict"] != "kept" or (config.precision == "fp32" and config != chosen):

@@ -132,9 +132,9 @@ def agreements(run: Run, forms: dict[str, GraphConfig]) -> dict[str, Any]:
     """Top-1 agreement with PyTorch in fp32 on all held-out images."""
     candidates = PrecisionSearch(run, provider="cpu", threads=THREADS)
     examples = run.held_out(10_000)
-    pixel_values = np.stack([candidates.measured.preprocess(example.decode()) for example in examples])
+    pixel_values = np.stack([candidates.validation.preprocess(example.decode()) for example in examples])
     feed = {"pixel_values": pixel_values}
-    expected, rows = candidates.measured.reference.logits(feed), {}
+    expected, rows = candidates.validation.reference.logits(feed), {}
     for name, form in forms.items():
         logits = candidates.measured.session(form).run_batches(feed, FILL_BATCH)["logits"]
         decisions = agreement(candidates.run.decision, expected, logits, [str(example.path) for example in examples])

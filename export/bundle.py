@@ -161,7 +161,7 @@ def export_bundle(
             parity["contract"] = kept.report | {"held_out": held_out}
         write_parity(stage, parity)
         logits = {precision: graph.logits for precision, graph in shipped.items()}
-        write_golden(stage, search.measured.reference, examples, logits)
+        write_golden(stage, search.validation.reference, examples, logits)
         provenance["parity_sha256"] = sha256_of(stage / "parity.json")
         _finish(stage, run, SPECS[chosen[0].config.precision].file, provenance)
         if sign:
@@ -208,7 +208,7 @@ class _Export:
             record_nodes=True,
             build=EngineBuild(max(BATCH_SIZES)),
         )
-        reference = self.search.measured.reference
+        reference = self.search.validation.reference
         proof = Proof.begin(session, read_shell(file), self.preprocess, reference, self.examples, self.tokenizer)
         proven = proof.outcome(self.run.images_from, self.progress)
         proof.require_passed(proven.entry)
@@ -222,7 +222,7 @@ class _Export:
         """
         file = self.stage / SPECS[kept.config.precision].file
         build = EngineBuild(max(BATCH_SIZES))
-        reference = self.search.measured.reference
+        reference = self.search.validation.reference
         images = HeldOut(self.run, reference, self.preprocess, self.tokenizer, self.progress)
         session = open_session(file, provider=self.search.provider, threads=threads, build=build)
         return images.hold(contract, kept.config, session, kept.report["validation"])

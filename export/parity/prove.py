@@ -16,9 +16,10 @@ from export.graph.subgraph import network_input, network_part, open_part
 from export.graph.tensor_names import LOGITS
 from export.parity.agreement import agreement, changes
 from export.parity.error_by_stage import STAGE_IMAGES, error_by_stage, largest_difference
-from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, groups_of, noise_floor
+from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, noise_floor
 from export.precision.precision_reference import MULTIPLE, STEPS_MULTIPLE, PrecisionReference
 from toolkit.data.labelled_image import UNLABELLED, LabelledImage
+from toolkit.data.samples import groups_of
 from toolkit.data.target import Label
 from toolkit.progress import SILENT, Progress
 from toolkit.runtime.decision import Decision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +29,6 @@ BATCH_SIZE = 32
 OTHER_BATCH_SIZE = 7
 NOISE_IMAGES = 8
 """Images on which PyTorch is compared with itself."""
-
-
-def groups_of(images: Sequence[LabelledImage]) -> list[str] | None:
-    """Each image's group; None where they have none."""
-    groups = [image.group for image in images]
-    return groups if any(groups) else None
 
 
 class Reference:

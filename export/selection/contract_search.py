@@ -10,12 +10,12 @@ from export.graph.classifier_graph import GraphInput
 from export.graph.config import GraphConfig
 from export.latency.measure import MinSamples
 from export.parity.agreement import Verdict
-from export.parity.reference import groups_of
 from export.precision.sensitivity import Sensitivity, sensitivities
 from export.selection.candidate import Candidate, named
 from export.selection.contract import MOST_IMAGES, Contract, loss_in_words, loss_of, speedup_of
 from export.selection.fastest import latency_rows
 from export.selection.search import RANKING_IMAGES, PrecisionSearch
+from toolkit.data.samples import groups_of
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.runtime.inputs import examples_in, part_of
 from toolkit.sampling import evenly_spaced
@@ -114,8 +114,8 @@ class _ContractSearch:
     @property
     def _can_be_shown(self) -> bool:
         """Whether the validation images would show it of a config that decides all of them as PyTorch does."""
-        measured = self.searches[0].measured
-        same = loss_of(measured.run.decision, measured.expected, measured.expected, None, groups_of(measured.examples))
+        images = self.searches[0].validation
+        same = loss_of(images.run.decision, images.expected, images.expected, None, groups_of(images.examples))
         return self.contract.verdict("int8", same) == "kept"
 
     def _with_float_matmuls(self, candidate: Candidate) -> Candidate | None:
@@ -195,7 +195,7 @@ class _ContractSearch:
 
     def _refusal(self, kept: list[Candidate]) -> str:
         """Why nothing ships, and what came nearest: in speed, of what keeps the losses, and in losses."""
-        images = len(self.searches[0].measured.examples)
+        images = len(self.searches[0].validation.examples)
         said = f"no config keeps the contract ({self.contract.in_words()}) on {images:,} validation images; nearest: "
         nearest = []
         if kept:
@@ -222,9 +222,9 @@ def _agreement(candidate: Candidate) -> tuple[float, float]:
 
 def _ranked(candidate: Candidate) -> list[Sensitivity]:
     search, quantization = candidate.search, candidate.config.quantization
-    measured, run = search.measured, search.run
-    places = evenly_spaced(len(measured.examples), RANKING_IMAGES)
-    feed = part_of(measured.inputs, places)
+    images = search.validation
+    places = evenly_spaced(len(images.examples), RANKING_IMAGES)
+    feed = part_of(images.inputs, places)
     parts = [part_of(feed, slice(first, first + PART)) for first in range(0, examples_in(feed), PART)]
     search.progress.stage(f"rounding each of {len(quantization.matmuls)} matmuls alone")
-    return sensitivities(run.classifier, measured.preprocess, quantization, parts, search.progress)
+    return sensitivities(search.run.classifier, images.preprocess, quantization, parts, search.progress)

@@ -80,7 +80,7 @@ def latency_rows(candidates: Sequence[Candidate], graph_input: GraphInput, least
     engines = []
     for each in candidates:
         search, config = each.search, each.config
-        model = build_graph(search.run.classifier, search.measured.preprocess, {}, graph_input, config)
+        model = build_graph(search.run.classifier, search.validation.preprocess, {}, graph_input, config)
         session = open_model(model, provider=search.provider, threads=search.measured.threads)
         name = f"{in_words(config)}, on {search.provider}"
         engines.append(Runner(name, config.precision, search.provider, session.threads, session.run, session.input))
@@ -92,12 +92,12 @@ def latency_rows(candidates: Sequence[Candidate], graph_input: GraphInput, least
 
 def _pool(search: PrecisionSearch, graph_input: GraphInput) -> Feed:
     """Inputs of one shape."""
-    examples, reference = search.measured.examples, search.measured.reference
+    examples, reference = search.validation.examples, search.validation.reference
     texts = reference.texts
     if not reference.takes_images:
-        return {name: values[:POOL] for name, values in search.measured.inputs.items()}
+        return {name: values[:POOL] for name, values in search.validation.inputs.items()}
     contents = (example.read() for example in examples)
-    feed = same_shape(graph_input, search.measured.preprocess, contents, POOL)
+    feed = same_shape(graph_input, search.validation.preprocess, contents, POOL)
     if texts is None:
         return feed
     tokens = texts([example.text for example in examples[: examples_in(feed)]])

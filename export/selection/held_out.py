@@ -10,10 +10,11 @@ import numpy as np
 
 from export.graph.config import GraphConfig
 from export.parity.prove import compare
-from export.parity.reference import Reference, groups_of
+from export.parity.reference import Reference
 from export.selection.contract import MOST_IMAGES, Contract, Loss, loss_in_words, loss_of
 from export.selection.measurements import in_words
 from toolkit.data.labelled_image import LabelledImage
+from toolkit.data.samples import groups_of
 from toolkit.errors import CheckFailed
 from toolkit.progress import SILENT, Progress
 from toolkit.runs.finished_run import Run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,13 @@ from export.graph.classifier_graph import build_graph
 from export.graph.config import GraphConfig
 from export.graph.subgraph import open_model
 from export.parity.agreement import agreement, changes
-from export.parity.reference import Reference, groups_of
-from export.precision.trunk import (
-    network_batches,
-)
 from export.selection.contract import Loss, loss_of
-from toolkit.data.labelled_image import LabelledImage
-from toolkit.data.target import Label
+from export.selection.validation import Validation
+from toolkit.data.samples import groups_of
 from toolkit.metrics.intervals import Drop, paired_drop
-from toolkit.models.processing import preprocess_from
 from toolkit.progress import Progress
-from toolkit.runs.finished_run import Run
-from toolkit.runtime.inputs import Feed
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session
-from toolkit.sampling import evenly_spaced
 from toolkit.tasks.task import Temperature
 
 BATCH_SIZE = 32
@@ -38,34 +29,17 @@ class Measurements:
     """What graphs of a run's network give on its validation images; each is run once.
 
     Args:
-        run: a finished run.
+        validation: its images.
         provider: that the graphs are to run on.
         threads: of sessions.
-        validation_images: that are looked at, where there are as many.
         progress: told what is tried.
     """
 
-    def __init__(
-        self, run: Run, *, provider: str, threads: int | None, validation_images: int, progress: Progress
-    ) -> None:
-        self.run, self.provider, self.threads, self.progress = run, provider, threads, progress
-        self.preprocess, self.reference = preprocess_from(run.processor), Reference(run)
-        self.validation_images = validation_images
+    def __init__(self, validation: Validation, *, provider: str, threads: int | None, progress: Progress) -> None:
+        self.validation, self.run = validation, validation.run
+        self.provider, self.threads, self.progress = provider, threads, progress
         self.tried: list[dict[str, Any]] = []
         self._known: dict[str, tuple[dict[str, Any], Float32]] = {}
-
-    def beside(self, provider: str) -> Measurements:
-        """The same images and reference on another provider."""
-        other = Measurements(
-            self.run,
-            provider=provider,
-            threads=self.threads,
-            validation_images=self.validation_images,
-            progress=self.progress,
-        )
-        other.reference, other.examples, other.inputs = self.reference, self.examples, self.inputs
-        other.expected = self.expected
-        return other
 
     @property
     def configs(self) -> list[GraphConfig]:
@@ -85,11 +59,12 @@ class Measurements:
             return config, None
         if self.run.classifier.task.activation == "none" or not np.isfinite(self._measured(config)[1]).all():
             return config, None
-        logits, labels = torch.from_numpy(self._measured(config)[1]), torch.tensor(self.labels)
+        logits, labels = torch.from_numpy(self._measured(config)[1]), torch.tensor(self.validation.labels)
         before: Temperature = self.run.classifier.temperature.tolist()
         # the run's own was fitted on all of validation: what the same few images say of both configs corrects it
         task = self.run.classifier.task
-        fitted, own = (task.temperature(each, labels, before) for each in (logits, torch.from_numpy(self.expected)))
+        expected = torch.from_numpy(self.validation.expected)
+        fitted, own = (task.temperature(each, labels, before) for each in (logits, expected))
         after: Temperature = (np.array(before) * fitted / np.array(own)).tolist()
 
         def nll(temperature: Temperature) -> float:
@@ -106,61 +81,37 @@ class Measurements:
 
         Without labels, PyTorch's decisions stand for them: an image that gets another label counts as lost.
         """
-        answers = np.array(self.labels)
+        answers = np.array(self.validation.labels)
         before, after = (
             self.run.decision.right(logits, answers)
-            for logits in (self.expected, np.nan_to_num(self._measured(config)[1]))
+            for logits in (self.validation.expected, np.nan_to_num(self._measured(config)[1]))
         )
-        return paired_drop(before, after, groups_of(self.examples))
+        return paired_drop(before, after, groups_of(self.validation.examples))
 
     def loss(self, config: GraphConfig) -> Loss:
         """What a config loses against PyTorch in fp32, both on the same validation images."""
-        labels = np.array(self.labels) if self.run.labelled else None
+        labels = np.array(self.validation.labels) if self.run.labelled else None
         given = np.nan_to_num(self._measured(config)[1])
-        return loss_of(self.run.decision, self.expected, given, labels, groups_of(self.examples))
-
-    @cached_property
-    def examples(self) -> list[LabelledImage]:
-        """Validation images that configs are compared on."""
-        members = self.run.data.splits["validation"]
-        return [members[place] for place in evenly_spaced(len(members), self.validation_images)]
-
-    @property
-    def labels(self) -> list[Label]:
-        """Label of each validation image that configs are compared on; PyTorch's decision where nobody labelled it."""
-        if not self.run.labelled:
-            decided: list[Any] = self.run.decision.decide(self.expected).tolist()
-            return [tuple(map(int, label)) if isinstance(label, list) else label for label in decided]
-        return [example.label for example in self.examples]
-
-    @cached_property
-    def inputs(self) -> Feed:
-        """The validation images as the network takes them."""
-        parts = list(network_batches(self.preprocess, self.examples, self.reference.texts))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    @cached_property
-    def expected(self) -> Float32:
-        """The reference's logits of the validation images."""
-        return self.reference.logits(self.inputs)
+        groups = groups_of(self.validation.examples)
+        return loss_of(self.run.decision, self.validation.expected, given, labels, groups)
 
     def _measured(self, config: GraphConfig) -> tuple[dict[str, Any], Float32]:
         """Metrics and logits; each config is run once."""
         key = config.model_copy(update={"temperature": None}).model_dump_json()
         if key not in self._known:
             self.progress.stage(f"trying {in_words(config)}")
-            logits = self.session(config).run_batches(self.inputs, BATCH_SIZE)["logits"]
+            logits = self.session(config).run_batches(self.validation.inputs, BATCH_SIZE)["logits"]
             metrics = self._metrics_of(config, logits)
             self._known[key] = metrics, logits
             self.tried.append(metrics)
         return self._known[key]
 
     def _metrics_of(self, config: GraphConfig, logits: Float32) -> dict[str, Any]:
-        task, given = self.run.classifier.task, np.nan_to_num(logits)
-        names = [str(example.path) for example in self.examples]
-        decisions = agreement(self.run.decision, self.expected, given, names, groups_of(self.examples))
+        task, given, images = self.run.classifier.task, np.nan_to_num(logits), self.validation
+        names = [str(example.path) for example in images.examples]
+        decisions = agreement(self.run.decision, images.expected, given, names, groups_of(images.examples))
         temperature, cuts = self.run.classifier.temperature.tolist(), self.run.decision.cuts
-        found = changes(task, self.expected, given, self.labels, temperature, cuts=cuts)
+        found = changes(task, images.expected, given, images.labels, temperature, cuts=cuts)
         accuracy = found.get("accuracy") if self.run.labelled else None
         quantization = config.quantization
         return {
@@ -170,16 +121,16 @@ class Measurements:
             "activations": quantization.activations if config.precision == "int8" else None,
             "per_channel": quantization.per_channel if config.precision == "int8" else None,
             "integer_products": len(quantization.matmuls),
-            "images": len(self.labels),
+            "images": len(images.labels),
             "top1_agreement": decisions["top1_agreement"],
-            "mean_abs_logit": float(np.abs(given - self.expected).mean()),
+            "mean_abs_logit": float(np.abs(given - images.expected).mean()),
             "accuracy": accuracy["graph"] if accuracy else None,
             "reference_accuracy": accuracy["reference"] if accuracy else None,
         }
 
     def session(self, config: GraphConfig) -> Session:
         """The network in a config, from ``pixel_values`` on."""
-        model = build_graph(self.run.classifier, self.preprocess, {}, "pixel_values", config)
+        model = build_graph(self.run.classifier, self.validation.preprocess, {}, "pixel_values", config)
         return open_model(model, provider=self.provider, threads=self.threads)
 
 

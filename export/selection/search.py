@@ -10,6 +10,7 @@ from export.graph.config import GraphConfig
 from export.graph.tensor_names import names_of
 from export.selection.configs import ConfigMaker
 from export.selection.measurements import Measurements
+from export.selection.validation import Validation
 from toolkit.errors import ToolkitError
 from toolkit.metrics.intervals import images_needed
 from toolkit.models.families.traced import refuse_traced
@@ -41,9 +42,10 @@ class PrecisionSearch:
         threads: int | None,
         calibration_images: int | None = None,
         validation_images: int = VALIDATION_IMAGES,
+        validation: Validation | None = None,
         progress: Progress = SILENT,
     ) -> None:
-        """Read the images.
+        """Open what is measured on; images are read when the first config is measured.
 
         Args:
             run: a finished run.
@@ -51,6 +53,7 @@ class PrecisionSearch:
             threads: of sessions.
             calibration_images: training images that ranges are measured on.
             validation_images: those that configs are compared on, where there are as many.
+            validation: these images, where another search has them.
             progress: told how it goes on.
 
         Raises:
@@ -66,21 +69,19 @@ class PrecisionSearch:
         self.configs = ConfigMaker(
             run, provider=provider, threads=threads, calibration_images=calibration_images, progress=progress
         )
-        self.measured = Measurements(
-            run, provider=provider, threads=threads, validation_images=validation_images, progress=progress
-        )
+        self.validation = validation or Validation(run, validation_images)
+        self.measured = Measurements(self.validation, provider=provider, threads=threads, progress=progress)
 
     def beside(self, provider: str) -> PrecisionSearch:
         """The same search on another provider; the validation images are read, and run by PyTorch, once for both."""
-        other = PrecisionSearch(
+        return PrecisionSearch(
             self.run,
             provider=provider,
             threads=self.measured.threads,
             calibration_images=self.calibration_images,
+            validation=self.validation,
             progress=self.progress,
         )
-        other.measured = self.measured.beside(provider)
-        return other
 
     def config(self, precision: Precision) -> GraphConfig:
         """The best config of a precision, by measurement where there is a choice.
@@ -141,8 +142,8 @@ class PrecisionSearch:
         names = names_of(self.run.classifier)
         for matmul in config.quantization.matmuls:
             by_layer.setdefault(names.block_of(matmul), set()).add(matmul)
-        some = evenly_spaced(len(self.measured.labels), RANKING_IMAGES)
-        feed, expected = part_of(self.measured.inputs, some), self.measured.expected[some]
+        some = evenly_spaced(len(self.validation.labels), RANKING_IMAGES)
+        feed, expected = part_of(self.validation.inputs, some), self.validation.expected[some]
         errors = {}
         for layer, matmuls in by_layer.items():
             self.progress.stage(f"leaving {layer.rpartition('model.')[2]} float")

@@ -107,6 +107,15 @@ def failed(arguments: list[str], cwd: Path) -> tuple[str, set[str]]:
     return done.stderr, set(done.stdout.rpartition("MODULES")[2].split()) & set(HEAVY)
 
 
+MEASURING = (
+    ["parity", "{bundle}"],
+    ["bench-latency", "{bundle}"],
+    ["bench-latency", "{bundle}", "--url", "http://127.0.0.1:9"],
+    ["tune", "{bundle}", "--p99-ms", "9"],
+)
+"""What takes a folder of images."""
+
+
 @pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
 @pytest.mark.parametrize(
     ("arguments", "says"),
@@ -122,6 +131,8 @@ def failed(arguments: list[str], cwd: Path) -> tuple[str, set[str]]:
         (["bench-latency", "{bundle}", "--data", "nowhere"], "no such file or folder (at nowhere)"),
         (["tune", "{bundle}", "--p99-ms", "9", "--run", "nowhere"], "there is no such run folder (at nowhere)"),
         (["tune", "{bundle}", "--p99-ms", "9", "--data", "nowhere"], "no such file or folder (at nowhere)"),
+        *(([*verb, "--images", "nowhere"], "no such file or folder (at nowhere)") for verb in MEASURING),
+        *(([*verb, "--images", "."], "no images in the folder (at .)") for verb in MEASURING),
         (["train", "nowhere.yaml", "--out", "r"], "can't read the recipe: No such file or directory"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from export.selection.contract import Contract
 from export.selection.search import PrecisionSearch
 from export.triton.settings import settings_of
 from recipes.finetune import finetune
+from toolkit.cli.export import _warn_of_too_few
 from toolkit.errors import CheckFailed, ToolkitError
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
@@ -42,6 +44,7 @@ from toolkit.serving.pool import open_pool
 
 pytest.importorskip("openvino")
 PRECISIONS = [precision for precision in ("fp32", "bf16", "int8") if runs_here(precision, "openvino")]
+LOOSE = Contract(25.0, 25.0)
 LITTLE = Effort(MinSamples(3, 0), MinSamples(4, 0), 2, MinSamples(10, 1), MinSamples(10, 0), MinSamples(1, 0))
 
 
@@ -252,7 +255,7 @@ def test_runtimes_that_share_no_cores_are_tuned_apart(compiled: Path) -> None:
 
 @pytest.mark.parametrize("wanted", [pytest.param("budget", marks=pytest.mark.slow), "contract"])
 def test_auto_ships_the_faster_of_two_runtimes_and_says_which(wanted: str, run: Path, tmp_path: Path) -> None:
-    options = {"budget": {"budget": 50.0}, "contract": {"contract": Contract(25.0, 25.0)}}[wanted]
+    options = {"budget": {"budget": 50.0}, "contract": {"contract": LOOSE}}[wanted]
     out = tmp_path / "bundle"
     parity = export_bundle(
         Run(run),
@@ -284,12 +287,38 @@ def test_auto_ships_the_faster_of_two_runtimes_and_says_which(wanted: str, run: 
 def test_both_runtimes_are_judged_on_the_same_images_by_the_same_reference(run: Path) -> None:
     first = PrecisionSearch(Run(run), provider="cpu", threads=1)
     second = first.beside("openvino")
-    assert second.measured.expected is first.measured.expected
-    assert second.measured.examples is first.measured.examples
+    assert second.validation.expected is first.validation.expected
+    assert second.validation.examples is first.validation.examples
     fp32 = [Candidate(search, search.configs.plain("fp32")) for search in (first, second)]
     assert [each.in_words() for each in fp32] == ["fp32", "fp32, on openvino"]
     assert fp32[0].metrics["top1_agreement"] == fp32[1].metrics["top1_agreement"] == 1.0
     assert fp32[0] != fp32[1]
+
+
+def test_a_contract_that_nothing_keeps_is_refused_before_an_image_is_read(
+    run: Path, color_data: Path, tmp_path: Path
+) -> None:
+    """The validation images are gone by then, so that reading one of them is another error."""
+    opened = Run(run, Path(shutil.copytree(color_data, tmp_path / "data")))
+    assert opened.data.splits["validation"]
+    shutil.rmtree(tmp_path / "data" / "val")
+    wanted = ExportOptions("pixel_values", contract=Contract(25.0, 101.0))
+    with pytest.raises(ToolkitError, match="101 % of images can't be kept"):
+        export_bundle(opened, tmp_path / "bundle", wanted, provider="cpu,openvino")
+    with pytest.raises(ToolkitError, match="unreadable image"):
+        export_bundle(opened, tmp_path / "bundle", replace(wanted, contract=LOOSE), provider="cpu,openvino")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_form_that_too_few_images_decide_over_is_named_with_its_provider(capsys: pytest.CaptureFixture[str]) -> None:
+    judged = {"verdict": "undecided", "images": 15, "accuracy_drop_at_most": 18.1, "chosen": False}
+    tried = [
+        judged | {"form": "int8 static per channel", "provider": provider, "p50_ms": milliseconds}
+        for provider, milliseconds in (("cpu", 9.0), ("openvino", 8.0))
+    ]
+    _warn_of_too_few(tried, 0.5)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "can't show that int8 static per channel, on openvino loses at most 0.5 percentage points" in said
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from colour_words import COLOURS, write_texts
 
 import toolkit
+from export.latency.tuning.tune_bundle import tune_bundle
 from export.prove_bundle import bisect_bundle
 from recipes.finetune import finetune
 from toolkit.errors import ToolkitError
@@ -18,6 +19,7 @@ from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.examples import ImageText
+from toolkit.runtime.serving import Budget
 from toolkit.runtime.verify import verify
 
 
@@ -117,6 +119,12 @@ def test_an_image_is_refused_by_name(bundle: Path) -> None:
                 classifier.predict(source)
         with pytest.raises(ToolkitError, match="no text"):
             classifier.predict(ImageText(None, None))
+
+
+def test_reduced_jpegs_are_refused(bundle: Path) -> None:
+    with pytest.raises(ToolkitError, match="texts alone, and no image") as refused:
+        tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu", reduced_jpeg=True)
+    assert refused.value.where == "--reduced-jpeg"
 
 
 def test_evaluation_reads_the_texts_of_a_manifest(bundle: Path, texts: Path, tmp_path: Path) -> None:

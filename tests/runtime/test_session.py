@@ -10,7 +10,7 @@ from tiny_graph import LABELS, METADATA, SIDE, expected_logits, graph_bytes, out
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
-from toolkit.runtime.providers import PROVIDERS, runnable
+from toolkit.runtime.providers import PROVIDERS, runnable, several_providers
 from toolkit.runtime.session import Session, loadable_providers
 
 IMAGES = np.random.default_rng(1).normal(0, 1, (7, 3, SIDE, SIDE)).astype(np.float32)
@@ -196,6 +196,20 @@ def test_onnxruntimes_own_format_is_not_taken(tmp_path: Path) -> None:
     for model in (tmp_path / "model.ort", (tmp_path / "model.ort").read_bytes()):
         with pytest.raises(ToolkitError, match="can't open the graph"):
             Session(model)
+
+
+def test_several_providers_are_those_of_the_processor() -> None:
+    assert several_providers("cpu, openvino,cpu") == ["cpu", "openvino"]
+    assert several_providers("cuda") == ["cuda"]
+    for asked, says in (
+        ("cpu,opnvino", "no provider 'opnvino'"),
+        ("opnvino", "no provider 'opnvino'"),
+        ("", "no provider ''"),
+        ("cpu,cuda", "cuda runs alone"),
+    ):
+        with pytest.raises(ToolkitError, match=says) as refused:
+            several_providers(asked)
+        assert "openvino" in refused.value.fix
 
 
 def test_a_bundle_that_a_provider_can_not_run_is_said_in_one_line() -> None:

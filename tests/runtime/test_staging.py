@@ -46,6 +46,28 @@ killed_at_each_line(
 )
 """
 
+STOPPED = """
+import sys
+from functools import partial
+from pathlib import Path
+import filelock
+from stopped_on_the_way import Stopping
+from toolkit.files import write_bytes
+from toolkit.runtime import staging
+from toolkit.runtime.bundle import write_manifest
+
+bundle = Path(sys.argv[1])
+
+def change(name):
+    with staging.changing(bundle) as folder:
+        write_bytes(folder / f"{name}.txt", b"")
+        write_manifest(folder, staging.read_manifest(folder)[0])
+
+def writer(name, *places):
+    return Stopping(partial(change, name), *places)
+"""
+"""Writers of one bundle, each a process that stops where it is told to."""
+
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
@@ -104,6 +126,69 @@ for number in range(10):
     assert Bundle(bundle).differences() == []
     assert len(list(bundle.glob("[ab]-*.txt"))) == 20
     assert verify(bundle)["passed"]
+
+
+def written_in_turns(bundle: Path, turns: str) -> set[str]:
+    """Let writers take their turns; the changes that the bundle holds afterwards."""
+    command = [sys.executable, "-c", STOPPED + turns, bundle]
+    subprocess.run(command, check=True, env=killed_at_lines.environment(), timeout=50)
+    assert Bundle(bundle).differences() == []
+    assert not (bundle / STAGING).exists()
+    assert not (bundle / STAGED).exists()
+    return {path.stem for path in bundle.glob("?.txt")}
+
+
+def test_a_writer_that_finds_the_next_change_where_it_saw_the_last_one_waits_for_it(bundle: Path) -> None:
+    """The second sees the first's change being taken, and when it comes to lock it there is the third's."""
+    turns = """
+first = writer("a", (staging._take, "call"))
+assert first.stops()
+second = writer("b", (staging._locked, "call"), (staging.settle, "exception"))
+assert second.stops()
+first.goes_on()
+assert first.ends_well()
+second.goes_on()
+assert second.stops()
+third = writer("c", (staging._take, "call"))
+assert third.stops()
+second.goes_on()
+third.goes_on()
+assert third.ends_well()
+assert second.ends_well()
+"""
+    assert written_in_turns(bundle, turns) == set("abc")
+
+
+def test_a_writer_that_locks_what_another_is_about_to_remove_is_no_error_of_either(bundle: Path) -> None:
+    """The lock's file is gone by then, and the folder not yet."""
+    turns = """
+first = writer("a", (Path.rmdir, "call"))
+assert first.stops()
+second = writer("b", (staging._take, "call"))
+assert second.stops()
+first.goes_on()
+assert first.ends_well()
+second.goes_on()
+assert second.ends_well()
+"""
+    assert written_in_turns(bundle, turns) == set("ab")
+
+
+def test_a_writer_that_has_finished_leaves_the_next_one_s_work_alone(bundle: Path) -> None:
+    """Its own change is taken, and what is being built in the same place is the second's."""
+    turns = """
+first = writer("a", (staging._take, "call"), (staging._staging, "call"))
+assert first.stops()
+first.goes_on()
+assert first.stops()
+second = writer("b", (write_manifest, "call"))
+assert second.stops()
+first.goes_on()
+assert first.ends_well()
+second.goes_on()
+assert second.ends_well()
+"""
+    assert written_in_turns(bundle, turns) == set("ab")
 
 
 def test_a_planted_change_moves_nothing_through_links(bundle: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from toolkit.training.activation_source import CacheFeed, ResidentFeed, one_ahead
+from toolkit.training.activation_source import CacheFeed, ResidentFeed, cached_source, one_ahead
 from toolkit.training.batch_schedule import BatchSchedule
-from toolkit.training.boundary_cache import DTYPES, FILL_BATCH, BoundaryCache, Layout
+from toolkit.training.boundary_cache import DTYPES, FILL_BATCH, BoundaryCache, CachedSplit, Layout
 from toolkit.training.device_memory import device_memory, free_device_bytes, that_fit
 from toolkit.training.stopwatch import Stopwatch
 
@@ -67,7 +67,7 @@ def test_resident_rows_are_those_that_are_read_in_the_same_order(dtype: str, tmp
         cache.write(shard, rows, 0)
     split, labels = cache.split("train"), list(range(images))
     resident, read = (kind(split, labels, CPU) for kind in (ResidentFeed, CacheFeed))
-    assert split.bytes == 2 * images * layout.row_bytes
+    assert layout.split_bytes == {"train": 2 * images * layout.row_bytes}
     plan = BatchSchedule(images, 8, seed=3)
     for epoch in (1, 2, 3):
         batches = [batch for step in plan.steps(epoch) for batch in step]
@@ -76,6 +76,50 @@ def test_resident_rows_are_those_that_are_read_in_the_same_order(dtype: str, tmp
             assert rows.dtype == expected.dtype == torch.float32
             assert torch.equal(rows, expected)
             assert of_them.tolist() == right.tolist()
+
+
+class NoRoom(CachedSplit):
+    """On a device whose memory something else has taken."""
+
+    def all_rows(self, device: torch.device) -> torch.Tensor:
+        raise torch.OutOfMemoryError(f"no room on {device}")
+
+
+def filled(root: Path, images: int, row: tuple[int, ...] = (3,)) -> BoundaryCache:
+    """Of one split in one view, with random rows."""
+    cache = BoundaryCache(root, {}, Layout(images={"train": images}, views={"train": 1}, row=row, dtype="fp32"))
+    for shard in cache.layout.shards():
+        cache.write(shard, torch.rand(shard.stop - shard.start, *row), 0)
+    return cache
+
+
+def test_rows_without_room_are_read_from_the_cache(tmp_path: Path) -> None:
+    cache, labels = filled(tmp_path, 9), list(range(9))
+    split = cache.split("train")
+    crowded = cached_source(NoRoom(split.layout, "train", split.paths), labels, CPU, resident=True)
+    assert isinstance(crowded, CacheFeed)
+    resident = cached_source(split, labels, CPU, resident=True)
+    assert isinstance(resident, ResidentFeed)
+    assert isinstance(cached_source(split, labels, CPU, resident=False), CacheFeed)
+    batches = [batch for step in BatchSchedule(9, 4).steps(1) for batch in step]
+    for (rows, of_them), (expected, right) in zip(
+        crowded(batches, Stopwatch(CPU)), resident(batches, Stopwatch(CPU)), strict=True
+    ):
+        assert torch.equal(rows, expected)
+        assert torch.equal(of_them, right)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_without_room_reads_from_the_cache(tmp_path: Path) -> None:
+    split, cuda = filled(tmp_path, 8, (2_000_000,)).split("train"), torch.device("cuda")
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.0)
+    try:
+        source = cached_source(split, list(range(8)), cuda, resident=True)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert isinstance(source, CacheFeed)
 
 
 def test_what_fits_is_taken_in_order_and_beside_what_came_before() -> None:

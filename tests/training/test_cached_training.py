@@ -128,6 +128,28 @@ def test_a_cache_in_the_memory_of_the_device_gives_the_same_weights(
     assert losses_of(tmp_path / "read") == losses_of(tmp_path / "resident")
 
 
+def test_a_device_out_of_memory_is_said_where_rows_lie_on_it_and_the_run_goes_on_with_fewer(
+    make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """At the end of the first epoch, as if another process had taken what was left."""
+
+    def crowded(epoch: int, _: dict[str, float]) -> bool:
+        raise torch.OutOfMemoryError(f"in epoch {epoch}")
+
+    def recipe(share: float) -> Recipe:
+        return make_recipe(training={"epochs": 2, "boundary_cache": {"enabled": True, "device_share": share}})
+
+    with opened_trainer(recipe(0.5), tmp_path / "run") as trainer:
+        trainer.boundary.free_device_bytes = lambda: 10**9
+        with pytest.raises(ToolkitError, match=r"out of memory, of which cached rows take .* GB") as said:
+            trainer.train(crowded)
+    assert said.value.where == "training.boundary_cache.device_share"
+    assert "below 0.5" in said.value.fix
+    assert finetune(recipe(0.25), tmp_path / "run", resume=True)["epochs"] == 2
+    with opened_trainer(recipe(0.5), tmp_path / "other") as trainer, pytest.raises(torch.OutOfMemoryError):
+        trainer.train(crowded)
+
+
 def test_runs_with_other_seeds_and_rates_share_a_cache(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     written = []
     for seed in (0, 1):

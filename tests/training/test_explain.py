@@ -12,12 +12,12 @@ import pytest
 import torch
 import yaml
 
-from recipes.finetune import finetune
+from recipes.finetune import finetune, opened_trainer
 from toolkit.errors import ToolkitError
 from toolkit.models.build import build_classifier
 from toolkit.recipe.reading import leaves, load_recipe, trace_recipe
 from toolkit.recipe.recipe import Recipe
-from toolkit.training.explain import explain
+from toolkit.training.explain import _probe, explain, rows_on_device
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,9 +66,35 @@ def test_a_gpu_held_what_explain_counts(make_recipe: Callable[..., Recipe], tmp_
     recipe = make_recipe(training={"epochs": 2, "boundary_cache": {"enabled": True}})
     found, summary = explain(recipe)["memory_bytes"], finetune(recipe, tmp_path / "run")
     counted = found["weights"] + found["gradients"] + found["optimizer_moments"]
+    assert found["cached_rows"] == sum(summary["boundary_cache_on_device"].values())
     assert found["peak_device_bytes"] >= counted
     assert set(summary["boundary_cache_on_device"]) == {"train", "validation"}
     assert summary["peak_device_bytes"] >= counted + sum(summary["boundary_cache_on_device"].values())
+
+
+@pytest.mark.parametrize(("free", "kept"), [(10**9, ["train", "validation"]), (100_000, ["validation"]), (0, [])])
+def test_rows_on_a_device_are_those_that_a_run_keeps_there(
+    free: int, kept: list[str], make_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """A run on a CPU, which takes its memory for a device's of so many free bytes; views count."""
+    recipe = make_recipe(
+        data={"augment": ["flip_horizontal"]}, training={"epochs": 1, "boundary_cache": {"enabled": True, "views": 2}}
+    )
+    with opened_trainer(recipe, tmp_path / "run") as trainer:
+        trainer.boundary.free_device_bytes = lambda: free
+        trainer.train()
+        row = trainer.boundary._layout.row
+        on_device = trainer.boundary.on_device
+    images = {split: len(members) for split, members in trainer.data.splits.items()}
+    assert rows_on_device(recipe.training.boundary_cache, images, row, free) == on_device
+    assert list(on_device) == kept
+
+
+def test_a_cpu_keeps_no_rows_and_the_probe_knows_their_shape(make_recipe: Callable[..., Recipe]) -> None:
+    recipe = make_recipe(training={"boundary_cache": {"enabled": True}})
+    classifier, processor = build_classifier(recipe.model, ["first", "second"], 0)
+    assert _probe(classifier, processor, recipe, None).row == (17, 32)  # 4 x 4 patches and the class token
+    assert ("cached_rows" in explain(recipe)["memory_bytes"]) == torch.cuda.is_available()
 
 
 def test_a_trunk_in_another_precision_is_said_and_needs_something_frozen(make_recipe: Callable[..., Recipe]) -> None:

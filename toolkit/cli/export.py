@@ -158,12 +158,13 @@ def export(
 def _warn_of_too_few(tried: Sequence[dict[str, Any]], budget: float) -> None:
     """Say which configs the validation images can't decide on, and what that meant."""
     from export.parity.agreement import too_few
+    from export.selection.candidate import named
 
     undecided = [each for each in tried if each["verdict"] == "undecided"]
     if not undecided:
         return
     fastest = min(undecided, key=lambda each: float(each["p50_ms"]))
-    what = too_few(fastest["images"], budget, fastest["form"])
+    what = too_few(fastest["images"], budget, named(fastest))
     chosen = any(each["chosen"] for each in undecided)
     then = "shipped all the same, since no config is sure to" if chosen else "so it was left out"
     ask = f"--max-accuracy-drop {math.ceil(10 * fastest['accuracy_drop_at_most']) / 10:g} would take it"

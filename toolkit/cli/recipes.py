@@ -164,13 +164,13 @@ def _print_explained(found: dict[str, Any], epochs: int) -> None:
         out.print(f"{found['data']['classes']} classes; images: {images}")
         out.print(f"{batch}; {found['steps_per_epoch']:,} steps an epoch, {found['steps']:,} in {epochs} epochs")
     memory = dict(found["memory_bytes"])
-    held = memory.pop("process_now", None)
+    held, on_gpu = memory.pop("process_now", None), memory.pop("peak_device_bytes", None)
     parts = ", ".join(f"{name.replace('_', ' ')} {_megabytes(size)}" for name, size in memory.items())
     out.print(f"memory a process: {_megabytes(sum(memory.values()))} ({parts})", soft_wrap=True)
     if held is not None:
-        out.print(
-            f"  measured on {found['device']}: the process of this probe, libraries and all, held {_megabytes(held)}"
-        )
+        tensors = "" if on_gpu is None else f", its tensors on the GPU at most {_megabytes(on_gpu)}"
+        measured = f"the process of this probe, libraries and all, held {_megabytes(held)}{tensors}"
+        out.print(f"  measured on {found['device']}: {measured}", soft_wrap=True)
     if found["seconds"] is not None:
         seconds = dict(found["seconds"])
         total_seconds = seconds.pop("total")

@@ -87,7 +87,8 @@ class Recipe(Section):
         """Whether a resolved recipe, as it was written, trains the same; keys that are newer than it count as default.
 
         What thresholds of labels aim at is no part of that: they are chosen when training is over, so that a run whose
-        aim can't be reached goes on with another one.
+        aim can't be reached goes on with another one. Nor is it where rows of the boundary cache are read, so that a
+        run whose device is out of memory goes on with fewer of them there.
         """
         try:
             return Recipe.model_validate(resolved)._trained() == self._trained()
@@ -95,5 +96,6 @@ class Recipe(Section):
             return False
 
     def _trained(self) -> Recipe:
-        training = self.training.model_copy(update={"thresholds": ThresholdsConfig()})
+        cache = self.training.boundary_cache.model_copy(update={"device_share": 0.0})
+        training = self.training.model_copy(update={"thresholds": ThresholdsConfig(), "boundary_cache": cache})
         return self.model_copy(update={"training": training})

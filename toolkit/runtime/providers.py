@@ -35,8 +35,7 @@ def provider_name(provider: str) -> str:
     Raises:
         ToolkitError: there is no such provider, or this build lacks it.
     """
-    if provider not in NAMES:
-        raise ToolkitError(f"no provider {provider!r}", where="--provider", fix=f"choose from {', '.join(NAMES)}")
+    _require_known(provider)
     if provider == OPENVINO:
         require_installed()
         return NAMES[OPENVINO]
@@ -50,6 +49,11 @@ def provider_name(provider: str) -> str:
     return requested
 
 
+def _require_known(provider: str) -> None:
+    if provider not in NAMES:
+        raise ToolkitError(f"no provider {provider!r}", where="--provider", fix=f"choose from {', '.join(NAMES)}")
+
+
 def several_providers(asked: str) -> list[str]:
     """The providers that are to be weighed against each other, or the one to run on.
 
@@ -57,9 +61,11 @@ def several_providers(asked: str) -> list[str]:
         asked: a name, or several, comma-separated.
 
     Raises:
-        ToolkitError: several that don't all compute on the processor.
+        ToolkitError: there is no such provider; several that don't all compute on the processor.
     """
     names = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip())) or [asked]
+    for name in names:
+        _require_known(name)
     apart = [name for name in names if name not in ON_CPU]
     if len(names) > 1 and apart:
         what = f"{apart[0]} runs alone: cpu and openvino share the processor's cores, and can be compared"

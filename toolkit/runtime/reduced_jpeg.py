@@ -1,8 +1,9 @@
-"""JPEGs decoded at the scale that the network needs, where that is proven to change no decision.
+"""JPEGs decoded at the scale that the network needs, where images show that nearly all decisions stay the same.
 
 A JPEG decodes to 1/2, 1/4 or 1/8 of its size for a fraction of the work, and the resize that follows has as much less
-to do. The pixels that the network gets differ a little, so this is no default: ``toolkit tune --reduced-jpeg`` proves
-it on images and keeps the proof in ``serving.json``. Golden images and parity always decode in full.
+to do. The pixels that the network gets differ a little, and a decision may differ with them, so this is no default:
+``toolkit tune --reduced-jpeg`` asks that images show, with 95 % confidence, that at least 99.5 % of decisions stay the
+same, and keeps what they showed in ``serving.json``. Golden images and parity always decode in full.
 """
 
 from __future__ import annotations
@@ -63,5 +64,6 @@ class ReducedJpeg(BaseModel):
     max_abs_logit: float = Field(ge=0)
     """Largest difference of a logit."""
     full_ms: float = Field(gt=0)
-    """Median of reading one image, from the encoded file to the network's size."""
+    """Median milliseconds of a request of one image that is decoded in full, from the file's content to the logits."""
     reduced_ms: float = Field(gt=0)
+    """The same where it is decoded smaller."""

@@ -60,18 +60,22 @@ def changing(bundle: Path, *, empty: bool = False) -> Iterator[Path]:
         ToolkitError: another process changes the bundle, or it can't be written.
     """
     with explain_os_errors(bundle), _staging(bundle) as staging:
-        for name, fault in folder_entries(bundle)[1].items():
-            raise ToolkitError(f"a bundle can't hold {name!r}: it {fault}", where=bundle, fix="remove it")
-        content = staging / CONTENT
-        if empty:
-            content.mkdir()
-        else:
-            _link(bundle, content)
-        yield content
-        for path in (*(path for path in content.rglob("*")), content, staging):
-            if not path.is_symlink():
-                sync(path)
-        staging.rename(bundle / STAGED)
+        try:
+            for name, fault in folder_entries(bundle)[1].items():
+                raise ToolkitError(f"a bundle can't hold {name!r}: it {fault}", where=bundle, fix="remove it")
+            content = staging / CONTENT
+            if empty:
+                content.mkdir()
+            else:
+                _link(bundle, content)
+            yield content
+            for path in (*(path for path in content.rglob("*")), content, staging):
+                if not path.is_symlink():
+                    sync(path)
+            staging.rename(bundle / STAGED)
+        except BaseException:
+            _remove(staging)
+            raise
         sync(bundle)
         _take(bundle)
 
@@ -105,7 +109,7 @@ class _TakenError(ToolkitError):
 
 @contextmanager
 def _staging(bundle: Path) -> Iterator[Path]:
-    """An empty ``.staging`` of this process alone; it is gone in the end, unless it was decided on."""
+    """An empty ``.staging`` of this process alone, to be decided on or removed."""
     while True:
         settle(bundle)
         (bundle / STAGING).mkdir(exist_ok=True)
@@ -117,11 +121,7 @@ def _staging(bundle: Path) -> Iterator[Path]:
             if _is_folder(bundle / STAGED):  # the one who had the lock before died after all
                 continue
             shutil.rmtree(bundle / STAGING / CONTENT, ignore_errors=True)
-            try:
-                yield bundle / STAGING
-            finally:
-                if _is_folder(bundle / STAGING):
-                    _remove(bundle / STAGING)
+            yield bundle / STAGING
             return
 
 
@@ -191,12 +191,16 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder of this module, its lock last."""
+    """Remove a folder of this module, its lock last; whoever locks it meanwhile removes what is left."""
     for entry in folder.iterdir():
         if entry.name != LOCK:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     (folder / LOCK).unlink(missing_ok=True)
-    folder.rmdir()
+    try:
+        folder.rmdir()
+    except OSError:
+        if _is_folder(folder) and not (folder / LOCK).exists():
+            raise
 
 
 def _is_folder(path: Path) -> bool:

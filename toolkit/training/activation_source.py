@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -122,6 +123,17 @@ class ResidentFeed:
                 indices = indices.pin_memory()
             indices = indices.to(self.device, non_blocking=True)
             yield self._rows[self.split.view_of(batch.epoch)][indices].float(), self._labels[indices]
+
+
+def cached_source(split: CachedSplit, labels: list[int], device: torch.device, *, resident: bool) -> ActivationSource:
+    """Rows from the device's memory where they are to lie there and there is room by then, else from the cache.
+
+    What was free when that was decided may have been taken since, as by another run on the same GPU.
+    """
+    if resident:
+        with suppress(torch.OutOfMemoryError):
+            return ResidentFeed(split, labels, device)
+    return CacheFeed(split, labels, device)
 
 
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:

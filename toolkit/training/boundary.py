@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ from toolkit.recipe.recipe import Recipe
 from toolkit.runs.run_folder import RunFolder
 from toolkit.runtime import decode, preprocess, range_statements, read_samples, samples, value_range
 from toolkit.runtime.preprocess import Preprocess
-from toolkit.training.activation_source import ActivationSource, CacheFeed, PixelSource, ResidentFeed
-from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, CachedSplit, Layout
+from toolkit.training.activation_source import ActivationSource, PixelSource, ResidentFeed, cached_source
+from toolkit.training.boundary_cache import FILL_BATCH, BoundaryCache, Layout
 from toolkit.training.cache_fill import fill_cache
 from toolkit.training.device_memory import free_device_bytes, that_fit
 from toolkit.training.mixing import Mixing
@@ -88,12 +89,8 @@ class Boundary:
         self._texts = {} if texts is None else texts.describe()
         self._trunk = trunk_contents(classifier) if self.config.enabled else {}
         self._packing = self._packing_of(classifier, texts) if self.config.enabled else None
-        self._layout = Layout(
-            images={split: len(data.splits[split]) for split in CACHED_SPLITS},
-            views={"train": self.config.views, "validation": 1},
-            row=self._packing.row if self._packing else (),
-            dtype=self.config.dtype,
-        )
+        images = {split: len(data.splits[split]) for split in CACHED_SPLITS}
+        self._layout = Layout.of(self.config, images, self._packing.row if self._packing else ())
         if self.config.enabled:
             self._layout.check_budget(self.config.max_gb)
         self._private: Path | None = None
@@ -128,44 +125,60 @@ class Boundary:
         with counting("caching activations", self.accelerator.is_main_process) as progress:
             packed = {split: Packed(feed, self._packing) for split, feed in pixels.items()}
             counts = fill_cache(cache, packed, self.accelerator, self.agreement, stop_if_asked, progress)
-        splits = {split: cache.split(split) for split in CACHED_SPLITS}
         free = self.free_device_bytes()
-        self.on_device = that_fit(
-            {name: split.bytes for name, split in splits.items()}, self.config.device_share * free
-        )
+        fitting = that_fit(layout.split_bytes, self.config.device_share * free)
+        for name in CACHED_SPLITS:
+            labels = self.data.labels(name).tolist()
+            source = cached_source(cache.split(name), labels, device, resident=name in fitting)
+            if isinstance(source, ResidentFeed):
+                self.on_device[name] = fitting[name]
+            self._feeds[name] = Unpacked(source, self._packing)
         if self.accelerator.is_main_process:
             size = layout.bytes_of(layout.shards()) / 1e9
             damaged = f", {counts['damaged']} of them damaged before" if counts["damaged"] else ""
             console.print(
                 f"boundary cache at {self._trunk['cut']}: {size:.3g} GB in {counts['shards']} shards, "
-                f"{counts['computed']} computed now{damaged}{self._place_in_words(free)}"
+                f"{counts['computed']} computed now{damaged}{self._place_in_words(free, fitting)}"
             )
         self._filled = cache
-        self._feeds = {name: self._cached(name, split) for name, split in splits.items()}
         return self._feeds
 
     def plain_feed(self, split: str) -> ActivationSource | None:
         """The cached activations of the training images as they are; None where there are none."""
         return None if split != "train" or self.recipe.data.augment else self._feeds.get(split)
 
-    def _place_in_words(self, free: int) -> str:
+    def _place_in_words(self, free: int, fitting: Mapping[str, int]) -> str:
         """Where epochs read the rows, if there is a choice."""
         if not free:
             return ""
-        kept = " and ".join(self.on_device)
         size, room = sum(self.on_device.values()) / 1e9, self.config.device_share * free / 1e9
+        kept = " and ".join(self.on_device)
         said = f"; {kept} on the device ({size:.3g} GB)" if kept else "; read one batch ahead"
-        return f"{said}: {room:.3g} of {free / 1e9:.3g} GB that are free there may be taken"
+        said += f": {room:.3g} of {free / 1e9:.3g} GB that are free there may be taken"
+        refused = " and ".join(name for name in fitting if name not in self.on_device)
+        return said + (f", but by then there was no room for {refused}" if refused else "")
+
+    @contextmanager
+    def lack_of_memory_explained(self) -> Iterator[None]:
+        """Say of a device that is out of memory that rows lie in it, if some do.
+
+        Raises:
+            ToolkitError: it is.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            if not self.on_device:
+                raise
+            size = sum(self.on_device.values()) / 1e9
+            what = f"the device is out of memory, of which cached rows take {size:.3g} GB"
+            fix = f"set it below {self.config.device_share:g} (0 reads all rows from the disk), and go on with --resume"
+            raise ToolkitError(what, where="training.boundary_cache.device_share", fix=fix) from error
 
     @property
     def cache_folder(self) -> Path | None:
         """Where the cache lies that the epochs read, named by its key; None where there is none."""
         return self._filled.folder if self._filled else None
-
-    def _cached(self, name: str, split: CachedSplit) -> ActivationSource:
-        assert self._packing is not None  # there is a cache
-        feed = ResidentFeed if name in self.on_device else CacheFeed
-        return Unpacked(feed(split, self.data.labels(name).tolist(), self.accelerator.device), self._packing)
 
     def remove_private_cache(self) -> None:
         """Remove a cache that was to live as long as the run."""

@@ -17,7 +17,7 @@ import mmap
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from torch import Tensor
 from toolkit.errors import ToolkitError
 from toolkit.files import explain_os_errors, sync, write_json
 from toolkit.models.tensor_files import save_tensors
+from toolkit.recipe.training import BoundaryCacheConfig
 from toolkit.strict_json import read_json
 
 SHARD_BYTES = 32 * 2**20
@@ -75,6 +76,18 @@ class Layout:
     row: tuple[int, ...]
     dtype: str
 
+    @classmethod
+    def of(cls, config: BoundaryCacheConfig, images: Mapping[str, int], row: tuple[int, ...]) -> Layout:
+        """What a recipe's cache holds.
+
+        Args:
+            config: of the cache.
+            images: of the splits that epochs read.
+            row: shape of one image's activations.
+        """
+        views = {split: config.views if split == "train" else 1 for split in images}
+        return cls(dict(images), views, row, config.dtype)
+
     @property
     def row_bytes(self) -> int:
         """Bytes of one image in one view."""
@@ -97,6 +110,11 @@ class Layout:
     def bytes_of(self, shards: Sequence[Shard]) -> int:
         """Bytes that shards take, headers aside."""
         return sum(shard.stop - shard.start for shard in shards) * self.row_bytes
+
+    @property
+    def split_bytes(self) -> dict[str, int]:
+        """Bytes of all rows of each split in all views."""
+        return {split: self.views[split] * images * self.row_bytes for split, images in self.images.items()}
 
     def check_budget(self, max_gb: float) -> None:
         """Refuse a cache that is larger than was allowed.
@@ -221,11 +239,6 @@ class CachedSplit:
     def __init__(self, layout: Layout, name: str, paths: dict[tuple[int, int], Path]) -> None:
         self.layout, self.images, self.views, self.paths = layout, layout.images[name], layout.views[name], paths
         self._map = lru_cache(maxsize=OPEN_SHARDS)(self._open)
-
-    @property
-    def bytes(self) -> int:
-        """Of all rows in all views."""
-        return self.views * self.images * self.layout.row_bytes
 
     def view_of(self, epoch: int) -> int:
         """The view that an epoch, from 1, sees."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -30,11 +30,15 @@ from toolkit.models.processing import preprocess_from
 from toolkit.models.text_inputs import TextInputs, made_up_inputs, text_inputs
 from toolkit.recipe.data import DataConfig
 from toolkit.recipe.recipe import Recipe
+from toolkit.recipe.training import BoundaryCacheConfig
 from toolkit.runtime.machine import usable_cores
 from toolkit.training.batch_schedule import BatchSchedule
+from toolkit.training.boundary import CACHED_SPLITS
+from toolkit.training.boundary_cache import Layout
 from toolkit.training.cache_choice import reason_against
-from toolkit.training.device_memory import device_memory
+from toolkit.training.device_memory import device_memory, free_device_bytes, that_fit
 from toolkit.training.optimizer import build_optimizer
+from toolkit.training.packing import Packing
 from toolkit.training.setup import check_task
 from toolkit.training.trunk import check_trunk_precision
 
@@ -46,7 +50,7 @@ PLACEHOLDERS = ["first", "second"]
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds a batch of the recipe's size, and bytes that the backward pass keeps of one."""
+    """Seconds a batch of the recipe's size, bytes that the backward pass keeps of one, and what a cache keeps."""
 
     reading: float | None
     """Decoding, augmenting and preprocessing; None without images."""
@@ -57,6 +61,8 @@ class Costs:
     forward: float
     """Forward alone of these."""
     activations: int
+    row: tuple[int, ...]
+    """Shape of an image's activations where the frozen groups end."""
 
 
 def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[str, Any]:
@@ -71,7 +77,9 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
         ``data`` (``images`` a split and ``classes``, or ``problem``), ``groups``, ``parameters``,
         ``trainable_parameters``, ``encoder_notes``, ``trunk_precision``, ``boundary_cache`` (``enabled``, and what
         speaks against it where the recipe says ``auto``; a run also looks whether there is room),
-        ``effective_batch``, ``steps_per_epoch`` and ``steps`` (None without data), ``memory_bytes`` by part, and
+        ``effective_batch``, ``steps_per_epoch`` and ``steps`` (None without data), ``memory_bytes`` by part
+        (``cached_rows``: what the boundary cache would take of the GPU's memory that is free now; ``process_now`` and
+        ``peak_device_bytes`` are no parts, but what this process held in memory and its tensors on a GPU), and
         ``seconds`` by part (None without a probe or without data). Memory and time are those of a trunk in fp32.
 
     Raises:
@@ -115,7 +123,7 @@ def explain(recipe: Recipe, *, processes: int = 1, probe: bool = True) -> dict[s
         "effective_batch": plan.effective_batch,
         "steps_per_epoch": plan.steps_per_epoch if images else None,
         "steps": plan.steps_per_epoch * config.epochs if images else None,
-        "memory_bytes": _memory(classifier, recipe, costs),
+        "memory_bytes": _memory(classifier, recipe, costs) | _cached_rows(recipe, images, costs, cached=cached),
         "boundary_cache": {"enabled": cached, "reason_against": against},
         "seconds": _seconds(recipe, images, costs, processes, cached=cached) if images and costs else None,
         "device": _device().type,
@@ -205,7 +213,14 @@ def _probe(classifier: Classifier, processor: Any, recipe: Recipe, listing: List
     hidden = trunk()
     reading = _reading(recipe, preprocess, size, listing, texts) if listing else None
     times = {work.__name__: _median(work, device) for work in (trunk, forward, learning)}
-    return Costs(reading, times["trunk"] if start else 0.0, times["learning"], times["forward"], kept.bytes)
+    return Costs(
+        reading,
+        times["trunk"] if start else 0.0,
+        times["learning"],
+        times["forward"],
+        kept.bytes,
+        Packing.of(hidden).row,
+    )
 
 
 def _reading(
@@ -272,6 +287,29 @@ def _memory(classifier: Classifier, recipe: Recipe, costs: Costs | None) -> dict
         parts["process_now"] = psutil.Process().memory_info().rss
         parts |= device_memory(_device())
     return parts
+
+
+def _cached_rows(recipe: Recipe, images: dict[str, int] | None, costs: Costs | None, *, cached: bool) -> dict[str, int]:
+    """Bytes that rows of the boundary cache would take of a GPU's memory, by what is free of it now."""
+    if images is None or costs is None or not cached:
+        return {}
+    kept = rows_on_device(recipe.training.boundary_cache, images, costs.row, free_device_bytes(_device()))
+    return {"cached_rows": sum(kept.values())} if kept else {}
+
+
+def rows_on_device(
+    cache: BoundaryCacheConfig, images: Mapping[str, int], row: tuple[int, ...], free: int
+) -> dict[str, int]:
+    """Bytes of the cached splits that a run would keep in a GPU's memory.
+
+    Args:
+        cache: of the recipe.
+        images: a split.
+        row: shape of an image's activations at the boundary.
+        free: bytes of the GPU's memory that are free.
+    """
+    layout = Layout.of(cache, {split: images[split] for split in CACHED_SPLITS}, row)
+    return that_fit(layout.split_bytes, cache.device_share * free)
 
 
 def _seconds(recipe: Recipe, images: dict[str, int], costs: Costs, processes: int, *, cached: bool) -> dict[str, float]:

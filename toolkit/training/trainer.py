@@ -177,7 +177,8 @@ class Trainer:
         started = time.perf_counter()
         seconds = self.train()
         trained = time.perf_counter()
-        summary = self._evaluate_best()
+        with self.boundary.lack_of_memory_explained():
+            summary = self._evaluate_best()
         ended = time.perf_counter()
         summary["seconds"] |= seconds | {"evaluation": ended - trained, "total": ended - started}
         if self.is_main:
@@ -214,7 +215,8 @@ class Trainer:
                     self.model, self.loaders, self._mixing_at("images"), self.run, self._stop_if_asked
                 )
                 cached = time.perf_counter()
-                self._run_epochs(feeds, after_epoch)
+                with self.boundary.lack_of_memory_explained():
+                    self._run_epochs(feeds, after_epoch)
         return {"caching": cached - started, "training": time.perf_counter() - cached}
 
     def _evaluate_best(self) -> dict[str, Any]:

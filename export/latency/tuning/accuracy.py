@@ -48,7 +48,8 @@ def accuracy_drops(bundle: Bundle, run: Run | None, precisions: Sequence[str], p
     """
     if run is None:
         return {precision: _recorded(bundle, precision) for precision in precisions}
-    from export.parity.reference import Reference, groups_of
+    from export.parity.reference import Reference
+    from toolkit.data.samples import groups_of
 
     members = run.data.splits["validation"]
     chosen = [members[place] for place in evenly_spaced(len(members), IMAGES)]

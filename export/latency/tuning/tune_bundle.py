@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from export.change import BUNDLE, Target, change
 from export.latency.pool import find_pool
 from export.latency.tuning.accuracy import accuracy_drops
+from export.latency.tuning.photographs import find_photographs
 from export.latency.tuning.reduced_jpeg import prove_reduced_jpeg
 from export.latency.tuning.search import Effort, Search, tune, with_files
 from toolkit.errors import CheckFailed
@@ -59,7 +60,8 @@ def tune_bundle(
         provider: to run on; or several of ``cpu`` and ``openvino``, comma-separated, of which the best is taken.
         sources: where the run and images are. Without a run, accuracy is what parity.json holds.
         effort: how much to count.
-        reduced_jpeg: decode JPEGs at the scale that the network needs, where that is proven to change no decision; see
+        reduced_jpeg: decode JPEGs at the scale that the network needs, where images show with 95 % confidence that at
+            least 99.5 % of decisions stay the same; see
             :func:`export.latency.tuning.reduced_jpeg.prove_reduced_jpeg`.
         to: where the choice is written.
         progress: told how it goes on.
@@ -70,17 +72,21 @@ def tune_bundle(
     precisions = runnable(bundle.precisions, provider)
     further = {each: runnable(bundle.precisions, each) for each in others}
     of = _run(bundle, sources.run, sources.data)
+    kind = bundle.session(provider=provider, precision=precisions[0]).input
+    photographs = None
+    if reduced_jpeg:
+        validation = None if of is None or sources.images else of.data.splits["validation"]
+        photographs = find_photographs(bundle, kind, validation, sources.images, progress)
     progress.stage("measuring accuracy")
     drops = accuracy_drops(bundle, of, precisions, provider)
     beside = {each: accuracy_drops(bundle, of, names, each) for each, names in further.items()}
-    kind = bundle.session(provider=provider, precision=precisions[0]).input
     pool = find_pool(bundle, kind, of, sources.images)
     search = Search(bundle, pool, drops, provider, effort, progress=progress, beside=beside)
     outcome = tune(search, budget)
     serving = outcome.pop("serving")
     _require_golden(bundle, serving)
-    if reduced_jpeg:
-        proof = prove_reduced_jpeg(bundle, serving, of, sources.images, progress)
+    if photographs is not None:
+        proof = prove_reduced_jpeg(bundle, serving, photographs, progress)
         serving = serving.model_copy(update={"reduced_jpeg": proof})
     content = with_files(search, serving).model_dump(mode="json")
     outcome["chosen"] = content

@@ -64,11 +64,11 @@ def test_the_graph_computes_the_integers_that_pytorch_computes(
     run, config = candidates.run, configs[name]
     pixel_values = pixel_values_of(run)
     logits = candidates.measured.session(config).run({"pixel_values": pixel_values})["logits"]
-    own = PrecisionReference.of(run.classifier, candidates.measured.preprocess, config)
+    own = PrecisionReference.of(run.classifier, candidates.validation.preprocess, config)
     expected, floor = own.logits({"pixel_values": pixel_values}), own.steps({"pixel_values": pixel_values})
     assert np.abs(logits - expected).max() <= STEPS_MULTIPLE * floor
     coarse = quantized_classifier(
-        run.classifier, candidates.measured.preprocess, config.quantization.model_copy(update={"weight_bits": 4})
+        run.classifier, candidates.validation.preprocess, config.quantization.model_copy(update={"weight_bits": 4})
     )
     assert np.abs(logits - coarse(torch.from_numpy(pixel_values)).numpy()).max() > STEPS_MULTIPLE * floor
 
@@ -99,7 +99,7 @@ def test_rounded_patches_take_grey_levels_and_nothing_is_computed_in_vain(
     graph_input: Any, candidates: PrecisionSearch, configs: dict[str, GraphConfig]
 ) -> None:
     run, config = candidates.run, configs["static channel patches"]
-    model = build_graph(run.classifier, candidates.measured.preprocess, {}, graph_input, config)
+    model = build_graph(run.classifier, candidates.validation.preprocess, {}, graph_input, config)
     onnx.checker.check_model(model)
     counts = Counter(node.op_type for node in model.graph.node)
     assert counts["MatMulIntegerToFloat"] == len(config.quantization.matmuls)
@@ -116,12 +116,13 @@ def test_both_inputs_give_the_same_logits(candidates: PrecisionSearch, configs: 
     image = run.held_out(1)[0].decode()
     by_image, by_pixels = (
         Session(
-            build_graph(run.classifier, candidates.measured.preprocess, {}, kind, config).SerializeToString(), threads=1
+            build_graph(run.classifier, candidates.validation.preprocess, {}, kind, config).SerializeToString(),
+            threads=1,
         )
         for kind in ("image", "pixel_values")  # type: ignore[arg-type]
     )
     from_image = by_image.run({"image": np.asarray(image)[None]})["logits"]
-    from_pixels = by_pixels.run({"pixel_values": candidates.measured.preprocess(image)[None]})["logits"]
+    from_pixels = by_pixels.run({"pixel_values": candidates.validation.preprocess(image)[None]})["logits"]
     np.testing.assert_allclose(from_image, from_pixels, atol=1e-6)
 
 
@@ -134,7 +135,7 @@ def wrong_scale(model: onnx.ModelProto) -> None:
 
 
 def test_a_wrong_scale_fails_parity_and_is_found(candidates: PrecisionSearch, configs: dict[str, GraphConfig]) -> None:
-    run, preprocess = candidates.run, candidates.measured.preprocess
+    run, preprocess = candidates.run, candidates.validation.preprocess
     model = build_graph(run.classifier, preprocess, {}, "image", configs["static channel patches"])
     samples = run.held_out(36)
     reference = Reference(run)
@@ -168,11 +169,11 @@ def darker(model: onnx.ModelProto) -> None:
 def test_a_fault_of_the_preprocessing_does_not_hide_below_the_cost_of_int8(
     candidates: PrecisionSearch, configs: dict[str, GraphConfig]
 ) -> None:
-    run, preprocess = candidates.run, candidates.measured.preprocess
+    run, preprocess = candidates.run, candidates.validation.preprocess
     model = build_graph(run.classifier, preprocess, {}, "image", configs["static channel patches"])
     darker(model)
     session = Session(model.SerializeToString(), threads=1)
-    entry = prove(session, model, preprocess, candidates.measured.reference, run.held_out(36)).entry
+    entry = prove(session, model, preprocess, candidates.validation.reference, run.held_out(36)).entry
     assert entry["stages"]["preprocess"]["max_pixel_value"] > 0
     assert not entry["passed"]
 
@@ -181,14 +182,14 @@ def test_labels_that_certainly_agree_too_little_fail(
     candidates: PrecisionSearch, configs: dict[str, GraphConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound is moved, since no tiny graph is that bad: 36 images can't exclude an agreement of 100 %."""
-    run, preprocess = candidates.run, candidates.measured.preprocess
+    run, preprocess = candidates.run, candidates.validation.preprocess
     model = build_graph(run.classifier, preprocess, {}, "pixel_values", configs["static channel patches"])
     samples = run.held_out(36)
     session = Session(model.SerializeToString(), threads=1)
-    assert prove(session, model, preprocess, candidates.measured.reference, samples).entry["passed"]
+    assert prove(session, model, preprocess, candidates.validation.reference, samples).entry["passed"]
     monkeypatch.setitem(SPECS, "int8", replace(SPECS["int8"], least_agreement=1.01))
     session = Session(model.SerializeToString(), threads=1)
-    assert not prove(session, model, preprocess, candidates.measured.reference, samples).entry["passed"]
+    assert not prove(session, model, preprocess, candidates.validation.reference, samples).entry["passed"]
 
 
 def test_layers_are_left_float_until_agreement_is_good(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +219,7 @@ def test_standard_operators_alone_give_the_same(finished_run: Path) -> None:
     pixel_values = pixel_values_of(run)
     expected = Reference(run).logits({"pixel_values": pixel_values})
     for config in candidates.configs.base():
-        model = build_graph(run.classifier, candidates.measured.preprocess, {}, "pixel_values", config)
+        model = build_graph(run.classifier, candidates.validation.preprocess, {}, "pixel_values", config)
         assert {node.domain for node in model.graph.node} == {""}
         if config.precision == "fp32":
             logits = Session(model.SerializeToString(), threads=1).run({"pixel_values": pixel_values})["logits"]
@@ -241,7 +242,7 @@ def test_standard_operators_compute_the_same_integers(finished_run: Path) -> Non
     run, pixel_values = candidates.run, pixel_values_of(candidates.run)
     model = build_graph(
         run.classifier,
-        candidates.measured.preprocess,
+        candidates.validation.preprocess,
         {},
         "pixel_values",
         config.model_copy(update={"quantization": fitting}),
@@ -249,6 +250,6 @@ def test_standard_operators_compute_the_same_integers(finished_run: Path) -> Non
     feed = {"pixel_values": pixel_values}
     logits = Session(model.SerializeToString(), threads=1).run(feed)["logits"]
     own = PrecisionReference.of(
-        run.classifier, candidates.measured.preprocess, config.model_copy(update={"quantization": fitting})
+        run.classifier, candidates.validation.preprocess, config.model_copy(update={"quantization": fitting})
     )
     assert np.abs(logits - own.logits(feed)).max() <= STEPS_MULTIPLE * own.steps(feed)

@@ -157,13 +157,13 @@ def test_calibration_images_that_are_all_alike_are_refused(finished_run: Path) -
     candidates = PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
     model = build_graph(
         candidates.run.classifier,
-        candidates.measured.preprocess,
+        candidates.validation.preprocess,
         {},
         "pixel_values",
         GraphConfig(fuse_skip_layernorm=False),
     )
-    height, width = candidates.measured.preprocess.output_size or (0, 0)
-    matmuls = quantisable(candidates.run.classifier, candidates.measured.preprocess, model)[1:]
+    height, width = candidates.validation.preprocess.output_size or (0, 0)
+    matmuls = quantisable(candidates.run.classifier, candidates.validation.preprocess, model)[1:]
     alike = {"pixel_values": np.ones((4, 3, height, width), np.float32)}
     with pytest.raises(ToolkitError, match="all 8 calibration images are alike"):
         observe(model, matmuls, [alike, alike])
@@ -292,7 +292,7 @@ class TestChoice:
     def test_fp32_loses_nothing(self, candidates: PrecisionSearch) -> None:
         fp32 = candidates.configs.base()[0]
         assert candidates.measured.metrics(fp32)["top1_agreement"] == 1.0
-        drop, images = candidates.measured.accuracy_drop(fp32), len(candidates.measured.labels)
+        drop, images = candidates.measured.accuracy_drop(fp32), len(candidates.validation.labels)
         assert drop.value == 0
         assert drop.at_most == pytest.approx(1 - 0.05 ** (1 / images))  # all that so few images can show
 
@@ -316,10 +316,10 @@ class TestChoice:
         assert found["kept"] == (found["nll_before"] - found["nll_fitted"] > WORTHWHILE)
         assert calibrated.temperature == (found["fitted"] if found["kept"] else None)
         assert candidates.measured.calibrated(candidates.configs.base()[0]) == (candidates.configs.base()[0], None)
-        before, labels = float(candidates.run.classifier.temperature), torch.tensor(candidates.measured.labels)
+        before, labels = float(candidates.run.classifier.temperature), torch.tensor(candidates.validation.labels)
         own = [fit_temperature(torch.from_numpy(x), labels, before) for x in self._logits(candidates)]
         assert found["fitted"] == pytest.approx(before * own[0] / own[1])
-        pixel_values = torch.zeros(1, 3, *(candidates.measured.preprocess.output_size or (0, 0))).numpy()
+        pixel_values = torch.zeros(1, 3, *(candidates.validation.preprocess.output_size or (0, 0))).numpy()
         session = candidates.measured.session(config.model_copy(update={"temperature": 3.0}))
         logits, probabilities = session.run({"pixel_values": pixel_values}).values()
         np.testing.assert_allclose(probabilities, torch.softmax(torch.from_numpy(logits) / 3, -1), atol=1e-6)
@@ -328,11 +328,11 @@ class TestChoice:
     def _logits(candidates: PrecisionSearch) -> list[Any]:
         """The first int8 form's and the reference's, on the validation images."""
         pixel_values = np.stack(
-            [candidates.measured.preprocess(example.decode()) for example in candidates.measured.examples]
+            [candidates.validation.preprocess(example.decode()) for example in candidates.validation.examples]
         )
         return [
             candidates.measured.session(candidates.configs.base()[1]).run({"pixel_values": pixel_values})["logits"],
-            candidates.measured.expected,
+            candidates.validation.expected,
         ]
 
     def test_the_table_travels_with_the_bundle(self, finished_run: Path, tmp_path: Path) -> None:

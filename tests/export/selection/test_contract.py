@@ -148,9 +148,9 @@ def test_a_graph_that_fails_on_test_images_is_refused_with_both_numbers(planted_
 
 
 def held_to(search: PrecisionSearch, config: GraphConfig, contract: Contract) -> dict[str, object]:
-    model = build_graph(search.run.classifier, search.measured.preprocess, {}, "image", config)
-    same = loss_of(search.run.decision, search.measured.expected, search.measured.expected, None, None)
-    images = HeldOut(search.run, search.measured.reference, search.measured.preprocess)
+    model = build_graph(search.run.classifier, search.validation.preprocess, {}, "image", config)
+    same = loss_of(search.run.decision, search.validation.expected, search.validation.expected, None, None)
+    images = HeldOut(search.run, search.validation.reference, search.validation.preprocess)
     session = open_model(model, provider="cpu", threads=1)
     return images.hold(contract, config, session, same.as_json())
 
@@ -168,8 +168,8 @@ class TestSensitivity:
         return search.configs.int8()[0]
 
     def test_it_is_what_the_graph_says(self, search: PrecisionSearch, config: GraphConfig) -> None:
-        measured, feed = search.measured, search.measured.inputs
-        found = sensitivities(search.run.classifier, measured.preprocess, config.quantization, [feed], SILENT)
+        measured, feed = search.measured, search.validation.inputs
+        found = sensitivities(search.run.classifier, search.validation.preprocess, config.quantization, [feed], SILENT)
         assert {each.matmul for each in found} == set(config.quantization.matmuls)
         exact = measured.session(search.configs.plain("fp32")).run_batches(feed, 32)["logits"]
         for each in (found[0], found[len(found) // 2]):
@@ -178,13 +178,13 @@ class TestSensitivity:
             assert each.error == pytest.approx(np.square(logits.astype(np.float64) - exact).mean(), rel=0.1)
 
     def test_batches_change_nothing(self, search: PrecisionSearch, config: GraphConfig) -> None:
-        feed = search.measured.inputs
+        feed = search.validation.inputs
         parts = [{name: values[first : first + 4] for name, values in feed.items()} for first in range(0, 15, 4)]
         whole, by_parts = (
             {
                 each.matmul: (each.error, each.operations)
                 for each in sensitivities(
-                    search.run.classifier, search.measured.preprocess, config.quantization, given, SILENT
+                    search.run.classifier, search.validation.preprocess, config.quantization, given, SILENT
                 )
             }
             for given in ([feed], parts)
@@ -195,10 +195,10 @@ class TestSensitivity:
 
     def test_operations_are_those_of_the_graph(self, search: PrecisionSearch, config: GraphConfig) -> None:
         found = sensitivities(
-            search.run.classifier, search.measured.preprocess, config.quantization, [search.measured.inputs], SILENT
+            search.run.classifier, search.validation.preprocess, config.quantization, [search.validation.inputs], SILENT
         )
-        graph = build_graph(search.run.classifier, search.measured.preprocess, {}, "pixel_values", config)
-        height, width = search.measured.preprocess.output_size or (0, 0)
+        graph = build_graph(search.run.classifier, search.validation.preprocess, {}, "pixel_values", config)
+        height, width = search.validation.preprocess.output_size or (0, 0)
         work = count_work(graph, [1, 3, height, width])
         counted = sum(each.operations for each in work.matmuls if each.precision == "int8")
         assert sum(each.operations for each in found) == counted
@@ -218,9 +218,9 @@ def test_a_planted_outlier_is_the_first_to_be_left_float(
     config, *_ = planted.configs.int8()
     found = sensitivities(
         planted.run.classifier,
-        planted.measured.preprocess,
+        planted.validation.preprocess,
         config.quantization,
-        [planted.measured.inputs],
+        [planted.validation.inputs],
         SILENT,
     )
     assert found[0].matmul.endswith("layers.1.mlp.fc1")

@@ -122,7 +122,7 @@ def test_the_form_of_the_graph_does_not_change_its_operations(
 def test_rounded_graphs_do_the_same_operations_in_integers(kind: Any, finished_run: Path) -> None:
     run = Run(finished_run)
     candidates = PrecisionSearch(run, provider="cpu", threads=1)
-    classifier, preprocess = run.classifier, candidates.measured.preprocess
+    classifier, preprocess = run.classifier, candidates.validation.preprocess
     plain = count_work(build_graph(classifier, preprocess, {}, kind), SHAPE)
     configs = [config for config in candidates.configs.base() if config.quantization.matmuls]
     assert {config.quantization.activations for config in configs} == {"static", "dynamic"}
