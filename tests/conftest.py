@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,21 @@ from color_images import write_images
 from toolkit.recipe.recipe import Recipe
 
 FAMILY_BLIND = (
-    *("test_server_", "test_remote", "test_app", "test_batcher", "test_clients", "test_push", "test_mlflow"),
+    *("test_remote", "test_app", "test_batcher", "test_clients", "test_push", "test_mlflow"),
     *("test_api", "test_benchmark", "test_bill_of_materials", "test_change", "test_concurrency", "test_duration"),
     *("test_embed", "test_evaluate", "test_memory", "test_multi_stream", "test_offline", "test_operators"),
     *("test_regression", "test_report", "test_serve_image", "test_architecture", "test_binding", "test_cli"),
     *("test_bundle", "test_contract", "test_external_data", "test_full_disk", "test_hostile_bundles", "test_onnx_file"),
-    *("test_plots", "test_resume", "test_signature", "test_tensorrt", "test_trainer", "test_triton_"),
+    *(
+        "test_plots",
+        "test_ceilings",
+        "test_resume",
+        "test_server",
+        "test_signature",
+        "test_tensorrt",
+        "test_trainer",
+        "test_triton_config",
+    ),
 )
 """Files whose tests take a run or a bundle as it is and see nothing of its encoder: one family is enough for CI."""
 
@@ -360,13 +371,28 @@ def in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str
             there.setenv("TOKENIZERS_PARALLELISM", "false")  # as the command does, and here it goes again
             there.chdir(cwd or Path(__file__).parents[1])
             capfd.readouterr()
-            with pytest.raises(SystemExit) as end:
+            with _warnings_as_of_a_process(), pytest.raises(SystemExit) as end:
                 runpy.run_path(str(script), run_name="__main__") if script else main()
             said = capfd.readouterr()
         assert end.value.code is None or isinstance(end.value.code, int)
         return Ended(words, end.value.code or 0, said.out, said.err)
 
     return run
+
+
+@contextmanager
+def _warnings_as_of_a_process() -> Iterator[None]:
+    """Warnings go to stderr, as Python's own filters have it, and not into pytest's summary."""
+
+    def show(message: Warning | str, category: type[Warning], file: str, line: int, *_: object) -> None:
+        sys.stderr.write(warnings.formatwarning(message, category, file, line))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for unseen in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", unseen)
+        warnings.showwarning = show
+        yield
 
 
 @pytest.fixture

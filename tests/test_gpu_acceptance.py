@@ -105,6 +105,7 @@ def test_a_rival_that_fails_costs_the_others_nothing() -> None:
     assert ran == [1, 2]
 
 
+@pytest.mark.slow
 def test_every_test_with_the_mark_is_found() -> None:
     """pytest is given files by their text, so that those of other extras are not even imported."""
     command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider"]

@@ -94,7 +94,8 @@ def test_more_shots_of_a_seed_hold_its_fewer_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [("tip-adapter-f", "fp32,fp16,int8"), ("lora", "fp32"), ("prolip", "fp32")]
+    ("name", "precision"),
+    [("tip-adapter-f", "fp32,fp16,int8"), ("lora", "fp32"), pytest.param("prolip", "fp32", marks=pytest.mark.slow)],
 )
 def test_the_best_one_is_a_run_that_is_exported_and_proven(
     color_data: Path, tmp_path: Path, name: str, precision: str

@@ -26,6 +26,7 @@ def launch(recipe: Recipe, out: Path, *options: str) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_two_processes_count_every_image_once_and_learn_what_one_process_learns(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
