@@ -39,6 +39,7 @@ if __name__ == "__main__":
             commands.append([])
         else:
             commands[-1].append(word)
+    ended: list[str] = []
     try:
         for command in commands:
             sys.argv[1:] = command
@@ -47,5 +48,6 @@ if __name__ == "__main__":
             except SystemExit as end:
                 if end.code:
                     raise
+                ended.append(command[0])
     finally:
-        sys.stderr.write(f"hidden: {' '.join(sorted(asked))}\n")
+        sys.stderr.write(f"hidden: {' '.join(sorted(asked))}\nended well: {' '.join(ended)}\n")

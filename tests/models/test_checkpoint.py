@@ -282,11 +282,11 @@ def test_the_text_tower_is_read_at_the_revision_that_zero_shot_is_asked_for(
     cache_of(tmp_path / "home", "someone/encoder", older, "v1", "1" * 40)
     (tmp_path / "templates.txt").write_text("a {}\n")
     asked = ["zero-shot", "--encoder", "someone/encoder", "--labels", "red,blue", "--templates", "templates.txt"]
-    commands = [[*asked, "--out", "newest"], [*asked, "--revision", "v1", "--out", "older"]]
+    commands = [[*asked, "--out", "runs/newest"], [*asked, "--revision", "v1", "--out", "runs/v1"]]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     script = [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(commands)]
     subprocess.run(script, env=environment, check=True, cwd=tmp_path)
-    files = [tmp_path / run / "best" / "model.safetensors" for run in ("newest", "older")]
+    files = [tmp_path / "runs" / name / "best" / "model.safetensors" for name in ("newest", "v1")]
     scales = [float(load_file(file)["head.logit_scale"]) for file in files]
     assert scales[0] - scales[1] == pytest.approx(1)
 
