@@ -53,7 +53,11 @@ def hangs(setting): time.sleep(60)
 
 @pytest.mark.parametrize(
     ("second", "says"),
-    [("bad", "a check failed"), ("dies", "the process ended with 9"), ("hangs", "it took more than 5 s")],
+    [
+        ("bad", "a check failed"),
+        ("dies", "the process ended with 9"),
+        pytest.param("hangs", "it took more than 5 s", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stage_that_fails_leaves_its_record_and_the_next_ones_run(
     second: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
