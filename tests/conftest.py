@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
+import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,21 @@ from color_images import write_images
 from toolkit.recipe.recipe import Recipe
 
 FAMILY_BLIND = (
-    *("test_server_", "test_remote", "test_app", "test_batcher", "test_clients", "test_push", "test_mlflow"),
+    *("test_remote", "test_app", "test_batcher", "test_clients", "test_push", "test_mlflow"),
     *("test_api", "test_benchmark", "test_bill_of_materials", "test_change", "test_concurrency", "test_duration"),
     *("test_embed", "test_evaluate", "test_memory", "test_multi_stream", "test_offline", "test_operators"),
-    *("test_regression", "test_report", "test_serve_image"),
+    *("test_regression", "test_report", "test_serve_image", "test_architecture", "test_binding", "test_cli"),
+    *("test_bundle", "test_contract", "test_external_data", "test_full_disk", "test_hostile_bundles", "test_onnx_file"),
+    *(
+        "test_plots",
+        "test_ceilings",
+        "test_resume",
+        "test_server",
+        "test_signature",
+        "test_tensorrt",
+        "test_trainer",
+        "test_triton_config",
+    ),
 )
 """Files whose tests take a run or a bundle as it is and see nothing of its encoder: one family is enough for CI."""
 
@@ -45,7 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write tables that tests measure into the docs")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.ListedImage]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The files that take longest first, so that no worker is left alone with one at the end; slow tests if asked."""
     items.sort(key=lambda item: "training" not in item.path.parts and item.path.stem != "test_family_table")
     for item in items:
@@ -335,6 +350,49 @@ def _export(run: Path, graph_input: Any, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("bundles") / f"{run.name}-{graph_input}"
     export_bundle(Run(run), out, ExportOptions(graph_input))
     return out
+
+
+Ended = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs ``toolkit``, or a script, by its own entry point in this process: its end is that of a process.
+
+    What a new process adds (arguments and streams of the system's own, signals, what is imported) needs a real one.
+    """
+
+    def run(*arguments: object, cwd: Path | None = None, script: Path | None = None) -> Ended:
+        from toolkit.cli.main import main
+
+        words = [*map(str, arguments)]
+        with monkeypatch.context() as there:
+            there.setattr(sys, "argv", [str(script or "toolkit"), *words])
+            there.setenv("TOKENIZERS_PARALLELISM", "false")  # as the command does, and here it goes again
+            there.chdir(cwd or Path(__file__).parents[1])
+            capfd.readouterr()
+            with _warnings_as_of_a_process(), pytest.raises(SystemExit) as end:
+                runpy.run_path(str(script), run_name="__main__") if script else main()
+            said = capfd.readouterr()
+        assert end.value.code is None or isinstance(end.value.code, int)
+        return Ended(words, end.value.code or 0, said.out, said.err)
+
+    return run
+
+
+@contextmanager
+def _warnings_as_of_a_process() -> Iterator[None]:
+    """Warnings go to stderr, as Python's own filters have it, and not into pytest's summary."""
+
+    def show(message: Warning | str, category: type[Warning], file: str, line: int, *_: object) -> None:
+        sys.stderr.write(warnings.formatwarning(message, category, file, line))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for unseen in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", unseen)
+        warnings.showwarning = show
+        yield
 
 
 @pytest.fixture

@@ -53,7 +53,11 @@ def hangs(setting): time.sleep(60)
 
 @pytest.mark.parametrize(
     ("second", "says"),
-    [("bad", "a check failed"), ("dies", "the process ended with 9"), ("hangs", "it took more than 5 s")],
+    [
+        ("bad", "a check failed"),
+        ("dies", "the process ended with 9"),
+        pytest.param("hangs", "it took more than 5 s", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stage_that_fails_leaves_its_record_and_the_next_ones_run(
     second: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -105,6 +109,7 @@ def test_a_rival_that_fails_costs_the_others_nothing() -> None:
     assert ran == [1, 2]
 
 
+@pytest.mark.slow
 def test_every_test_with_the_mark_is_found() -> None:
     """pytest is given files by their text, so that those of other extras are not even imported."""
     command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider"]

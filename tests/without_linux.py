@@ -1,9 +1,10 @@
 """Run the command line as on a system whose Python has none of the modules of Linux.
 
-    python tests/without_linux.py train digits --out runs/digits
+    python tests/without_linux.py train digits --out runs/digits then predict bundles/digits photo.jpg
 
 The toolkit's own imports of them fail, and so does its text without an encoding, which would be another one on
-Windows; libraries that know which system they are on keep theirs.
+Windows. Libraries that know which system they are on keep theirs. Commands with ``then`` between them run one after
+another, as far as they end well.
 """
 
 from __future__ import annotations
@@ -32,7 +33,21 @@ if __name__ == "__main__":
     warnings.filterwarnings("error", category=EncodingWarning, module=rf"({'|'.join(OURS)})\b")
     from toolkit.cli.main import main
 
+    commands: list[list[str]] = [[]]
+    for word in sys.argv[1:]:
+        if word == "then":
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    ended: list[str] = []
     try:
-        main()
+        for command in commands:
+            sys.argv[1:] = command
+            try:
+                main()
+            except SystemExit as end:
+                if end.code:
+                    raise
+                ended.append(command[0])
     finally:
-        sys.stderr.write(f"hidden: {' '.join(sorted(asked))}\n")
+        sys.stderr.write(f"hidden: {' '.join(sorted(asked))}\nended well: {' '.join(ended)}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -92,21 +93,6 @@ def test_a_recipe_with_an_address_for_data_is_refused(make_recipe: Callable[...,
         make_recipe(data={"path": "https://example.org/x"})
 
 
-def failed(arguments: list[str], cwd: Path) -> tuple[str, set[str]]:
-    """The one line of a call that the user got wrong, and which large packages it had imported by then."""
-    script = (
-        "import sys; sys.argv[0] = 'toolkit'\n"
-        "from toolkit.cli.main import main\n"
-        "try:\n    main()\n"
-        "except SystemExit as end:\n    assert end.code == 2, end.code\n"
-        "finally:\n    print('MODULES', *{name.partition('.')[0] for name in sys.modules})\n"
-    )
-    command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd)
-    assert done.stderr.count("\n") == 1
-    return done.stderr, set(done.stdout.rpartition("MODULES")[2].split()) & set(HEAVY)
-
-
 MEASURING = (
     ["parity", "{bundle}"],
     ["bench-latency", "{bundle}"],
@@ -114,32 +100,53 @@ MEASURING = (
     ["tune", "{bundle}", "--p99-ms", "9"],
 )
 """What takes a folder of images."""
+NOWHERE: list[tuple[list[str], str]] = [
+    (["export", "--onnx", "nowhere", "--out", "b"], "there is no such run folder (at nowhere)"),
+    (["export", "--onnx", ".", "--out", "b"], "no run folder: recipe.yaml is missing"),
+    (["export", "--onnx", "{run}", "--out", "b", "--data", "nowhere"], "no such file or folder (at nowhere)"),
+    (["parity", "nowhere"], "no such folder (at nowhere)"),
+    (["parity", "{bundle}", "--run", "nowhere"], "there is no such run folder (at nowhere)"),
+    (["parity", "{bundle}", "--data", "nowhere"], "no such file or folder (at nowhere)"),
+    (["bench-latency", "nowhere"], "no such folder (at nowhere)"),
+    (["bench-latency", "{bundle}", "--run", "nowhere"], "there is no such run folder (at nowhere)"),
+    (["bench-latency", "{bundle}", "--data", "nowhere"], "no such file or folder (at nowhere)"),
+    (["tune", "{bundle}", "--p99-ms", "9", "--run", "nowhere"], "there is no such run folder (at nowhere)"),
+    (["tune", "{bundle}", "--p99-ms", "9", "--data", "nowhere"], "no such file or folder (at nowhere)"),
+    *(([*verb, "--images", "nowhere"], "no such file or folder (at nowhere)") for verb in MEASURING),
+    *(([*verb, "--images", "."], "no images in the folder (at .)") for verb in MEASURING),
+    (["train", "nowhere.yaml", "--out", "r"], "can't read the recipe: No such file or directory"),
+]
+ONE_AFTER_ANOTHER = """
+import contextlib, io, json, sys
+from toolkit.cli.main import main
+for command in json.loads(sys.argv[1]):
+    sys.argv[:] = ["toolkit", *command]
+    said, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    imported = sorted({name.partition(".")[0] for name in sys.modules})
+    print(json.dumps({"code": code, "said": said.getvalue(), "imported": imported}))
+"""
 
 
 @pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["export", "--onnx", "nowhere", "--out", "b"], "there is no such run folder (at nowhere)"),
-        (["export", "--onnx", ".", "--out", "b"], "no run folder: recipe.yaml is missing"),
-        (["export", "--onnx", "{run}", "--out", "b", "--data", "nowhere"], "no such file or folder (at nowhere)"),
-        (["parity", "nowhere"], "no such folder (at nowhere)"),
-        (["parity", "{bundle}", "--run", "nowhere"], "there is no such run folder (at nowhere)"),
-        (["parity", "{bundle}", "--data", "nowhere"], "no such file or folder (at nowhere)"),
-        (["bench-latency", "nowhere"], "no such folder (at nowhere)"),
-        (["bench-latency", "{bundle}", "--run", "nowhere"], "there is no such run folder (at nowhere)"),
-        (["bench-latency", "{bundle}", "--data", "nowhere"], "no such file or folder (at nowhere)"),
-        (["tune", "{bundle}", "--p99-ms", "9", "--run", "nowhere"], "there is no such run folder (at nowhere)"),
-        (["tune", "{bundle}", "--p99-ms", "9", "--data", "nowhere"], "no such file or folder (at nowhere)"),
-        *(([*verb, "--images", "nowhere"], "no such file or folder (at nowhere)") for verb in MEASURING),
-        *(([*verb, "--images", "."], "no images in the folder (at .)") for verb in MEASURING),
-        (["train", "nowhere.yaml", "--out", "r"], "can't read the recipe: No such file or directory"),
-    ],
-)
 def test_a_wrong_path_is_refused_before_anything_large_is_imported(
-    arguments: list[str], says: str, finished_run: Path, finished_bundle: Path, tmp_path: Path
+    finished_run: Path, finished_bundle: Path, tmp_path: Path
 ) -> None:
-    said, heavy = failed([each.format(run=finished_run, bundle=finished_bundle) for each in arguments], tmp_path)
-    assert says in said
-    assert heavy == set()
+    """In one process, so that the first one which imports too much is the one that is named."""
+    commands = [
+        [each.format(run=finished_run, bundle=finished_bundle) for each in arguments] for arguments, _ in NOWHERE
+    ]
+    script = [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(commands)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr == ""
+    for (arguments, says), line in zip(NOWHERE, done.stdout.splitlines(), strict=True):
+        end = json.loads(line)
+        assert end["code"] == 2, (arguments, end["said"])
+        assert end["said"].count("\n") == 1, (arguments, end["said"])
+        assert says in end["said"], arguments
+        assert set(end["imported"]) & set(HEAVY) == set(), arguments
     assert list(tmp_path.iterdir()) == []

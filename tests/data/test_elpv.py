@@ -54,7 +54,8 @@ def test_every_image_is_in_the_split_that_published_figures_were_taken_on(elpv: 
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
     assert digest == "fbf45b5b5d400784d29eccb2d9ab0d664b474c83d482949704688a74030fa913"
-    assert (open_data(DataConfig(path=root)).removed, open_data(DataConfig(path=root)).made) == ({}, [])
+    opened = open_data(DataConfig(path=root))
+    assert (opened.removed, opened.made) == ({}, [])
 
 
 def test_the_four_grades_are_the_experts_probabilities(tmp_path: Path) -> None:

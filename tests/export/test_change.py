@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,7 @@ for number in itertools.count():
 """
 
 
-def toolkit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "toolkit", *arguments], check=False, capture_output=True, text=True)
+Toolkit = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -54,20 +54,22 @@ def bundle(finished_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
 @pytest.mark.parametrize("verb", ["bench-latency", "parity", pytest.param("tune", marks=pytest.mark.slow)])
-def test_the_outcome_goes_into_a_file_and_the_bundle_stays_as_it_is(verb: str, bundle: Path, tmp_path: Path) -> None:
+def test_the_outcome_goes_into_a_file_and_the_bundle_stays_as_it_is(
+    verb: str, bundle: Path, in_process: Toolkit, tmp_path: Path
+) -> None:
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     out = tmp_path / "elsewhere" / "outcome.json"
-    done = toolkit(verb, bundle, *VERBS[verb], "--out", out)
+    done = in_process(verb, bundle, *VERBS[verb], "--out", out)
     assert done.returncode == 0, done.stderr
     content = json.loads(out.read_text())
     assert {"bench-latency": "rows", "parity": "results", "tune": "batch_size"}[verb] in content
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
-    refused = toolkit(verb, bundle, *VERBS[verb], "--out", out, "--sign", "key")
+    refused = in_process(verb, bundle, *VERBS[verb], "--out", out, "--sign", "key")
     assert refused.returncode == 2
     assert "--out changes nothing that could be signed" in refused.stderr
 
 
-@pytest.mark.parametrize("what", ["change", "whole"])
+@pytest.mark.parametrize("what", ["change", pytest.param("whole", marks=pytest.mark.slow)])
 def test_a_change_that_is_killed_at_any_time_loses_no_bundle(what: str, bundle: Path, finished_bundle: Path) -> None:
     draw = random.Random(0)
     for _ in range(12):
@@ -81,9 +83,11 @@ def test_a_change_that_is_killed_at_any_time_loses_no_bundle(what: str, bundle: 
     assert verify(bundle)["passed"]
 
 
-def test_export_replaces_a_bundle_and_leaves_nothing_of_it(bundle: Path, finished_run: Path) -> None:
+def test_export_replaces_a_bundle_and_leaves_nothing_of_it(
+    bundle: Path, finished_run: Path, in_process: Toolkit
+) -> None:
     (bundle / "old.txt").write_text("of another export")
-    done = toolkit("export", "--onnx", finished_run, "--out", bundle, "--force")
+    done = in_process("export", "--onnx", finished_run, "--out", bundle, "--force")
     assert done.returncode == 0, done.stderr
     assert not (bundle / "old.txt").exists()
     assert verify(bundle)["passed"]

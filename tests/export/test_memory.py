@@ -91,7 +91,7 @@ def peak_mb(script: str, *arguments: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-@pytest.mark.parametrize("script", [PREDICT, PARITY], ids=["predict", "parity"])
+@pytest.mark.parametrize("script", [PREDICT, pytest.param(PARITY, marks=pytest.mark.slow)], ids=["predict", "parity"])
 def test_many_photographs_take_little_more_memory_than_one(
     script: str, finished_run: Path, finished_bundle: Path, photos: list[str]
 ) -> None:
@@ -100,6 +100,7 @@ def test_many_photographs_take_little_more_memory_than_one(
     assert many - one < ALLOWED_MB
 
 
+@pytest.mark.slow
 def test_an_export_takes_a_few_times_its_weights(tmp_path: Path) -> None:
     """Beside the same export of next to no weights; the graph, its parts and PyTorch would each hold them."""
     weights, peaks = {}, {}

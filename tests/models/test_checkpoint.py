@@ -188,50 +188,89 @@ def cache_of(home: Path, name: str, files: Path, reference: str = "main", commit
         (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
 
 
-def load_offline(home: Path, name: str, revision: str = "") -> subprocess.CompletedProcess[str]:
-    script = (
-        "import sys\n"
-        "from toolkit.command import run\n"
-        "from toolkit.recipe.model import ModelConfig\n"
-        "from toolkit.errors import ToolkitError\n"
-        "from toolkit.models.build import build_classifier\n"
-        "try:\n"
-        "    config = ModelConfig(encoder=sys.argv[1], revision=sys.argv[2] or None, unfreeze_last=0)\n"
-        "    classifier, processor = build_classifier(config, ['a', 'b'], 0)\n"
-        "    print(sum(float(p.detach().double().sum()) for p in classifier.encoder.parameters()))\n"
-        "    print(processor.image_mean[0], file=sys.stderr) if config.revision else None\n"
-        "except ToolkitError as error:\n    print(error.as_line())\n"
-    )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
-    return subprocess.run(
-        [sys.executable, "-c", script, name, revision], env=environment, capture_output=True, text=True, check=True
-    )
+LOAD = """
+import json, sys
+from toolkit.recipe.model import ModelConfig
+from toolkit.errors import ToolkitError
+from toolkit.models.build import build_classifier
+for name, revision in json.loads(sys.argv[1]):
+    try:
+        config = ModelConfig(encoder=name, revision=revision, unfreeze_last=0)
+        classifier, processor = build_classifier(config, ["a", "b"], 0)
+        total = sum(float(each.detach().double().sum()) for each in classifier.encoder.parameters())
+        print(json.dumps({"sum": total, "mean": processor.image_mean}))
+    except ToolkitError as error:
+        print(json.dumps({"error": error.as_line()}))
+"""
+ONE_AFTER_ANOTHER = """
+import json, sys
+from toolkit.cli.main import main
+for command in json.loads(sys.argv[1]):
+    sys.argv[:] = ["toolkit", *command]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "someone/pickles": (
+        lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"),
+        "weights are pickles|no model.safe",
+    ),
+    "someone/no-processor": (
+        lambda folder: (folder / "preprocessor_config.json").unlink(),
+        "no preprocessor_config.json there",
+    ),
+    "someone/no-config": (
+        lambda folder: (folder / "config.json").unlink(),
+        "can't load the encoder: .*HF_HUB_OFFLINE is set",
+    ),
+}
+Asked = tuple[str, str | None]
+
+
+@pytest.fixture(scope="module")
+def from_cache(encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[Asked, dict[str, Any]]:
+    """What a process that may ask no hub finds in its cache: encoders and revisions, good ones and others."""
+    root = tmp_path_factory.mktemp("cached")
+    whole = kinds.copy_of(encoders["siglip"], root / "whole")
+    older = kinds.copy_of(whole, root / "older", lambda tensors: {name: each / 2 for name, each in tensors.items()})
+    kinds.set_json(older / "preprocessor_config.json", image_mean=[0.25, 0.25, 0.25])
+    cache_of(root / "home", "someone/encoder", whole)
+    cache_of(root / "home", "someone/encoder", older, "v1", "1" * 40)
+    shard(kinds.copy_of(whole, root / "sharded"))
+    cache_of(root / "home", "someone/sharded", root / "sharded")
+    for name, (change, _) in WRONG.items():
+        folder = kinds.copy_of(whole, root / name)
+        change(folder)
+        cache_of(root / "home", name, folder)
+    asked: list[Asked] = [
+        ("someone/sharded", None),
+        *(("someone/encoder", each) for each in (None, "v1", "1" * 40, "v2")),
+    ]
+    asked += [(name, None) for name in WRONG]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(root / "home")}
+    command = [sys.executable, "-c", LOAD, json.dumps(asked)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return dict(zip(asked, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 def test_the_hub_s_cache_is_read_offline_through_its_links(
-    folder: Path, encoders: dict[str, Path], tmp_path: Path
+    encoders: dict[str, Path], from_cache: dict[Asked, dict[str, Any]]
 ) -> None:
-    shard(folder)
-    cache_of(tmp_path / "home", "someone/encoder", folder)
     whole = load_encoder(str(encoders["siglip"]))
-    done = load_offline(tmp_path / "home", "someone/encoder")
-    assert float(done.stdout) == sum(float(parameter.detach().double().sum()) for parameter in whole.parameters())
-    assert done.stderr == ""
+    total = sum(float(parameter.detach().double().sum()) for parameter in whole.parameters())
+    assert from_cache["someone/sharded", None]["sum"] == from_cache["someone/encoder", None]["sum"] == total
 
 
-@pytest.mark.parametrize("revision", [pytest.param("v1", marks=pytest.mark.slow), "1" * 40])
-def test_a_revision_is_the_one_that_is_read(
-    revision: str, folder: Path, encoders: dict[str, Path], tmp_path: Path
-) -> None:
-    cache_of(tmp_path / "home", "someone/encoder", folder)
-    older = kinds.copy_of(
-        encoders["siglip"], tmp_path / "older", lambda tensors: {n: t / 2 for n, t in tensors.items()}
-    )
-    kinds.set_json(older / "preprocessor_config.json", image_mean=[0.25, 0.25, 0.25])
-    cache_of(tmp_path / "home", "someone/encoder", older, "v1", "1" * 40)
-    newest, pinned = (load_offline(tmp_path / "home", "someone/encoder", each) for each in ("", revision))
-    assert float(pinned.stdout) == float(newest.stdout) / 2
-    assert pinned.stderr == "0.25\n"
+@pytest.mark.parametrize("revision", ["v1", "1" * 40])
+def test_a_revision_is_the_one_that_is_read(revision: str, from_cache: dict[Asked, dict[str, Any]]) -> None:
+    newest, pinned = from_cache["someone/encoder", None], from_cache["someone/encoder", revision]
+    assert pinned["sum"] == newest["sum"] / 2
+    assert pinned["mean"] == [0.25, 0.25, 0.25]
+    assert newest["mean"] != pinned["mean"]
 
 
 def test_the_text_tower_is_read_at_the_revision_that_zero_shot_is_asked_for(
@@ -241,23 +280,19 @@ def test_the_text_tower_is_read_at_the_revision_that_zero_shot_is_asked_for(
     cache_of(tmp_path / "home", "someone/encoder", encoder)
     older = kinds.copy_of(encoder, tmp_path / "older", kinds.with_values("logit_scale", lambda scale: scale - 1))
     cache_of(tmp_path / "home", "someone/encoder", older, "v1", "1" * 40)
-    templates, scales = tmp_path / "templates.txt", []
-    templates.write_text("a {}\n")
-    for number, revision in enumerate([[], ["--revision", "v1"]]):
-        run = tmp_path / str(number)
-        command = ["zero-shot", "--encoder", "someone/encoder", *revision, "--labels", "red,blue", "--out", str(run)]
-        command += ["--templates", str(templates)]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
-        subprocess.run([sys.executable, "-m", "toolkit", *command], env=environment, check=True)
-        scales.append(float(load_file(run / "best" / "model.safetensors")["head.logit_scale"]))
+    (tmp_path / "templates.txt").write_text("a {}\n")
+    asked = ["zero-shot", "--encoder", "someone/encoder", "--labels", "red,blue", "--templates", "templates.txt"]
+    commands = [[*asked, "--out", "runs/newest"], [*asked, "--revision", "v1", "--out", "runs/v1"]]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    script = [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(commands)]
+    subprocess.run(script, env=environment, check=True, cwd=tmp_path)
+    files = [tmp_path / "runs" / name / "best" / "model.safetensors" for name in ("newest", "v1")]
+    scales = [float(load_file(file)["head.logit_scale"]) for file in files]
     assert scales[0] - scales[1] == pytest.approx(1)
 
 
-def test_a_revision_that_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
-    cache_of(tmp_path / "home", "someone/encoder", folder)
-    done = load_offline(tmp_path / "home", "someone/encoder", "v2")
-    assert "model.encoder: someone/encoder at v2" in done.stdout
-    assert done.stdout.count("\n") == 1
+def test_a_revision_that_is_not_there_is_said(from_cache: dict[Asked, dict[str, Any]]) -> None:
+    assert "model.encoder: someone/encoder at v2" in from_cache["someone/encoder", "v2"]["error"]
 
 
 @pytest.mark.parametrize("source", ["tiny-clip", "folder"])
@@ -267,20 +302,9 @@ def test_what_is_none_of_the_hub_s_has_no_revisions(source: str, folder: Path) -
     assert caught.value.where == "model.revision: v1"
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "weights are pickles|no model.safe"),
-        (lambda folder: (folder / "preprocessor_config.json").unlink(), "no preprocessor_config.json there"),
-        (lambda folder: (folder / "config.json").unlink(), "can't load the encoder: .*HF_HUB_OFFLINE is set"),
-    ],
-)
-def test_what_is_wrong_in_the_hub_s_cache_is_said_too(
-    change: Callable[[Path], Any], said: str, folder: Path, tmp_path: Path
-) -> None:
-    change(folder)
-    cache_of(tmp_path / "home", "someone/encoder", folder)
-    done = load_offline(tmp_path / "home", "someone/encoder")
-    assert re.search(said, done.stdout)
-    assert "model.encoder: someone/encoder" in done.stdout
-    assert done.stdout.count("\n") == 1
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_in_the_hub_s_cache_is_said_too(name: str, from_cache: dict[Asked, dict[str, Any]]) -> None:
+    said = from_cache[name, None]["error"]
+    assert re.search(WRONG[name][1], said)
+    assert f"model.encoder: {name}" in said
+    assert "\n" not in said

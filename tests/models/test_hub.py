@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -86,35 +88,36 @@ def test_what_is_no_name_of_a_repository_is_left_to_the_load(closed_port: str) -
     assert ask_hub("no such name!", closed_port) is None
 
 
-def load(encoder: str, home: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
-    script = (
-        "import sys\n"
-        "from toolkit.errors import ToolkitError\n"
-        "from toolkit.models.load import load_encoder, load_processor\n"
-        "try:\n"
-        "    encoder = load_encoder(sys.argv[1])\n"
-        "    load_processor(sys.argv[1], encoder.family)\n"
-        "    print(*encoder.notes)\n"
-        "except ToolkitError as error:\n    print(error.as_line())\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_ETAG_TIMEOUT": "1"}
-    command = [sys.executable, "-c", script, encoder]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+LOAD = """
+import json, sys
+from toolkit.errors import ToolkitError
+from toolkit.models.load import load_encoder, load_processor
+for name in sys.argv[1:]:
+    try:
+        encoder = load_encoder(name)
+        load_processor(name, encoder.family)
+        print(json.dumps(" ".join(encoder.notes)))
+    except ToolkitError as error:
+        print(json.dumps(error.as_line()))
+"""
 
 
-def test_a_load_from_a_hub_that_never_answers_ends_after_one_attempt(tmp_path: Path) -> None:
-    with server(None) as (endpoint, attempts):
-        done = load("someone/encoder", tmp_path, endpoint)
-    assert [asked for asked in attempts if "/someone/" in asked] == [ASKED]
-    assert done.stdout.count("\n") == 1
-    assert f"the hub ({endpoint}) gave no answer within 1 s" in done.stdout
-    assert "model.encoder: someone/encoder" in done.stdout
-    assert done.stderr == ""
+@dataclass(frozen=True)
+class Loads:
+    """What a process said of two encoders, of which one was fetched before, and what the hub was asked for them."""
+
+    endpoint: str
+    asked: list[str]
+    nothing_there: str
+    fetched_before: str
+    stderr: str
 
 
-def test_what_was_fetched_before_is_used_and_said(encoders: dict[str, Path], tmp_path: Path) -> None:
-    repository, commit = tmp_path / "hub" / "models--someone--encoder", "0" * 40
+@pytest.fixture(scope="module")
+def loads(encoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Loads:
+    """From a hub that never answers."""
+    home = tmp_path_factory.mktemp("home")
+    repository, commit = home / "hub" / "models--someone--fetched", "0" * 40
     snapshot = repository / "snapshots" / commit
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
@@ -124,12 +127,29 @@ def test_what_was_fetched_before_is_used_and_said(encoders: dict[str, Path], tmp
         blob = repository / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
         shutil.copy(path, blob)
         (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     with server(None) as (endpoint, attempts):
-        done = load("someone/encoder", tmp_path, endpoint)
+        environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_ETAG_TIMEOUT": "1"}
+        command = [sys.executable, "-c", LOAD, "someone/encoder", "someone/fetched"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    nothing, fetched = map(json.loads, done.stdout.splitlines())
+    return Loads(endpoint, [each for each in attempts if "/someone/" in each], nothing, fetched, done.stderr)
+
+
+def test_a_load_from_a_hub_that_never_answers_ends_after_one_attempt(loads: Loads) -> None:
+    assert loads.asked[0] == ASKED
+    assert loads.asked.count(ASKED) == 1
+    assert "\n" not in loads.nothing_there
+    assert f"the hub ({loads.endpoint}) gave no answer within 1 s" in loads.nothing_there
+    assert "model.encoder: someone/encoder" in loads.nothing_there
+    assert loads.stderr == ""
+
+
+def test_what_was_fetched_before_is_used_and_said(loads: Loads) -> None:
     # once for the encoder, once for its processor, whatever the number of files
-    assert [asked for asked in attempts if "/someone/" in asked] == [ASKED, ASKED]
-    assert "gave no answer within 1 s" in done.stdout
-    assert "what was fetched before is used" in done.stdout
+    assert loads.asked[1:] == [ASKED.replace("encoder", "fetched")] * 2
+    assert "gave no answer within 1 s" in loads.fetched_before
+    assert "what was fetched before is used" in loads.fetched_before
 
 
 def test_folders_ask_nobody(encoders: dict[str, Path]) -> None:

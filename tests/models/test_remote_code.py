@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import kinds
 import pytest
 
 ROOT = Path(__file__).parents[2]
+ANSWERS = "y\n" * 20
 CALLS = frozenset({"from_pretrained", "from_config"})
 AUTO = (
     *("AutoConfig", "AutoModel", "AutoModelForImageClassification", "AutoImageProcessor", "AutoProcessor"),
@@ -43,8 +46,15 @@ def hostile(encoder: Path, folder: Path, module: str, proof: Path) -> Path:
     ],
 )
 def test_a_y_on_standard_input_runs_no_code(
-    verb: str, model_type: str | None, encoders: dict[str, Path], color_data: Path, tmp_path: Path
+    verb: str,
+    model_type: str | None,
+    encoders: dict[str, Path],
+    color_data: Path,
+    in_process: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    """Training is a process of its own; what explains a recipe runs in this one."""
     folder = hostile(encoders["clip"], tmp_path / "encoder", "modeling_evil", tmp_path / "ran")
     if model_type:
         kinds.set_json(folder / "config.json", model_type=model_type)
@@ -53,15 +63,12 @@ def test_a_y_on_standard_input_runs_no_code(
         f"data: {{path: {color_data}}}\nmodel: {{encoder: {folder}, unfreeze_last: 0}}\n"
         "training: {epochs: 1, batch_size: 8}\ntracking: {trackers: [], plots: false}\n"
     )
-    command = [str(recipe), "--out", str(tmp_path / "run")] if verb == "train" else ["explain", str(recipe)]
-    done = subprocess.run(
-        [sys.executable, "-m", "toolkit", "train" if verb == "train" else "recipes", *command],
-        input="y\n" * 20,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    if verb == "train":
+        command = [sys.executable, "-m", "toolkit", "train", recipe, "--out", tmp_path / "run"]
+        done = subprocess.run(command, input=ANSWERS, capture_output=True, text=True, check=False, cwd=ROOT)
+    else:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(ANSWERS))
+        done = in_process("recipes", "explain", recipe)
     assert not (tmp_path / "ran").exists()
     assert "[y/N]" not in done.stdout + done.stderr
     if model_type is None:

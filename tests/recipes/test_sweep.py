@@ -58,6 +58,7 @@ def test_trials_share_a_cache_that_the_trunk_fills_once(
     assert not (tmp_path / "sweep" / "boundary_cache").exists()
 
 
+@pytest.mark.slow
 def test_trials_that_learn_more_layers_have_a_cache_of_their_own(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

@@ -133,6 +133,7 @@ def test_evaluation_reads_the_texts_of_a_manifest(bundle: Path, texts: Path, tmp
     assert (tmp_path / "evaluation" / "evaluation.html").is_file()
 
 
+@pytest.mark.parametrize("run", ["clip", pytest.param("siglip", marks=pytest.mark.slow), *SLOW], indirect=True)
 def test_bisect_and_latency_work_as_for_images(bundle: Path, run: Path, tmp_path: Path) -> None:
     report = bisect_bundle(Bundle(bundle), Run(run), provider="cpu", threads=1)
     assert report["first_fault"] is None

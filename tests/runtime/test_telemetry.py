@@ -12,7 +12,10 @@ import pytest
 SESSION = "from toolkit.runtime.session import loadable_providers; loadable_providers()"
 
 
-@pytest.mark.parametrize("first", ["import toolkit", "import export.bundle", "import toolkit.serving.pool"])
+@pytest.mark.parametrize(
+    "first",
+    ["import toolkit", pytest.param("import export.bundle", marks=pytest.mark.slow), "import toolkit.serving.pool"],
+)
 def test_nothing_is_written_at_home(first: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     subprocess.run([sys.executable, "-c", f"{first}; {SESSION}"], env=environment | {"HOME": str(tmp_path)}, check=True)

@@ -172,8 +172,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield opened
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [
+        *(("texts", 1280, "light"), ("pairs", 390, "dark"), ("either", 1280, "light")),
+        pytest.param("texts", 390, "dark", marks=pytest.mark.slow),
+        pytest.param("pairs", 1280, "light", marks=pytest.mark.slow),
+        pytest.param("either", 390, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_the_page_takes_a_text(
     name: str, width: int, scheme: str, bundles: dict[str, Path], browser: Any, tmp_path: Path
 ) -> None:

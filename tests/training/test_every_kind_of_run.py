@@ -68,12 +68,21 @@ def test_a_run_resumed_after_any_step_equals_the_straight_one(
         assert outcome_of(tmp_path / f"cut-{step}") == outcome_of(tmp_path / "straight"), step
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["image-text", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("text", "multi-label"))],
+    indirect=True,
+)
 def test_two_processes_learn_what_one_process_learns(
     kind: str, manifest: Path, text_encoders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Twice the processes with half the batch each are the same steps on the same samples, where nothing is dropped."""
+    """Twice the processes with half the batch each are the same steps on the same samples, where nothing is dropped.
+
+    Pairs of an image and a text come from a cache that both processes fill.
+    """
+    cache = {"boundary_cache": {"enabled": kind == "image-text"}}
     whole, recipe = (
-        without_dropout(recipe_of(kind, manifest, text_encoders["clip"], batch_size=size)) for size in (12, 6)
+        without_dropout(recipe_of(kind, manifest, text_encoders["clip"], batch_size=size, **cache)) for size in (12, 6)
     )
     one = finetune(whole, tmp_path / "one")
     launched = launch(recipe, tmp_path / "two", "--config_file", str(ROOT / "recipes/accelerate/cpu_2_processes.yaml"))

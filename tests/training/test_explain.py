@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,17 +179,21 @@ def test_origins_of_keys(tmp_path: Path) -> None:
     }
 
 
-def test_the_command_prints_one_object_or_tables(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_the_command_prints_one_object_or_tables(
+    make_recipe: Callable[..., Recipe], in_process: Callable[..., Any], tmp_path: Path
+) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(make_recipe().as_yaml())
-    command = [sys.executable, "-m", "toolkit.cli.main", "recipes", "explain", str(path), "training.epochs=7"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, cwd=ROOT)
+    command = ["recipes", "explain", path, "training.epochs=7"]
+    done = in_process(*command, "--json")
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["keys"]["training.epochs"] == {"value": 7, "origin": "override"}
     assert found["steps"] == 7 * found["steps_per_epoch"]
-    done = subprocess.run([*command, "--no-probe"], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = in_process(*command, "--no-probe")
+    assert done.returncode == 0, done.stderr
     assert "effective batch 8; 5 steps an epoch, 35 in 7 epochs" in done.stdout
-    bad = subprocess.run([*command, "training.epoch=1"], capture_output=True, text=True, check=False, cwd=ROOT)
+    bad = in_process(*command, "training.epoch=1")
     assert bad.returncode == 2
     assert len(bad.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]

@@ -53,7 +53,7 @@ def test_the_classifier_that_is_shipped_gives_what_was_measured(features: Featur
     assert all(torch.equal(before[key], value) for key, value in features.encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "lora")) for name in METHODS])
 def test_a_seed_gives_the_same_again(features: Features, name: str) -> None:
     first, again = fit(features, name), fit(features, name)
     assert first.chosen == again.chosen
@@ -94,7 +94,11 @@ def test_more_shots_of_a_seed_hold_its_fewer_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [("tip-adapter-f", "fp32,fp16,int8"), ("lora", "fp32"), ("prolip", "fp32")]
+    ("name", "precision"),
+    [
+        ("tip-adapter-f", "fp32,fp16,int8"),
+        *(pytest.param(name, "fp32", marks=pytest.mark.slow) for name in ("lora", "prolip")),
+    ],
 )
 def test_the_best_one_is_a_run_that_is_exported_and_proven(
     color_data: Path, tmp_path: Path, name: str, precision: str

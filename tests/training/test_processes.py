@@ -26,6 +26,7 @@ def launch(recipe: Recipe, out: Path, *options: str) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_two_processes_count_every_image_once_and_learn_what_one_process_learns(
     make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
@@ -45,6 +46,7 @@ def test_two_processes_count_every_image_once_and_learn_what_one_process_learns(
         torch.testing.assert_close(weights[1][name], tensor, atol=5e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_every_process_and_leaves_nothing(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = make_recipe(data={"path": tmp_path / "nowhere"})
     launched = launch(recipe, tmp_path / "run", "--config_file", str(ROOT / "recipes/accelerate/cpu_2_processes.yaml"))

@@ -149,6 +149,7 @@ def cached_recipe(long_recipe: Recipe) -> Recipe:
     return with_training(long_recipe, epochs=3, boundary_cache=BoundaryCacheConfig(enabled=True, views=100))
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_cache_is_filled_keeps_what_is_there(cached_recipe: Recipe, tmp_path: Path) -> None:
     config, run = write_recipe(cached_recipe, tmp_path / "recipe.yaml"), tmp_path / "run"
     process = start(config, run)
@@ -164,6 +165,7 @@ def test_a_signal_while_the_cache_is_filled_keeps_what_is_there(cached_recipe: R
     assert outcome_of(run) == outcome_of(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_two_processes_fill_and_read_one_cache_as_one_process_does(cached_recipe: Recipe, tmp_path: Path) -> None:
     cache = cached_recipe.training.boundary_cache.model_copy(update={"views": 2})
     recipe = with_training(cached_recipe, boundary_cache=cache)
@@ -209,6 +211,7 @@ def with_training(recipe: Recipe, **changes: Any) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
 
 
+@pytest.mark.slow
 def test_one_killed_worker_of_two_and_the_launch_ends_as_one_process_would(
     long_recipe: Recipe, straight: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_server_that_keeps_up_answers_every_request(name: str, bundles: Path, 
     assert (found["model"], found["platform"]) == (name, "onnxruntime_onnx")
 
 
+@pytest.mark.slow
 def test_a_rate_that_holds_is_found(bundles: Path, server: Server) -> None:
     found = benchmark_url(Bundle(bundles / "images"), f"http://{server.address}", target_p99_ms=500.0, least=FEW)
     server_found = found["server"]

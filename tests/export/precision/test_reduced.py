@@ -273,6 +273,7 @@ class TestTrunk:
             export_bundle(Run(run), tmp_path / "bundle")
 
 
+@pytest.mark.parametrize("finished_run", ["clip", pytest.param("siglip", marks=pytest.mark.slow)], indirect=True)
 class TestChoice:
     """``--precision auto``."""
 

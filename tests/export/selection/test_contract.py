@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +31,6 @@ from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.decision import LargestLogit
 from toolkit.runtime.verify import verify
 
-ROOT = Path(__file__).parents[3]
 LOOSE = Contract(25.0, 25.0)
 """What 15 validation images can show of a graph that decides all of them as PyTorch does."""
 LITTLE = MinSamples(10, 0)
@@ -95,17 +93,13 @@ def test_a_speed_that_nothing_reaches_is_refused_with_the_nearest(fresh: Precisi
 
 
 @pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
-def test_the_command_refuses_with_the_nearest_and_leaves_no_bundle(finished_run: Path, tmp_path: Path) -> None:
+def test_the_command_refuses_with_the_nearest_and_leaves_no_bundle(
+    finished_run: Path, tmp_path: Path, in_process: Callable[..., Any]
+) -> None:
     """A check that said no, so that the exit code is 1, as that of ``toolkit tune`` where nothing fits."""
     bounds = ["--max-accuracy-drop", "25", "--max-flips", "25", "--min-speedup", "1000"]
     command = ["export", "--onnx", finished_run, "--out", tmp_path / "bundle", "--precision", "auto", *bounds]
-    done = subprocess.run(
-        [sys.executable, "-m", "toolkit.cli.main", *map(str, command), "--threads", "1"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    done = in_process(*command, "--threads", "1")
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     (said,) = [line for line in done.stderr.splitlines() if "no config keeps the contract" in line]
