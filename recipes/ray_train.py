@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Annotated, Any
 
 import typer
@@ -50,16 +50,19 @@ class Launch:
 
 
 class Lines(io.TextIOBase):
-    """Where the first process prints to: each line goes to whoever launched it."""
+    """Where the first process prints to: each line goes to whoever launched it, who may not listen any more."""
 
     def __init__(self, queue: Any) -> None:
         self._queue, self._rest = queue, ""
 
     def write(self, text: str) -> int:
         """Send the lines that are complete."""
+        from ray.exceptions import RayError
+
         *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._queue.put(line)
+        with suppress(RayError):
+            for line in lines:
+                self._queue.put(line)
         return len(text)
 
 
@@ -89,7 +92,7 @@ def ray_train(
         CheckFailed: a process died once more than that.
         Stopped: by Ctrl-C.
     """
-    require_ray("recipes/ray_train.py")
+    require_ray("recipes/ray_train.py", "ray.train")
     with (
         tempfile.TemporaryDirectory(prefix="clip-toolkit-ray-") as storage,
         connected(address),
@@ -116,19 +119,47 @@ def ray_train(
             ),
         )
         try:
-            answer = trainer.fit().return_value
+            with _ctrl_c_kept():
+                answer = trainer.fit().return_value
         except (KeyboardInterrupt, SystemExit) as error:  # Ray makes the second of Ctrl-C
             raise Stopped("stopped; go on with the same command and --resume", signal.SIGINT) from error
         except TrainingFailedError as error:
-            failures = getattr(error, "worker_failures", {}) or {0: error}
-            rank, first = min(failures.items())
-            if isinstance(first, ToolkitError):
-                raise first from error
-            reason = next((line for line in reversed(str(first).splitlines()) if line.strip()), type(first).__name__)
-            raise CheckFailed(f"process {rank} failed: {reason.strip()}; go on with --resume") from error
+            raise _in_words(error) from error
     if isinstance(answer, ToolkitError):
         raise answer
     return dict(answer)
+
+
+def _in_words(error: Exception) -> ToolkitError | CheckFailed:
+    """What made a training fail: a mistake of the user's, else a process that died, else one whose recipe raised.
+
+    Of several, that of the lowest rank; the others fail of it, as they wait for that process.
+    """
+
+    def order(failure: tuple[int, Exception]) -> tuple[bool, bool, int]:
+        rank, cause = failure
+        died = type(cause).__module__.partition(".")[0] == "ray"  # it is Ray that says so
+        return not isinstance(cause, ToolkitError), not died, rank
+
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    rank, cause = min(failures.items(), key=order, default=(None, error))
+    if isinstance(cause, ToolkitError):
+        return cause
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    reason = ": ".join([type(cause).__name__, *lines[-1:]]).rstrip(".")
+    who = "Ray Train" if rank is None else f"process {rank}"
+    return CheckFailed(f"{who} failed: {reason}; go on with --resume")
+
+
+@contextmanager
+def _ctrl_c_kept() -> Iterator[None]:
+    """Have Ctrl-C do afterwards what it did before: Ray Train leaves a handler of its own behind."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if current_thread() is main_thread() and before is not None:  # in others Ray sets none; None is C's
+            signal.signal(signal.SIGINT, before)
 
 
 def _gpus(workers: int) -> bool:
@@ -149,23 +180,33 @@ def _gpus(workers: int) -> bool:
 
 @contextmanager
 def _printed() -> Iterator[Any]:
-    """A queue whose lines come out here; what else Ray's processes say stands in Ray's logs."""
-    from ray.util.queue import Queue
+    """A queue whose lines come out here; what else Ray's processes say stands in Ray's logs.
 
-    queue = Queue()
+    It is on this node, as Ray Train's own controller is, so that only an end of this node ends it, and takes no
+    worker's place. Where it ends all the same, nothing more is printed, and the training goes on.
+    """
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def print_lines() -> None:
-        while (line := queue.get()) is not None:
-            sys.stderr.write(f"{line}\n")
+        with suppress(RayError):
+            while (line := queue.get()) is not None:
+                sys.stderr.write(f"{line}\n")
 
     thread = Thread(target=print_lines, daemon=True)
     thread.start()
     try:
         yield queue
     finally:
-        queue.put(None)
-        thread.join()
-        queue.shutdown()
+        with suppress(RayError):
+            queue.put(None)
+            thread.join()
+            queue.shutdown()
 
 
 def _work(config: dict[str, Launch]) -> Any:

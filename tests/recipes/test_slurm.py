@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from interrupted_runs import outcome_of
+from torch.distributed.launcher.api import LaunchConfig
 
 from toolkit.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "recipes" / "slurm" / "slurm.sbatch"
 SRUN = """#!/bin/bash
-while [[ $1 == --* ]]; do shift; done  # srun's own options
+while [[ $1 == --* ]]; do echo "$1" >> "$SLURM/options"; shift; done  # srun's own options
 for machine in one two; do
   setsid "$@" &
   echo $! >> "$SLURM/steps"
@@ -41,12 +43,16 @@ for step in $(cat "$SLURM/steps"); do kill -TERM -- "-$step" || true; done
 TORCHRUN = """#!/bin/bash
 trap 'echo stopped >> "$SLURM/launched"; exit 1' TERM
 echo "$*" >> "$SLURM/launched"
+echo "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" >> "$SLURM/patience"
 for _ in $(seq 600); do [ -e "$SLURM/go" ] && exit 0; sleep 0.05; done
 """
 """For the quick tests, in which nothing is trained."""
 
 
-def start(slurm: Path, *arguments: str, torchrun: str | None = None) -> subprocess.Popen[str]:
+def start(
+    slurm: Path, *arguments: str, torchrun: str | None = None, job: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the job's script; ``job`` is what Slurm tells of this job beside its number and machines."""
     commands = {"srun": SRUN, "scontrol": SCONTROL, "scancel": SCANCEL} | ({"torchrun": torchrun} if torchrun else {})
     slurm.mkdir(exist_ok=True)
     for name, content in commands.items():
@@ -54,7 +60,9 @@ def start(slurm: Path, *arguments: str, torchrun: str | None = None) -> subproce
         (slurm / name).chmod(0o755)
     path = os.pathsep.join([str(slurm), str(Path(sys.executable).parent), os.environ["PATH"]])
     env = os.environ | {"PATH": path, "SLURM": str(slurm), "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "local[1-2]"}
-    env["OMP_NUM_THREADS"] = "1"
+    for name in ("SLURM_CPUS_PER_TASK", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        env.pop(name, None)
+    env |= {"OMP_NUM_THREADS": "1"} | dict(job or {})
     return subprocess.Popen(["bash", str(JOB), *arguments], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 
@@ -93,6 +101,37 @@ def test_each_machine_gets_the_launcher_and_a_job_without_its_arguments_says_so(
     process = start(slurm, "a.yaml", torchrun=TORCHRUN)
     assert "usage: sbatch" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "options"), [({"SLURM_CPUS_PER_TASK": "64"}, ["--cpus-per-task=64"]), ({}, [])], ids=["some", "none"]
+)
+def test_a_launcher_gets_the_cpus_that_the_job_asked_for(
+    job: dict[str, str], options: list[str], tmp_path: Path
+) -> None:
+    """``srun`` of Slurm 22.05 to 23.02 has to be told; a job that asked for none leaves it to Slurm."""
+    slurm = tmp_path / "slurm"
+    slurm.mkdir()
+    (slurm / "go").touch()
+    process = start(slurm, "a.yaml", "runs/a", torchrun=TORCHRUN, job=job)
+    assert process.communicate(timeout=60)[1] == ""
+    assert (slurm / "options").read_text().splitlines() == ["--kill-on-bad-exit=1", *options]
+
+
+@pytest.mark.parametrize("asked", [{}, {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}], ids=["default", "own"])
+def test_a_checkpoint_has_most_of_the_time_that_slurm_leaves(
+    asked: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = tmp_path / "slurm"
+    slurm.mkdir()
+    (slurm / "go").touch()
+    start(slurm, "a.yaml", "runs/a", torchrun=TORCHRUN, job=asked).communicate(timeout=60)
+    first, second = (int(line) for line in (slurm / "patience").read_text().splitlines())
+    (left,) = map(int, re.findall("^#SBATCH --signal=B:USR1@([0-9]+)$", JOB.read_text(), re.MULTILINE))
+    assert first == second == int(asked.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", left - 30))
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(first))
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1)
+    assert getattr(config, "shutdown_timeout", first) == first  # torch 2.11 has none
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])

@@ -18,11 +18,20 @@ ROOT = Path(__file__).parents[2]
 SAY = "from toolkit.runs.launch import Worker; print(Worker.this().model_dump_json())"
 
 
-def worker(*between: str, run_id: str | None = "none") -> Worker:
+CLOCK_SET = "import psutil; boot = psutil._pslinux.boot_time; psutil._pslinux.boot_time = lambda: boot() + 3600"
+"""What psutil reads of the kernel after the machine's clock was set an hour ahead."""
+
+
+def worker(*between: str, run_id: str | None = "none", before: str = "") -> Worker:
     """What a process says of itself that this one starts, as a launcher does or as a shell does."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)} | ({RUN_ID: run_id} if run_id else {})
     said = subprocess.run(
-        [*between, sys.executable, "-c", SAY], env=env, capture_output=True, text=True, check=True, timeout=60
+        [*between, sys.executable, "-c", f"{before}\n{SAY}"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return Worker.model_validate_json(said.stdout)
 
@@ -41,6 +50,12 @@ def test_a_run_goes_on_where_its_own_launcher_started_workers_before(
     assert not run.was_prepared_before([by_hand])
     assert not run.was_prepared_before([second.model_copy(update={"launcher": "a later launch"})])
     assert not RunFolder(tmp_path / "nowhere").was_prepared_before([second])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems note when a process started once")
+def test_a_launcher_is_known_again_after_the_clock_was_set() -> None:
+    first, second = worker(), worker(before=CLOCK_SET)
+    assert second.follows(first)
 
 
 @pytest.mark.parametrize("written", ["{}", "[]", "{", '{"workers": [{"process": "x"}, 3]}', '{"workers": null}'])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +24,10 @@ def launch_id() -> str | None:
 
 
 class Worker(BaseModel):
-    """A process that trains, and the elastic launcher that started it, each by machine, number and start."""
+    """A process that trains, and the elastic launcher that started it, each by machine, number and start.
+
+    The clock of a machine may be set while a run is under way; none of the three changes then.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,8 +39,7 @@ class Worker(BaseModel):
     def this(cls) -> Worker:
         """This process."""
         me = psutil.Process()
-        launcher = _launcher_of(me) if RUN_ID in os.environ else None
-        return cls(process=_named(me), launcher=None if launcher is None else _named(launcher))
+        return cls(process=_named(me), launcher=_launcher_of(me) if RUN_ID in os.environ else None)
 
     def follows(self, other: Worker) -> bool:
         """Whether the launcher that started this worker had started the other one before it."""
@@ -46,13 +51,28 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def _launcher_of(process: psutil.Process) -> psutil.Process | None:
+def _launcher_of(process: psutil.Process) -> str | None:
     """The nearest process above that is no worker itself: a script may stand between the launcher and a worker."""
     try:
-        return next((above for above in process.parents() if RUN_ID not in above.environ()), None)
-    except psutil.Error:  # of another user, or gone
+        return next((_named(above) for above in process.parents() if RUN_ID not in above.environ()), None)
+    except (psutil.Error, OSError):  # of another user, or gone
         return None
 
 
 def _named(process: psutil.Process) -> str:
-    return f"{socket.gethostname()} {process.pid} {process.create_time()}"
+    return f"{socket.gethostname()} {process.pid} {_started(process)}"
+
+
+def _started(process: psutil.Process) -> str:
+    """When a process started: which boot of the machine, and ticks since then (``starttime`` of Linux's proc(5)).
+
+    psutil adds the ticks to the time of the boot, which moves when the clock is set. Other systems
+    note the time once, as a process starts.
+    """
+    if sys.platform != "linux":
+        return str(process.create_time())
+    boot = ""
+    with suppress(OSError):  # a sandbox may lack it
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    _, _, after_name = Path(f"/proc/{process.pid}/stat").read_bytes().rpartition(b")")
+    return f"{boot} {after_name.split()[19].decode()}"

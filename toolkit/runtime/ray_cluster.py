@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from toolkit.errors import ToolkitError
@@ -17,22 +18,30 @@ CONNECT_SECONDS = 10.0
 """For the head node to answer at all; Ray would try for minutes, and then end the process."""
 
 
-def require_ray(where: str) -> None:
-    """Import Ray, told to report nothing to its makers and to leave its log in its files, unless told otherwise.
+def require_ray(where: str, library: str) -> None:
+    """Import one of Ray's libraries.
+
+    Ray is told to report nothing to its makers and to leave its log in its files, unless told otherwise.
 
     Args:
         where: what needs it.
+        library: such as ``ray.train``, which needs packages that a bare Ray doesn't bring.
 
     Raises:
-        ToolkitError: it is not installed.
+        ToolkitError: it, or what it needs, is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray  # noqa: F401
-    except ModuleNotFoundError as error:
-        fix = 'pip install "clip-toolkit[ray]"'
-        raise ToolkitError(f"{error.name} is not installed", where=where, fix=fix) from error
+
+        import_module(library)
+    except ImportError as error:
+        missing = error.__cause__ or error  # ray.train raises another error of the one that names the package
+        what = f"{library} can't be imported: {missing}"
+        if isinstance(missing, ModuleNotFoundError):
+            what = f"{missing.name} is not installed"
+        raise ToolkitError(what, where=where, fix='pip install "clip-toolkit[ray]"') from error
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def _engine(bundle: Bundle, options: ScoringOptions, progress: Progress) -> Abst
     if options.engine == "local":
         return local_engine(bundle, options)
     progress.stage("starting Ray")
-    require_ray("--engine ray")
+    require_ray("--engine ray", "ray.data")
     from toolkit.scoring.ray_engine import ray_engine
 
     return ray_engine(bundle, options)

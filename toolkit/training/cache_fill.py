@@ -16,7 +16,7 @@ from torch import Tensor
 
 from toolkit.data.listing import named
 from toolkit.errors import ToolkitError
-from toolkit.files import recover_interrupted_writes, write_bytes
+from toolkit.files import explain_os_errors, recover_interrupted_writes, write_bytes
 from toolkit.lock import TakenError, lock
 from toolkit.progress import Progress
 from toolkit.training.activation_source import ActivationSource
@@ -28,6 +28,8 @@ from toolkit.training.stopwatch import Stopwatch
 
 LOOK_SECONDS = 0.5
 """Between two looks at whether another run still fills the cache."""
+SIGN = ".sign-"
+"""Begins the name of a file that shows which processes see the folder of the main one."""
 
 
 def fill_cache(
@@ -55,10 +57,7 @@ def fill_cache(
     with ExitStack() as held:
         _wait_for_turn(held, cache.folder, accelerator, stop_if_asked)
         shards = cache.layout.shards()
-        if accelerator.is_main_process:
-            for folder in sorted(cache.folder.glob("rank-*")):
-                recover_interrupted_writes(folder)
-        accelerator.wait_for_everyone()
+        on_main_process(accelerator, lambda: _clear_up(cache.folder))
         found = agreement.gathered(cache.missing(shards[process::processes]))
         missing = sorted((shard for theirs, _ in found for shard in theirs), key=lambda shard: shard.name)
         on_main_process(accelerator, lambda: _prepare(cache, missing))
@@ -87,6 +86,15 @@ def _wait_for_turn(held: ExitStack, folder: Path, accelerator: Accelerator, stop
         time.sleep(LOOK_SECONDS)
 
 
+def _clear_up(folder: Path) -> None:
+    """Remove what killed runs left in a cache that is locked."""
+    with explain_os_errors(folder):
+        for place in (folder, *sorted(folder.glob("rank-*"))):
+            recover_interrupted_writes(place)
+        for sign in folder.glob(f"{SIGN}*"):
+            sign.unlink()
+
+
 def _prepare(cache: BoundaryCache, missing: list[Shard]) -> None:
     cache.check_space(missing)
     cache.write_key()
@@ -94,11 +102,19 @@ def _prepare(cache: BoundaryCache, missing: list[Shard]) -> None:
 
 def _refuse_unshared(folder: Path, accelerator: Accelerator, agreement: AllRanks) -> None:
     """Raise, before anything is computed, if a process writes to another disk than the main one does."""
-    sign = folder / f".sign-{on_main_process(accelerator, lambda: uuid.uuid4().hex)}"
-    on_main_process(accelerator, lambda: write_bytes(sign, b""))
-    machines = agreement.gathered((socket.gethostname(), sign.exists()))
-    if accelerator.is_main_process:
-        sign.unlink()
+    sign = folder / f"{SIGN}{on_main_process(accelerator, lambda: uuid.uuid4().hex)}"
+
+    def show() -> None:
+        with explain_os_errors(sign):
+            write_bytes(sign, b"")
+
+    def hide() -> None:
+        with explain_os_errors(sign):
+            sign.unlink(missing_ok=True)
+
+    on_main_process(accelerator, show)
+    machines = agreement.gathered((socket.gethostname(), _sees(sign)))
+    on_main_process(accelerator, hide)
     blind = [f"process {process} on {machine}" for process, (machine, sees) in enumerate(machines) if not sees]
     if blind:
         what = f"{named(blind)} can't see the folder of the boundary cache that process 0 on {machines[0][0]} writes"
@@ -106,6 +122,13 @@ def _refuse_unshared(folder: Path, accelerator: Accelerator, agreement: AllRanks
             "set training.boundary_cache.dir to a folder that all machines share, or put the run folder on such a disk"
         )
         raise ToolkitError(what, where=folder, fix=fix, everywhere=True)
+
+
+def _sees(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # of a folder that can't be searched
+        return False
 
 
 def _batches(shards: list[Shard]) -> int:
