@@ -21,21 +21,12 @@ from color_images import write_images
 from toolkit.recipe.recipe import Recipe
 
 FAMILY_BLIND = (
-    *("test_remote", "test_app", "test_batcher", "test_clients", "test_push", "test_mlflow"),
+    *("test_server", "test_remote", "test_app", "test_batcher", "test_clients", "test_push", "test_mlflow"),
     *("test_api", "test_benchmark", "test_bill_of_materials", "test_change", "test_concurrency", "test_duration"),
     *("test_embed", "test_evaluate", "test_memory", "test_multi_stream", "test_offline", "test_operators"),
     *("test_regression", "test_report", "test_serve_image", "test_architecture", "test_binding", "test_cli"),
     *("test_bundle", "test_contract", "test_external_data", "test_full_disk", "test_hostile_bundles", "test_onnx_file"),
-    *(
-        "test_plots",
-        "test_ceilings",
-        "test_resume",
-        "test_server",
-        "test_signature",
-        "test_tensorrt",
-        "test_trainer",
-        "test_triton_config",
-    ),
+    *("test_plots", "test_resume", "test_signature", "test_tensorrt", "test_triton_config"),
 )
 """Files whose tests take a run or a bundle as it is and see nothing of its encoder: one family is enough for CI."""
 
