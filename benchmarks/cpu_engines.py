@@ -6,10 +6,12 @@ Needs openvino and nncf beside the toolkit; ENV is an environment of its own wit
 transformers that it takes. Weights are random: speed doesn't depend on their values. Every engine takes the same
 ``pixel_values`` of real images and gives the logits; two threads; blocks alternate in one run.
 
-- ours: fp32 as shipped for ONNX Runtime, the same in standard operators, fp32, bf16 and int8 of OpenVINO, int8 of
-  ONNX Runtime.
+- ours: fp32 and int8 of ONNX Runtime; fp32, bf16 and int8 of OpenVINO.
 - beside them: optimum's graph in ONNX Runtime's default session with two threads; OpenVINO's own conversion of the
   torch module in fp32, in bf16 (its hint) and in int8 by NNCF; torch eager in bf16; torch.compile in fp32 and bf16.
+
+Then a request: from a 480x640 JPEG to its label, by ``toolkit.load`` in each of our forms, and by transformers' image
+processor with optimum's graph (which has no head).
 
 Also the limits of the processor: the best rate of a large matrix product by torch (oneDNN) and OpenVINO, in fp32, bf16
 and int8, and the rate at which memory that no cache holds is read. Of each of our graphs: its share of the peak, and
@@ -21,6 +23,7 @@ on two cores that do nothing else.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import tempfile
@@ -34,19 +37,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+import toolkit
+from benchmarks.fused_graph import jpegs
 from export.bundle import ExportOptions, export_bundle
-from export.graph.classifier_graph import build_graph
-from export.graph.config import GraphConfig
-from export.graph.subgraph import open_model
 from export.latency.measure import MinSamples, Samples, alternate
 from export.latency.roofline.work import count_work
 from export.latency.runner import Runner
 from recipes.finetune import finetune
 from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
-from toolkit.models.processing import preprocess_from
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
@@ -57,6 +59,8 @@ RESULTS = Path(__file__).parent / "results" / "cpu_engines.json"
 ENCODERS = {"ViT-B/32": 32, "ViT-B/16": 16}
 """Side of a patch."""
 THREADS, SIDE, IMAGES = 2, 224, 64
+SHIPPED = (("cpu", ("fp32", "int8")), ("openvino", ("fp32", "bf16", "int8")))
+"""What our bundles are exported for."""
 OPTIMUM = """
 import sys
 from optimum.exporters.onnx import main_export
@@ -93,28 +97,21 @@ def make_run(work: Path, patch: int) -> Run:
 def ours(run: Run, work: Path) -> tuple[list[Runner], dict[str, onnx.ModelProto]]:
     """The shipped graphs on both runtimes, and the graphs whose operations are counted."""
     engines, graphs = list[Runner](), dict[str, onnx.ModelProto]()
-    for provider, precisions in (("cpu", ("fp32", "int8")), ("openvino", ("fp32", "bf16", "int8"))):
+    for provider, precisions in SHIPPED:
         path = work / f"bundle-{provider}"
         wanted = ExportOptions("pixel_values", precisions, images=IMAGES, calibration_images=IMAGES)
         export_bundle(run, path, wanted, provider=provider, threads=THREADS)
         bundle = Bundle(path)
         for precision in precisions:
             session = bundle.session(provider=provider, precision=precision, threads=THREADS)
-            name = f"ours, {precision} on {'ONNX Runtime' if provider == 'cpu' else 'OpenVINO'}"
+            name = _called(precision, provider)
             engines.append(Runner(name, precision, provider, THREADS, session.run, "pixel_values"))
             graphs[name] = onnx.load(path / bundle.graph_name(precision))
-    plain = build_graph(
-        run.classifier,
-        preprocess_from(run.processor),
-        {},
-        "pixel_values",
-        GraphConfig(standard_ops_only=True, fuse_skip_layernorm=False),
-    )
-    session = open_model(plain, provider="cpu", threads=THREADS)
-    name = "ours, fp32 in standard operators on ONNX Runtime"
-    engines.append(Runner(name, "fp32", "cpu", THREADS, session.run, "pixel_values"))
-    graphs[name] = plain
     return engines, graphs
+
+
+def _called(precision: str, provider: str) -> str:
+    return f"ours, {precision} on {'ONNX Runtime' if provider == 'cpu' else 'OpenVINO'}"
 
 
 def rivals(run: Run, work: Path, batches: Sequence[Mapping[str, Any]], optimum: str | None) -> list[Runner]:
@@ -174,6 +171,27 @@ def rivals(run: Run, work: Path, batches: Sequence[Mapping[str, Any]], optimum: 
 
         engines.append(Runner("optimum's graph, fp32", "fp32", "cpu", THREADS, compute, "pixel_values"))
     return engines
+
+
+def requests(work: Path, optimum: Runner, least: MinSamples) -> list[Samples]:
+    """From the content of a JPEG to its label: our bundles as they are opened in production, and optimum's graph."""
+
+    def ours_with(provider: str, precision: str) -> Runner:
+        classifier = toolkit.load(
+            work / f"bundle-{provider}", provider=provider, precision=precision, threads=THREADS, sessions=1
+        )
+        label = lambda feed: classifier.predict(feed["jpeg"]).label  # noqa: E731
+        return Runner(_called(precision, provider), precision, provider, THREADS, label)
+
+    processor = CLIPImageProcessorPil.from_pretrained(work / "encoder")
+
+    def compute(feed: Mapping[str, Any]) -> Any:
+        with Image.open(io.BytesIO(feed["jpeg"])) as image:
+            return optimum.run(processor(images=image.convert("RGB"), return_tensors="np"))
+
+    engines = [ours_with(provider, precision) for provider, each in SHIPPED for precision in each]
+    engines.append(Runner("transformers' processor and optimum's graph, fp32", "fp32", "cpu", THREADS, compute))
+    return alternate(engines, [{"jpeg": content} for content in jpegs(work / "elpv", 32)], least)
 
 
 def openvino_runner(name: str, precision: str, model: Any) -> Runner:
@@ -281,7 +299,7 @@ def measured(name: str, optimum: str | None, least: MinSamples) -> dict[str, Any
         for batch_size in (1, 8):
             gflop = {}
             for each, graph in graphs.items():
-                if "standard" in each or "OpenVINO" not in each:
+                if "OpenVINO" not in each:
                     gflop[each] = count_work(graph, [batch_size, 3, SIDE, SIDE]).gflop
             fp32 = gflop["ours, fp32 on ONNX Runtime"]
             gflop |= dict.fromkeys([each for each in graphs if each not in gflop], fp32)
@@ -294,6 +312,12 @@ def measured(name: str, optimum: str | None, least: MinSamples) -> dict[str, Any
                 row["share_of_limit"] = max(row["share_of_peak"], read_ms / row["p50_ms"])
             print(json.dumps(row), flush=True)
         found["best"] = [verdict(found["rows"], batch_size) for batch_size in (1, 8)]
+        if optimum:
+            found["from_jpeg"] = rows(requests(work, engines[-1], least), 1, {})
+            theirs = found["from_jpeg"][-1]["p50_ms"]
+            for row in found["from_jpeg"]:
+                row["ratio_to_optimum"] = row["p50_ms"] / theirs
+                print(json.dumps(row), flush=True)
         return found | {"logits": differences(run, engines, single)}
 
 

@@ -52,7 +52,7 @@ def measured(name: str, least: MinSamples) -> list[dict[str, Any]]:
             config = CLIPVisionConfig(patch_size=ENCODERS[name], projection_dim=512)
             CLIPVisionModelWithProjection(config).save_pretrained(folder)
             CLIPImageProcessorPil().save_pretrained(folder)
-        built = build_classifier(ModelConfig(encoder=encoder), ["a", "b"], seed=0)
+        built = build_classifier(ModelConfig(encoder=encoder, unfreeze_last=0), ["a", "b"], seed=0)
     classifier, preprocess = built[0].eval(), preprocess_from(built[1])
     height, width = preprocess.output_size or (0, 0)
     engines = []

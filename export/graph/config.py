@@ -29,8 +29,8 @@ class GraphConfig(BaseModel):
     """Of the probabilities, of all classes or one for each, where it was fitted again for this config; else the
     classifier's."""
     fuse_skip_layernorm: bool = Field(True, alias="joined_norms")
-    """Residual sum, bias of the matmul before it, and norm by one operator; integer matmuls add their bias
-    themselves, and then a sum and a norm apart are faster on CPUs."""
+    """Residual sum, bias of the matmul before it, and norm by one operator, for CUDA; on CPUs a sum and a norm apart
+    are 4 to 15 % faster (benchmarks/results/graph_form.json)."""
     standard_ops_only: bool = Field(False, alias="standard")
     """Standard operators alone, for compilers that know no others: TensorRT's and OpenVINO's."""
     patches_as_matmul: bool = False

@@ -83,7 +83,7 @@ class ConfigMaker:
         return GraphConfig(
             precision=precision,
             keep_fp32=keep_fp32 or {},
-            fuse_skip_layernorm=precision != "int8" and not self._standard,
+            fuse_skip_layernorm=self.provider == "cuda" and precision != "int8",
             standard_ops_only=self._standard,
             # ONNX's Conv has no bf16 before opset 22, and OpenVINO computes in the types that the graph says
             patches_as_matmul=self._patches_as_matmul or (self.provider == OPENVINO and precision == "bf16"),
