@@ -13,7 +13,7 @@ from PIL import Image
 
 from toolkit.errors import ToolkitError
 from toolkit.runtime.bundle import Bundle
-from toolkit.runtime.decode import read_encoded
+from toolkit.runtime.decode import UnreadableImageError, read_encoded
 from toolkit.runtime.examples import graph_input
 from toolkit.runtime.golden import GOLDEN_TEXT
 from toolkit.runtime.image_files import expand
@@ -143,10 +143,23 @@ def contents_of(bundle: Bundle, run: Run | None, images: Path | None) -> tuple[l
 
 
 def folder_contents(folder: Path, preprocess: Preprocess) -> tuple[list[bytes], str]:
-    """Images of a folder, in a seeded order, and where they come from."""
+    """Images of a folder, in a seeded order, and where they come from.
+
+    Raises:
+        UnreadableImageError: one can't be decoded; named here, since from here on they are bytes.
+    """
     files = expand([folder])
     chosen = np.random.default_rng(SEED).permutation(len(files))[:POOL]
-    return enlarged(_within_memory(read_encoded(files[place]) for place in chosen), str(folder), preprocess)
+
+    def read(path: Path) -> bytes:
+        content = read_encoded(path)
+        try:
+            preprocess.decoded(content)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(error.reason, where=path) from error
+        return content
+
+    return enlarged(_within_memory(read(files[place]) for place in chosen), str(folder), preprocess)
 
 
 def _within_memory(contents: Iterable[bytes]) -> list[bytes]:

@@ -57,7 +57,7 @@ class Proof:
             CheckFailed: the graph does not run fused, or elsewhere than asked.
         """
         reader = ExampleReader(session.input, preprocess, tokenizer, session.takes_missing)
-        first = reader(samples[0].taken_by(reader))
+        first = samples[0].inputs_for(reader)
         nodes = session.executed_nodes(stacked([first]))
         fused = check_nodes(nodes, reference.classifier, session.provider, config_of(model))
         return cls(session, model, preprocess, reference, samples, fused, len(nodes), tokenizer)

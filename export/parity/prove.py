@@ -98,7 +98,7 @@ def compare(
     """
     outcome, first = Comparison(), 0
     reader = ExampleReader(session.input, preprocess, tokenizer, session.takes_missing)
-    images = (reader(sample.taken_by(reader)) for sample in samples)
+    images = (sample.inputs_for(reader) for sample in samples)
     started = time.perf_counter()
     for inputs in windows(images, sum(BATCH_SIZES)):
         chunk = samples[first : first + len(inputs)]

@@ -13,6 +13,7 @@ from toolkit.data.text_picture import text_picture
 from toolkit.data.texts import sample_hash
 from toolkit.runtime.decode import UnreadableImageError, decode
 from toolkit.runtime.examples import ExampleReader, ImageText
+from toolkit.runtime.inputs import Inputs
 from toolkit.runtime.value_range import Range
 
 UNLABELLED = -1
@@ -64,6 +65,18 @@ class LabelledImage:
             UnreadableImageError: the image can't be read any more.
         """
         return ImageText(self.read() if reader.takes_image else None, self.text if reader.takes_text else None)
+
+    def inputs_for(self, reader: ExampleReader) -> Inputs:
+        """What a graph computes with; an image that can't be decoded is named.
+
+        Raises:
+            UnreadableImageError: it can't be read, or not decoded.
+            ToolkitError: what the reader raises.
+        """
+        try:
+            return reader(self.taken_by(reader))
+        except UnreadableImageError as error:
+            raise UnreadableImageError(error.reason, where=self.path) from error
 
     def decode(self, *, grey: bool = False) -> Image.Image:
         """The image's upright pixels; see :func:`toolkit.runtime.decode.decode`."""

@@ -76,7 +76,7 @@ def _logits(bundle: Bundle, precision: str, provider: str, examples: Sequence[La
     session = bundle.session(provider=provider, precision=precision, batch_size=BATCH_SIZE)
     logits, first = np.zeros((len(examples), len(bundle.labels)), np.float32), 0
     reader = bundle.reader(session.input)
-    inputs = (reader(example.taken_by(reader)) for example in examples)
+    inputs = (example.inputs_for(reader) for example in examples)
     for window in windows(inputs, CHUNK):
         for places in places_by_shapes(dict(enumerate(window))):
             outputs = session.run_batches(stacked(window[place] for place in places), BATCH_SIZE)

@@ -14,6 +14,7 @@ from export.graph.classifier_graph import build_graph
 from export.graph.config import FUSED, config_of
 from export.graph.external_data import save_graph
 from export.graph.fusion_check import check_nodes
+from export.latency.pool import folder_contents
 from export.parity.agreement import agreement, changes
 from export.parity.float64 import in_float64
 from export.parity.prove import BATCH_SIZES, _batches
@@ -23,6 +24,7 @@ from toolkit.errors import CheckFailed
 from toolkit.metrics.split import split_metrics
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
+from toolkit.runtime.decode import UnreadableImageError
 from toolkit.runtime.node_profile import ExecutedNode
 from toolkit.runtime.session import Session
 from toolkit.tasks.task import SINGLE_LABEL
@@ -164,3 +166,18 @@ def test_the_gate_names_what_is_not_fused_or_runs_elsewhere(finished_run: Path, 
     with pytest.raises(CheckFailed, match=r"elsewhere than on cuda") as caught:
         check_nodes(nodes, classifier, "cuda", shipped)
     assert matmul.name in str(caught.value)
+
+
+def test_an_image_of_a_folder_that_cannot_be_decoded_is_named(
+    finished_run: Path, finished_bundle: Path, color_data: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(color_data / "test" / "red" / "00.png", tmp_path / "good.png")
+    bad, bundle = tmp_path / "cut.png", Bundle(finished_bundle)
+    bad.write_bytes((color_data / "test" / "red" / "00.png").read_bytes()[:-30])
+    for look in (
+        lambda: prove_again(bundle, Run(finished_run), provider="cpu", threads=None, folder=tmp_path),
+        lambda: folder_contents(tmp_path, bundle.preprocess),
+    ):
+        with pytest.raises(UnreadableImageError) as caught:
+            look()
+        assert caught.value.where == str(bad)
