@@ -183,7 +183,7 @@ def requests(work: Path, optimum: Runner, least: MinSamples) -> list[Samples]:
         label = lambda feed: classifier.predict(feed["jpeg"]).label  # noqa: E731
         return Runner(_called(precision, provider), precision, provider, THREADS, label)
 
-    processor = CLIPImageProcessorPil.from_pretrained(work / "encoder")
+    processor = CLIPImageProcessorPil()
 
     def compute(feed: Mapping[str, Any]) -> Any:
         with Image.open(io.BytesIO(feed["jpeg"])) as image:

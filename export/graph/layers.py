@@ -107,6 +107,17 @@ class LayerBuilder:
         )
         return name, x.name
 
+    def final_norm(self, x: str | Residual, module: nn.LayerNorm) -> str:
+        """The norm behind the last layer; nothing else takes what it normalises.
+
+        Such a sum ONNX Runtime joins with the norm by itself, but only where it knows the shapes: graphs that take
+        images would give other bits than those that take their pixels. It lets ``Sum`` alone. Graphs in half and in
+        integers keep their form, since a run may have learned on it.
+        """
+        if isinstance(x, Residual) and not self.config.fuse_skip_layernorm and self.config.precision == "fp32":
+            x = str(self.builder.node("Sum", [x.stream, x.matmul], name=x.name))
+        return self.layer_norm(x, module)[0]
+
     @property
     def _compiled_in_bf16(self) -> bool:
         """Whether OpenVINO runs the graph in bf16.

@@ -112,11 +112,11 @@ class NetworkBuilder(LayerBuilder):
             stream = self.layer(stream, block, rotary=rotary)
         stream = self.layer(stream, last, first_token_only=first_only, rotary=rotary)
         if all_tokens:
-            return self.total(stream) if tower.post_norm is None else self.layer_norm(stream, tower.post_norm)[0]
+            return self.total(stream) if tower.post_norm is None else self.final_norm(stream, tower.post_norm)
         if tower.post_norm is None:
             pooled = self.pooled(self.total(stream), tower)
         else:
-            pooled = self.pooled(self.layer_norm(stream, tower.post_norm)[0], tower)
+            pooled = self.pooled(self.final_norm(stream, tower.post_norm), tower)
         return pooled if tower.projection is None else self.linear(pooled, tower.projection)
 
     def tokens(self, tower: Tower, pixel_values: str) -> str:

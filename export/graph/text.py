@@ -19,7 +19,7 @@ class TextBuilder(LayerBuilder):
         for block in tower.blocks:
             stream = self.layer(stream, block, causal=tower.causal)
         assert tower.post_norm is not None  # every family's text tower has one
-        normed, _ = self.layer_norm(stream, tower.post_norm)
+        normed = self.final_norm(stream, tower.post_norm)
         pooled = self.pooled(normed, input_ids, tower)
         return pooled if tower.projection is None else self.linear(pooled, tower.projection)
 

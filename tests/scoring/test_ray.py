@@ -215,11 +215,10 @@ def test_a_cluster_that_is_too_small_says_so(nodes: list[tuple[int, int]], gpu: 
         layout_of(nodes, 4, gpu=gpu)
 
 
-def test_a_bad_address_is_one_line(
-    bundle: Bundle, archive: Path, in_process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    command = ["predict", bundle.path, "--input", archive, "--out", tmp_path / "out"]
-    done = in_process(*command, "--engine", "ray", "--address", "127.0.0.1:1")
+def test_a_bad_address_is_one_line(bundle: Bundle, archive: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, str(bundle.path), "--input", str(archive), "--out", str(tmp_path / "out")]
+    command += ["--engine", "ray", "--address", "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no Ray cluster answers: Connection refused (at 127.0.0.1:1); give host:port")
     assert len(done.stderr.splitlines()) == 1

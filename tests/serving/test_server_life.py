@@ -262,9 +262,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_can_t_be_served_is_said_at_once(
-    bundle: Path, in_process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_what_can_t_be_served_is_said_at_once(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "no-key").write_text("\n")
     shutil.copytree(bundle, tmp_path / "others" / "model")
@@ -277,7 +275,7 @@ def test_what_can_t_be_served_is_said_at_once(
         (bundle, "--api-key-file", tmp_path / "no-key"): "holds no API key",
         (bundle, "--host", "256.0.0.1"): "can't listen",
     }.items():
-        done = in_process("serve", *arguments)
+        done = command(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
