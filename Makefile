@@ -15,10 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
 	touch $@
 
-# nothing is compiled ahead: Python compiles what is imported, and most files of the packages never are
 $(TEST_STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --editable ".[test]" --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable ".[test]" --constraint constraints.txt
 	touch $(STAMP) $@
 
 demo: $(STAMP)
