@@ -39,7 +39,7 @@ Pad has no such kernel in any opset, Conv has one from opset 22 on, which is als
 it; the other operators have fp16 and bf16. The CPU provider has bf16 kernels for hardly any, so a
 bf16 graph does not open there. Source: onnxruntime, docs/OperatorKernels.md, CUDAExecutionProvider.
 """
-MOVING = frozenset({"Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose"})
+MOVING = frozenset({"Expand", "Gather", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose"})
 """Operators that move values without changing them; they take the type of what they move."""
 
 

@@ -43,11 +43,8 @@ def matmul(
         return str(builder.node("DynamicQuantizeMatMul", inputs, name=to, domain=MICROSOFT))
     scale, zero = (builder.constant(value) for value in config.quantization.activation(name))
     quantized = builder.node("QuantizeLinear", [x, scale, zero], name=f"{name}/QuantizeLinear")
-    if not config.standard_ops_only:
-        return integer_matmul(builder, quantized, (scale, zero), weights, added, to)
-    values = builder.node("DequantizeLinear", [quantized, scale, zero], name=f"{name}/DequantizeLinear")
-    weight = builder.node("DequantizeLinear", weights, name=f"{name}.weight^T", axis=1)
-    return _plus(builder, builder.node("MatMul", [values, weight], name=before_bias), added, to)
+    standard = config.standard_ops_only
+    return integer_matmul(builder, quantized, (scale, zero), weights, added, to, standard_ops_only=standard)
 
 
 def quantized_matrix(builder: GraphBuilder, config: GraphConfig, name: str, matrix: Tensor) -> list[str]:
@@ -58,9 +55,23 @@ def quantized_matrix(builder: GraphBuilder, config: GraphConfig, name: str, matr
 
 
 def integer_matmul(
-    builder: GraphBuilder, quantized: str, affine: tuple[str, str], weights: list[str], bias: str, to: str
+    builder: GraphBuilder,
+    quantized: str,
+    affine: tuple[str, str],
+    weights: list[str],
+    bias: str,
+    to: str,
+    *,
+    standard_ops_only: bool = False,
 ) -> str:
-    """Rounded activations [..., in], with their scale and zero point, times a rounded matrix: float32 [..., out]."""
+    """Rounded activations [..., in], with their scale and zero point, times a rounded matrix: float32 [..., out].
+
+    In standard operators it is a matmul of what both stand for, which compilers turn into one of integers.
+    """
+    if standard_ops_only:
+        values = builder.node("DequantizeLinear", [quantized, *affine], name=f"{to}/values")
+        matrix = builder.node("DequantizeLinear", weights, name=f"{to}/matrix", axis=-1)
+        return _plus(builder, builder.node("MatMul", [values, matrix], name=f"{to}/MatMul" if bias else to), bias, to)
     scale, zero = affine
     matrix, weight_scale = weights
     inputs = [quantized, matrix, scale, weight_scale, zero, "", *([bias] if bias else [])]

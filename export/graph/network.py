@@ -88,9 +88,10 @@ class NetworkBuilder(LayerBuilder):
         levels = self._levels(pixel_values, self.preprocess, add)
         cut = add("Transpose", add("Reshape", levels, add.integers(0, *grid)), perm=[0, 1, 3, 2, 4])
         rows = add("Reshape", cut, add.integers(0, grid[0] * grid[2], side * side * 3))
-        scale, zero = self.builder.constant(np.float32(1)), self.builder.constant(np.uint8(0))
+        unit = self.builder.constant(np.float32(1)), self.builder.constant(np.uint8(0))
         weights = quantized_matrix(self.builder, self.config, name, matrix)
-        return integer_matmul(self.builder, rows, (scale, zero), weights, self.weight(f"{name}.shift", bias), name)
+        shift, standard = self.weight(f"{name}.shift", bias), self.config.standard_ops_only
+        return integer_matmul(self.builder, rows, unit, weights, shift, name, standard_ops_only=standard)
 
     def _levels(self, pixel_values: str, preprocess: Preprocess, add: Scope) -> str:
         """Grey levels uint8 [B, height, width, 3]: the preprocessing's own, or what ``pixel_values`` came from."""

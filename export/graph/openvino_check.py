@@ -10,7 +10,7 @@ from toolkit.errors import CheckFailed
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.node_profile import ExecutedNode
 
-MATMULS = frozenset({"FullyConnected", "MatMul", "Convolution"})
+MATMULS = frozenset({"FullyConnected", "FullyConnectedQuantizedLegacy", "MatMul", "Convolution"})
 """OpenVINO's nodes that multiply matrices; attention's two matmuls are inside a subgraph of its own."""
 INTEGERS = frozenset({"i8", "u8"})
 MATMULS_A_LAYER = 4

@@ -99,24 +99,20 @@ class ConfigMaker:
         if trunk is not None:
             return self._forms_behind_trunk(trunk)
         matmuls = quantisable(self.run.classifier, self.preprocess, self._float_graph)
-        if self._standard:  # such compilers take the patches' convolution
-            layers = tuple(name for name in matmuls if name in matmul_inputs(self._float_graph))
-            symmetric = self.provider == "tensorrt"  # which takes integers around zero alone, and no CPU adds them
-            ranges = self._ranges(layers, symmetric=symmetric)
-            rounding = {"pairs_fit": not symmetric, "symmetric": symmetric}
-            return [
-                self.rounded(Quantization(matmuls=layers, ranges=ranges, per_channel=per_channel, **rounding))
-                for per_channel in (True, False)
-            ]
         whole, layers = tuple(matmuls), tuple(name for name in matmuls if name in matmul_inputs(self._float_graph))
+        if self.provider == "tensorrt":  # it takes integers around zero alone, and no CPU adds them
+            ranges = self._ranges(layers, symmetric=True)
+            rounding = {"ranges": ranges, "pairs_fit": False, "symmetric": True}
+            choices = [Quantization(matmuls=layers, per_channel=each, **rounding) for each in (True, False)]
+            return [self.rounded(choice) for choice in choices]
         ranges = self._ranges(layers)
         choices = [
             Quantization(matmuls=whole, ranges=ranges),
             Quantization(matmuls=layers, ranges=ranges),
             Quantization(matmuls=whole, ranges=ranges, per_channel=False),
-            Quantization(matmuls=layers, activations="dynamic"),
-            Quantization(matmuls=layers, activations="dynamic", per_channel=False),
         ]
+        if not self._standard:
+            choices += [Quantization(matmuls=layers, activations="dynamic", per_channel=each) for each in (True, False)]
         return [self.rounded(choice) for place, choice in enumerate(choices) if choice not in choices[:place]]
 
     def half_behind_trunk(self, trunk: dict[str, Any]) -> GraphConfig:

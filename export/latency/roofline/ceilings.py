@@ -121,12 +121,8 @@ def matmuls_model(matmuls: Sequence[Matmul], *, standard_ops_only: bool = False)
             step = 1 / 32 if standard_ops_only else 1  # floats near 1, or levels
             affine = builder.constant(np.float32(step)), builder.constant(np.uint8(128))
             if standard_ops_only:
-                levels = builder.node("QuantizeLinear", [x, *affine], name=f"{to}/levels")
-                values = builder.node("DequantizeLinear", [levels, *affine], name=f"{to}/values")
-                matrix_of = builder.node("DequantizeLinear", weights, name=f"{to}/matrix", axis=len(matrix) - 1)
-                builder.node("MatMul", [values, matrix_of], name=to)
-            else:
-                integer_matmul(builder, x, affine, weights, "", to)
+                x = builder.node("QuantizeLinear", [x, *affine], name=f"{to}/levels")
+            integer_matmul(builder, x, affine, weights, "", to, standard_ops_only=standard_ops_only)
         else:
             constant = matmul.constant
             w = builder.constant(_normal(rng, matrix), name=f"w.{number}") if constant else entry("w", kind, matrix)

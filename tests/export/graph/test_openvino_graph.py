@@ -11,6 +11,10 @@ import torch
 
 from export.graph.classifier_graph import build_graph
 from export.graph.config import GraphConfig
+from export.graph.grey_levels import affine_of
+from export.graph.openvino_check import INTEGERS, MATMULS
+from export.graph.quantization import Quantization
+from export.precision.fake_quant import quantized_classifier
 from tests.models.test_multimodal import FUSIONS, built, inputs_of
 from toolkit.models.build import build_classifier
 from toolkit.models.processing import preprocess_from
@@ -38,6 +42,29 @@ def test_the_graph_gives_what_transformers_gives(family: str, encoders: dict[str
     for count in (3, 1):
         (logits,) = session.compute(["logits"], {"pixel_values": pixel_values[:count].numpy()})
         assert np.abs(logits - exact[:count].numpy()).max() <= 10 * floor
+
+
+@torch.inference_mode()
+def test_patches_are_rounded_without_rounding_a_pixel(encoders: dict[str, Path]) -> None:
+    """OpenVINO multiplies grey levels by integers; PyTorch with the same weights gives the same."""
+    classifier, processor = build_classifier(
+        ModelConfig(encoder=str(encoders["clip"]), unfreeze_last=0), ["a", "b"], seed=0
+    )
+    preprocess = preprocess_from(processor)
+    (name,) = (name for name, module in classifier.named_modules() if isinstance(module, torch.nn.Conv2d))
+    quantization = Quantization(matmuls=(name,))
+    config = STANDARD.model_copy(update={"precision": "int8", "quantization": quantization})
+    model = build_graph(classifier.eval(), preprocess, {}, "pixel_values", config)
+    session = open_session(model.SerializeToString(), provider="openvino", threads=1)
+    scale, offset = affine_of(preprocess)
+    levels = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32))
+    feed = {"pixel_values": (levels * scale + offset).astype(np.float32)}
+    expected = quantized_classifier(classifier, preprocess, quantization)(torch.from_numpy(feed["pixel_values"]))
+    given = session.compute(["logits"], feed)[0]
+    assert np.abs(given - expected.numpy()).max() <= 2e-5 * np.abs(expected.numpy()).max()
+    matmuls = [node for node in session.executed_nodes(feed) if node.operator in MATMULS]
+    assert len([node for node in matmuls if node.element in INTEGERS]) == 1
+    assert "Convolution" not in {node.operator for node in matmuls}
 
 
 def session_of(encoder: Path, fusion: dict[str, Any]) -> tuple[Session, Any]:
