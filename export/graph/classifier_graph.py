@@ -21,7 +21,7 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.modalities import image_tower_of
 from toolkit.runtime.label_thresholds import DECISIONS, LabelThresholds
 from toolkit.runtime.label_thresholds import METADATA as THRESHOLDS
-from toolkit.runtime.openvino_library import OPENVINO
+from toolkit.runtime.openvino_library import FLOATS, OPENVINO
 from toolkit.runtime.operating_point import METADATA as OPERATING_POINT
 from toolkit.runtime.operating_point import OperatingPoint
 from toolkit.runtime.precision import SPECS
@@ -126,6 +126,8 @@ def build_graph(
         metadata[TOKENIZE] = tokenizer.model_dump_json()
     if thresholds is not None:
         metadata[THRESHOLDS] = thresholds.model_dump_json()
+    if config.floats != "fp32":
+        metadata[FLOATS] = config.floats
     helper.set_model_props(model, metadata)
     if SPECS[config.precision].half:
         model = to_half(model, config.precision, config.keep_fp32)  # type: ignore[arg-type]

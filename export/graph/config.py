@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -15,6 +15,9 @@ METADATA = "form"
 """Key of the config in a graph's ``metadata_props``."""
 
 
+Floats = Literal["fp32", "bf16"]
+
+
 class GraphConfig(BaseModel):
     """How the parts of a network are said."""
 
@@ -23,6 +26,9 @@ class GraphConfig(BaseModel):
     precision: Precision = "fp32"
     quantization: Quantization = FLOAT
     """With int8, which matmuls are rounded, and how."""
+    floats: Floats = "fp32"
+    """With int8 for OpenVINO, in which type it computes what is in no integers, where the processor has that type; the
+    graph has float32 all the same."""
     keep_fp32: dict[str, float] = Field({}, alias="islands")
     """With fp16, tensors that stay float32, with the largest magnitude that was measured in each."""
     temperature: float | tuple[float, ...] | None = None
@@ -39,10 +45,11 @@ class GraphConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """All fields, but for one that graphs did not have before and that this one has no use for."""
+        """All fields, but for those that graphs did not have before and that this one has no use for."""
         content: dict[str, Any] = serialize(self)
-        if not self.patches_as_matmul:
-            content.pop("patches_as_matmul", None)
+        for name in ("patches_as_matmul", "floats"):
+            if getattr(self, name) == GraphConfig.model_fields[name].default:
+                content.pop(name, None)
         return content
 
 

@@ -43,6 +43,6 @@ def check_compiled(nodes: Sequence[ExecutedNode], classifier: Classifier, config
         raise CheckFailed(f"OpenVINO does not run the {wanted} rounded matmuls in integers; it runs {there}")
     if config.precision == "bf16" and by_type["bf16"] < MATMULS_A_LAYER * layers:
         raise CheckFailed(f"OpenVINO does not run the matmuls of {layers} layers in bf16; it runs {there}")
-    if config.precision != "bf16" and by_type["bf16"] + by_type["f16"]:
+    if "bf16" not in (config.precision, config.floats) and by_type["bf16"] + by_type["f16"]:
         raise CheckFailed(f"OpenVINO runs matmuls in half precision that the graph has in float32: {there}")
     return dict(sorted(counts.items()))

@@ -192,7 +192,7 @@ def _network(
     feed: Feed,
 ) -> Iterator[Finding]:
     """Every tensor with a counterpart, in the graph's order."""
-    config = config_of(model)
+    config = config_of(model).model_copy(update={"floats": "fp32"})  # a part of the graph knows no others
     own = PrecisionReference.of(reference.classifier, preprocess, config) if config.precision != "fp32" else None
     least = 0.0
     if own is not None and config.precision == "int8":  # beside PyTorch with the very same rounding

@@ -50,10 +50,10 @@ def half_reference(
     inside = _inside_attention(attentions, names)
 
     def round_output(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return _round(output, dtype)
+        return rounded_to(output, dtype)
 
     def round_input(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
-        return (_round(inputs[0], dtype), *inputs[1:]) if inputs else inputs
+        return (rounded_to(inputs[0], dtype), *inputs[1:]) if inputs else inputs
 
     for name, module in result.named_modules():
         if not name.startswith("encoder.") or in_head(name):
@@ -69,7 +69,7 @@ def half_reference(
         reading = [tensor for tensor in read_for if tensor in known]
         if reading and reading[0] in half:
             for parameter in module.parameters(recurse=False):
-                parameter.data = _round(parameter.data, dtype)
+                parameter.data = rounded_to(parameter.data, dtype)
     return result
 
 
@@ -77,9 +77,9 @@ def _with_rounded_leaves(classifier: Classifier, dtype: torch.dtype) -> Classifi
     """The same classifier, with all parameters of the encoder rounded, and what modules without parts give."""
     for module in classifier.encoder.modules():
         for parameter in module.parameters(recurse=False):
-            parameter.data = _round(parameter.data, dtype)
+            parameter.data = rounded_to(parameter.data, dtype)
         if not list(module.children()):
-            module.register_forward_hook(lambda module, inputs, output: _round(output, dtype))
+            module.register_forward_hook(lambda module, inputs, output: rounded_to(output, dtype))
     return classifier
 
 
@@ -92,5 +92,6 @@ def _inside_attention(attentions: Sequence[Attention], names: TensorNames) -> di
     }
 
 
-def _round(values: Any, dtype: torch.dtype) -> Any:
+def rounded_to(values: Any, dtype: torch.dtype) -> Any:
+    """Tensors with the values that a type has, in the type that they had; anything else as it is."""
     return values.to(dtype).to(values.dtype) if isinstance(values, Tensor) else values

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from export.graph.classifier_graph import build_graph
-from export.graph.config import GraphConfig
+from export.graph.config import Floats, GraphConfig
 from export.graph.quantization import Quantization
 from export.graph.subgraph import producers
 from export.precision.activation_ranges import matmul_inputs, observe
@@ -89,9 +89,9 @@ class ConfigMaker:
             patches_as_matmul=self._patches_as_matmul or (self.provider == OPENVINO and precision == "bf16"),
         )
 
-    def rounded(self, quantization: Quantization) -> GraphConfig:
-        """A config in int8."""
-        return self.plain("int8").model_copy(update={"quantization": quantization})
+    def rounded(self, quantization: Quantization, floats: Floats = "fp32") -> GraphConfig:
+        """A config in int8, and what computes its floats."""
+        return self.plain("int8").model_copy(update={"quantization": quantization, "floats": floats})
 
     def int8(self) -> list[GraphConfig]:
         """Static and dynamic, a scale a channel or a matrix, patches rounded or not."""
@@ -113,7 +113,11 @@ class ConfigMaker:
         ]
         if not self._standard:
             choices += [Quantization(matmuls=layers, activations="dynamic", per_channel=each) for each in (True, False)]
-        return [self.rounded(choice) for place, choice in enumerate(choices) if choice not in choices[:place]]
+        choices = [choice for place, choice in enumerate(choices) if choice not in choices[:place]]
+        floats: tuple[Floats, ...] = ("fp32",)
+        if self.provider == OPENVINO and runs_here("bf16", OPENVINO):
+            floats = ("bf16", "fp32")
+        return [self.rounded(choice, kind) for choice in choices for kind in floats]
 
     def half_behind_trunk(self, trunk: dict[str, Any]) -> GraphConfig:
         """The trunk as it was learned on, and what learned behind it in half but for what would overflow."""

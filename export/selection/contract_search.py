@@ -124,13 +124,13 @@ class _ContractSearch:
         Those are left float first whose rounding costs most for an operation, since a matmul takes as long as it has
         operations. So each number of them that is tried takes one pass over the validation images.
         """
-        search, quantization = candidate.search, candidate.config.quantization
+        search, config = candidate.search, candidate.config
         ranked = self.ranked[search.provider] = _ranked(candidate)
         best, too_few, enough = None, 0, len(ranked)
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
             left = {each.matmul for each in ranked[:middle]}
-            mixed = Candidate(search, search.configs.rounded(quantization.without(left)))
+            mixed = Candidate(search, search.configs.rounded(config.quantization.without(left), config.floats))
             if self._verdict(mixed) == "kept":
                 best, enough = mixed, middle
             else:

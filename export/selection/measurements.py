@@ -140,4 +140,5 @@ def in_words(config: GraphConfig) -> str:
         return f"{config.precision}, {len(config.keep_fp32)} tensors in fp32" if config.keep_fp32 else config.precision
     scales = "channel" if config.quantization.per_channel else "matrix"
     matmuls = len(config.quantization.matmuls)
-    return f"int8 {config.quantization.activations} per {scales}, {matmuls} matmuls"
+    floats = "" if config.floats == "fp32" else f", floats in {config.floats}"
+    return f"int8 {config.quantization.activations} per {scales}, {matmuls} matmuls{floats}"

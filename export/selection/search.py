@@ -147,13 +147,13 @@ class PrecisionSearch:
         errors = {}
         for layer, matmuls in by_layer.items():
             self.progress.stage(f"leaving {layer.rpartition('model.')[2]} float")
-            session = self.measured.session(self.configs.rounded(config.quantization.without(matmuls)))
+            session = self.measured.session(self.configs.rounded(config.quantization.without(matmuls), config.floats))
             logits = session.run_batches(feed, BATCH_SIZE)["logits"]
             errors[layer] = float(np.abs(logits - expected).mean())
         left: set[str] = set()
         for layer in sorted(errors, key=lambda name: errors[name])[: len(errors) // 2]:
             left |= by_layer[layer]
-            yield self.configs.rounded(config.quantization.without(left))
+            yield self.configs.rounded(config.quantization.without(left), config.floats)
 
 
 def validation_images_for(budget: float | None) -> int:

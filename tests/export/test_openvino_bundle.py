@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import toolkit
 from export.benchmark import BenchmarkOptions, ComparisonOptions, benchmark
@@ -24,7 +25,9 @@ from export.latency.measure import MinSamples
 from export.latency.roofline.limits import limits
 from export.latency.tuning.search import Effort
 from export.latency.tuning.tune_bundle import tune_bundle
-from export.parity.prove import BATCH_SIZES
+from export.parity.bisect import bisect
+from export.parity.prove import BATCH_SIZES, prove
+from export.parity.reference import Reference
 from export.prove_bundle import bisect_bundle, prove_again
 from export.selection.candidate import Candidate
 from export.selection.contract import Contract
@@ -44,6 +47,9 @@ from toolkit.serving.pool import open_pool
 
 pytest.importorskip("openvino")
 PRECISIONS = [precision for precision in ("fp32", "bf16", "int8") if runs_here(precision, "openvino")]
+HALF = "bf16" in PRECISIONS
+FLOATS = "bf16" if HALF else "fp32"
+"""What int8 computes beside integers on this processor."""
 LOOSE = Contract(25.0, 25.0)
 LITTLE = Effort(MinSamples(3, 0), MinSamples(4, 0), 2, MinSamples(10, 1), MinSamples(10, 0), MinSamples(1, 0))
 
@@ -85,6 +91,9 @@ def test_each_precision_computes_in_its_own_type(compiled: Path, run: Path) -> N
     integers = rounded["fused"].get("FullyConnected u8", 0) + rounded["fused"].get("FullyConnected i8", 0)
     assert integers >= len(rounded["form"]["quantization"]["products"]) > 0
     assert rounded["same_rounding"]["passed"]
+    assert "Convolution f32" not in rounded["fused"]  # the patches are rounded too
+    assert rounded["form"].get("floats", "fp32") == FLOATS
+    assert {kind for kind in rounded["fused"] if kind.startswith("MVN")} == {"MVN bf16" if HALF else "MVN f32"}
     assert not [kind for kind in results["fp32"]["openvino"]["fused"] if not kind.endswith("f32")]
     if "bf16" in results:
         counts = results["bf16"]["openvino"]["fused"]
@@ -125,6 +134,35 @@ def test_bisect_looks_inside_the_compiled_graph(compiled: Path, run: Path) -> No
     report = bisect_bundle(Bundle(compiled), Run(run), provider="openvino", threads=1, precision="fp32")
     assert report["first_fault"] is None
     assert report["tensors"] > 10
+
+
+def test_a_wrong_scale_does_not_hide_behind_floats_in_bf16(compiled: Path, run: Path) -> None:
+    """Integers are proven beside PyTorch with the same rounding and floats in fp32, whatever computes them later."""
+    bundle, finished = Bundle(compiled), Run(run)
+    model = onnx.load(compiled / "model.int8.onnx")
+    (scale,) = (each for each in model.graph.initializer if each.name.endswith("layers.1.mlp.fc1.weight^T.scale"))
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.5), scale.name))
+    session = OpenVinoSession(model.SerializeToString(), threads=1)
+    reference = Reference(finished)
+    entry = prove(session, model, bundle.preprocess, reference, finished.held_out(36)).entry
+    assert not entry["same_rounding"]["passed"]
+    assert not entry["passed"]
+    session = OpenVinoSession(model.SerializeToString(), threads=1)
+    fault = bisect(session, model, bundle.preprocess, reference, finished.held_out(36))["first_fault"]
+    assert fault["module"].endswith("layers.1.mlp.fc1")
+
+
+@pytest.mark.skipif(not HALF, reason="this processor has no bf16")
+def test_floats_in_bf16_are_an_offer_to_processors_that_have_it(compiled: Path) -> None:
+    """The graph is float32 between integers: floats in float32 give what is nearer to PyTorch, not something else."""
+    bundle = Bundle(compiled)
+    feed = {"pixel_values": bundle.golden().inputs["pixel_values"]}
+    model = onnx.load(compiled / "model.int8.onnx")
+    assert onnx.TensorProto.BFLOAT16 not in {each.data_type for each in model.graph.initializer}
+    half = OpenVinoSession(compiled / "model.int8.onnx", threads=1).run(feed)["logits"]
+    plain = {"INFERENCE_PRECISION_HINT": "f32"}
+    single = OpenVinoSession(compiled / "model.int8.onnx", threads=1, properties=plain).run(feed)["logits"]
+    assert 0 < np.abs(half - single).max() <= bundle.parity_results["int8"]["openvino"]["tolerance"]
 
 
 @pytest.mark.parametrize("claimed", ["int8", "bf16"])
@@ -215,7 +253,7 @@ def test_limits_are_those_of_the_runtime_in_every_precision(compiled: Path) -> N
     assert shares.keys() == gflop.keys()
     assert min(shares.values()) > 0
     rounded = next(each for each in found["work"] if each["precision"] == "int8")
-    assert {each["precision"] for each in rounded["products"]} == {"int8", "fp32"}
+    assert {each["precision"] for each in rounded["products"]} == {"int8", FLOATS}
 
 
 def test_what_is_tuned_is_what_predict_and_serve_open(bundle: Path) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 OPENVINO = "openvino"
+FLOATS = "floats"
+"""Key of a graph's ``metadata_props``: ``bf16`` has OpenVINO compute in bf16 what is float32 in the graph."""
 """Name of the provider, and of the package."""
 TELEMETRY = "openvino_telemetry"
 """The package through which ``import openvino`` reports to its maker; it goes without, if there is none."""

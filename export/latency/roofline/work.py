@@ -24,6 +24,7 @@ from export.graph.builder import MICROSOFT
 from export.graph.preprocessing import RESIZED
 from export.graph.subgraph import network_part, producers
 from toolkit.errors import ToolkitError
+from toolkit.runtime.openvino_library import FLOATS
 
 BYTES = {"float": 4, "float16": 2, "bfloat16": 2, "double": 8, "bool": 1} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -147,6 +148,8 @@ def count_work(model: onnx.ModelProto, input_shape: Sequence[int]) -> Work:
     constants = {tensor.name for tensor in part.graph.initializer}
     makers = producers(part)
     matmuls = [matmul for node in nodes for matmul in matmuls_of(node, values, constants, makers)]
+    if any(entry.key == FLOATS for entry in model.metadata_props):
+        matmuls = [replace(each, precision="bf16") if each.precision == "fp32" else each for each in matmuls]
     activations = [
         values[name].nbytes for node in nodes for name in [*node.input, *node.output] if name and name not in constants
     ]
