@@ -278,7 +278,7 @@ def reduced(
         config: of the graph.
         single: the noise floor of fp32.
         feed: a few images as the reference takes them, and behind them that with the largest difference.
-        given: what the graph's network gives for them in one batch, its floats in float32 or the graph's own half.
+        given: what the graph's network gives for them in one batch; of int8 with its floats in float32.
 
     Returns:
         ``noise_floor``, what the precision alone changes in PyTorch, of the worst image a share; ``noise_multiple``;
@@ -298,7 +298,7 @@ def reduced(
     }
     if config.precision == "int8":
         alike = own
-        if config.floats != "fp32":  # a part of the graph, such as gave ``given``, computes floats in float32
+        if config.floats != "fp32":
             single_floats = config.model_copy(update={"floats": "fp32"})
             alike = PrecisionReference.of(reference.classifier, preprocess, single_floats)
         difference, floor = largest_difference(given, alike.logits(feed)), max(alike.steps(feed), single)

@@ -93,5 +93,6 @@ def _inside_attention(attentions: Sequence[Attention], names: TensorNames) -> di
 
 
 def rounded_to(values: Any, dtype: torch.dtype) -> Any:
-    """Tensors with the values that a type has, in the type that they had; anything else as it is."""
-    return values.to(dtype).to(values.dtype) if isinstance(values, Tensor) else values
+    """Floating-point tensors with the values that a type has, in the type that they had; anything else as it is."""
+    floating = isinstance(values, Tensor) and values.is_floating_point()
+    return values.to(dtype).to(values.dtype) if floating else values

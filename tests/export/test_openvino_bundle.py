@@ -256,6 +256,11 @@ def test_limits_are_those_of_the_runtime_in_every_precision(compiled: Path) -> N
     assert {each["precision"] for each in rounded["products"]} == {"int8", FLOATS}
 
 
+def test_another_runtime_computes_the_floats_of_int8_in_float32(compiled: Path) -> None:
+    found = limits(Bundle(compiled), {"int8": [1]}, provider="cpu", threads=1, least=MinSamples(1, 0))
+    assert {each["precision"] for each in found["work"][0]["products"]} == {"int8", "fp32"}
+
+
 def test_what_is_tuned_is_what_predict_and_serve_open(bundle: Path) -> None:
     outcome = tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=50), provider="openvino", effort=LITTLE)
     chosen: dict[str, Any] = json.loads((bundle / "serving.json").read_text())

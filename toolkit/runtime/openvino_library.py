@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 OPENVINO = "openvino"
+"""Name of the provider, and of the package."""
 FLOATS = "floats"
 """Key of a graph's ``metadata_props``: ``bf16`` has OpenVINO compute in bf16 what is float32 in the graph."""
-"""Name of the provider, and of the package."""
 TELEMETRY = "openvino_telemetry"
 """The package through which ``import openvino`` reports to its maker; it goes without, if there is none."""
 
@@ -66,6 +67,15 @@ def why_not(precision: str) -> str | None:
     if precision != "bf16" or "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return None
     return "this processor computes no bf16 (it has neither AVX-512 BF16 nor AMX)"
+
+
+def floats_of(metadata: Mapping[str, str]) -> str:
+    """In which precision OpenVINO computes what is float32 in a graph, by its metadata: ``fp32``, or ``bf16``.
+
+    Raises:
+        ToolkitError: the package is not there, or does not load.
+    """
+    return "bf16" if metadata.get(FLOATS) == "bf16" and why_not("bf16") is None else "fp32"
 
 
 def _is_there() -> bool:

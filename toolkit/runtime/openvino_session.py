@@ -17,7 +17,7 @@ from toolkit.runtime.machine import usable_cores
 from toolkit.runtime.memory import return_freed
 from toolkit.runtime.node_profile import ExecutedNode
 from toolkit.runtime.onnx_file import external_files, files_of_inner_tensors, input_shapes, metadata, operators
-from toolkit.runtime.openvino_library import FLOATS, OPENVINO, core, load_openvino, why_not
+from toolkit.runtime.openvino_library import OPENVINO, core, floats_of, load_openvino, why_not
 from toolkit.runtime.preprocess import Float32
 from toolkit.runtime.session import Session
 
@@ -45,9 +45,9 @@ class OpenVinoSession(Session):
         """Compile a graph; see :class:`toolkit.runtime.session.Session` for the arguments.
 
         Every node is computed in the type that the graph says, float32, bfloat16 or integers, and in none that OpenVINO
-        would choose by itself; but where the graph's metadata asks for it (:data:`FLOATS`), what is float32 is computed
-        in bfloat16 on processors that have that. No file is read but those that are given as a path: a graph in bytes
-        whose data is in bytes too goes through a folder of its own that nobody else may write to.
+        would choose by itself; but where the graph's metadata asks for it (:func:`floats_of`), what is float32 in it is
+        computed in bfloat16. No file is read but those that are given as a path: a graph in bytes whose data is in
+        bytes too goes through a folder of its own that nobody else may write to.
 
         Args:
             model: an ONNX file, or its bytes.
@@ -78,7 +78,7 @@ class OpenVinoSession(Session):
             if half and (reason := why_not("bf16")):
                 raise ToolkitError(reason, where=self.where, fix="use fp32 or int8")
             chosen = production_properties(self.threads)
-            if self._metadata.get(FLOATS) == "bf16" and not why_not("bf16"):
+            if floats_of(self._metadata) == "bf16":
                 chosen["INFERENCE_PRECISION_HINT"] = "bf16"
             chosen |= dict(properties or {})
             self._compiled = core().compile_model(read, "CPU", chosen)

@@ -21,6 +21,7 @@ from toolkit.progress import SILENT, Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.inputs import Feed
 from toolkit.runtime.memory import is_allocation_failure
+from toolkit.runtime.openvino_library import FLOATS, OPENVINO, floats_of
 from toolkit.runtime.preprocess import Preprocess
 from toolkit.runtime.providers import ON_CPU
 
@@ -121,8 +122,9 @@ def measure_limits(
         model = load()
         takes_images = takes_images or model.graph.input[0].name == "image"
         entry, run = network_run(model, provider=provider, threads=threads)
+        floats = floats_of({each.key: each.value for each in model.metadata_props}) if provider == OPENVINO else "fp32"
         for batch_size in batch_sizes[precision]:
-            counted = count_work(model, [batch_size, 3, *preprocess.output_size])
+            counted = count_work(model, [batch_size, 3, *preprocess.output_size], floats)
             engines = ceiling_engines(counted, precision=precision, threads=threads, provider=provider)
             itself = Runner(NETWORK, precision, provider, threads, run)
             batches = batches_of(preprocess, batch_size, entry)
@@ -158,6 +160,7 @@ def network_run(model: onnx.ModelProto, *, provider: str = "cpu", threads: int) 
 
     names = [each.name for each in model.graph.output if each.name in GIVEN]
     part = network_part(model, names)
+    part.metadata_props.extend(each for each in model.metadata_props if each.key == FLOATS)
     (entry,) = part.graph.input
     session = open_model(part, provider=provider, threads=threads)
     return entry.name, lambda feed: session.compute(names, feed)

@@ -24,7 +24,6 @@ from export.graph.builder import MICROSOFT
 from export.graph.preprocessing import RESIZED
 from export.graph.subgraph import network_part, producers
 from toolkit.errors import ToolkitError
-from toolkit.runtime.openvino_library import FLOATS
 
 BYTES = {"float": 4, "float16": 2, "bfloat16": 2, "double": 8, "bool": 1} | {
     f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -126,12 +125,14 @@ class Value:
         return math.prod(self.shape) * BYTES[self.element]
 
 
-def count_work(model: onnx.ModelProto, input_shape: Sequence[int]) -> Work:
+def count_work(model: onnx.ModelProto, input_shape: Sequence[int], floats: str = "fp32") -> Work:
     """Count the network's work for a batch; of a graph that takes ``image``, from ``pixel_values`` on.
 
     Args:
         model: what ``toolkit export`` wrote, in any precision, with its weights or without.
         input_shape: of ``pixel_values``, [batch, 3, height, width].
+        floats: precision in which matmuls of float32 are computed; see
+            :func:`toolkit.runtime.openvino_library.floats_of`.
 
     Raises:
         ToolkitError: an operator that multiplies matrices and that is not known here, or a shape that depends
@@ -148,8 +149,7 @@ def count_work(model: onnx.ModelProto, input_shape: Sequence[int]) -> Work:
     constants = {tensor.name for tensor in part.graph.initializer}
     makers = producers(part)
     matmuls = [matmul for node in nodes for matmul in matmuls_of(node, values, constants, makers)]
-    if any(entry.key == FLOATS for entry in model.metadata_props):
-        matmuls = [replace(each, precision="bf16") if each.precision == "fp32" else each for each in matmuls]
+    matmuls = [replace(each, precision=floats) if each.precision == "fp32" else each for each in matmuls]
     activations = [
         values[name].nbytes for node in nodes for name in [*node.input, *node.output] if name and name not in constants
     ]
