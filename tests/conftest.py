@@ -27,6 +27,7 @@ FAMILY_BLIND = (
     *("test_regression", "test_report", "test_serve_image", "test_architecture", "test_binding", "test_cli"),
     *("test_bundle", "test_contract", "test_external_data", "test_full_disk", "test_hostile_bundles", "test_onnx_file"),
     *("test_plots", "test_resume", "test_signature", "test_tensorrt", "test_triton_config"),
+    *("test_ceilings", "test_reference_runners"),
 )
 """Files whose tests take a run or a bundle as it is and see nothing of its encoder: one family is enough for CI."""
 
@@ -310,37 +311,54 @@ def make_recipe(color_data: Path, encoders: dict[str, Path]) -> Callable[..., Re
     return make
 
 
+@pytest.fixture(scope="session")
+def made() -> dict[str, Path]:
+    """Runs and bundles that tests share, by name.
+
+    pytest ends a fixture with parameters whenever another of them follows, as it does in nearly every file.
+    """
+    return {}
+
+
 @pytest.fixture(scope="session", params=["clip", "siglip"])
 def finished_run(
-    request: pytest.FixtureRequest, make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    make_recipe: Callable[..., Recipe],
+    made: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A run folder of each family, trained for two epochs."""
-    from recipes.finetune import finetune
+    """A run folder of each family, trained for two epochs; tests that change it copy it first."""
+    if request.param not in made:
+        from recipes.finetune import finetune
 
-    out = tmp_path_factory.mktemp("runs") / request.param
-    finetune(make_recipe(request.param, tracking={"trackers": ["tensorboard"], "plots": True}), out)
-    return out
+        out = tmp_path_factory.mktemp("runs") / request.param
+        finetune(make_recipe(request.param, tracking={"trackers": ["tensorboard"], "plots": True}), out)
+        made[request.param] = out
+    return made[request.param]
 
 
 @pytest.fixture(scope="session")
-def finished_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_bundle(finished_run: Path, made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of each finished run, whose graph takes images; tests that change it copy it first."""
-    return _export(finished_run, "image", tmp_path_factory)
+    return _exported(finished_run, "image", made, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def pixel_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pixel_bundle(finished_run: Path, made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a graph that takes ``pixel_values``."""
-    return _export(finished_run, "pixel_values", tmp_path_factory)
+    return _exported(finished_run, "pixel_values", made, tmp_path_factory)
 
 
-def _export(run: Path, graph_input: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from export.bundle import ExportOptions, export_bundle
-    from toolkit.runs.finished_run import Run
+def _exported(run: Path, graph_input: Any, made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    name = f"{run.name}-{graph_input}"
+    if name not in made:
+        from export.bundle import ExportOptions, export_bundle
+        from toolkit.runs.finished_run import Run
 
-    out = tmp_path_factory.mktemp("bundles") / f"{run.name}-{graph_input}"
-    export_bundle(Run(run), out, ExportOptions(graph_input))
-    return out
+        out = tmp_path_factory.mktemp("bundles") / name
+        export_bundle(Run(run), out, ExportOptions(graph_input))
+        made[name] = out
+    return made[name]
 
 
 Ended = subprocess.CompletedProcess[str]

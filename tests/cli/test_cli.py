@@ -410,8 +410,8 @@ def test_brackets_in_names_are_printed_as_they_are(cli: Cli, tmp_path: Path, col
     assert "[train] colors: 84 images\n" in cli("data", "check", "[train] colors", cwd=tmp_path).stdout
 
 
-def test_doctor_knows_what_really_loads(cli: Cli) -> None:
-    done = cli("doctor", "--json")
+def test_doctor_knows_what_really_loads(in_process: Cli) -> None:
+    done = in_process("doctor", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["providers"]["cpu"]["loads"]

@@ -72,7 +72,7 @@ def test_the_outcome_goes_into_a_file_and_the_bundle_stays_as_it_is(
 @pytest.mark.parametrize("what", ["change", pytest.param("whole", marks=pytest.mark.slow)])
 def test_a_change_that_is_killed_at_any_time_loses_no_bundle(what: str, bundle: Path, finished_bundle: Path) -> None:
     draw = random.Random(0)
-    for _ in range(12):
+    for _ in range(6):
         command = [sys.executable, "-c", REPLACE_AGAIN_AND_AGAIN, bundle, finished_bundle, what]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None

@@ -18,7 +18,7 @@ from toolkit.progress import Progress
 from toolkit.runtime.bundle import Bundle
 from toolkit.runtime.serving import Budget
 
-LITTLE = Effort(MinSamples(3, 0), MinSamples(4, 0), 2, MinSamples(10, 1), MinSamples(10, 0))
+LITTLE = Effort(MinSamples(3, 0), MinSamples(4, 0), 2, MinSamples(10, 1), MinSamples(10, 0), MinSamples(1, 0))
 PLAIN = {"details": False, "scenarios": (), "combinations": 3}
 
 

@@ -38,7 +38,9 @@ def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 
 @one_family
-@pytest.mark.parametrize("free", [0, 10, 50, 100, 200, 300, 400, 500, 600])
+@pytest.mark.parametrize(
+    "free", [*(0, 50, 200, 400, 600), *(pytest.param(free, marks=pytest.mark.slow) for free in (10, 100, 300, 500))]
+)
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     free: int, small_disk: Path, export: Callable[..., Any], finished_bundle: Path
 ) -> None:
@@ -107,7 +109,7 @@ def test_a_place_that_can_hold_no_bundle_is_one_line(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("verb", ["train", "digits", "shard", "copy"])
+@pytest.mark.parametrize("verb", ["train", pytest.param("digits", marks=pytest.mark.slow), "shard", "copy"])
 def test_other_verbs_that_write_say_so_too(
     verb: str,
     places: dict[str, Path],

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from export.parity.reference import Reference
 from export.prove_bundle import bisect_bundle, prove_again
 from export.selection.candidate import Candidate
 from export.selection.contract import Contract
+from export.selection.contract_search import fastest_within_contract
 from export.selection.search import PrecisionSearch
 from export.triton.settings import settings_of
 from recipes.finetune import finetune
@@ -297,7 +299,11 @@ def test_runtimes_that_share_no_cores_are_tuned_apart(compiled: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [pytest.param("budget", marks=pytest.mark.slow), "contract"])
-def test_auto_ships_the_faster_of_two_runtimes_and_says_which(wanted: str, run: Path, tmp_path: Path) -> None:
+def test_auto_ships_the_faster_of_two_runtimes_and_says_which(
+    wanted: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = MinSamples(10, 0)
+    monkeypatch.setattr("export.bundle.fastest_within_contract", partial(fastest_within_contract, least=few))
     options = {"budget": {"budget": 50.0}, "contract": {"contract": LOOSE}}[wanted]
     out = tmp_path / "bundle"
     parity = export_bundle(

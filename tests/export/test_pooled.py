@@ -30,6 +30,9 @@ from toolkit.runtime.session import Session
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
+one_family = pytest.mark.parametrize("run", ["clip", pytest.param("siglip", marks=pytest.mark.slow)], indirect=True)
+
+
 @pytest.fixture(scope="module", params=["clip", "siglip"])
 def run(
     request: pytest.FixtureRequest, make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory
@@ -67,6 +70,7 @@ def test_every_precision_is_proven(bundle: Path) -> None:
     assert fp32["max_abs_logit"] <= fp32["tolerance"]
 
 
+@one_family
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_bisecting_compares_the_pooled_tokens_too(precision: str, run: Path, bundle: Path) -> None:
     report = bisect_bundle(Bundle(bundle), Run(run), provider="cpu", threads=1, precision=precision)
@@ -74,6 +78,7 @@ def test_bisecting_compares_the_pooled_tokens_too(precision: str, run: Path, bun
     assert report["tensors"] > 20
 
 
+@one_family
 def test_a_fault_in_the_pooling_is_found_there(run: Path, bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
 
@@ -105,7 +110,7 @@ def test_the_graph_computes_what_pytorch_computes_for_any_batch(config: GraphCon
         torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_training_on_the_deployed_trunk_and_from_its_cache(
     family: str, make_recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:

@@ -107,12 +107,16 @@ def test_another_trial_can_be_given_its_end(straight: Path, tmp_path: Path) -> N
 
 
 def test_a_killed_sweep_keeps_what_ended_and_runs_the_rest(
-    straight: Path, make_recipe: Callable[..., Recipe], tmp_path: Path
+    straight: Path,
+    make_recipe: Callable[..., Recipe],
+    in_process: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(make_recipe().as_yaml().replace("enabled: false", "enabled: auto"))
     out = tmp_path / "sweep"
-    command = [sys.executable, "-m", "toolkit", "sweep", str(tmp_path / "recipe.yaml"), "--trials", "4"]
-    command += ["--out", str(out), "--json", *(part for each in SEARCH for part in ("--search", each))]
+    arguments = ["sweep", str(tmp_path / "recipe.yaml"), "--trials", "4"]
+    arguments += ["--out", str(out), "--json", *(part for each in SEARCH for part in ("--search", each))]
+    command = [sys.executable, "-m", "toolkit", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not (out / "trials" / "0002" / "recipe.yaml").exists() and process.poll() is None:
         time.sleep(0.005)
@@ -121,7 +125,7 @@ def test_a_killed_sweep_keeps_what_ended_and_runs_the_rest(
     left = read_sweep(out)
     assert 1 <= len(left.trials) < 4
     kept = (out / "trials" / "0001" / "recipe.yaml").stat().st_mtime_ns
-    done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = in_process(*arguments, "--resume")
     assert done.returncode == 0, done.stderr
     found = read_sweep(out)
     assert found.trials[: len(left.trials)] == left.trials

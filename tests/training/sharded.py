@@ -1,8 +1,10 @@
-"""Run by test_sharding.py in two processes: a step on a sharded classifier beside one on a whole copy of it."""
+"""Run by test_sharding.py, as two processes: a step on a sharded classifier beside one on a whole copy of it."""
 
 from __future__ import annotations
 
 import copy
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -64,4 +66,10 @@ def main(encoder: str) -> None:
 
 
 if __name__ == "__main__":
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    other = os.fork()  # before anything was computed, so that no thread is left behind
+    os.environ["RANK"] = "0" if other else "1"
     main(sys.argv[1])
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) if other else 0)

@@ -92,7 +92,7 @@ def test_the_average_is_of_steps_not_of_micro_batches(make_recipe: Callable[...,
             torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=1e-2)
 
 
-@pytest.mark.parametrize("step", [3, 5, 7])
+@pytest.mark.parametrize("step", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (5, 7))])
 def test_a_resumed_run_is_the_uninterrupted_one(make_recipe: Callable[..., Recipe], tmp_path: Path, step: int) -> None:
     training = {"ema_decay": 0.9, "checkpoint_every": 1, "keep_last": 100, "sampling": "balanced", "mixup": 0.4}
     recipe = make_recipe(training=training | {"label_smoothing": 0.1, "focal_gamma": 1.0, "class_weights": "balanced"})
@@ -184,7 +184,14 @@ def test_wise_ft_of_a_head_alone_is_refused(make_recipe: Callable[..., Recipe], 
 
 
 @pytest.mark.parametrize(
-    "select_by", ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "loss"]
+    "select_by",
+    [
+        *("accuracy", "auroc", "loss"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("balanced_accuracy", "macro_f1", "average_precision")
+        ),
+    ],
 )
 def test_the_epoch_that_is_kept_is_the_best_by_the_chosen_figure(
     make_recipe: Callable[..., Recipe], tmp_path: Path, select_by: str
@@ -199,7 +206,7 @@ def test_the_epoch_that_is_kept_is_the_best_by_the_chosen_figure(
     assert summary["validation"][select_by] == pytest.approx(best[select_by], abs=1e-5) or select_by == "loss"
 
 
-@pytest.mark.parametrize("patience", [1, 2])
+@pytest.mark.parametrize("patience", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_early_stopping_waits_so_many_epochs_also_through_a_resume(
     make_recipe: Callable[..., Recipe], tmp_path: Path, patience: int
 ) -> None:

@@ -33,7 +33,7 @@ def shards_of(cache: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in sorted(cache.rglob("*.safetensors"))}
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("model", "augment", "views"),
     [
@@ -94,7 +94,7 @@ def test_a_cache_in_half_the_bytes_gives_nearly_the_same_losses(
 
 @pytest.mark.parametrize(
     ("share_of_train", "lies"),
-    [(0.0, []), (1.0, ["train"]), (1.5, ["train", "validation"])],
+    [(0.0, []), pytest.param(1.0, ["train"], marks=pytest.mark.slow), (1.5, ["train", "validation"])],
     ids=["none", "one", "all"],
 )
 def test_a_cache_in_the_memory_of_the_device_gives_the_same_weights(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ KINDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "text": (write_texts, {"columns": {"path": None, "text": "caption"}}, {"inputs": ["text"]}),
     "multi-label": (write_label_sets, {"columns": {"labels": "labels"}}, {"task": "multi-label"}),
 }
+
+SOME, OTHERS = (lambda _: (2,)), (lambda steps: (0, steps - 1, steps))
+"""After which of the steps a run was stopped."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -57,12 +61,13 @@ def without_dropout(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"fusion": fusion})})
 
 
+@pytest.mark.parametrize("stops", [SOME, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["some", "others"])
 def test_a_run_resumed_after_any_step_equals_the_straight_one(
-    kind: str, manifest: Path, text_encoders: dict[str, Path], tmp_path: Path
+    stops: Callable[[int], tuple[int, ...]], kind: str, manifest: Path, text_encoders: dict[str, Path], tmp_path: Path
 ) -> None:
     recipe = recipe_of(kind, manifest, text_encoders["clip"], batch_size=16, **EVERY_STEP)
     steps = finetune(recipe, tmp_path / "straight")["steps"]
-    for step in (0, 2, steps - 1, steps):
+    for step in stops(steps):
         cut_back(tmp_path / "straight", step, tmp_path / f"cut-{step}")
         finetune(recipe, tmp_path / f"cut-{step}", resume=True)
         assert outcome_of(tmp_path / f"cut-{step}") == outcome_of(tmp_path / "straight"), step

@@ -40,6 +40,10 @@ def fit(features: Features, name: str, count: int = 4, seed: int = 0) -> Fitted:
     return METHODS[name].fit(features, draw(features.labels["train"], 3, count, seed))
 
 
+LORA_SLOW = [pytest.param(name, marks=[pytest.mark.slow] * (name == "lora")) for name in METHODS]
+"""LoRA fits for seconds, and what is asked of every method the others answer too."""
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_classifier_that_is_shipped_gives_what_was_measured(features: Features, name: str) -> None:
     before = {key: value.clone() for key, value in features.encoder.state_dict().items()}
@@ -53,14 +57,14 @@ def test_the_classifier_that_is_shipped_gives_what_was_measured(features: Featur
     assert all(torch.equal(before[key], value) for key, value in features.encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "lora")) for name in METHODS])
+@pytest.mark.parametrize("name", LORA_SLOW)
 def test_a_seed_gives_the_same_again(features: Features, name: str) -> None:
     first, again = fit(features, name), fit(features, name)
     assert first.chosen == again.chosen
     assert torch.equal(first.logits["test"], again.logits["test"])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", LORA_SLOW)
 def test_labels_of_the_test_split_change_nothing(features: Features, name: str) -> None:
     data = features.data
     turned = [replace(image, label=(image.label + 1) % 3) for image in data.splits["test"]]

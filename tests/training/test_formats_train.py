@@ -60,8 +60,13 @@ def from_folder(make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.Tem
     return outcome_of(out)
 
 
-@pytest.mark.parametrize("name", ["manifest", "shards", "datasets"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [
+        *(("manifest", 0), ("datasets", 0), ("shards", 2)),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("manifest", 2), ("datasets", 2), ("shards", 0))),
+    ],
+)
 def test_every_format_gives_the_same_run(
     make_recipe: Callable[..., Recipe],
     formats: dict[str, Path],

@@ -27,9 +27,12 @@ from toolkit.training.checkpoints import checkpoints_in, read_checkpoint
 ROOT = Path(__file__).parents[2]
 FINISHED = {"trackers": ["tensorboard"], "plots": True}
 """How the finished run is tracked."""
+SOME, OTHERS = (lambda steps: (0, steps // 2)), (lambda steps: (1, steps - 1, steps))
+"""After which of the steps a run was stopped."""
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
+@pytest.mark.parametrize("stops", [SOME, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["some", "others"])
 @pytest.mark.parametrize(
     ("model", "training", "data"),
     [
@@ -43,13 +46,14 @@ def test_a_run_resumed_after_any_step_equals_the_straight_one(
     model: dict[str, Any],
     training: dict[str, Any],
     data: dict[str, Any],
+    stops: Callable[[int], tuple[int, ...]],
     make_recipe: Callable[..., Recipe],
     tmp_path: Path,
 ) -> None:
     training = {"epochs": 3, "batch_size": 5} | EVERY_STEP | training
     recipe = make_recipe(model=model, training=training, data=data)
     steps = finetune(recipe, tmp_path / "straight")["steps"]
-    for step in (0, 1, steps // 2, steps - 1, steps):
+    for step in stops(steps):
         cut_back(tmp_path / "straight", step, tmp_path / f"cut-{step}")
         finetune(recipe, tmp_path / f"cut-{step}", resume=True)
         assert outcome_of(tmp_path / f"cut-{step}") == outcome_of(tmp_path / "straight"), step
@@ -110,8 +114,8 @@ def straight(long_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> d
 
 @pytest.fixture(scope="module")
 def unhurried(make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
-    """Eight epochs of 36 steps that write a checkpoint at their ends alone, and the run that nobody stopped."""
-    training = {"epochs": 8, "batch_size": 1, "keep_last": 1}
+    """Four epochs of 36 steps that write a checkpoint at their ends alone, and the run that nobody stopped."""
+    training = {"epochs": 4, "batch_size": 1, "keep_last": 1}
     recipe = make_recipe(training=training, data={"augment": ["crop"]}, tracking={"log_every": 1})
     folder = tmp_path_factory.mktemp("unhurried")
     finish(write_recipe(recipe, folder / "recipe.yaml"), folder / "run")
@@ -120,7 +124,7 @@ def unhurried(make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempP
 
 @pytest.mark.parametrize(
     ("number", "workers", "whole_group"),
-    [pytest.param(signal.SIGINT, 0, False, marks=pytest.mark.slow), (signal.SIGTERM, 2, True)],
+    [pytest.param(signal.SIGINT, 0, False, marks=pytest.mark.slow), (signal.SIGTERM, 1, True)],
 )
 def test_a_signal_writes_a_checkpoint_at_the_next_step_and_says_how_to_go_on(
     number: signal.Signals, workers: int, whole_group: bool, unhurried: tuple[Recipe, Path], tmp_path: Path
@@ -135,7 +139,7 @@ def test_a_signal_writes_a_checkpoint_at_the_next_step_and_says_how_to_go_on(
     _, stderr = process.communicate(timeout=300)
     newest = checkpoints_in(run / "checkpoints")[-1]
     assert process.returncode == 128 + number, stderr
-    assert f"stopped at step {int(newest.name[5:])} of 288; go on with the same command and --resume" in stderr
+    assert f"stopped at step {int(newest.name[5:])} of 144; go on with the same command and --resume" in stderr
     assert "Traceback" not in stderr
     assert not (run / "summary.json").exists()
     stderr = finish(config, run, "--resume")

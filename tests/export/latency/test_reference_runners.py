@@ -14,15 +14,7 @@ from toolkit.runs.finished_run import run_of
 from toolkit.runtime.bundle import Bundle
 
 
-@pytest.mark.parametrize(
-    ("finished_run", "name"),
-    [
-        *((family, name) for family in ("clip", "siglip") for name in ("torch-eager", "torch-bf16")),
-        ("clip", "onnxruntime-plain"),
-        pytest.param("siglip", "onnxruntime-plain", marks=pytest.mark.slow),
-    ],
-    indirect=["finished_run"],
-)
+@pytest.mark.parametrize("name", ["torch-eager", "torch-bf16", "onnxruntime-plain"])
 def test_every_rival_computes_the_same_classifier(finished_bundle: Path, name: str) -> None:
     bundle = Bundle(finished_bundle)
     ours = onnxruntime_engine(bundle, provider="cpu", threads=1, precision="fp32")

@@ -52,6 +52,7 @@ def test_a_planted_fault_is_found_at_its_node_and_module(
     assert Bundle(bundle).differences() == []
 
 
+@pytest.mark.parametrize("finished_run", ["clip", pytest.param("siglip", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_parity_fails_on_every_planted_fault(
     fault: Callable[[onnx.ModelProto], None], finished_run: Path, bundle: Path

@@ -30,6 +30,10 @@ from toolkit.runtime.node_profile import ExecutedNode
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.session import Session
 
+one_family = pytest.mark.parametrize(
+    "finished_run", ["clip", pytest.param("siglip", marks=pytest.mark.slow)], indirect=True
+)
+
 
 @pytest.fixture(scope="module")
 def candidates(finished_run: Path) -> PrecisionSearch:
@@ -134,6 +138,7 @@ def wrong_scale(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
+@one_family
 def test_a_wrong_scale_fails_parity_and_is_found(candidates: PrecisionSearch, configs: dict[str, GraphConfig]) -> None:
     run, preprocess = candidates.run, candidates.validation.preprocess
     model = build_graph(run.classifier, preprocess, {}, "image", configs["static channel patches"])
@@ -166,6 +171,7 @@ def darker(model: onnx.ModelProto) -> None:
     model.graph.node.insert(place, shift)
 
 
+@one_family
 def test_a_fault_of_the_preprocessing_does_not_hide_below_the_cost_of_int8(
     candidates: PrecisionSearch, configs: dict[str, GraphConfig]
 ) -> None:
@@ -178,6 +184,7 @@ def test_a_fault_of_the_preprocessing_does_not_hide_below_the_cost_of_int8(
     assert not entry["passed"]
 
 
+@one_family
 def test_labels_that_certainly_agree_too_little_fail(
     candidates: PrecisionSearch, configs: dict[str, GraphConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +199,7 @@ def test_labels_that_certainly_agree_too_little_fail(
     assert not prove(session, model, preprocess, candidates.validation.reference, samples).entry["passed"]
 
 
+@one_family
 def test_layers_are_left_float_until_agreement_is_good(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
     monkeypatch.setattr("export.selection.search.GOOD_AGREEMENT", 1.01)  # never good enough: everything is tried

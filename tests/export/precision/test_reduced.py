@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ CONTRACT = {
 }
 
 
+one_family = pytest.mark.parametrize(
+    "finished_run", ["clip", pytest.param("siglip", marks=pytest.mark.slow)], indirect=True
+)
+
+
 @pytest.fixture(scope="module")
 def reduced_bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reduced") / finished_run.name
@@ -77,6 +82,7 @@ def test_every_precision_is_a_file_with_a_proof(reduced_bundle: Path) -> None:
     assert opened.parity_results["int8"]["cpu"]["fused"]["integer product"] > 0
 
 
+@one_family
 def test_verification_proves_each_precision(copy: Path) -> None:
     report = verify(copy)
     assert report["passed"]
@@ -99,6 +105,7 @@ def test_verification_proves_each_precision(copy: Path) -> None:
     assert not Bundle(copy).parity_results["int8"]["cpu"]["passed"]
 
 
+@one_family
 def test_one_precision_is_proven_again_alone(copy: Path, finished_run: Path) -> None:
     before = Bundle(copy).parity_results
     prove_again(Bundle(copy), Run(finished_run), provider="cpu", threads=1, precision="int8")
@@ -112,6 +119,7 @@ def test_one_precision_is_proven_again_alone(copy: Path, finished_run: Path) -> 
 QUICK = BenchmarkOptions(threads=1, details=False)
 
 
+@one_family
 def test_latency_has_a_row_for_each_precision(copy: Path) -> None:
     latency = benchmark(
         Bundle(copy),
@@ -125,6 +133,7 @@ def test_latency_has_a_row_for_each_precision(copy: Path) -> None:
     assert set(latency["graphs"]) == {"fp32", "fp16", "int8"}
 
 
+@one_family
 def test_a_bundle_of_int8_alone_is_served_by_default(finished_run: Path, tmp_path: Path) -> None:
     export_bundle(Run(finished_run), tmp_path / "bundle", ExportOptions(precisions=["int8"]))
     opened = Bundle(tmp_path / "bundle")
@@ -137,6 +146,7 @@ def test_a_bundle_of_int8_alone_is_served_by_default(finished_run: Path, tmp_pat
         opened.session(precision="fp32")
 
 
+@one_family
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
@@ -169,6 +179,7 @@ def test_calibration_images_that_are_all_alike_are_refused(finished_run: Path) -
         observe(model, matmuls, [alike, alike])
 
 
+@one_family
 def test_an_activation_that_overflows_fp16_stays_fp32_and_is_reported(finished_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
     weights = load_file(run / "best" / "model.safetensors")
@@ -273,9 +284,16 @@ class TestTrunk:
             export_bundle(Run(run), tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("finished_run", ["clip", pytest.param("siglip", marks=pytest.mark.slow)], indirect=True)
+@one_family
 class TestChoice:
     """``--precision auto``."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _little(self) -> Iterator[None]:
+        """Twenty runs of a form are enough here, where nothing hangs on its latency."""
+        with pytest.MonkeyPatch.context() as counts:
+            counts.setattr("export.selection.fastest.SECONDS", 0.0)
+            yield
 
     @pytest.fixture(scope="class")
     def candidates(self, finished_run: Path) -> PrecisionSearch:

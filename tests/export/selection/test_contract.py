@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def search(finished_run: Path) -> PrecisionSearch:
 
 
 @pytest.fixture
+def _little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export counts little, where nothing hangs on its latency."""
+    monkeypatch.setattr("export.bundle.fastest_within_contract", partial(fastest_within_contract, least=LITTLE))
+
+
+@pytest.fixture
 def fresh(finished_run: Path) -> PrecisionSearch:
     return PrecisionSearch(Run(finished_run), provider="cpu", threads=1)
 
@@ -61,6 +68,7 @@ def planted_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return run
 
 
+@pytest.mark.usefixtures("_little")
 def test_a_contract_that_is_kept_ships_with_what_was_measured(finished_run: Path, tmp_path: Path) -> None:
     parity = export_bundle(Run(finished_run), tmp_path / "bundle", ExportOptions(contract=LOOSE))
     found = json.loads((tmp_path / "bundle" / "parity.json").read_text())["contract"]
@@ -92,6 +100,7 @@ def test_a_speed_that_nothing_reaches_is_refused_with_the_nearest(fresh: Precisi
     assert not any(each["chosen"] for each in fresh.measured.tried)
 
 
+@pytest.mark.usefixtures("_little")
 @pytest.mark.parametrize("finished_run", ["clip"], indirect=True)
 def test_the_command_refuses_with_the_nearest_and_leaves_no_bundle(
     finished_run: Path, tmp_path: Path, in_process: Callable[..., Any]

@@ -48,16 +48,16 @@ def bundle(both: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def once_tuned(both: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same after a search, which takes seconds."""
+def once_tuned(both: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The same after a search, which takes seconds, and what it found."""
     copied = Path(shutil.copytree(both, tmp_path_factory.mktemp("tuned") / "bundle"))
-    tune_bundle(Bundle(copied), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu", effort=LITTLE)
-    return copied
+    budget = Budget(p99_ms=5000, max_accuracy_drop=100)
+    return copied, tune_bundle(Bundle(copied), budget, provider="cpu", effort=LITTLE)
 
 
 @pytest.fixture
-def tuned(once_tuned: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(once_tuned, tmp_path / "tuned"))
+def tuned(once_tuned: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(once_tuned[0], tmp_path / "tuned"))
 
 
 def test_the_choice_goes_into_a_file_and_the_bundle_stays_as_it_is(bundle: Path, tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_the_choice_goes_into_a_file_and_the_bundle_stays_as_it_is(bundle: Path,
     assert Bundle(bundle).serving is None
 
 
-def test_the_choice_is_written_and_used_by_what_runs_the_bundle(bundle: Path) -> None:
-    outcome = tune_bundle(Bundle(bundle), Budget(p99_ms=5000, max_accuracy_drop=100), provider="cpu", effort=LITTLE)
+def test_the_choice_is_written_and_used_by_what_runs_the_bundle(once_tuned: tuple[Path, dict[str, Any]]) -> None:
+    bundle, outcome = once_tuned
     chosen = Serving.model_validate(outcome["chosen"])
     opened = Bundle(bundle)
     assert opened.differences() == []
