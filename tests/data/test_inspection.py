@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from counted import Counted
 from PIL import Image
 
-from toolkit.data.inspection import Inspected, inspect_content, inspect_items
+from toolkit.data.inspection import CHUNK, Inspected, _ahead, inspect_content, inspect_items
 from toolkit.data.listing import ListedImage, WholeFile
 from toolkit.errors import ToolkitError
 from toolkit.runtime.machine import usable_cores
@@ -64,3 +66,23 @@ def test_content_that_an_index_did_not_promise_is_refused(color_data: Path) -> N
         list(inspect_items([ListedImage("train", "a", str(path), WholeFile(str(path)), "", "0" * 64)]))
     assert caught.value.where == str(path)
     assert "toolkit data index" in caught.value.fix
+
+
+def test_a_thread_of_its_own_may_end_it(tmp_path: Path) -> None:
+    """As the garbage collector does in whichever thread it runs, where nobody reads on."""
+    paths = [tmp_path / f"{number}.png" for number in range(2 * CHUNK)]
+    for number, path in enumerate(paths):
+        Image.new("L", (8, 8) if number < CHUNK else (9, 9)).save(path)
+    one_was_read, ended = threading.Event(), threading.Event()
+
+    def look(image: Image.Image) -> int:
+        if image.size == (9, 9) and not ended.is_set():
+            assert one_was_read.wait(60)
+            inspections.close()
+            ended.set()
+        return 0
+
+    inspections: Any = _ahead(items_of(paths), look)
+    next(inspections)
+    one_was_read.set()
+    assert ended.wait(60)

@@ -136,16 +136,16 @@ def _with_memory(items: Iterable[ListedImage], look: Hasher | None, memory: Memo
 def _ahead(items: Iterable[ListedImage], look: Hasher | None) -> Iterator[Inspected]:
     cores, remaining = usable_cores(), iter(items)
     waiting: deque[Future[list[Inspected]]] = deque()
-    with ThreadPoolExecutor(cores) as pool:
-        try:
-            while True:
-                while len(waiting) < 4 * cores and (chunk := [item.content for item in islice(remaining, CHUNK)]):
-                    waiting.append(pool.submit(_inspect_chunk, chunk, look))
-                if not waiting:
-                    return
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ThreadPoolExecutor(cores)
+    try:
+        while True:
+            while len(waiting) < 4 * cores and (chunk := [item.content for item in islice(remaining, CHUNK)]):
+                waiting.append(pool.submit(_inspect_chunk, chunk, look))
+            if not waiting:
+                return
+            yield from waiting.popleft().result()
+    finally:  # it may be a thread of the pool that collects what nobody reads on, and that can't wait for itself
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _inspect_chunk(contents: list[Content], look: Hasher | None) -> list[Inspected]:
