@@ -37,6 +37,7 @@ KEPT = (
     "flips",
     "largest_flip_margin",
     "max_abs_logit",
+    "tolerance",
     "passed",
 )
 
