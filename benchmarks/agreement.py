@@ -72,10 +72,12 @@ def agreement(name: str) -> dict[str, Any]:
             parity = prove_again(Bundle(path), run, provider=provider, threads=THREADS, folder=work / "all")
             for precision in precisions:
                 entry = parity["results"][precision][provider]
-                found[f"{precision} on {provider}"] = {key: entry.get(key) for key in KEPT}
-                print(
-                    json.dumps({f"{name}, {precision} on {provider}": found[f"{precision} on {provider}"]}), flush=True
-                )
+                row = {key: entry.get(key) for key in KEPT}
+                row["flips"] = [
+                    each | {"image": str(Path(each["image"]).relative_to(work / "all"))} for each in row["flips"]
+                ]
+                print(json.dumps({f"{name}, {precision} on {provider}": row}), flush=True)
+                found[f"{precision} on {provider}"] = row
     return found
 
 
