@@ -27,8 +27,8 @@ class GraphConfig(BaseModel):
     quantization: Quantization = FLOAT
     """With int8, which matmuls are rounded, and how."""
     floats: Floats = "fp32"
-    """With int8 for OpenVINO, in which type it computes what is in no integers, where the processor has that type; the
-    graph has float32 all the same."""
+    """With int8 for OpenVINO, the type in which all that is not rounded is computed, where the processor has it; the
+    file has float32."""
     keep_fp32: dict[str, float] = Field({}, alias="islands")
     """With fp16, tensors that stay float32, with the largest magnitude that was measured in each."""
     temperature: float | tuple[float, ...] | None = None

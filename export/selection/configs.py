@@ -90,7 +90,7 @@ class ConfigMaker:
         )
 
     def rounded(self, quantization: Quantization, floats: Floats = "fp32") -> GraphConfig:
-        """A config in int8, and what computes its floats."""
+        """A config in int8, and the precision in which floats between the integers are computed."""
         return self.plain("int8").model_copy(update={"quantization": quantization, "floats": floats})
 
     def int8(self) -> list[GraphConfig]:

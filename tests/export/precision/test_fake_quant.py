@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from one_family import one_family
 from onnx import numpy_helper
 
 from export.graph.classifier_graph import build_graph
@@ -29,10 +30,6 @@ from toolkit.runs.finished_run import Run
 from toolkit.runtime.node_profile import ExecutedNode
 from toolkit.runtime.precision import SPECS
 from toolkit.runtime.session import Session
-
-one_family = pytest.mark.parametrize(
-    "finished_run", ["clip", pytest.param("siglip", marks=pytest.mark.slow)], indirect=True
-)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from one_family import one_family
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
@@ -47,11 +48,6 @@ CONTRACT = {
     "noise_floor",
     "passed",
 }
-
-
-one_family = pytest.mark.parametrize(
-    "finished_run", ["clip", pytest.param("siglip", marks=pytest.mark.slow)], indirect=True
-)
 
 
 @pytest.fixture(scope="module")
