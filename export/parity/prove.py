@@ -15,9 +15,9 @@ from export.graph.config import GraphConfig, config_of
 from export.graph.subgraph import network_input, network_part, open_part
 from export.graph.tensor_names import LOGITS
 from export.parity.agreement import agreement, changes
-from export.parity.error_by_stage import STAGE_IMAGES, error_by_stage, largest_difference
-from export.parity.reference import NOISE_IMAGES, NoiseFloor, Reference, noise_floor
-from export.precision.precision_reference import MULTIPLE, STEPS_MULTIPLE, PrecisionReference
+from export.parity.error_by_stage import error_by_stage, largest_difference
+from export.parity.reference import NoiseFloor, Reference, noise_floor, noise_places
+from export.precision.precision_reference import BATCH_SIZE, MULTIPLE, STEPS_MULTIPLE, PrecisionReference
 from toolkit.data.labelled_image import UNLABELLED, LabelledImage
 from toolkit.data.samples import groups_of
 from toolkit.data.target import Label
@@ -27,6 +27,7 @@ from toolkit.runtime.examples import ExampleReader
 from toolkit.runtime.inputs import (
     Feed,
     Inputs,
+    batches_of,
     bytes_of,
     examples_in,
     images_a_batch,
@@ -40,7 +41,6 @@ from toolkit.runtime.precision import SPECS
 from toolkit.runtime.preprocess import Float32, Preprocess
 from toolkit.runtime.session import Session
 from toolkit.runtime.tokenizer import Tokenizer
-from toolkit.sampling import evenly_spaced
 
 BATCH_SIZES = (1, 2, 7, 32)
 """Batches take turns; a chunk of images goes through each size once, so every image is run once. Photographs whose
@@ -200,14 +200,13 @@ def prove(
         tokenizer: the bundle's, for a graph that takes texts.
     """
     config = config_of(model)
-    keep = evenly_spaced(len(samples), max(NOISE_IMAGES, STAGE_IMAGES)).tolist()
+    keep = noise_places(len(samples))
     outcome = compare(session, preprocess, reference, samples, keep=keep, tokenizer=tokenizer, progress=progress)
     session.close()
     expected, logits = np.concatenate(outcome.expected), np.concatenate(outcome.logits)
     kept = [outcome.kept[place] for place in keep]
-    some = evenly_spaced(len(kept), NOISE_IMAGES)
-    feed = stacked(kept[place][1] for place in some)
-    floor = noise_floor(reference, feed, expected[keep][some])
+    feed = stacked(values for _, values in kept)
+    floor = noise_floor(reference, feed, expected[keep])
     difference = np.abs(logits - expected) if outcome.finite else np.full(expected.shape, LARGEST)
     by_size = outcome.worst_by_batch_size
     worst = max(by_size.values())
@@ -219,7 +218,8 @@ def prove(
         worst_image = reference.inputs([samples[int(difference.max(-1).argmax())]])
         feed = {name: np.concatenate([values, worst_image[name]]) for name, values in feed.items()}
         part = open_part(network_part(model, [LOGITS]), session)
-        (given,) = part.compute([LOGITS], network_input(model, preprocess, feed))
+        batches = (network_input(model, preprocess, batch) for batch in batches_of(feed, BATCH_SIZE))
+        given = np.concatenate([part.compute([LOGITS], batch)[0] for batch in batches])
         bounds = reduced(reference, preprocess, config, floor.largest, feed, given)
     tolerance = bounds["noise_multiple"] * bounds["noise_floor"]
     flip_margin = decisions["largest_flip_margin"] or 0.0
@@ -242,7 +242,7 @@ def prove(
         "threads": session.threads,
         "tolerance": tolerance,
         **bounds,
-        "noise": _noise(floor, logits[keep][some]),
+        "noise": _noise(floor, logits[keep]),
         "stages": stages,
         "finite": outcome.finite,
         "seconds": outcome.seconds,
@@ -278,7 +278,7 @@ def reduced(
         config: of the graph.
         single: the noise floor of fp32.
         feed: a few images as the reference takes them, and behind them that with the largest difference.
-        given: what the graph's network gives for them in one batch; of int8 with its floats in float32.
+        given: what the graph's network gives for them in batches of ``BATCH_SIZE``; of int8 with its floats in float32.
 
     Returns:
         ``noise_floor``, what the precision alone changes in PyTorch, of the worst image a share; ``noise_multiple``;

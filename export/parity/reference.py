@@ -22,13 +22,16 @@ from toolkit.models.classifier import Classifier
 from toolkit.models.processing import preprocess_from
 from toolkit.models.text_inputs import text_inputs
 from toolkit.runs.finished_run import Run
-from toolkit.runtime.inputs import Feed, Inputs, examples_in, part_of
+from toolkit.runtime.inputs import Feed, Inputs, batches_of, examples_in, part_of
 from toolkit.runtime.preprocess import Float32
+from toolkit.sampling import evenly_spaced
 
 BATCH_SIZE = 32
 OTHER_BATCH_SIZE = 7
-NOISE_IMAGES = 8
-"""Images on which PyTorch is compared with itself."""
+NOISE_IMAGES = (8, 64)
+"""Fewest and most images on which PyTorch is compared with itself."""
+NOISE_SHARE = 32
+"""Between these, one in so many of those that parity compares: the largest difference grows with their number."""
 
 
 class Reference:
@@ -78,7 +81,7 @@ class Reference:
     @torch.inference_mode()
     def without_trunk(self, feed: Feed) -> Float32:
         """Logits [images, classes] of transformers' forward pass in fp32 from the pixels on."""
-        parts = (given(self.classifier, part) for part in _parts(feed, BATCH_SIZE))
+        parts = (given(self.classifier, part) for part in batches_of(feed, BATCH_SIZE))
         logits: Float32 = torch.cat([self.classifier.reference_logits(part) for part in parts]).numpy()
         return logits
 
@@ -96,7 +99,7 @@ class Reference:
                 hidden: torch.Tensor = classifier(trunk(part).to(dtype), start=self.boundary)
                 return hidden
 
-        return torch.cat([run(given(classifier, part, dtype)) for part in _parts(feed, batch_size)])
+        return torch.cat([run(given(classifier, part, dtype)) for part in batches_of(feed, batch_size)])
 
     def embeddings(self, feed: Feed) -> Float32:
         """Embeddings [images, P] in fp32, by transformers' own forward pass."""
@@ -116,17 +119,17 @@ class Reference:
             return self._logits(self.classifier, feed, BATCH_SIZE, double).numpy()
 
 
-def _parts(feed: Feed, batch_size: int) -> Iterator[Feed]:
-    """A feed in batches."""
-    starts = range(0, examples_in(feed), batch_size)
-    return (part_of(feed, slice(start, start + batch_size)) for start in starts)
-
-
 def _digest(inputs: Inputs) -> bytes:
     digest = hashlib.sha256()
     for name in sorted(inputs):
         digest.update(np.ascontiguousarray(inputs[name]).data)
     return digest.digest()
+
+
+def noise_places(images: int) -> list[int]:
+    """Places of those images, of so many, on which PyTorch is compared with itself."""
+    fewest, most = NOISE_IMAGES
+    return evenly_spaced(images, min(max(images // NOISE_SHARE, fewest), most)).tolist()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from export.graph.half import TORCH_TYPES, HalfPrecision
 from export.precision.fake_quant import QuantizedLinear, QuantizedPatches, dithered, quantized_classifier
 from export.precision.half_reference import half_reference, rounded_to
 from toolkit.models.classifier import Classifier
-from toolkit.runtime.inputs import Feed
+from toolkit.runtime.inputs import Feed, batches_of
 from toolkit.runtime.preprocess import Float32, Preprocess
 
 MULTIPLE = 8
@@ -23,6 +23,8 @@ MULTIPLE = 8
 STEPS_MULTIPLE = 4
 """The same for a graph beside PyTorch with the very same rounding."""
 BORDER = 1e-3
+BATCH_SIZE = 32
+"""Images that a reference takes at once."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ class PrecisionReference:
 
     @torch.inference_mode()
     def logits(self, feed: Feed) -> Float32:
-        """Logits [images, classes], all images in one batch."""
+        """Logits [images, classes], in batches of ``BATCH_SIZE``."""
         run: Any = self.classifier if self.own else self.classifier.reference_logits
-        logits: Float32 = run(given(self.classifier, feed)).numpy()
+        batches = (given(self.classifier, batch) for batch in batches_of(feed, BATCH_SIZE))
+        logits: Float32 = torch.cat([run(batch) for batch in batches]).numpy()
         return logits
 
     @torch.inference_mode()

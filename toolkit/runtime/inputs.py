@@ -87,6 +87,11 @@ def part_of(feed: Feed, places: Any) -> Feed:
     return {name: tensor[places] for name, tensor in feed.items()}
 
 
+def batches_of(feed: Feed, size: int) -> Iterator[Feed]:
+    """A feed in batches of a size, the last one smaller."""
+    return (part_of(feed, slice(start, start + size)) for start in range(0, examples_in(feed), size))
+
+
 def stacked(examples: Iterable[Inputs]) -> Feed:
     """A batch of examples of the same shapes, but for the lengths of texts; a single one is not copied."""
     taken = list(examples)
