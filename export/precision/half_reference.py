@@ -42,7 +42,8 @@ def half_reference(
     result = copy.deepcopy(classifier)
     names, dtype = names_of(result), TORCH_TYPES[precision]
     if result.encoder.tower is None:
-        return _with_rounded_leaves(result, dtype)
+        round_modules(result.encoder, dtype)
+        return result
     network = network_graph(classifier, GraphConfig(patches_as_matmul=patches_as_matmul))
     known, half = set(producers(network)), plan(network, precision, keep_fp32).tensors
     fold_layer_scales(result.encoder.tower)
@@ -73,14 +74,14 @@ def half_reference(
     return result
 
 
-def _with_rounded_leaves(classifier: Classifier, dtype: torch.dtype) -> Classifier:
-    """The same classifier, with all parameters of the encoder rounded, and what modules without parts give."""
-    for module in classifier.encoder.modules():
-        for parameter in module.parameters(recurse=False):
-            parameter.data = rounded_to(parameter.data, dtype)
+def round_modules(whole: nn.Module, dtype: torch.dtype, *, keep: tuple[type[nn.Module], ...] = ()) -> None:
+    """Round what a network's modules without parts give from now on, and all parameters but those of ``keep``."""
+    for module in whole.modules():
+        if not isinstance(module, keep):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = rounded_to(parameter.data, dtype)
         if not list(module.children()):
             module.register_forward_hook(lambda module, inputs, output: rounded_to(output, dtype))
-    return classifier
 
 
 def _inside_attention(attentions: Sequence[Attention], names: TensorNames) -> dict[nn.Module, tuple[str, str]]:

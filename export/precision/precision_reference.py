@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from export.graph.config import GraphConfig
 from export.graph.given import given
-from export.graph.half import TORCH_TYPES, HalfPrecision
+from export.graph.half import TORCH_TYPES
 from export.precision.fake_quant import QuantizedLinear, QuantizedPatches, dithered, quantized_classifier
-from export.precision.half_reference import half_reference, rounded_to
+from export.precision.half_reference import half_reference, round_modules
 from toolkit.models.classifier import Classifier
 from toolkit.runtime.inputs import Feed, batches_of
 from toolkit.runtime.preprocess import Float32, Preprocess
@@ -39,7 +38,9 @@ class PrecisionReference:
         """Round a classifier; it stays as it is."""
         if config.precision == "int8":
             rounded = quantized_classifier(classifier, preprocess, config.quantization)
-            return cls(config, rounded if config.floats == "fp32" else _with_half_floats(rounded, config.floats))
+            if config.floats != "fp32":
+                round_modules(rounded, TORCH_TYPES[config.floats], keep=(QuantizedLinear, QuantizedPatches))
+            return cls(config, rounded)
         assert config.precision in ("fp16", "bf16")
         rounded = half_reference(
             classifier, config.precision, config.keep_fp32, patches_as_matmul=config.patches_as_matmul
@@ -68,20 +69,3 @@ class PrecisionReference:
         with dithered(self.classifier, BORDER):
             moved = self.logits(feed)
         return float(np.abs(moved - self.logits(feed)).max())
-
-
-def _with_half_floats(classifier: Classifier, precision: HalfPrecision) -> Classifier:
-    """The same classifier, whose activations between integers are half, and its parameters but for integer matrices."""
-    dtype = TORCH_TYPES[precision]
-
-    def round_output(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return rounded_to(output, dtype)
-
-    for module in classifier.modules():
-        if module is classifier or list(module.children()):
-            continue
-        module.register_forward_hook(round_output)
-        if not isinstance(module, (QuantizedLinear, QuantizedPatches)):
-            for parameter in module.parameters(recurse=False):
-                parameter.data = rounded_to(parameter.data, dtype)
-    return classifier

@@ -18,7 +18,7 @@ from export.latency.pool import folder_contents
 from export.parity.agreement import agreement, changes
 from export.parity.float64 import in_float64
 from export.parity.prove import BATCH_SIZES, _batches
-from export.parity.reference import Reference, noise_floor, one_thread
+from export.parity.reference import Reference, noise_floor, noise_places, one_thread
 from export.prove_bundle import prove_again
 from toolkit.errors import CheckFailed
 from toolkit.metrics.split import split_metrics
@@ -106,6 +106,14 @@ def test_the_calibration_error_is_trainings(classes: int) -> None:
     expected = split_metrics(logits, labels, 1.3)["expected_calibration_error"]
     metrics = changes(SINGLE_LABEL, logits.numpy(), logits.numpy(), labels.tolist(), temperature=1.3)
     assert metrics["expected_calibration_error"]["graph"] == expected > 0
+
+
+@pytest.mark.parametrize(("images", "expected"), [(1, 1), (8, 8), (256, 8), (640, 20), (2624, 64), (100_000, 64)])
+def test_the_noise_floor_is_taken_over_more_images_where_more_are_compared(images: int, expected: int) -> None:
+    places = noise_places(images)
+    assert len(set(places)) == expected
+    assert all(0 <= place < images for place in places)
+    assert max(places) >= images * (1 - 1 / expected) - 1  # over all of them, not the first ones
 
 
 def test_the_noise_floor_is_what_pytorch_differs_from_itself(finished_run: Path) -> None:
