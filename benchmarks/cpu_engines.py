@@ -76,12 +76,17 @@ KINDS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """Precisions, and OpenVINO's word for what floats are computed in beside integers."""
 
 
-def make_run(work: Path, patch: int) -> Run:
-    """A run of full width on elpv, whose head learned for an epoch on a few images."""
+def write_encoder(folder: Path, patch: int) -> None:
+    """An encoder of full width with random weights."""
     torch.manual_seed(0)
     config = CLIPVisionConfig(patch_size=patch, projection_dim=512)
-    CLIPVisionModelWithProjection(config).save_pretrained(work / "encoder")
-    CLIPImageProcessorPil().save_pretrained(work / "encoder")
+    CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    CLIPImageProcessorPil().save_pretrained(folder)
+
+
+def make_run(work: Path, patch: int) -> Run:
+    """A run of full width on elpv, whose head learned for an epoch on a few images."""
+    write_encoder(work / "encoder", patch)
     write_elpv(work / "elpv")
     for split, kept in (("train", 32), ("val", 16), ("test", 32)):
         for folder in sorted((work / "elpv" / split).iterdir()):
