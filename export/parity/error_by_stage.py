@@ -108,7 +108,8 @@ def _by_the_graph(session: Session, model: onnx.ModelProto, preprocess: Preproce
 
 def largest_difference(ours: Float32, theirs: Float32 | npt.NDArray[np.float64]) -> float:
     """Max |ours - theirs|; the largest fp32 number where one of them is no number, since JSON knows no infinity."""
-    difference = np.abs(ours - theirs)
+    with np.errstate(invalid="ignore"):  # infinity minus itself is no number, which is asked next
+        difference = np.abs(ours - theirs)
     return float(difference.max()) if np.isfinite(difference).all() else float(np.finfo(np.float32).max)
 
 
