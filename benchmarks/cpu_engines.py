@@ -18,7 +18,8 @@ processor with optimum's graph (which has no head).
 Also the limits of the processor: the best rate of a large matrix product by torch (oneDNN) and OpenVINO, in fp32, bf16
 and int8, and the rate at which memory that no cache holds is read. Of each of our graphs: its share of the peak, and
 its share of the limit, the longer of the time that its products take at the peak and that its weights take to be
-read, which is what bounds a batch of one. Writes benchmarks/results/cpu_engines.json; about 15 minutes an encoder
+read, which is what bounds a batch of one. And its share of what its own matrix products attain with nothing around them
+(``products``), by the runtime or by torch. Writes benchmarks/results/cpu_engines.json; about 15 minutes an encoder
 on two cores that do nothing else.
 """
 
@@ -31,6 +32,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,12 +48,14 @@ import toolkit
 from benchmarks.fused_graph import jpegs
 from export.bundle import ExportOptions, export_bundle
 from export.latency.measure import MinSamples, Samples, alternate
+from export.latency.roofline.limits import measure_limits
 from export.latency.roofline.work import count_work
 from export.latency.runner import Runner
 from recipes.finetune import finetune
 from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
 from toolkit.metrics.intervals import mean_interval
+from toolkit.models.processing import preprocess_from
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
@@ -271,6 +275,22 @@ def _openvino_product(precision: str, x: torch.Tensor, w: torch.Tensor) -> Calla
     return lambda _: request.infer()
 
 
+def products(run: Run, graphs: Mapping[str, onnx.ModelProto], least: MinSamples) -> list[dict[str, Any]]:
+    """What our networks attain beside their matrix products alone, by the runtime or by torch, in turns with them."""
+    found = []
+    for provider, precisions in SHIPPED:
+        loaders = {each: partial(graphs.__getitem__, _called(each, provider)) for each in precisions}
+        sizes = dict.fromkeys(precisions, (1, 8))
+        limits = measure_limits(
+            loaders, preprocess_from(run.processor), sizes, provider=provider, threads=THREADS, least=least
+        )
+        rates = limits["ceilings"]["best_gflops"]
+        for row in limits["network"]:
+            best = rates[row["precision"]][str(row["batch_size"])]
+            found.append({"engine": _called(row["precision"], provider), "products_gflops": best} | row)
+    return found
+
+
 def pixel_batches(run: Run, batch_size: int) -> list[dict[str, Any]]:
     """Held-out images as ``pixel_values``, in batches."""
     members = run.data.splits["test"]
@@ -321,6 +341,10 @@ def measured(name: str, optimum: str | None, least: MinSamples) -> dict[str, Any
                 row["share_of_limit"] = max(row["share_of_peak"], read_ms / row["p50_ms"])
             print(json.dumps(row), flush=True)
         found["best"] = [verdict(found["rows"], batch_size) for batch_size in (1, 8)]
+        found["products"] = products(run, graphs, least)
+        for row in found["products"]:
+            row["products_share_of_peak"] = row["products_gflops"] / best[row["precision"]]
+            print(json.dumps(row), flush=True)
         if optimum:
             found["from_jpeg"] = rows(requests(work, engines[-1], least), 1, {})
             for row in found["from_jpeg"]:

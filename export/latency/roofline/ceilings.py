@@ -59,7 +59,7 @@ def computed(matmul: Matmul) -> str:
 def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str = "cpu") -> list[Runner]:
     """The matmuls of a graph as engines to measure beside it: the runtime's, and torch's where it is installed.
 
-    Torch has no matmuls that round as int8 graphs do, so it stands beside graphs in fp32 and fp16 only.
+    Torch has no matmuls that round as int8 graphs do, so it stands beside graphs without integers.
     What a batch holds is of no matter to these engines; the shapes are those that were counted.
 
     Raises:
@@ -70,7 +70,7 @@ def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str =
         raise ToolkitError(what, where="--provider", fix=f"use --provider {' or '.join(RUNTIMES)}")
     matmuls_of = openvino_matmuls if provider == OPENVINO else runtime_matmuls
     engines = [Runner(RUNTIMES[provider], precision, provider, threads, matmuls_of(work.matmuls, threads))]
-    if find_spec("torch") and all(matmul.precision in ("fp32", "fp16") for matmul in work.matmuls):
+    if find_spec("torch") and all(matmul.precision != "int8" for matmul in work.matmuls):
         engines.append(Runner(TORCH, precision, provider, threads, torch_matmuls(work.matmuls, threads)))
     return engines
 
@@ -86,7 +86,7 @@ def measure_ceilings(
     """GFLOP/s of all matmuls together by library, in alternating blocks.
 
     Returns:
-        The runtime, and ``torch`` where it is installed and the graph has neither integers nor bf16.
+        The runtime, and ``torch`` where it is installed and the graph has no integers.
     """
     engines = ceiling_engines(work, precision=precision, threads=threads, provider=provider)
     counted = alternate(engines, [{}], least or MinSamples())
@@ -191,32 +191,33 @@ def open_matmuls(matmuls: Sequence[Matmul], threads: int) -> OpenVinoSession:
 
 
 def torch_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], None]:
-    """The same matmuls by torch, each shape in the form that is quickest here."""
+    """The same matmuls by torch, bf16 in bf16 and others in fp32, each shape in the form that is quickest here."""
     import torch
 
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    inputs: dict[tuple[int, ...], torch.Tensor] = {}
-    results: dict[tuple[int, ...], torch.Tensor] = {}
-    configs: dict[tuple[int, int, int], Callable[..., Any]] = {}
+    inputs: dict[tuple[Any, ...], torch.Tensor] = {}
+    results: dict[tuple[Any, ...], torch.Tensor] = {}
+    configs: dict[tuple[Any, ...], Callable[..., Any]] = {}
     calls: list[Callable[[], Any]] = []
+
+    def normal(key: tuple[Any, ...]) -> torch.Tensor:
+        return torch.randn(key[1], generator=generator).to(key[0])
+
     for matmul in matmuls:
-        shape = (matmul.m, matmul.k, matmul.n)
-        lead = _lead(matmul)
-        x, w, y = ((*lead, *shape[:2]), (*lead, *shape[1:]), (*lead, matmul.m, matmul.n))
-        inputs.setdefault(x, normal(*x))
-        matrix = normal(*w) if matmul.constant else inputs.setdefault(w, normal(*w))
-        results.setdefault(y, torch.empty(y))
+        dtype, lead = torch.bfloat16 if matmul.precision == "bf16" else torch.float32, _lead(matmul)
+        sides = (matmul.m, matmul.k), (matmul.k, matmul.n), (matmul.m, matmul.n)
+        x, w, y = ((dtype, (*lead, *side)) for side in sides)
+        given = inputs.setdefault(x, normal(x))
+        matrix = normal(w) if matmul.constant else inputs.setdefault(w, normal(w))
+        result = results.setdefault(y, torch.empty(y[1], dtype=dtype))
         if lead:
-            calls.append(partial(torch.bmm, inputs[x], matrix, out=results[y]))
+            calls.append(partial(torch.bmm, given, matrix, out=result))
             continue
+        shape = dtype, (matmul.m, matmul.k, matmul.n)
         if shape not in configs:
-            configs[shape] = _quickest(torch, inputs[x], matrix, results[y])
-        calls.append(configs[shape](inputs[x], matrix, results[y]))
+            configs[shape] = _quickest(torch, given, matrix, result)
+        calls.append(configs[shape](given, matrix, result))
 
     @torch.inference_mode()
     def run(_: Any) -> None:

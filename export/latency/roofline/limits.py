@@ -41,7 +41,7 @@ WHAT = (
 WITH_PREPROCESSING = "rows include the preprocessing, whose operations are not counted; 'network' leaves it out"
 WITHOUT_PREPROCESSING = "rows are the network alone"
 HALF_ON_CPU = "fp16 matmuls are computed in float32 on CPUs, so their ceiling is that of float32"
-NO_INTEGERS = "torch's matmuls stand beside those of graphs in fp32 and fp16; of others the runtime's are the best"
+NO_INTEGERS = "torch's matmuls stand beside those of graphs without integers; of others the runtime's are the best"
 
 
 def limits(

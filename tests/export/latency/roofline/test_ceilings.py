@@ -13,6 +13,8 @@ import pytest
 import torch
 from markupsafe import escape
 from onnx import numpy_helper
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from export.graph.openvino_check import MATMULS
 from export.latency.measure import MinSamples, Samples, WarmUp
@@ -114,7 +116,7 @@ class TestOpenVino:
         nodes = session.executed_nodes({}, runs=0)
         assert [node.element for node in nodes if node.operator in MATMULS] == ["bf16"]
 
-    def test_torch_stands_beside_fp32_alone(self) -> None:
+    def test_torch_stands_beside_graphs_without_integers(self) -> None:
         found = measure_ceilings(work(FLOAT), precision="fp32", threads=1, provider="openvino", least=LEAST)
         assert set(found) == {"openvino", "torch"}
         found = measure_ceilings(work(INTEGER), precision="int8", threads=1, provider="openvino", least=LEAST)
@@ -127,13 +129,29 @@ def test_without_torch_the_runtime_stands_alone(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_torch_multiplies_each_product_once_a_run() -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
     counted = work((*FLOAT, Matmul(4, 4, 4, "fp32"), Matmul(2, 3, 2, "fp16", together=2, constant=False)))
     run = ceilings.torch_matmuls(counted.matmuls, threads=torch.get_num_threads())
     with FlopCounterMode(display=False) as counter:
         run(None)
     assert counter.get_total_flops() == counted.operations
+
+
+def test_torch_multiplies_bf16_in_bf16() -> None:
+    kinds: list[str] = []
+
+    class Kinds(TorchDispatchMode):
+        """Notes in what each matmul is computed."""
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kinds.extend(str(each.dtype) for each in args if isinstance(each, torch.Tensor))
+            return function(*args, **kwargs or {})
+
+    matmuls = Matmul(4, 8, 8, "bf16"), Matmul(4, 8, 4, "bf16", together=2, constant=False), Matmul(4, 8, 2, "fp32")
+    run = ceilings.torch_matmuls(matmuls, threads=torch.get_num_threads())
+    with Kinds():
+        run(None)
+    assert set(kinds[:-2]) == {"torch.bfloat16"}
+    assert set(kinds[-2:]) == {"torch.float32"}
 
 
 def test_ceilings_are_measured_on_cpus_alone() -> None:
