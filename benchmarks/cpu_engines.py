@@ -18,8 +18,7 @@ processor with optimum's graph (which has no head).
 Also the limits of the processor: the best rate of a large matrix product by torch (oneDNN) and OpenVINO, in fp32, bf16
 and int8, and the rate at which memory that no cache holds is read. Of each of our graphs: its share of the peak, and
 its share of the limit, the longer of the time that its products take at the peak and that its weights take to be
-read, which is what bounds a batch of one. And its share of what its own matrix products attain with nothing around them
-(``products``), by the runtime or by torch. Writes benchmarks/results/cpu_engines.json; about 15 minutes an encoder
+read, which is what bounds a batch of one. Writes benchmarks/results/cpu_engines.json; about 15 minutes an encoder
 on two cores that do nothing else.
 """
 
@@ -32,7 +31,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,20 +40,18 @@ import onnx
 import onnxruntime as ort
 import torch
 from PIL import Image
+from scipy.stats import quantile_test
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import toolkit
 from benchmarks.fused_graph import jpegs
 from export.bundle import ExportOptions, export_bundle
 from export.latency.measure import MinSamples, Samples, alternate
-from export.latency.roofline.limits import measure_limits
 from export.latency.roofline.work import count_work
 from export.latency.runner import Runner
 from recipes.finetune import finetune
 from toolkit.data.elpv import write_elpv
 from toolkit.files import write_json
-from toolkit.metrics.intervals import mean_interval
-from toolkit.models.processing import preprocess_from
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
@@ -116,13 +112,14 @@ def ours(run: Run, work: Path) -> tuple[list[Runner], dict[str, onnx.ModelProto]
         bundle = Bundle(path)
         for precision in precisions:
             session = bundle.session(provider=provider, precision=precision, threads=THREADS)
-            name = _called(precision, provider)
+            name = called(precision, provider)
             engines.append(Runner(name, precision, provider, THREADS, session.run, "pixel_values"))
             graphs[name] = onnx.load(path / bundle.graph_name(precision))
     return engines, graphs
 
 
-def _called(precision: str, provider: str) -> str:
+def called(precision: str, provider: str) -> str:
+    """Name of one of our engines."""
     return f"ours, {precision} on {'ONNX Runtime' if provider == 'cpu' else 'OpenVINO'}"
 
 
@@ -194,7 +191,7 @@ def requests(work: Path, optimum: Runner, least: MinSamples) -> list[Samples]:
             work / f"bundle-{provider}", provider=provider, precision=precision, threads=THREADS, sessions=1
         )
         label = lambda feed: classifier.predict(feed["jpeg"]).label  # noqa: E731
-        return Runner(_called(precision, provider), precision, provider, THREADS, label)
+        return Runner(called(precision, provider), precision, provider, THREADS, label)
 
     processor = CLIPImageProcessorPil()
 
@@ -275,22 +272,6 @@ def _openvino_product(precision: str, x: torch.Tensor, w: torch.Tensor) -> Calla
     return lambda _: request.infer()
 
 
-def products(run: Run, graphs: Mapping[str, onnx.ModelProto], least: MinSamples) -> list[dict[str, Any]]:
-    """What our networks attain beside their matrix products alone, by the runtime or by torch, in turns with them."""
-    found = []
-    for provider, precisions in SHIPPED:
-        loaders = {each: partial(graphs.__getitem__, _called(each, provider)) for each in precisions}
-        sizes = dict.fromkeys(precisions, (1, 8))
-        limits = measure_limits(
-            loaders, preprocess_from(run.processor), sizes, provider=provider, threads=THREADS, least=least
-        )
-        rates = limits["ceilings"]["best_gflops"]
-        for row in limits["network"]:
-            best = rates[row["precision"]][str(row["batch_size"])]
-            found.append({"engine": _called(row["precision"], provider), "products_gflops": best} | row)
-    return found
-
-
 def pixel_batches(run: Run, batch_size: int) -> list[dict[str, Any]]:
     """Held-out images as ``pixel_values``, in batches."""
     members = run.data.splits["test"]
@@ -341,10 +322,6 @@ def measured(name: str, optimum: str | None, least: MinSamples) -> dict[str, Any
                 row["share_of_limit"] = max(row["share_of_peak"], read_ms / row["p50_ms"])
             print(json.dumps(row), flush=True)
         found["best"] = [verdict(found["rows"], batch_size) for batch_size in (1, 8)]
-        found["products"] = products(run, graphs, least)
-        for row in found["products"]:
-            row["products_share_of_peak"] = row["products_gflops"] / best[row["precision"]]
-            print(json.dumps(row), flush=True)
         if optimum:
             found["from_jpeg"] = rows(requests(work, engines[-1], least), 1, {})
             for row in found["from_jpeg"]:
@@ -373,9 +350,12 @@ def verdict(measured_rows: Sequence[Mapping[str, Any]], batch_size: int) -> dict
 
 
 def ratio(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """The mean of two engines' ratios of times, block by block, with its 95 % interval: drift hits both of a block."""
+    """The median of two engines' ratios of times, block by block, with its 95 % interval from order statistics.
+
+    Drift hits both engines of a block, and a burst of another tenant's load decides no more than its own block.
+    """
     ratios = np.divide(mine["block_p50_ms"], theirs["block_p50_ms"])
-    return {"ratio": float(ratios.mean()), "interval": list(mean_interval(ratios))}
+    return {"ratio": float(np.median(ratios)), "interval": list(quantile_test(ratios).confidence_interval(0.95))}
 
 
 def differences(run: Run, engines: Sequence[Runner], batches: Sequence[Mapping[str, Any]]) -> dict[str, float]:

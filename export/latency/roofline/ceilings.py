@@ -36,10 +36,7 @@ from toolkit.runtime.openvino_session import OpenVinoSession
 TORCH = "torch"
 RUNTIMES = {"cpu": "onnxruntime", OPENVINO: OPENVINO}
 """What runs the graph on each provider that ceilings are measured on."""
-ELEMENTS: dict[str, tuple[int, type[np.generic]]] = {
-    "fp32": (TensorProto.FLOAT, np.float32),
-    "int8": (TensorProto.UINT8, np.uint8),
-}
+ELEMENTS = {"fp32": TensorProto.FLOAT, "bf16": TensorProto.BFLOAT16, "int8": TensorProto.UINT8}
 """Element type of the activations of a matmul, by what the CPU computes it in."""
 COPY_BYTES = 256 << 20
 """Of the array that is copied: far larger than the caches."""
@@ -49,11 +46,8 @@ Array = npt.NDArray[Any]
 
 
 def computed(matmul: Matmul) -> str:
-    """What a CPU computes a matmul in: ONNX Runtime widens fp16 to float32, and so its ceiling is that of fp32.
-
-    bf16 is multiplied by OpenVINO alone, whose hint says so of a graph in float32.
-    """
-    return "int8" if matmul.precision == "int8" else "fp32"
+    """What a CPU computes a matmul in: ONNX Runtime widens fp16 to float32, and so its ceiling is that of fp32."""
+    return matmul.precision if matmul.precision in ELEMENTS else "fp32"
 
 
 def ceiling_engines(work: Work, *, precision: str, threads: int, provider: str = "cpu") -> list[Runner]:
@@ -96,38 +90,54 @@ def measure_ceilings(
 def matmuls_model(matmuls: Sequence[Matmul], *, standard_ops_only: bool = False) -> onnx.ModelProto:
     """A graph of nothing but matmuls: ``x.NUMBER`` [m, k] times a constant, or times ``w.NUMBER``, is ``y.NUMBER``.
 
-    Matmuls of equal shapes have equal inputs, and constants of their own. In standard operators, those of integers take
-    float32, which QuantizeLinear and DequantizeLinear round.
+    Matmuls of equal shapes have equal inputs, and constants of their own. Activations and results are of the type that
+    is multiplied, but around integers in standard operators they are float32, or bf16 beside matmuls of bf16, and what
+    several matmuls take is rounded once: OpenVINO multiplies integers where it sees that rounding.
     """
     builder, rng = GraphBuilder(), np.random.default_rng(0)
     inputs: dict[str, onnx.ValueInfoProto] = {}
-    results = []
+    results, levels = [], set[str]()
+    floats = "bf16" if any(computed(matmul) == "bf16" for matmul in matmuls) else "fp32"
+    affine = builder.constant(np.float32(1 / 32)), builder.constant(np.uint8(128))
 
     def entry(prefix: str, kind: str, shape: Sequence[int]) -> str:
         name = f"{prefix}.{kind}.{'x'.join(map(str, shape))}"
-        inputs[name] = helper.make_tensor_value_info(name, ELEMENTS[kind][0], shape)
+        inputs[name] = helper.make_tensor_value_info(name, ELEMENTS[kind], shape)
+        return name
+
+    def rounded(shape: Sequence[int]) -> str:
+        x = entry("x", floats, shape)
+        name = f"{x}/levels"
+        if name not in levels:
+            levels.add(name)
+            given = builder.node("Cast", [x], name=f"{x}/float32", to=TensorProto.FLOAT) if floats == "bf16" else x
+            builder.node("QuantizeLinear", [given, *affine], name=name)
         return name
 
     for number, matmul in enumerate(matmuls):
         kind, to = computed(matmul), f"y.{number}"
         lead = _lead(matmul)
-        x = entry("x", "fp32" if standard_ops_only else kind, [*lead, matmul.m, matmul.k])
-        matrix = [*lead, matmul.k, matmul.n]
+        shape, matrix = [*lead, matmul.m, matmul.k], [*lead, matmul.k, matmul.n]
+        element = ELEMENTS[floats if kind == "int8" else kind]
         if kind == "int8":
             weights = [
                 builder.constant(rng.integers(-64, 65, matrix, dtype=np.int8), name=f"w.{number}"),
                 builder.constant(np.ones(matmul.n, np.float32), name=f"scale.{number}"),
             ]
-            step = 1 / 32 if standard_ops_only else 1  # floats near 1, or levels
-            affine = builder.constant(np.float32(step)), builder.constant(np.uint8(128))
-            if standard_ops_only:
-                x = builder.node("QuantizeLinear", [x, *affine], name=f"{to}/levels")
-            integer_matmul(builder, x, affine, weights, "", to, standard_ops_only=standard_ops_only)
+            x = rounded(shape) if standard_ops_only else entry("x", kind, shape)
+            product = to if floats == "fp32" else f"{to}/float32"
+            integer_matmul(builder, x, affine, weights, "", product, standard_ops_only=standard_ops_only)
+            if product != to:
+                builder.node("Cast", [product], name=to, to=element)
         else:
-            constant = matmul.constant
-            w = builder.constant(_normal(rng, matrix), name=f"w.{number}") if constant else entry("w", kind, matrix)
+            x = entry("x", kind, shape)
+            if matmul.constant:
+                dtype = helper.tensor_dtype_to_np_dtype(element)
+                w = builder.constant(_normal(rng, matrix), dtype, name=f"w.{number}")
+            else:
+                w = entry("w", kind, matrix)
             builder.node("MatMul", [x, w], name=to)
-        results.append(helper.make_tensor_value_info(to, TensorProto.FLOAT, [*lead, matmul.m, matmul.n]))
+        results.append(helper.make_tensor_value_info(to, element, [*lead, matmul.m, matmul.n]))
     graph = helper.make_graph(
         builder.nodes, "matmuls", list(inputs.values()), results, list(builder.initializers.values())
     )
@@ -144,7 +154,9 @@ def runtime_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], 
     binding, rng = session.io_binding(), np.random.default_rng(1)
     kept, results = [], {}
     for entry in session.get_inputs():
-        value = ort.OrtValue.ortvalue_from_numpy(_activations(rng, entry.shape, entry.type))
+        value = ort.OrtValue.ortvalue_from_numpy(
+            _activations(rng, entry.shape, np.uint8 if entry.type == "tensor(uint8)" else np.float32)
+        )
         binding.bind_ortvalue_input(entry.name, value)
         kept.append(value)
     for result in session.get_outputs():
@@ -161,16 +173,20 @@ def runtime_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], 
 
 
 def openvino_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], None]:
-    """The same matmuls in one session of OpenVINO; inputs and results stay where they are from run to run."""
+    """The same matmuls in one session of OpenVINO; results of one shape are written to one place there too."""
     session, rng = open_matmuls(matmuls, threads), np.random.default_rng(1)
-    kept = {
-        name: rng.standard_normal(tuple(map(int, spec.shape)), np.float32)  # type: ignore[arg-type]
-        for name, spec in session.inputs.items()
-    }
-    request = session._request
-    request.infer(kept, share_inputs=True)
+    request, results = session._request, dict[tuple[str, str], Any]()
+    for port in session._compiled.outputs:
+        kind = str(port.shape), port.element_type.get_type_name()
+        request.set_tensor(port, results.setdefault(kind, request.get_tensor(port)))
+    for port in session._compiled.inputs:
+        values = request.get_tensor(port).data
+        if port.element_type.get_type_name() == "bf16":
+            values.view(np.uint16)[...] = _normal(rng, values.shape).view(np.uint32) >> 16
+        else:
+            values[...] = _activations(rng, values.shape, values.dtype)
 
-    def run(_: Any, places: Any = (session, kept)) -> None:
+    def run(_: Any, session: OpenVinoSession = session) -> None:
         request.infer()
 
     return run
@@ -179,9 +195,7 @@ def openvino_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any],
 def open_matmuls(matmuls: Sequence[Matmul], threads: int) -> OpenVinoSession:
     """A session of OpenVINO of matmuls, with production's options.
 
-    Those of integers have the rounding of their input with them, which OpenVINO joins with the matmul or puts before
-    it. Those of bf16 are computed in it by OpenVINO's hint, and then so are all others of floats: a head in fp32 among
-    them takes no time worth counting.
+    Beside matmuls of bf16 those of fp32 are computed in bf16 too: a head among them takes no time worth counting.
     """
     return OpenVinoSession(
         matmuls_model(matmuls, standard_ops_only=True).SerializeToString(),
@@ -275,5 +289,5 @@ def _normal(rng: np.random.Generator, shape: Sequence[int]) -> Array:
     return rng.standard_normal(shape, np.float32)
 
 
-def _activations(rng: np.random.Generator, shape: Sequence[int], element: str) -> Array:
-    return rng.integers(0, 256, shape, dtype=np.uint8) if element == "tensor(uint8)" else _normal(rng, shape)
+def _activations(rng: np.random.Generator, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
+    return rng.integers(0, 256, shape, dtype=np.uint8) if dtype == np.uint8 else _normal(rng, shape)

@@ -62,7 +62,7 @@ def test_products_stand_side_by_side_with_a_matrix_of_their_own_each() -> None:
     given = session.compute([f"y.{number}" for number in range(4)], inputs)
     x = inputs["x.fp32.3x5"]
     expected = [x @ constants["w.0"], x @ constants["w.1"], inputs["x.fp32.4x3x5"] @ inputs["w.fp32.4x5x3"]]
-    expected.append((inputs["x.int8.2x8"].astype(np.float32) - 128) @ constants["w.3"])
+    expected.append((inputs["x.int8.2x8"].astype(np.float32) - 128) / 32 @ constants["w.3"])
     for ours, theirs in zip(given, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -113,8 +113,22 @@ class TestOpenVino:
         if not runs_here("bf16", "openvino"):
             pytest.skip("the processor has no bf16")
         session = open_matmuls([Matmul(4, 64, 64, "bf16")], 1)
-        nodes = session.executed_nodes({}, runs=0)
-        assert [node.element for node in nodes if node.operator in MATMULS] == ["bf16"]
+        assert [(node.operator, node.element) for node in session.executed_nodes({}, runs=0)] == [
+            ("Transpose", "bf16"),  # of the constant, once
+            ("FullyConnected", "bf16"),
+        ]
+
+    def test_integers_beside_bf16_are_rounded_once_and_nothing_else_is_converted(self) -> None:
+        if not runs_here("bf16", "openvino"):
+            pytest.skip("the processor has no bf16")
+        matmuls = (*(Matmul(64, 64, 64, "int8"),) * 2, Matmul(8, 64, 8, "bf16", together=4, constant=False))
+        nodes = open_matmuls(matmuls, 1).executed_nodes({}, runs=0)
+        assert Counter(node.operator for node in nodes if node.operator != "Transpose") == {
+            "Subgraph": 1,  # the rounding
+            "FullyConnected": 2,
+            "MatMul": 1,
+        }
+        assert {node.element for node in nodes if node.operator == "FullyConnected"} == {"u8"}
 
     def test_torch_stands_beside_graphs_without_integers(self) -> None:
         found = measure_ceilings(work(FLOAT), precision="fp32", threads=1, provider="openvino", least=LEAST)
