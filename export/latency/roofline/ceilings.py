@@ -98,14 +98,13 @@ def matmuls_model(matmuls: Sequence[Matmul], *, standard_ops_only: bool = False)
     inputs: dict[str, onnx.ValueInfoProto] = {}
     results, levels = [], set[str]()
     floats = "bf16" if any(computed(matmul) == "bf16" for matmul in matmuls) else "fp32"
-    affine = builder.constant(np.float32(1 / 32)), builder.constant(np.uint8(128))
 
     def entry(prefix: str, kind: str, shape: Sequence[int]) -> str:
         name = f"{prefix}.{kind}.{'x'.join(map(str, shape))}"
         inputs[name] = helper.make_tensor_value_info(name, ELEMENTS[kind], shape)
         return name
 
-    def rounded(shape: Sequence[int]) -> str:
+    def rounded(shape: Sequence[int], affine: tuple[str, str]) -> str:
         x = entry("x", floats, shape)
         name = f"{x}/levels"
         if name not in levels:
@@ -124,7 +123,8 @@ def matmuls_model(matmuls: Sequence[Matmul], *, standard_ops_only: bool = False)
                 builder.constant(rng.integers(-64, 65, matrix, dtype=np.int8), name=f"w.{number}"),
                 builder.constant(np.ones(matmul.n, np.float32), name=f"scale.{number}"),
             ]
-            x = rounded(shape) if standard_ops_only else entry("x", kind, shape)
+            affine = builder.constant(np.float32(1 / 32)), builder.constant(np.uint8(128))
+            x = rounded(shape, affine) if standard_ops_only else entry("x", kind, shape)
             product = to if floats == "fp32" else f"{to}/float32"
             integer_matmul(builder, x, affine, weights, "", product, standard_ops_only=standard_ops_only)
             if product != to:
