@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import toolkit
-from benchmarks.cpu_engines import ENCODERS, THREADS, write_encoder
+from benchmarks.cpu_engines import ENCODERS, THREADS, add_encoder, write_encoder
 from export.bundle import ExportOptions, export_bundle
 from export.prove_bundle import prove_again
 from recipes.finetune import finetune
 from toolkit.data.elpv import write_elpv
-from toolkit.files import write_json
 from toolkit.recipe.recipe import Recipe
 from toolkit.runs.finished_run import Run
 from toolkit.runtime.bundle import Bundle
@@ -116,9 +115,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     for name in given.encoders.split(","):
-        known = json.loads(given.out.read_bytes()) if given.out.is_file() else {"encoders": {}}
-        entry = agreement(name) | {"machine": describe_machine()}
-        write_json(given.out, {"encoders": known["encoders"] | {name: entry}})
+        add_encoder(given.out, name, agreement(name) | {"machine": describe_machine()})
 
 
 if __name__ == "__main__":

@@ -372,6 +372,12 @@ def differences(run: Run, engines: Sequence[Runner], batches: Sequence[Mapping[s
     return found
 
 
+def add_encoder(out: Path, name: str, entry: Mapping[str, Any]) -> None:
+    """Write an encoder's entry into a file of results, beside those of others."""
+    known = json.loads(out.read_bytes()) if out.is_file() else {"encoders": {}}
+    write_json(out, {"encoders": known["encoders"] | {name: entry}})
+
+
 def main() -> None:
     """Measure, print and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -382,13 +388,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     for name in given.encoders.split(","):
-        known = json.loads(given.out.read_bytes()) if given.out.is_file() else {"encoders": {}}
         entry = measured(name, given.optimum, MinSamples(given.runs, given.seconds))
         entry["machine"] = describe_machine() | {
             "threads": THREADS,
             "versions": {each: version(each) for each in ("onnxruntime-gpu", "openvino", "nncf", "torch")},
         }
-        write_json(given.out, {"encoders": known["encoders"] | {name: entry}})
+        add_encoder(given.out, name, entry)
         print(json.dumps(entry["best"], indent=1))
 
 

@@ -19,10 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu_engines import ENCODERS, SHIPPED, THREADS, called, make_run, ours, peaks
+from benchmarks.cpu_engines import ENCODERS, SHIPPED, THREADS, add_encoder, called, make_run, ours, peaks
 from export.latency.measure import MinSamples
 from export.latency.roofline.limits import measure_limits
-from toolkit.files import write_json
 from toolkit.models.processing import preprocess_from
 from toolkit.runtime.machine import describe_machine
 
@@ -60,9 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     for name in given.encoders.split(","):
-        known = json.loads(given.out.read_bytes()) if given.out.is_file() else {"encoders": {}}
-        entry = measured(name, MinSamples(given.runs, given.seconds))
-        write_json(given.out, {"encoders": known["encoders"] | {name: entry}})
+        add_encoder(given.out, name, measured(name, MinSamples(given.runs, given.seconds)))
 
 
 if __name__ == "__main__":

@@ -218,12 +218,17 @@ def torch_matmuls(matmuls: Sequence[Matmul], threads: int) -> Callable[[Any], No
     def normal(key: tuple[Any, ...]) -> torch.Tensor:
         return torch.randn(key[1], generator=generator).to(key[0])
 
+    def shared(key: tuple[Any, ...]) -> torch.Tensor:
+        if key not in inputs:
+            inputs[key] = normal(key)
+        return inputs[key]
+
     for matmul in matmuls:
         dtype, lead = torch.bfloat16 if matmul.precision == "bf16" else torch.float32, _lead(matmul)
         sides = (matmul.m, matmul.k), (matmul.k, matmul.n), (matmul.m, matmul.n)
         x, w, y = ((dtype, (*lead, *side)) for side in sides)
-        given = inputs.setdefault(x, normal(x))
-        matrix = normal(w) if matmul.constant else inputs.setdefault(w, normal(w))
+        given = shared(x)
+        matrix = normal(w) if matmul.constant else shared(w)
         result = results.setdefault(y, torch.empty(y[1], dtype=dtype))
         if lead:
             calls.append(partial(torch.bmm, given, matrix, out=result))
