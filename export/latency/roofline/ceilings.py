@@ -90,9 +90,9 @@ def measure_ceilings(
 def matmuls_model(matmuls: Sequence[Matmul], *, standard_ops_only: bool = False) -> onnx.ModelProto:
     """A graph of nothing but matmuls: ``x.NUMBER`` [m, k] times a constant, or times ``w.NUMBER``, is ``y.NUMBER``.
 
-    Matmuls of equal shapes have equal inputs, and constants of their own. Activations and results are of the type that
-    is multiplied, but around integers in standard operators they are float32, or bf16 beside matmuls of bf16, and what
-    several matmuls take is rounded once: OpenVINO multiplies integers where it sees that rounding.
+    Matmuls of equal shapes share their inputs and have constants of their own. Activations and results are of the type
+    that is multiplied. In standard operators, matmuls of integers take and give floats (bf16 if other matmuls are in
+    bf16), and each input is rounded once: OpenVINO multiplies integers only where it sees that rounding.
     """
     builder, rng = GraphBuilder(), np.random.default_rng(0)
     inputs: dict[str, onnx.ValueInfoProto] = {}
